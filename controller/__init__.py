@@ -1,0 +1,1 @@
+"""The Kubernetes world of the control loop (arrives after the simulator; see docs/architecture.md)."""

@@ -1,0 +1,57 @@
+"""`ForecastModel`: the one interface of HARMONY's forecaster and of every baseline (fit, update, predict)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self, runtime_checkable
+
+from forecasting.distribution import ForecastBatch
+from forecasting.panel import Panel
+from forecasting.windows import WindowBatch
+
+__all__ = ["ForecastModel", "Progress"]
+
+# Called with (done, total, note); long work reports through it and knows nothing of terminals.
+Progress = Callable[[int, int, str], None]
+
+
+@runtime_checkable
+class ForecastModel(Protocol):
+    """What every forecaster can do. Implementations raise `DataError` for data that they cannot use.
+
+    `name` is the method's name in tables; `version` changes whenever its forecasts would.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in tables and on the command line."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the forecasts would (weights digest, settings)."""
+        ...
+
+    def fit(
+        self,
+        panels: Sequence[Panel],
+        *,
+        lookback: int,
+        horizon: int,
+        validation: Sequence[Panel] = (),
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Learn from ``panels`` (each a service's past); ``validation`` panels choose settings and when to stop.
+
+        A validation panel may begin with up to ``lookback`` rows of history that only serve as input.
+        """
+        ...
+
+    def update(self, panels: Sequence[Panel], *, seed: int = 0) -> Self:
+        """Learn a little more from newer rows, starting from what is known."""
+        ...
+
+    def predict(self, windows: WindowBatch, horizon: int, *, samples: int = 100, seed: int = 0) -> ForecastBatch:
+        """Joint sample paths for every window; equal inputs and seed give equal paths."""
+        ...

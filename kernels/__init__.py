@@ -1,0 +1,1 @@
+"""Kernels: efficient attention mechanisms behind one interface."""
