@@ -52,6 +52,18 @@ class ForecastModel(Protocol):
         """Learn a little more from newer rows, starting from what is known."""
         ...
 
-    def predict(self, windows: WindowBatch, horizon: int, *, samples: int = 100, seed: int = 0) -> ForecastBatch:
-        """Joint sample paths for every window; equal inputs and seed give equal paths."""
+    def predict(
+        self,
+        windows: WindowBatch,
+        horizon: int,
+        *,
+        samples: int = 100,
+        seed: int = 0,
+        only: Sequence[str] | None = None,
+    ) -> ForecastBatch:
+        """Joint sample paths for every window; equal inputs and seed give equal paths.
+
+        ``only`` names the indicators wanted (all are read, only these are sampled and returned, in that order):
+        deciding needs demand alone, and sampling less is faster.
+        """
         ...

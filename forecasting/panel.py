@@ -146,9 +146,7 @@ class Panel:
         try:
             return self._index[name]
         except KeyError:
-            raise DataError(
-                f"{self.name}: no indicator {name!r}; {suggest(name, self.names)}"
-            ) from None
+            raise DataError(f"{self.name}: no indicator {name!r}; {suggest(name, self.names)}") from None
 
     def column(self, name: str) -> FloatArray:
         """(times,) the values of one indicator, NaN where absent (a read-only view)."""

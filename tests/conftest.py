@@ -1,0 +1,20 @@
+"""Shared by all tests: one thread per worker, and the folder of real traces where there is one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real traces named by HARMONY_DATA; tests that want it are skipped, visibly, without it."""
+    named = os.environ.get("HARMONY_DATA")
+    if not named or not Path(named).is_dir():
+        pytest.skip("real traces: set HARMONY_DATA to the folder that holds them (fisher/, llm_azure2023/, ...)")
+    return Path(named)
