@@ -1,0 +1,52 @@
+"""`Observation`: everything a policy may look at; nothing else reaches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from forecasting.distribution import ForecastDistribution
+from harmony.model.capacity import Capacity
+from harmony.model.lead_time import LeadTime
+from harmony.model.objective import Objective
+
+__all__ = ["Observation", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of the decisions since the last look: steps with known demand, and how many were missed."""
+
+    steps: int = 0
+    violated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One look at one service at one moment.
+
+    Attributes:
+        now_s: the moment, seconds since the Unix epoch.
+        step_s: seconds that one reading of demand stands for.
+        interval_s: seconds until the policy is asked again.
+        demand: newest demand in its own unit; NaN when absent.
+        ordered, ready: replicas asked for, and of those the ones that serve.
+        objective, capacity, lead_time: what was promised and what has been learned.
+        forecast: joint sample paths from ``now_s`` on, or None when there is none (yet).
+        risk_level: the model's own violation probability that has been found to realise `objective.epsilon`
+            (see `harmony.decision.feedback`); equal to epsilon until something was learned.
+        memory: what the same policy put into its last `Decision.memory`; None at first.
+    """
+
+    now_s: float
+    step_s: float
+    interval_s: float
+    demand: float
+    ordered: int
+    ready: int
+    objective: Objective
+    capacity: Capacity
+    lead_time: LeadTime
+    forecast: ForecastDistribution | None = None
+    risk_level: float = 0.01
+    memory: Any = None

@@ -1,0 +1,38 @@
+"""`Record`: one turn of the loop as the journal keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harmony.model.decision import Decision
+from harmony.model.observation import Observation, Outcome
+
+__all__ = ["Record"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Record:
+    """What was seen, decided and applied in one turn, and what had come of the turn before.
+
+    `applied` is the count the scale target accepted; `outcome` counts the steps since the previous turn.
+    """
+
+    observation: Observation
+    decision: Decision
+    applied: int
+    outcome: Outcome
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, one object per turn."""
+        seen = self.observation
+        return {
+            "now_s": seen.now_s,
+            "demand": None if seen.demand != seen.demand else seen.demand,
+            "ordered": seen.ordered,
+            "ready": seen.ready,
+            "risk_level": seen.risk_level,
+            "applied": self.applied,
+            "outcome": {"steps": self.outcome.steps, "violated": self.outcome.violated},
+            "decision": self.decision.to_json(),
+        }

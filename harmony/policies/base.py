@@ -1,0 +1,75 @@
+"""`Policy`: what HARMONY and every rival are to the loop, and how a policy offers settings to be tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from forecasting.panel import FloatArray
+from harmony.model.decision import Decision
+from harmony.model.objective import Behavior
+from harmony.model.observation import Observation
+
+__all__ = ["Past", "Policy"]
+
+Setting = float | int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a policy may know before it starts: the learning part of the trace, never the scored one.
+
+    `need` (steps,) replicas that demand needed, NaN where demand was absent; `step_s`, `lead_s` in seconds;
+    `epsilon` the promise.
+    """
+
+    need: FloatArray
+    step_s: float
+    lead_s: float
+    epsilon: float
+
+
+class Policy(Protocol):
+    """A pure function from an `Observation` to a `Decision`: reads no clock, file, network or global.
+
+    Instances are immutable settings; whatever a policy must remember goes through `Decision.memory` into the next
+    `Observation.memory`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in tables and on the command line."""
+        ...
+
+    @property
+    def behavior(self) -> Behavior | None:
+        """Guards that the loop applies to its decisions; None for a policy that needs none (or has its own)."""
+        ...
+
+    @property
+    def forecaster(self) -> str:
+        """Name of the forecaster it wants forecasts from; empty for none."""
+        ...
+
+    @property
+    def risk_scale(self) -> float:
+        """Model probability to start with, as a multiple of epsilon (see `RiskFeedback`); 1 where it means nothing."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """Its settings, for reports."""
+        ...
+
+    def decide(self, observation: Observation) -> Decision:
+        """The replica count for this moment."""
+        ...
+
+    def fitted(self, past: Past) -> Self:
+        """Itself with settings that need the past (a static count, say) filled in; itself if there are none."""
+        ...
+
+    def alternatives(self, past: Past) -> Sequence[Self]:
+        """Settings worth trying when tuning, itself among them."""
+        ...
