@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {"Objective": "harmony.model.objective", "decide": "harmony.decision.rule"}
-__all__ = ["Objective", "__version__", "decide"]  # noqa: F822
+__all__ = ["Objective", "__version__", "decide"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -13,6 +13,7 @@ from harmony.model.objective import Behavior, ScalingRules
 
 __all__ = ["GuardMemory", "Guarded", "apply_behavior"]
 
+UNLIMITED = 2**62
 Marks = tuple[tuple[float, int], ...]  # (time in seconds, replicas), oldest first
 
 
@@ -98,12 +99,12 @@ def _changed(marks: Marks, now_s: float, period_s: float) -> int:
     return sum(n for at, n in marks if at > now_s - period_s)
 
 
-def _up_limit(rules: ScalingRules, memory: GuardMemory, now_s: float, current: int) -> float:
+def _up_limit(rules: ScalingRules, memory: GuardMemory, now_s: float, current: int) -> int:
     """Most replicas that the scale-up policies allow now."""
     if rules.select == "Disabled":
         return current
     if not rules.policies:
-        return math.inf
+        return UNLIMITED
     limits = []
     for p in rules.policies:
         began = current - _changed(memory.ups, now_s, p.period_s) + _changed(memory.downs, now_s, p.period_s)
@@ -114,7 +115,7 @@ def _up_limit(rules: ScalingRules, memory: GuardMemory, now_s: float, current: i
     return max(allowed, current)
 
 
-def _down_limit(rules: ScalingRules, memory: GuardMemory, now_s: float, current: int) -> float:
+def _down_limit(rules: ScalingRules, memory: GuardMemory, now_s: float, current: int) -> int:
     """Fewest replicas that the scale-down policies allow now."""
     if rules.select == "Disabled":
         return current

@@ -1,0 +1,123 @@
+"""`ReplayResult`: what a replay found, policy by policy, in plain arrays and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from forecasting.panel import FloatArray
+
+__all__ = ["Fan", "PolicyRun", "ReplayResult"]
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fan:
+    """A forecast fan for plotting: what was forecast one lead time before each step.
+
+    `steps` (n,) row numbers of the trace; `quantiles` level -> (n,) demand at those rows as forecast beforehand.
+    """
+
+    steps: IntArray
+    quantiles: dict[float, FloatArray]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PolicyRun:
+    """One policy's run over the whole trace; figures count the scored part only.
+
+    Attributes:
+        name, settings: which policy, with which (possibly tuned) settings.
+        ordered, ready: (steps,) replicas asked for, and serving.
+        violated: (steps,) True where known demand exceeded what the ready replicas carried.
+        gpu_hours: ordered replicas x GPUs each x hours.
+        cost: money for them.
+        violation_rate: violated steps over steps with known demand.
+        violated_seconds: their duration.
+        scale_events: changes of the ordered count.
+        stated_risk: mean stated violation probability; None for a policy that states none.
+        objective_met: False if at some step no permitted replica count could keep the promise.
+        unreachable_steps: how many such steps.
+        reasons: decisions per reason.
+        seconds: time the replay of this policy took.
+        fan: forecast fan, None without forecasts.
+        requests: latency figures of the request-level world, empty for a rate-level one.
+    """
+
+    name: str
+    settings: dict[str, float | int | str]
+    ordered: IntArray
+    ready: IntArray
+    violated: BoolArray
+    gpu_hours: float
+    cost: float
+    violation_rate: float
+    violated_seconds: float
+    scale_events: int
+    stated_risk: float | None
+    objective_met: bool
+    unreachable_steps: int
+    reasons: dict[str, int]
+    seconds: float
+    fan: Fan | None = None
+    requests: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures (no arrays)."""
+        names = (
+            "settings", "gpu_hours", "cost", "violation_rate", "violated_seconds", "scale_events", "stated_risk",
+            "objective_met", "unreachable_steps", "reasons", "seconds",
+        )  # fmt: skip
+        out = {n: getattr(self, n) for n in names}
+        return out | ({"requests": self.requests} if self.requests else {})
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ReplayResult:
+    """A whole replay: the trace's demand, the world's settings and every policy's run.
+
+    `demand` (steps,) in `unit`; rows from `scored_from` on are scored.
+    """
+
+    trace: str
+    trace_digest: str
+    demand_name: str
+    unit: str
+    demand: FloatArray
+    start_s: float
+    step_s: float
+    calendar: bool
+    scored_from: int
+    replica_capacity: float
+    lead_time_s: float
+    epsilon: float
+    seed: int
+    tuned: bool
+    world: str
+    policies: dict[str, PolicyRun]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The promised `replay.json`; only the keys named "seconds" differ between two runs of one replay."""
+        return {
+            "trace": self.trace,
+            "trace_digest": self.trace_digest,
+            "demand": self.demand_name,
+            "unit": self.unit,
+            "steps": int(self.demand.size),
+            "scored_steps": int(self.demand.size - self.scored_from),
+            "step_seconds": self.step_s,
+            "replica_capacity": self.replica_capacity,
+            "lead_time_seconds": self.lead_time_s,
+            "epsilon": self.epsilon,
+            "seed": self.seed,
+            "tuned": self.tuned,
+            "world": self.world,
+            "notes": list(self.notes),
+            "policies": {name: run.to_json() for name, run in self.policies.items()},
+        }
