@@ -56,6 +56,8 @@ class ControlLoop:
         now = self.clock.now_s()
         reading = self.metrics.read()
         learned.feedback = learned.feedback.learn(reading.outcome)
+        for took_s in self.target.started_s():
+            learned.lead_time = learned.lead_time.observe(took_s)
         present = self.target.replicas()
         observation = Observation(
             now_s=now,

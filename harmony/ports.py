@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +58,10 @@ class ScaleTarget(Protocol):
 
     def replicas(self) -> Replicas:
         """The present counts."""
+        ...
+
+    def started_s(self) -> Sequence[float]:
+        """How long the starts took (order to ready, seconds) that finished since the previous call."""
         ...
 
     def scale(self, replicas: int) -> int:

@@ -30,6 +30,7 @@ class RiskFeedback:
     level: float
     gain: float = 0.2
 
+    GAIN: ClassVar[float] = 0.2  # 0.2 x epsilon per violated step near the start
     SPAN: ClassVar[float] = 100.0  # the level stays within this factor of epsilon, and below one half
 
     @classmethod

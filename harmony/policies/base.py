@@ -70,6 +70,6 @@ class Policy(Protocol):
         """Itself with settings that need the past (a static count, say) filled in; itself if there are none."""
         ...
 
-    def alternatives(self, past: Past) -> Sequence[Self]:
-        """Settings worth trying when tuning, itself among them."""
+    def ladders(self, past: Past) -> Sequence[Sequence[Self]]:
+        """Settings worth trying when tuning: each ladder goes from the cheapest (most misses) to the safest."""
         ...

@@ -45,8 +45,8 @@ class HarmonyPolicy:
         """Nothing to fill in."""
         return self
 
-    def alternatives(self, past: Past) -> Sequence[HarmonyPolicy]:
-        """Holds from none to three hours, starting risks from a quarter of epsilon to thirty times it."""
+    def ladders(self, past: Past) -> Sequence[Sequence[HarmonyPolicy]]:
+        """One ladder per hold (none to three hours): starting risks from thirty times epsilon to a quarter of it."""
         holds = [0.0, *(h for h in (600.0, 1800.0, 3600.0, 10_800.0) if h > past.step_s)]
-        scales = (0.25, 0.5, 1.0, 2.0, 4.0, 10.0, 30.0)
-        return [replace(self, hold_s=h, risk_scale=s) for h in holds for s in scales]
+        scales = (30.0, 10.0, 4.0, 2.0, 1.0, 0.5, 0.25)
+        return [[replace(self, hold_s=h, risk_scale=s) for s in scales] for h in holds]

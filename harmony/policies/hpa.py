@@ -122,11 +122,11 @@ class HpaPolicy:
         """Nothing to fill in."""
         return self
 
-    def alternatives(self, past: Past) -> Sequence[HpaPolicy]:
-        """Targets from 20 to 100 %, scale-down windows from 5 minutes to three hours."""
-        targets = (0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
-        windows = (300.0, 900.0, 1800.0, 3600.0, 10_800.0)
-        return [replace(self, target=t, behavior_=self._with_window(w)) for t in targets for w in windows]
+    def ladders(self, past: Past) -> Sequence[Sequence[HpaPolicy]]:
+        """One ladder per scale-down window (none to three hours): targets from 110 % down to 10 %, by 2.5 points."""
+        targets = [t / 1000 for t in range(1100, 99, -25)]
+        windows = (0.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 10_800.0)
+        return [[replace(self, target=t, behavior_=self._with_window(w)) for t in targets] for w in windows]
 
     def _with_window(self, window_s: float) -> Behavior:
         down = replace(self.behavior_.scale_down or HPA_DOWN, stabilization_window_s=window_s)

@@ -58,6 +58,6 @@ class OraclePolicy:
         """Nothing to fill in."""
         return self
 
-    def alternatives(self, past: Past) -> Sequence[OraclePolicy]:
+    def ladders(self, past: Past) -> Sequence[Sequence[OraclePolicy]]:
         """Nothing to tune."""
-        return [self]
+        return [[self]]

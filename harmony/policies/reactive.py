@@ -57,8 +57,28 @@ class ReactivePolicy:
         """Nothing to fill in."""
         return self
 
-    def alternatives(self, past: Past) -> Sequence[ReactivePolicy]:
-        """Margins from nothing to threefold, holds from none to three hours."""
-        margins = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+    def ladders(self, past: Past) -> Sequence[Sequence[ReactivePolicy]]:
+        """One ladder per hold (none to three hours): margins from nothing to threefold."""
+        margins = (
+            0.0,
+            0.025,
+            0.05,
+            0.075,
+            0.1,
+            0.125,
+            0.15,
+            0.2,
+            0.25,
+            0.3,
+            0.35,
+            0.4,
+            0.5,
+            0.6,
+            0.8,
+            1.0,
+            1.5,
+            2.0,
+            3.0,
+        )
         holds = [0.0, *(h for h in (300.0, 600.0, 1800.0, 3600.0, 10_800.0) if h > past.step_s)]
-        return [replace(self, margin=m, hold_s=h) for m in margins for h in holds]
+        return [[replace(self, margin=m, hold_s=h) for m in margins] for h in holds]

@@ -51,11 +51,11 @@ class StaticPolicy:
         seen = past.need[~np.isnan(past.need)]
         return self if self.replicas or not seen.size else replace(self, replicas=max(1, int(seen.max())))
 
-    def alternatives(self, past: Past) -> Sequence[StaticPolicy]:
-        """Every count between what half of the past needed and its peak (a hundred at most)."""
+    def ladders(self, past: Past) -> Sequence[Sequence[StaticPolicy]]:
+        """Counts between what half of the past needed and its peak."""
         seen = past.need[~np.isnan(past.need)]
         if not seen.size:
-            return [self]
-        levels = np.linspace(0.5, 1.0, 101)
+            return [[self]]
+        levels = np.linspace(0.5, 1.0, 501)
         counts = np.unique(np.quantile(seen, levels, method="higher").astype(int))
-        return [replace(self, replicas=max(1, int(c))) for c in counts]
+        return [[replace(self, replicas=max(1, int(c))) for c in counts]]

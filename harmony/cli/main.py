@@ -1,0 +1,74 @@
+"""`harmony`: the command line. Users' mistakes end in one line and exit code 2, bugs in a traceback."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import harmony
+from forecasting.errors import InputError
+from harmony.cli import forecasting as forecasting_verbs
+from harmony.cli.replay import replay
+from harmony.cli.traces import traces_app
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="harmony",
+    help="Forecast jointly, decide under a stated risk, scale GPU services.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("replay")(replay)
+app.add_typer(traces_app, name="traces")
+app.command("train")(forecasting_verbs.train)
+app.command("forecast")(forecasting_verbs.forecast)
+app.command("evaluate")(forecasting_verbs.evaluate)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"harmony {harmony.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Forecast jointly, decide under a stated risk, scale GPU services."""
+
+
+def main() -> None:
+    """Run the command line and exit: 0 fine, 1 the answer is no, 2 bad input or usage, 130 interrupted."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run with ``arguments``; returns the exit code."""
+    import click
+
+    try:
+        code = app(arguments, standalone_mode=False)
+    except InputError as error:
+        print(f"harmony: {error}", file=sys.stderr)
+        return 2
+    except click.UsageError as error:
+        where = f" (see: {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        print(f"harmony: {error.format_message()}{where}", file=sys.stderr)
+        return 2
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("harmony: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return int(code) if isinstance(code, int) else 0

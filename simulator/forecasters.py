@@ -1,0 +1,86 @@
+"""`Forecasters`: a replay's forecast sources by name, each model fitted on nothing later than it may know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from forecasting.base import ForecastModel
+from forecasting.panel import Panel
+from harmony.ports import ForecastSource
+from simulator.forecasts import BatchedForecasts, TrueFuture
+
+__all__ = ["Forecasters"]
+
+WARM_UP_ROWS = 12  # history before the first forecast
+
+
+class Forecasters:
+    """Makes and shares forecast sources of one panel.
+
+    While tuning, models know the first half of the learning part; the scored run's know all of it.
+    """
+
+    def __init__(self, panel: Panel, scored_from: int, lookback: int, samples: int, seed: int) -> None:
+        self._panel = panel
+        self._scored_from = scored_from
+        self._lookback = lookback
+        self._samples = samples
+        self._seed = seed
+        self._sources: dict[tuple[str, int, int, bool], ForecastSource] = {}
+        self._models: dict[tuple[str, int, bool], ForecastModel] = {}
+
+    def source(
+        self,
+        name: str,
+        horizon: int,
+        every: int,
+        *,
+        tuning: bool,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> ForecastSource:
+        """The source for forecaster ``name`` ("truth" for the true future), shared by all runs that ask alike."""
+        if name == "truth":
+            panel = self._panel
+            return TrueFuture(panel.values[:, 0], panel.indicators[0], panel.start_s, panel.step_s, horizon)
+        model = self._model(name, horizon, tuning=tuning)
+        key = (name, horizon, every, tuning and not _pretrained(name))
+        if key not in self._sources:
+            self._sources[key] = BatchedForecasts(
+                self._panel,
+                model,
+                lookback=self._lookback,
+                horizon=horizon,
+                samples=self._samples,
+                seed=self._seed,
+                every=every,
+                first=WARM_UP_ROWS,
+                on_batch=on_batch,
+            )
+        return self._sources[key]
+
+    def _model(self, name: str, horizon: int, *, tuning: bool) -> ForecastModel:
+        key = (name, 0, False) if _pretrained(name) else (name, horizon, tuning)
+        if key not in self._models:
+            self._models[key] = self._load(name, horizon, tuning=tuning)
+        return self._models[key]
+
+    def _load(self, name: str, horizon: int, *, tuning: bool) -> ForecastModel:
+        """The pretrained model, or a method fitted on the past (its last fifth chooses the settings)."""
+        if _pretrained(name):
+            from forecasting.forecaster import Forecaster
+
+            return Forecaster.load(name)
+        from forecasting.methods import create_method
+
+        known = self._scored_from // 2 if tuning else self._scored_from
+        cut = known * 4 // 5
+        past = self._panel.rows(0, cut)
+        check = self._panel.rows(max(0, cut - self._lookback), known)
+        return create_method(name).fit(
+            [past], lookback=self._lookback, horizon=horizon, validation=[check], seed=self._seed
+        )
+
+
+def _pretrained(name: str) -> bool:
+    """True for the bundled model and for a folder or file with a saved one."""
+    return name == "base" or "/" in name or name.endswith(".safetensors")

@@ -1,0 +1,336 @@
+"""`replay`: run policies over a trace: learn and tune on its first part, score the rest."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from forecasting.errors import DataError, UsageError
+from forecasting.panel import FloatArray
+from harmony.decision.feedback import RiskFeedback
+from harmony.decision.risk import replicas_needed
+from harmony.loop import ControlLoop, Learned
+from harmony.model.capacity import Capacity
+from harmony.model.decision import Reason
+from harmony.model.lead_time import LeadTime
+from harmony.model.objective import Objective
+from harmony.model.record import Record
+from harmony.policies.base import Past, Policy
+from harmony.policies.registry import create_policy, policy_names
+from harmony.ports import ForecastSource
+from simulator.fluid import FluidWorld, Timeline
+from simulator.forecasters import Forecasters
+from simulator.pool import GpuPool, StartUp
+from simulator.result import Fan, PolicyRun, ReplayResult
+from simulator.traces.registry import Trace, load_trace
+from simulator.tuning import Score, choose
+
+__all__ = ["ReplaySettings", "replay"]
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+LEAD_WEIGHT = 8.0  # how many starts the given lead-time distribution counts for when it is learned on
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """How a trace is turned into a world and which promise is made in it.
+
+    Attributes:
+        replica_capacity: demand that one ready replica carries; None to set it so that the mean demand of the trace
+            needs `mean_replicas`.
+        start_up: distribution of the time from order to ready.
+        objective: the promise, prices and bounds.
+        test_fraction: share of the trace, at its end, that is scored.
+        tune: choose every policy's settings on the part before the scored one.
+        decide_every_s: how often forecasting policies decide; None for every step.
+        forecaster: what HARMONY forecasts with: "base" (the bundled model), a model folder, or a method's name.
+        lookback: rows of history that a forecast reads.
+        samples: sample paths per forecast.
+        ttft_slo_s: time to first token promised to a request (request-level worlds).
+        seed: of everything random.
+    """
+
+    replica_capacity: float | None = None
+    mean_replicas: float = 20.0
+    start_up: StartUp = field(default_factory=lambda: StartUp(300.0))
+    objective: Objective = field(default_factory=Objective)
+    test_fraction: float = 0.4
+    tune: bool = False
+    decide_every_s: float | None = None
+    forecaster: str = "base"
+    lookback: int = 144
+    samples: int = 200
+    ttft_slo_s: float = 2.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.replica_capacity is not None and not (
+            math.isfinite(self.replica_capacity) and self.replica_capacity > 0
+        ):
+            raise UsageError(f"replica capacity {self.replica_capacity}: expected a positive number in demand's unit")
+        if not (math.isfinite(self.mean_replicas) and self.mean_replicas > 0):
+            raise UsageError(f"mean replicas {self.mean_replicas}: expected a positive number")
+        if not 0.0 < self.test_fraction < 1.0:
+            raise UsageError(f"test fraction {self.test_fraction}: expected between 0 and 1, say 0.4")
+        if self.decide_every_s is not None and not self.decide_every_s > 0:
+            raise UsageError(f"decide every {self.decide_every_s} s: expected a positive duration such as 5m")
+        if self.samples < 1 or self.lookback < 1:
+            raise UsageError(f"samples {self.samples} and lookback {self.lookback} must be 1 or more")
+
+
+def replay(
+    trace: Trace | str | Path,
+    policies: Sequence[str | Policy] = policy_names(),
+    settings: ReplaySettings | None = None,
+    *,
+    on_progress: Progress | None = None,
+    journal: Callable[[str, Record], None] | None = None,
+    timer: Callable[[], float] = time.perf_counter,
+) -> ReplayResult:
+    """Replay a trace under each policy, all in the same world and through the same loop.
+
+    ``trace`` is a loaded `Trace` or what `load_trace` takes. ``journal`` receives every record of the final runs.
+    Raises `DataError` for a trace that is too short, `UsageError` for an unknown policy or impossible setting.
+    """
+    loaded = trace if isinstance(trace, Trace) else load_trace(trace)
+    chosen = [create_policy(p) if isinstance(p, str) else p for p in policies]
+    if len({p.name for p in chosen}) != len(chosen):
+        raise UsageError(f"a policy is named twice: {', '.join(p.name for p in chosen)}")
+    bench = _Bench(loaded, settings or ReplaySettings(), on_progress or (lambda *_: None), timer)
+    runs = {p.name: bench.run(p, journal) for p in chosen}
+    panel, s = loaded.panel, bench.settings
+    return ReplayResult(
+        trace=panel.name,
+        trace_digest=panel.digest(),
+        demand_name=panel.names[0],
+        unit=panel.indicators[0].unit,
+        demand=bench.demand,
+        start_s=panel.start_s,
+        step_s=panel.step_s,
+        calendar=panel.calendar,
+        scored_from=bench.scored_from,
+        replica_capacity=bench.capacity,
+        lead_time_s=s.start_up.median_s,
+        epsilon=s.objective.epsilon,
+        seed=s.seed,
+        tuned=s.tune,
+        world="rate" if loaded.requests is None else "request",
+        policies=runs,
+        notes=tuple(loaded.notes),
+    )
+
+
+class _Log:
+    """Journal of one run: counts what the report needs, passes records on."""
+
+    def __init__(self, from_s: float, name: str, sink: Callable[[str, Record], None] | None, lead_steps: int) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.stated: list[float] = []
+        self.unreachable = 0
+        self.fan: list[tuple[float, dict[float, float]]] = []
+        self._from_s, self._name, self._sink, self._lead = from_s, name, sink, lead_steps
+
+    def append(self, record: Record) -> None:
+        decision = record.decision
+        now = record.observation.now_s
+        if decision.quantiles:
+            at = {q: float(v[min(self._lead, v.size) - 1]) for q, v in decision.quantiles.items()}
+            self.fan.append((now, at))
+        if now >= self._from_s:
+            self.reasons[str(decision.reason)] += 1
+            if not math.isnan(decision.violation_probability):
+                self.stated.append(decision.violation_probability)
+            self.unreachable += decision.reason is Reason.UNREACHABLE
+        if self._sink is not None:
+            self._sink(self._name, record)
+
+
+class _Bench:
+    """One trace made into a world; runs and tunes policies in it."""
+
+    def __init__(
+        self, trace: Trace, settings: ReplaySettings, on_progress: Progress, timer: Callable[[], float]
+    ) -> None:
+        panel = trace.panel
+        self.trace = trace
+        self.settings = settings
+        self.panel = panel
+        self.demand: FloatArray = panel.values[:, 0]
+        self.progress = on_progress
+        self.timer = timer
+        self.scored_from = math.floor(len(panel) * (1.0 - settings.test_fraction) + 1e-9)
+        if self.scored_from < 2 or len(panel) - self.scored_from < 1:
+            raise DataError(
+                f"{panel.name}: {len(panel)} rows are too few to learn from the first "
+                f"{1 - settings.test_fraction:.0%} and score the rest; give at least 5"
+            )
+        mean = float(np.nanmean(self.demand)) if np.isfinite(self.demand).any() else float("nan")
+        if settings.replica_capacity is None and not mean > 0:
+            raise DataError(f"{panel.name}: demand {panel.names[0]!r} is never above zero; nothing to scale")
+        self.capacity = settings.replica_capacity or mean / settings.mean_replicas
+        self.need = replicas_needed(self.demand, self.capacity)
+        objective = settings.objective
+        self.objective = replace(objective, demand=panel.names[0])
+        self.past = Past(self.need[: self.scored_from], panel.step_s, settings.start_up.median_s, objective.epsilon)
+        known = self.need[~np.isnan(self.need)]
+        first = int(known[0]) if known.size else 1
+        self.initial = min(max(first, 1, objective.min_replicas), objective.max_replicas)
+        self.lead = (
+            LeadTime.known(settings.start_up.median_s)
+            if settings.start_up.is_fixed
+            else LeadTime.prior(settings.start_up.median_s, spread=settings.start_up.spread, weight=LEAD_WEIGHT)
+        )
+        self.forecasters = Forecasters(panel, self.scored_from, settings.lookback, settings.samples, settings.seed)
+
+    # ---- one policy -----------------------------------------------------------------------------------------
+    def run(self, policy: Policy, journal: Callable[[str, Record], None] | None) -> PolicyRun:
+        """Fit, tune if asked, then run over the whole trace and score its last part."""
+        began = self.timer()
+        policy = self._prepared(policy)
+        self.progress(f"{policy.name}: replaying", 0, 1)
+        log = _Log(self._time(self.scored_from), policy.name, journal, self.lead.steps(self.panel.step_s))
+        timeline = self._live(policy, 0, len(self.panel), log, tuning=False)
+        self.progress(f"{policy.name}: done", 1, 1)
+        return self._scored(policy, timeline, log, self.timer() - began)
+
+    def _prepared(self, policy: Policy) -> Policy:
+        """The policy with settings from the past filled in, and tuned if asked."""
+        if policy.name == "harmony" and self.settings.forecaster != policy.forecaster:
+            policy = replace(policy, forecaster=self.settings.forecaster)  # type: ignore[type-var]
+        policy = policy.fitted(self.past)
+        if not self.settings.tune:
+            return policy
+        ladders = policy.ladders(self.past)
+        if len(ladders) == 1 and len(ladders[0]) == 1:
+            return policy
+        total = sum(max(1, math.ceil(math.log2(len(r) + 1))) for r in ladders)
+        tried = 0
+
+        def run(candidate: Policy) -> Score:
+            nonlocal tried
+            tried += 1
+            self.progress(f"{policy.name}: tuning", min(tried, total), total)
+            timeline = self._live(candidate, self.scored_from // 2, self.scored_from, None, tuning=True)
+            known = ~np.isnan(self.demand[self.scored_from // 2 : self.scored_from])
+            share = float(timeline.violated.sum() / max(1, known.sum()))
+            return float(timeline.ordered.sum()), share
+
+        return choose(ladders, run, self.objective.epsilon)
+
+    def _live(self, policy: Policy, start: int, stop: int, log: _Log | None, *, tuning: bool) -> Timeline:
+        """Let the policy's loop live through rows ``start .. stop-1``."""
+        s, panel = self.settings, self.panel
+        every = self._every(policy)
+        start -= start % every  # decisions stay on the same grid, so that forecasts are shared between runs
+        rng = np.random.default_rng([s.seed, 1])
+        initial = self.initial if start == 0 else self._count_at(start)
+        pool = GpuPool(initial, s.start_up, panel.step_s, rng)
+        world = FluidWorld(self.demand[start:stop], self.capacity, pool, self._time(start), panel.step_s)
+        forecasts = self._forecasts(policy, every, tuning=tuning)
+        gain = RiskFeedback.GAIN if policy.forecaster not in ("", "truth") else 0.0
+        learned = Learned(
+            capacity=Capacity.known(self.capacity),
+            lead_time=self.lead,
+            feedback=RiskFeedback.start(self.objective.epsilon, scale=policy.risk_scale, gain=gain),
+        )
+        loop = ControlLoop(
+            objective=self.objective,
+            policy=policy,
+            learned=learned,
+            metrics=world,
+            target=world,
+            clock=world,
+            step_s=panel.step_s,
+            interval_s=every * panel.step_s,
+            forecasts=forecasts,
+            journal=log,
+        )
+        timeline = world.run(loop, every)
+        return timeline
+
+    def _every(self, policy: Policy) -> int:
+        """Steps between decisions: forecasting policies may decide less often, all others decide every step."""
+        if policy.forecaster in ("", "truth") or self.settings.decide_every_s is None:
+            return 1
+        return max(1, round(self.settings.decide_every_s / self.panel.step_s))
+
+    def _forecasts(self, policy: Policy, every: int, *, tuning: bool) -> ForecastSource | None:
+        if not policy.forecaster:
+            return None
+        horizon = self.lead.steps(self.panel.step_s) + every - 1
+        report = None if tuning else lambda done, total: self.progress(f"{policy.name}: replaying", done, total)
+        return self.forecasters.source(policy.forecaster, horizon, every, tuning=tuning, on_batch=report)
+
+    def _count_at(self, row: int) -> int:
+        """Replicas to begin a run in the middle of the trace with: what the newest known demand needs."""
+        known = self.need[: row + 1]
+        known = known[~np.isnan(known)]
+        count = int(known[-1]) if known.size else self.initial
+        return min(max(count, 1, self.objective.min_replicas), self.objective.max_replicas)
+
+    def _time(self, row: int) -> float:
+        return self.panel.start_s + row * self.panel.step_s
+
+    def _scored(self, policy: Policy, timeline: Timeline, log: _Log, seconds: float) -> PolicyRun:
+        """Count the scored part."""
+        part = slice(self.scored_from, None)
+        hours = self.panel.step_s / 3600.0
+        known = int((~np.isnan(self.demand[part])).sum())
+        missed = int(timeline.violated[part].sum())
+        gpu_hours = float(timeline.ordered[part].sum()) * hours * self.objective.gpus_per_replica
+        before = timeline.ordered[self.scored_from - 1 : -1]
+        return PolicyRun(
+            name=policy.name,
+            settings=policy.settings,
+            ordered=timeline.ordered,
+            ready=timeline.ready,
+            violated=timeline.violated,
+            gpu_hours=gpu_hours,
+            cost=gpu_hours * self.objective.price_per_gpu_hour,
+            violation_rate=missed / known if known else 0.0,
+            violated_seconds=missed * self.panel.step_s,
+            scale_events=int((timeline.ordered[part] != before).sum()),
+            stated_risk=float(np.mean(log.stated)) if log.stated else None,
+            objective_met=log.unreachable == 0,
+            unreachable_steps=log.unreachable,
+            reasons=dict(sorted(log.reasons.items())),
+            seconds=seconds,
+            fan=self._fan(log),
+            requests=self._requests(timeline),
+        )
+
+    def _fan(self, log: _Log) -> Fan | None:
+        """Forecasts of each step as they stood one lead time before."""
+        lead = self.lead.steps(self.panel.step_s)
+        rows, levels = [], []
+        for now, at in log.fan:
+            row = round((now - self.panel.start_s) / self.panel.step_s) + lead
+            if row < self.demand.size:
+                rows.append(row)
+                levels.append(at)
+        if not rows:
+            return None
+        return Fan(np.array(rows), {q: np.array([lv[q] for lv in levels]) for q in levels[0]})
+
+    def _requests(self, timeline: Timeline) -> dict[str, float]:
+        """Latencies of the request-level world under this run's ready replicas; empty without requests."""
+        if self.trace.requests is None:
+            return {}
+        from simulator.requests import request_figures
+
+        return request_figures(
+            self.trace.requests,
+            timeline.ready,
+            step_s=self.panel.step_s,
+            start_s=self.panel.start_s,
+            replica_capacity=self.capacity,
+            demand=self.panel.indicators[0],
+            scored_from=self.scored_from,
+            ttft_slo_s=self.settings.ttft_slo_s,
+        )
