@@ -1,0 +1,144 @@
+"""From times as recorded to a uniform grid: steps found, jitter forgiven, missing steps absent, the rest refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from forecasting.errors import DataError
+from forecasting.panel import FloatArray
+from simulator.traces.table import Located, ParsedTimes
+
+__all__ = ["Grid", "bin_rows", "mean_by_row", "regular_grid", "time_text"]
+
+JITTER = 0.01
+"""Largest deviation of one step from a whole number of steps, as a share of the step."""
+
+_MOST_ROWS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uniform grid and the place of each recorded row on it: ``rows`` (recorded,) row numbers, ``count`` rows."""
+
+    start_s: float
+    step_s: float
+    rows: npt.NDArray[np.int64]
+    count: int
+    notes: tuple[str, ...] = ()
+
+    def place(self, values: FloatArray) -> FloatArray:
+        """(count, indicators) the recorded rows on the grid, NaN in rows that were not recorded."""
+        if self.count == len(self.rows):
+            return values
+        out = np.full((self.count, *values.shape[1:]), np.nan)
+        out[self.rows] = values
+        return out
+
+
+def time_text(seconds: float, calendar: bool) -> str:
+    """A time for messages: ISO 8601 where there is a calendar, else seconds."""
+    if calendar and 0 <= seconds < 4e9:
+        return datetime.fromtimestamp(seconds, tz=UTC).isoformat().replace("+00:00", "Z")
+    return f"{seconds:.10g} s"
+
+
+def regular_grid(times: ParsedTimes, table: Located, *, meta_step: float | None = None) -> Grid:
+    """The uniform grid that the times lie on.
+
+    One step may deviate by 1 % of it; a gap of several whole steps becomes absent rows, which the notes count.
+
+    Raises:
+        DataError: fewer than two rows; times that repeat, fall or keep no step (with the row and both steps).
+    """
+    seconds = times.seconds
+    if len(seconds) < 2:
+        raise DataError(f"{table.name}: {len(seconds)} row; expected at least 2 to know the step")
+    gaps = np.diff(seconds)
+    if (gaps <= 0).any():
+        row = int(np.argmax(gaps <= 0)) + 1
+        here = time_text(float(seconds[row]), times.calendar)
+        what = "repeats the time of" if gaps[row - 1] == 0 else "is earlier than"
+        raise DataError(
+            f"{table.name}, {table.where(row)}: {here} {what} the row before it; "
+            "expected times in ascending order, one row each"
+        )
+    step, multiples = _find_step(gaps, times, table)
+    position = np.concatenate([[0], np.cumsum(multiples)])
+    count = int(position[-1]) + 1
+    step = _refine_step(seconds, position, step)
+    if meta_step is not None and abs(meta_step - step) <= 1e-6 * step:
+        step = meta_step
+    drift = np.abs(seconds - seconds[0] - step * position)
+    if drift.max() > 0.5 * step:
+        row = int(np.argmax(drift > 0.5 * step))
+        raise DataError(f"{table.name}, {table.where(row)}: the times drift off a step of {step:.6g} s")
+    notes: tuple[str, ...] = ()
+    if count > len(seconds):
+        notes = (f"{count - len(seconds)} of {count} steps are missing in the file; their rows are absent",)
+    return Grid(float(seconds[0]), step, position, count, notes)
+
+
+def _find_step(gaps: FloatArray, times: ParsedTimes, table: Located) -> tuple[float, npt.NDArray[np.int64]]:
+    """(step, whole steps of each gap); the typical gap first, then the least one; `DataError` if neither fits."""
+    typical = float(np.median(gaps))
+    for step in (typical, float(gaps.min())):
+        multiples = np.maximum(np.round(gaps / step), 1.0)
+        off = np.abs(gaps - multiples * step) > JITTER * step + 1e-6
+        if multiples.sum() > _MOST_ROWS:
+            row = int(np.argmax(gaps)) + 1
+            raise DataError(
+                f"{table.name}, {table.where(row)}: a gap of {gaps.max():.6g} s at a step of {step:.6g} s; "
+                f"more than {_MOST_ROWS:,} rows would be absent"
+            )
+        if not off.any():
+            return step, multiples.astype(np.int64)
+    row = int(np.argmax(np.abs(gaps - np.maximum(np.round(gaps / typical), 1.0) * typical) > JITTER * typical)) + 1
+    here = time_text(float(times.seconds[row]), times.calendar)
+    raise DataError(
+        f"{table.name}, {table.where(row)}: a step of {gaps[row - 1]:.6g} s to {here}"
+        f" where the others are {typical:.6g} s; expected one step throughout, or give a step to average into"
+    )
+
+
+def _refine_step(seconds: FloatArray, position: npt.NDArray[np.int64], step: float) -> float:
+    """The step over the whole span, to a round number where that is as good."""
+    if np.allclose(np.diff(seconds), np.diff(position) * step, rtol=0.0, atol=1e-6):
+        return step
+    mean = float((seconds[-1] - seconds[0]) / position[-1])
+    for digits in (0, 1, 3):
+        nice = round(mean, digits)
+        if nice > 0 and abs(nice - mean) * position[-1] <= JITTER * mean:
+            return nice
+    return mean
+
+
+def bin_rows(times: ParsedTimes, table: Located, step_s: float, *, average: bool) -> Grid:
+    """A grid of the wanted step for rows that keep none: every row goes to the step that its time falls into.
+
+    With ``average`` False rows go to the nearest step instead (for sources known to repeat or shift a few times).
+    Several rows may share a place; the caller averages them. `DataError` for falling times or fewer than two steps.
+    """
+    seconds = times.seconds
+    if len(seconds) > 1 and (np.diff(seconds) < 0).any():
+        row = int(np.argmax(np.diff(seconds) < 0)) + 1
+        raise DataError(f"{table.name}, {table.where(row)}: earlier than the row before it; expected ascending times")
+    offset = (seconds - seconds[0]) / step_s
+    position = (np.floor(offset + 1e-9) if average else np.floor(offset + 0.5)).astype(np.int64)
+    count = int(position[-1]) + 1
+    if not 2 <= count <= _MOST_ROWS:
+        raise DataError(f"{table.name}: {count} steps of {step_s:.6g} s; expected 2 to {_MOST_ROWS:,}")
+    return Grid(float(seconds[0]), step_s, position, count)
+
+
+def mean_by_row(grid: Grid, values: FloatArray) -> FloatArray:
+    """(count, indicators) means of the rows that share a place on the grid, absent readings left out."""
+    seen = ~np.isnan(values)
+    total = np.zeros((grid.count, values.shape[1]))
+    number = np.zeros((grid.count, values.shape[1]))
+    np.add.at(total, grid.rows, np.where(seen, values, 0.0))
+    np.add.at(number, grid.rows, seen)
+    return np.where(number > 0, total / np.maximum(number, 1.0), np.nan)

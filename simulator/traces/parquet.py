@@ -1,0 +1,86 @@
+"""Parquet files as a `Table`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+
+from forecasting.errors import DataError
+from forecasting.panel import FloatArray
+from simulator.traces.table import ParsedTimes, TextTable, numeric_times, parse_meta, pick_column
+
+__all__ = ["META_KEY", "ParquetTable"]
+
+META_KEY = "harmony-trace"
+"""Key of the file metadata that carries units, levels and kinds (see `write`)."""
+
+T = TypeVar("T")
+
+
+class ParquetTable:
+    """A table in a Parquet file: numbers from numeric and boolean columns, times from dates, times or numbers."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name = name
+        self._frame = self._guarded(lambda: pl.read_parquet(io.BytesIO(data)))
+        self.header = tuple(self._frame.columns)
+        if not self.header or not len(self._frame):
+            raise DataError(f"{name}: no rows; expected at least 2")
+        extra = self._guarded(lambda: pl.read_parquet_metadata(io.BytesIO(data)))
+        self.meta: dict[str, Any] = parse_meta(name, extra[META_KEY]) if META_KEY in extra else {}
+
+    def _guarded(self, action: Callable[[], T]) -> T:
+        """The action's result; what polars says of a broken file (even by a panic) becomes a `DataError`."""
+        try:
+            return action()
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, OverflowError) as exc:
+            reason = (str(exc).strip() or type(exc).__name__).splitlines()[0][:160]
+            raise DataError(f"{self.name}: broken Parquet file ({reason}); fetch or write it again") from exc
+
+    def where(self, row: int) -> str:
+        """The row number, counted from 1."""
+        return f"row {row + 1}"
+
+    def numbers(self, columns: Sequence[str]) -> FloatArray:
+        """(rows, columns) float64, NaN where a cell is null or NaN."""
+        parts = []
+        for column in columns:
+            series = self._frame[pick_column(self, column)]
+            if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+                raise DataError(
+                    f"{self.name}, column {column!r}: {series.dtype} values are no numbers; "
+                    "choose the columns to read, or the rows (where COLUMN=TEXT)"
+                )
+            values = self._guarded(lambda s=series: s.cast(pl.Float64).fill_null(float("nan")).to_numpy())  # type: ignore[misc]
+            if np.isinf(values).any():
+                row = int(np.argmax(np.isinf(values)))
+                raise DataError(
+                    f"{self.name}, {self.where(row)}, column {column!r}: infinite; give a number or leave it null"
+                )
+            parts.append(values)
+        return np.column_stack(parts) if parts else np.empty((len(self._frame), 0))
+
+    def texts(self, column: str) -> list[str]:
+        """One column as text, empty where null."""
+        series = self._frame[pick_column(self, column)]
+        return [
+            "" if value is None else str(value) for value in self._guarded(lambda: series.cast(pl.String).to_list())
+        ]
+
+    def times(self, column: str) -> ParsedTimes:
+        """One column as times (a date without a zone is taken as UTC)."""
+        series = self._frame[pick_column(self, column)]
+        if series.null_count():
+            row = int(np.argmax(series.is_null().to_numpy()))
+            raise DataError(f"{self.name}, {self.where(row)}, column {column!r}: no time")
+        if series.dtype in (pl.Datetime, pl.Date):
+            stamps = self._guarded(lambda: series.cast(pl.Datetime("us")).dt.epoch("us").to_numpy())
+            return ParsedTimes(np.asarray(stamps, dtype=np.float64) / 1e6, calendar=True)
+        if series.dtype.is_numeric():
+            return numeric_times(self.numbers([column])[:, 0], self, str(self.meta.get("time_unit", "")))
+        cells = "\n".join([column, *self.texts(column)])
+        return TextTable(self.name, cells).times(column)

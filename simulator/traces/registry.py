@@ -1,0 +1,210 @@
+"""`load_trace`: any trace by path or bundled name, its format recognised by what stands in the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from forecasting.errors import DataError, UsageError, suggest
+from forecasting.panel import Panel
+from simulator.traces.grid import time_text
+from simulator.traces.prometheus import read_prometheus
+from simulator.traces.requests import read_mooncake_lines, read_requests, request_columns
+from simulator.traces.sources import FISHER_RAW, SOURCES
+from simulator.traces.table import Table, TextTable, decode, read_bytes
+from simulator.traces.tidy import FilteredTable, read_tidy
+from simulator.traces.trace import Trace
+from simulator.traces.wide import read_wide, stem
+
+__all__ = ["BUNDLED", "TraceInfo", "list_traces", "load_trace"]
+
+_DATA = Path(__file__).resolve().parent.parent / "data"
+
+BUNDLED: dict[str, Path] = {"synthetic": _DATA / "synthetic_two_weeks.parquet"}
+"""Traces that come with the project, by name."""
+
+_BUNDLED_LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class TraceInfo:
+    """One line of `list_traces`: a bundled trace (``kind`` "bundled") or a format that is recognised ("format")."""
+
+    name: str
+    kind: str
+    title: str
+    licence: str
+    address: str = ""
+
+
+_OWN_FORMATS: tuple[TraceInfo, ...] = (
+    TraceInfo(
+        "requests",
+        "format",
+        "One row a request: Azure LLM inference 2023, BurstGPT, Mooncake, or timestamp, prompt_tokens, output_tokens",
+        "CC-BY-4.0 (Azure, BurstGPT), Apache-2.0 (Mooncake)",
+        "https://github.com/Azure/AzurePublicDataset",
+    ),
+    TraceInfo("prometheus", "format", "Saved answer of Prometheus query_range (JSON)", "your own"),
+    TraceInfo("tidy", "format", "CSV or Parquet of your own, wide or long", "your own"),
+)
+
+
+def list_traces() -> tuple[TraceInfo, ...]:
+    """The bundled traces and every format that `load_trace` recognises, each with its licence."""
+    bundled = tuple(
+        TraceInfo(name, "bundled", "Two weeks of a synthetic chat service, 1 min, twelve indicators", _BUNDLED_LICENCE)
+        for name in BUNDLED
+    )
+    known = {s.key: TraceInfo(s.key, "format", s.title, s.licence, s.address) for s in SOURCES}
+    return (*bundled, *known.values(), *_OWN_FORMATS)
+
+
+def load_trace(
+    source: str | Path,
+    *,
+    demand: str | None = None,
+    step_s: float | None = None,
+    columns: Sequence[str] | None = None,
+    time_column: str | None = None,
+    where: Mapping[str, str] | None = None,
+    format: str | None = None,
+    raw: bool = False,
+) -> Trace:
+    """A trace from a file or a bundled name, checked, with the demand first and counters as rates.
+
+    Args:
+        source: path of a CSV, Parquet or JSON file (gzip or not), or a bundled name (``"synthetic"``).
+        demand: indicator that replicas are counted for; the source's own by default, else the first column.
+        step_s: a coarser step to average into; request-level traces are counted in it (15 s by default), and a table
+            whose times keep no step is averaged into it.
+        columns: map of a table's columns, ``"NAME=COLUMN:UNIT:LEVEL:KIND"`` each; the file is then read as tidy.
+        time_column: the time column of a tidy table, if its name is not a usual one.
+        where: keep only the rows in which these columns have these texts (for tables of many services).
+        format: read as this format instead of the recognised one (see `list_traces`).
+        raw: keep cumulative counters as recorded levels and columns in file order.
+
+    Raises:
+        DataError: the file is missing, damaged or not usable: says where, and what would be accepted.
+        UsageError: an unknown format, or a step that is no positive number.
+    """
+    if step_s is not None and not (math.isfinite(step_s) and step_s > 0):
+        raise UsageError(f"step {step_s} s: expected a positive number of seconds")
+    formats = [info.name for info in list_traces() if info.kind == "format"]
+    if format is not None and format not in formats:
+        raise UsageError(f"no trace format {format!r}; {suggest(format, formats)}")
+    if columns is not None or time_column is not None:
+        format = format or "tidy"
+    path = _resolve(source)
+    trace = _read(path, columns, time_column, where, format, step_s, raw)
+    if str(source) in BUNDLED:
+        trace = replace(trace, licence=_BUNDLED_LICENCE)
+    return _finish(replace(trace, source=str(source)), demand, step_s, raw)
+
+
+def _resolve(source: str | Path) -> Path:
+    """The path of a bundled name or a file; a name that is neither is answered with near ones of both."""
+    name = str(source)
+    if name in BUNDLED:
+        return BUNDLED[name]
+    path = Path(source)
+    if isinstance(source, str) and path.name == name and not path.suffix and not path.exists():
+        folder = [p.name for p in Path.cwd().iterdir() if p.is_file() and not p.name.startswith(".")]
+        raise DataError(
+            f"no trace {name!r}: neither a bundled trace nor a file here; {suggest(name, [*BUNDLED, *folder])}"
+        )
+    return path
+
+
+def _read(
+    path: Path,
+    columns: Sequence[str] | None,
+    time_column: str | None,
+    where: Mapping[str, str] | None,
+    format: str | None,
+    step_s: float | None,
+    raw: bool,
+) -> Trace:
+    """The file as a trace in the given or the recognised format."""
+    data = read_bytes(path)
+    if data[:4] == b"PAR1":
+        from simulator.traces.parquet import ParquetTable  # polars takes a moment to import
+
+        table: Table = ParquetTable(path.name, data)
+        first: tuple[str, ...] = ()
+    else:
+        text = decode(path.name, data)
+        if text.lstrip()[:1] in ("{", "["):
+            return _read_json(path.name, text, format, step_s)
+        table = TextTable(path.name, text)
+        first = table.first_row()
+    if where:
+        table = FilteredTable(table, where)
+    if format == "prometheus":
+        raise DataError(f"{path.name}: not JSON; expected a saved answer of Prometheus query_range")
+    if format == "requests" or (format is None and not table.meta and request_columns(table.header)):
+        return read_requests(table, step_s=step_s)
+    if format != "tidy" and not table.meta:
+        for candidate in (FISHER_RAW, *SOURCES) if raw else SOURCES:
+            fits = candidate.matches(table.header, first, stem(path.name))
+            if (format is None and fits) or (format == candidate.key and (fits or format not in ("nab",))):
+                return read_wide(table, candidate)
+        if format is not None:
+            raise DataError(f"{path.name}: not a file of format {format!r} by its name and columns")
+    return read_tidy(table, columns=columns, time_column=time_column, step_s=step_s)
+
+
+def _read_json(name: str, text: str, format: str | None, step_s: float | None) -> Trace:
+    """A JSON file: Mooncake's lines, or an answer of Prometheus."""
+    if format not in (None, "prometheus", "requests"):
+        raise DataError(f"{name}: a JSON file cannot be read as {format!r}; expected prometheus or requests")
+    if format == "requests" or (format is None and '"input_length"' in text.lstrip().partition("\n")[0]):
+        return read_mooncake_lines(name, text, step_s=step_s)
+    return read_prometheus(name, text)
+
+
+def _finish(trace: Trace, demand: str | None, step_s: float | None, raw: bool) -> Trace:
+    """Demand first, counters as rates, the wanted step; and the checks that hold for every trace."""
+    panel = trace.panel
+    chosen = demand or trace.demand
+    panel.position(chosen)
+    if not raw:
+        panel = panel.with_demand(chosen).counters_as_rates()
+    panel = _coarsened(panel, step_s)
+    values = panel.column(chosen)
+    if (values < 0).any():
+        row = int(np.argmax(values < 0))
+        here = time_text(float(panel.times_s[row]), panel.calendar)
+        raise DataError(
+            f"{panel.name}: demand {chosen!r} is {values[row]:g} at row {row + 1} ({here}); "
+            "expected numbers of at least 0, or another demand"
+        )
+    if np.isnan(values).all():
+        others = [n for n, share in zip(panel.names, panel.absent_share, strict=True) if share < 1]
+        raise DataError(
+            f"{panel.name}: demand {chosen!r} has no value at all; with values: {', '.join(others) or 'none'}"
+        )
+    return replace(trace, panel=panel, demand=chosen)
+
+
+def _coarsened(panel: Panel, step_s: float | None) -> Panel:
+    """The panel averaged into the wanted step; `DataError` unless that is a multiple of its own."""
+    if step_s is None or abs(step_s - panel.step_s) <= 1e-9 * panel.step_s:
+        return panel
+    factor = round(step_s / panel.step_s)
+    if factor < 1 or abs(factor * panel.step_s - step_s) > 1e-6 * step_s:
+        raise DataError(
+            f"{panel.name}: a step of {step_s:g} s cannot be made from one of {panel.step_s:g} s; "
+            f"expected a multiple, such as {max(factor, 2) * panel.step_s:g} s"
+        )
+    coarse = panel.coarsened(factor)
+    if len(coarse) < 2:
+        raise DataError(
+            f"{panel.name}: {len(panel)} rows of {panel.step_s:g} s make {len(coarse)} of {step_s:g} s; "
+            "expected 2 or more"
+        )
+    return coarse

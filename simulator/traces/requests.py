@@ -1,0 +1,196 @@
+"""Request-level traces: one row a request, with its arrival and its tokens.
+
+Azure LLM inference 2023 (CC-BY-4.0)   TIMESTAMP (date), ContextTokens, GeneratedTokens
+BurstGPT (CC-BY-4.0)                   Timestamp (seconds), Request tokens, Response tokens
+Mooncake FAST'25 (Apache-2.0)          JSON lines: timestamp (milliseconds), input_length, output_length
+a file of one's own                    timestamp (seconds or date), prompt_tokens, output_tokens
+
+Azure's prompts pile up at 7437 tokens (a cap cuts their tail); Mooncake's conversation arrivals are rounded to 3 s and
+its synthetic ones are Poisson: use those for lengths, not for arrivals.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from forecasting.errors import DataError
+from forecasting.panel import FloatArray, Indicator, Panel
+from simulator.traces.table import Located, ParsedTimes, Table
+from simulator.traces.trace import Trace
+
+__all__ = ["RequestTrace", "read_mooncake_lines", "read_requests", "request_columns"]
+
+_NAMES: tuple[tuple[str, str, str], ...] = (
+    ("timestamp", "prompt_tokens", "output_tokens"),
+    ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+    ("Timestamp", "Request tokens", "Response tokens"),
+)
+
+_LABELS: dict[str, tuple[str, float | None, str]] = {  # model label: source, start (Unix seconds), licence
+    "azure-code": ("Azure LLM inference 2023, code", 1_700_158_623.97996, "CC-BY-4.0"),
+    "azure-conv": ("Azure LLM inference 2023, conversation", None, "CC-BY-4.0"),
+    "kimi-conversation": ("Mooncake conversation (arrivals rounded to 3 s)", None, "Apache-2.0"),
+    "kimi-synthetic": ("Mooncake synthetic (Poisson arrivals)", None, "Apache-2.0"),
+}
+
+_INDICATORS: tuple[Indicator, ...] = (
+    Indicator("requests_per_second", "requests/s", 1, "rate"),
+    Indicator("prompt_tokens_per_second", "tokens/s", 1, "rate"),
+    Indicator("output_tokens_per_second", "tokens/s", 1, "rate"),
+    Indicator("mean_prompt_tokens", "tokens", 1),
+    Indicator("mean_output_tokens", "tokens", 1),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RequestTrace:
+    """Single requests in order of arrival.
+
+    Attributes:
+        arrival_s: (requests,) seconds since ``start``, not falling, the first at least 0.
+        prompt_tokens, output_tokens: (requests,) tokens of each request.
+        name: what the trace is called.
+        start: time of ``arrival_s = 0``, seconds since the Unix epoch; 0 where the source gives no date.
+        calendar: False when the source gives no date.
+        models: (requests,) model or service of each request, empty where the source has none.
+
+    Raises:
+        DataError: unequal lengths, falling or not finite arrivals, negative tokens.
+    """
+
+    arrival_s: FloatArray
+    prompt_tokens: FloatArray
+    output_tokens: FloatArray
+    name: str = "requests"
+    start: float = 0.0
+    calendar: bool = False
+    models: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        size = len(self.arrival_s)
+        if len(self.prompt_tokens) != size or len(self.output_tokens) != size:
+            raise DataError(f"{self.name}: {size} arrivals but {len(self.prompt_tokens)} prompts")
+        if size and not (np.isfinite(self.arrival_s).all() and (np.diff(self.arrival_s) >= 0).all()):
+            raise DataError(f"{self.name}: arrivals must be finite and ascending")
+        for what in (self.prompt_tokens, self.output_tokens):
+            if size and not (what >= 0).all():
+                raise DataError(f"{self.name}: token counts must be numbers of at least 0")
+
+    def __len__(self) -> int:
+        """Number of requests."""
+        return len(self.arrival_s)
+
+    def to_panel(self, step_s: float = 15.0) -> Panel:
+        """Requests/s, prompt and output tokens/s, and mean tokens a request, per step of ``step_s`` seconds.
+
+        A step without requests has rate 0 and no mean (absent). The last step, which the trace covers in part only,
+        is left out. `DataError` for a step that is not positive or a trace shorter than two steps.
+        """
+        if not (math.isfinite(step_s) and step_s > 0):
+            raise DataError(f"{self.name}: step {step_s} s is not a positive number of seconds")
+        span = float(self.arrival_s[-1]) if len(self) else 0.0
+        rows = int(span / step_s + 1e-9)
+        if rows < 2:
+            raise DataError(
+                f"{self.name}: {span:.6g} s of requests give {rows} steps of {step_s:g} s; expected 2 or more"
+            )
+        row = np.minimum(self.arrival_s / step_s + 1e-9, float(rows)).astype(np.int64)
+        count, prompt, output = (
+            np.bincount(row, weights=weights, minlength=rows + 1)[:rows]
+            for weights in (None, self.prompt_tokens, self.output_tokens)
+        )
+        seen = np.maximum(count, 1)
+        means = [np.where(count > 0, total / seen, np.nan) for total in (prompt, output)]
+        values = np.column_stack([count / step_s, prompt / step_s, output / step_s, *means])
+        return Panel(values, _INDICATORS, self.start, step_s, name=self.name, calendar=self.calendar)
+
+
+def request_columns(header: tuple[str, ...]) -> tuple[str, str, str] | None:
+    """(time, prompt, output) columns if the header is that of a request-level trace, else None."""
+    return next((names for names in _NAMES if set(names) <= set(header)), None)
+
+
+def read_requests(table: Table, *, step_s: float | None = None) -> Trace:
+    """Requests of a table with one row a request (Azure, BurstGPT, Mooncake or a file of one's own)."""
+    names = request_columns(table.header)
+    if names is None:
+        raise DataError(f"{table.name}: no columns timestamp, prompt_tokens, output_tokens as in a request-level trace")
+    times = table.times(names[0])
+    tokens = table.numbers(names[1:])
+    label = next((c for c in ("model", "Model") if c in table.header), None)
+    models = tuple(table.texts(label)) if label else ()
+    return _trace(table, times, tokens, models, step_s=step_s)
+
+
+def read_mooncake_lines(name: str, text: str, *, step_s: float | None = None) -> Trace:
+    """Requests of a Mooncake file as published: JSON lines with timestamp (ms), input_length, output_length."""
+    rows: list[tuple[float, float, float]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            rows.append((entry["timestamp"] / 1e3, float(entry["input_length"]), float(entry["output_length"])))
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as exc:
+            raise DataError(
+                f"{name}, line {number}: expected a JSON object with timestamp, input_length, output_length ({exc})"
+            ) from exc
+    values = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    trace = _trace(_Lines(name), ParsedTimes(values[:, 0], calendar=False), values[:, 1:], (), step_s=step_s)
+    return replace(trace, licence="Apache-2.0")
+
+
+class _Lines:
+    """Says which request is meant."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def where(self, row: int) -> str:
+        return f"request {row + 1}"
+
+
+def _trace(
+    table: Located, times: ParsedTimes, tokens: FloatArray, models: tuple[str, ...], *, step_s: float | None
+) -> Trace:
+    """The trace of checked arrivals and tokens; `DataError` naming the first row that is not usable."""
+    seconds = times.seconds
+    if len(seconds) < 2:
+        raise DataError(f"{table.name}: {len(seconds)} requests; expected at least 2")
+    if not np.isfinite(seconds).all() or (np.diff(seconds) < 0).any():
+        bad = ~np.isfinite(seconds)
+        bad[1:] |= np.diff(seconds) < 0
+        row = int(np.argmax(bad))
+        raise DataError(
+            f"{table.name}, {table.where(row)}: arrives before the request above it; expected ascending times"
+        )
+    if not (tokens >= 0).all():
+        row, col = (int(i) for i in np.argwhere(~(tokens >= 0))[0])
+        what = ("prompt", "output")[col]
+        raise DataError(f"{table.name}, {table.where(row)}: the number of {what} tokens must be at least 0 and present")
+    if not times.calendar and seconds[0] < 0:
+        raise DataError(f"{table.name}, {table.where(0)}: arrives at {seconds[0]:g} s; expected seconds from 0 on")
+    kinds = sorted(set(models))
+    label, known_start, licence = _LABELS.get(kinds[0] if len(kinds) == 1 else "", ("", None, "not stated"))
+    start = float(seconds[0]) if times.calendar else 0.0
+    if known_start is not None and not times.calendar:
+        start = known_start
+    first = float(seconds[0]) if times.calendar else 0.0
+    requests = RequestTrace(
+        arrival_s=seconds - first,
+        prompt_tokens=tokens[:, 0],
+        output_tokens=tokens[:, 1],
+        name=label or table.name.split(".")[0],
+        start=start,
+        calendar=times.calendar or known_start is not None,
+        models=models,
+    )
+    step = 15.0 if step_s is None else step_s
+    notes = (f"{len(requests)} requests counted in steps of {step:g} s; the incomplete last step is left out",)
+    return Trace(
+        requests.to_panel(step), _INDICATORS[0].name, requests, format="requests", licence=licence, notes=notes
+    )

@@ -1,0 +1,252 @@
+"""The published series that are known by name: what their columns mean, in which unit, with which traps.
+
+Counts in a period (BurstGPT an hour, NASA a minute, tweets five minutes, taxi half an hour) become rates per second, so
+that a coarser step keeps their meaning. Times without a zone are taken as UTC.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from forecasting.panel import FloatArray, Panel
+from simulator.traces.table import Table
+from simulator.traces.wide import Column, WideSource
+
+__all__ = ["FISHER_RAW", "SOURCES"]
+
+_ALIBABA = "https://github.com/alibaba/clusterdata"
+_STUDY = "unclear (README: free for research or study)"
+_HURRICANE_S = (807_303_180.0, 807_438_960.0)  # first and past-last minute of the zeros, 1995-08-01 14:53 -04:00 on
+
+
+def _fisher_cpu_rate(values: FloatArray, panel: Panel) -> tuple[FloatArray, tuple[str, ...]]:
+    """The cumulative CPU nanoseconds as cores used; a step back (about one a day) is no restart and becomes absent."""
+    out = values.copy()
+    at = panel.position(FISHER_CPU)
+    rise = np.full(len(out), np.nan)
+    rise[1:] = np.diff(values[:, at])
+    back = rise < 0
+    out[:, at] = np.where(back, np.nan, rise / panel.step_s)
+    note = f"{FISHER_CPU} is read as cores used; {int(back.sum())} steps back of the counter are absent"
+    return out, (note,)
+
+
+def _servegen_holes(table: Table) -> npt.NDArray[np.bool_]:
+    """(rows,) ServeGen's windows with gap = 1, where every client is 0: a hole in the trace, not zero load."""
+    return np.asarray(table.numbers(["gap"])[:, 0] == 1)
+
+
+def _shutdown_is_absent(values: FloatArray, panel: Panel) -> tuple[FloatArray, tuple[str, ...]]:
+    """NASA's server was shut for a hurricane, 1995-08-01 14:53 to 08-03 04:35 local time: absent."""
+    shut = (panel.times_s >= _HURRICANE_S[0]) & (panel.times_s < _HURRICANE_S[1])
+    if not shut.any():
+        return values, ()
+    out = np.where(shut[:, None], np.nan, values)
+    return out, (f"{int(shut.sum())} minutes of the hurricane shutdown (1995-08-01 14:53 to 08-03 04:35) are absent",)
+
+
+def _most_varying(panel: Panel) -> str:
+    """DLRM's service and role whose number of instances varies most (standard deviation)."""
+    return panel.names[int(np.argmax(np.nanstd(panel.values, axis=0)))]
+
+
+def _is_nasa(header: tuple[str, ...], row: tuple[str, ...], _name: str) -> bool:
+    return header == ("timestamp", "requests") and bool(row) and row[0].startswith(("1995-07", "1995-08"))
+
+
+def _is_dlrm(header: tuple[str, ...], _row: tuple[str, ...], _name: str) -> bool:
+    return len(header) > 1 and all(re.fullmatch(r"app_\d+_[CH]N", name) for name in header[1:])
+
+
+FISHER_CPU = "container_cpu_usage_seconds_total"
+_FISHER = (
+    Column("load", "load average", 1),
+    Column("blkio.throttle.io_service_bytes_Async", "bytes", 3),
+    Column("blkio.throttle.io_service_bytes_Read", "bytes", 3),
+    Column(FISHER_CPU, "cores", 2, "rate", 1e-9),
+    Column("container_memory_active_file", "bytes", 2),
+    Column("container_memory_hierarchical_memory_limit", "bytes", 2),
+    Column("container_memory_rss", "bytes", 2),
+    Column("container_network_tcp_TimeWait", "sockets", 3),
+    Column("cpu.busy", "percent of a core", 2),
+    Column("mem.memused", "percent", 2),
+    Column("net.if.in.bytes", "bytes/s", 2, "rate"),
+)
+
+
+def _is_fisher(header: tuple[str, ...], _row: tuple[str, ...], _name: str) -> bool:
+    return {"load", FISHER_CPU, "cpu.busy"} <= set(header)
+
+
+_FISHER_META = ("unclear", "https://github.com/Floating-LY/HARMONY1")
+
+FISHER_RAW = WideSource(
+    "fisher",
+    "Fisher containers, counters as recorded levels",
+    *_FISHER_META,
+    columns=tuple(
+        replace(c, unit="nanoseconds", kind="gauge", scale=1.0) if c.name == FISHER_CPU else c for c in _FISHER
+    ),
+    matches=_is_fisher,
+)
+"""Fisher as the published evaluation protocol scores it: the cumulative CPU time is a level like any other."""
+
+_NAB = "https://github.com/numenta/NAB"
+_NAB_UNITS: tuple[tuple[str, Column], ...] = (
+    ("Twitter_volume_", Column("value", "tweets/s", 1, "rate", 1 / 300)),
+    ("nyc_taxi", Column("value", "passengers/s", 1, "rate", 1 / 1800)),
+    ("ec2_cpu_", Column("value", "percent", 1)),
+    ("rds_cpu_", Column("value", "percent", 1)),
+    ("cpu_utilization_", Column("value", "percent", 1)),
+    ("ec2_disk_", Column("value", "bytes", 1)),
+    ("ec2_network_", Column("value", "bytes", 1)),
+    ("iio_", Column("value", "bytes", 1)),
+    ("elb_request_count_", Column("value", "requests/s", 1, "rate", 1 / 300)),
+    ("ec2_request_latency_", Column("value", "", 1)),
+    ("grok_asg_anomaly", Column("value", "", 1)),
+)
+
+
+def _nab_source(prefix: str, column: Column) -> WideSource:
+    return WideSource(
+        key="nab",
+        title="Numenta Anomaly Benchmark",
+        licence="MIT",
+        address=_NAB,
+        columns=(column,),
+        matches=lambda header, _row, name: header == ("timestamp", "value") and name.startswith(prefix),
+        tolerant=True,
+    )
+
+
+def _helios_rest(name: str) -> Column:
+    return Column(name, "fraction" if "fraction" in name or "utilization" in name else "", 3)
+
+
+def _gentd_rest(name: str) -> Column:
+    unit = "milliseconds" if name.endswith("_ms") else "events" if name.endswith("_count") else ""
+    return Column(name, unit, 3)
+
+
+SOURCES: tuple[WideSource, ...] = (
+    WideSource(
+        "fisher",
+        "Fisher containers: load and ten indicators, 10 min",
+        *_FISHER_META,
+        columns=_FISHER,
+        matches=_is_fisher,
+        clean=_fisher_cpu_rate,
+    ),
+    WideSource(
+        "burstgpt-hourly",
+        "BurstGPT requests an hour (read as requests/s)",
+        "CC-BY-4.0",
+        "https://github.com/HPMLL/BurstGPT",
+        columns=tuple(
+            Column(f"{part}_requests", "requests/s", 1, "rate", 1 / 3600) for part in ("conversation", "api", "all")
+        ),
+        matches=lambda header, _row, _name: {"conversation_requests", "api_requests"} <= set(header),
+    ),
+    WideSource(
+        "servegen",
+        "ServeGen request rate, 10 min windows",
+        "Apache-2.0",
+        "https://github.com/alibaba/ServeGen",
+        columns=(
+            Column("rate_rps", "requests/s", 1, "rate"),
+            Column("active_clients", "clients", 1),
+            Column("top_client_share", "fraction", 1),
+            Column("client_iat_cv_rate_weighted", "", 1),
+        ),
+        matches=lambda header, _row, _name: {"rate_rps", "active_clients", "gap"} <= set(header),
+        holes=_servegen_holes,
+    ),
+    WideSource(
+        "nasa",
+        "NASA Kennedy web server 1995, requests a minute (read as requests/s)",
+        "counts without licence file; the original log may be freely redistributed",
+        "https://github.com/reconfigurable-ml-pipeline/web-service-datasets",
+        columns=(Column("requests", "requests/s", 1, "rate", 1 / 60),),
+        matches=_is_nasa,
+        clean=_shutdown_is_absent,
+    ),
+    *(_nab_source(prefix, column) for prefix, column in _NAB_UNITS),
+    WideSource(
+        "google2019",
+        "Google cluster 2019, mean over a cell, 5 min",
+        "BSD (packagers); Google's trace CC-BY-4.0",
+        "https://github.com/alejandrofdez-us/DataCenter-Traces-Datasets",
+        columns=(
+            Column("cpu_util", "fraction", 1),
+            Column("mem_util", "fraction", 2),
+            Column("assigned_mem", "fraction", 2),
+            Column("cycles_per_instruction", "cycles", 3),
+        ),
+        matches=lambda header, _row, _name: {"cpu_util", "assigned_mem", "cycles_per_instruction"} <= set(header),
+    ),
+    WideSource(
+        "alibaba2018",
+        "Alibaba cluster 2018, mean over machines, 30 s",
+        "BSD (packagers); Alibaba's data free for research or study",
+        "https://github.com/alejandrofdez-us/DataCenter-Traces-Datasets",
+        columns=(
+            Column("cpu_util_percent", "percent", 1),
+            Column("mem_util_percent", "percent", 2),
+            Column("net_in", "normalised 0-100", 3),
+            Column("net_out", "normalised 0-100", 3),
+            Column("disk_io_percent", "percent", 3),
+        ),
+        matches=lambda header, _row, _name: {"cpu_util_percent", "net_in", "disk_io_percent"} <= set(header),
+    ),
+    WideSource(
+        "helios",
+        "Helios Earth: GPUs of a virtual cluster, 1 min",
+        "MIT (artefact); Helios data CC-BY-4.0",
+        "https://github.com/S-Lab-System-Group/HeliosArtifact",
+        columns=(
+            Column("running_gpu_num", "GPUs", 1),
+            Column("pending_gpu_num", "GPUs", 1),
+            Column("total_gpu_num", "GPUs", 2),
+            Column("idle_gpu_num", "GPUs", 2),
+            Column("gpu_allocated_fraction", "fraction", 2),
+            *(Column(f"{state}_job_num", "jobs", 3) for state in ("total", "running", "pending")),
+            *(Column(f"{state}_gpujob_num", "jobs", 3) for state in ("running", "pending")),
+        ),
+        matches=lambda header, _row, _name: {"running_gpu_num", "pending_gpu_num"} <= set(header),
+        rest=_helios_rest,
+    ),
+    WideSource(
+        "gentd26",
+        "GenTD26 image-generation service, totals a tick of 57 s",
+        _STUDY,
+        _ALIBABA + " cluster-trace-v2026-GenAI",
+        columns=(
+            Column("generative_qps", "requests/s (anonymised scale)", 1, "rate"),
+            Column("api_qps_system", "requests/s (anonymised scale)", 1, "rate"),
+            Column("queue_size_system", "requests", 2),
+            Column("gpu_containers", "containers", 2),
+            Column("gpu_duty_mean_pct", "percent", 2),
+            Column("gpu_duty_p95_pct", "percent", 2),
+            Column("gpu_busy_containers", "containers", 2),
+            Column("gpu_mem_used_mean_bytes", "bytes", 2),
+            Column("gpu_mem_used_sum_bytes", "bytes", 2),
+            Column("host_mem_util_mean", "fraction", 2),
+        ),
+        matches=lambda header, _row, _name: {"generative_qps", "gpu_duty_mean_pct"} <= set(header),
+        rest=_gentd_rest,
+    ),
+    WideSource(
+        "dlrm",
+        "Alibaba DLRM 2025: instances alive, a column a service and role, 10 min",
+        _STUDY,
+        _ALIBABA + " cluster-trace-gpu-v2025",
+        columns=(),
+        matches=_is_dlrm,
+        rest=lambda name: Column(name, "instances", 1),
+        demand=_most_varying,
+    ),
+)

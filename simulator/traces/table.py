@@ -1,0 +1,308 @@
+"""Reading a table of text or Parquet with errors that say where: the border between files and numbers.
+
+A `Table` knows its header at once and reads columns when asked. Gzip is recognised by its content, whatever the name.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from forecasting.errors import DataError, suggest
+from forecasting.panel import FloatArray
+
+__all__ = [
+    "META_PREFIX",
+    "Located",
+    "ParsedTimes",
+    "Table",
+    "TextTable",
+    "decode",
+    "find_file",
+    "numeric_times",
+    "parse_meta",
+    "pick_column",
+    "read_bytes",
+]
+
+META_PREFIX = "# harmony-trace "
+"""Start of the optional first line of a CSV file that carries units, levels and kinds (see `write`)."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BLOCK = 20_000
+_ABSENT = frozenset({"", "nan", "na", "n/a", "null", "none", "-"})
+_DELIMITERS = (",", ";", "\t")
+
+
+@dataclass(frozen=True)
+class ParsedTimes:
+    """Times of a table's rows: (rows,) seconds; ``calendar`` is False when they count from an unknown start."""
+
+    seconds: FloatArray
+    calendar: bool
+
+
+class Located(Protocol):
+    """Something with rows that messages can point at."""
+
+    @property
+    def name(self) -> str:
+        """File name, for messages."""
+        ...
+
+    def where(self, row: int) -> str:
+        """Where data row ``row`` (from 0) stands, such as "line 17"."""
+        ...
+
+
+class Table(Located, Protocol):
+    """What readers need of a file: its name, header, metadata, and columns on demand."""
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Column names in file order."""
+        ...
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Metadata written by `write`, empty for other files."""
+        ...
+
+    def numbers(self, columns: Sequence[str]) -> FloatArray:
+        """(rows, columns) float64, NaN where a cell is empty; `DataError` for anything else than a finite number."""
+        ...
+
+    def texts(self, column: str) -> list[str]:
+        """One column as text."""
+        ...
+
+    def times(self, column: str) -> ParsedTimes:
+        """One column as times; `DataError` for what is neither a number of seconds nor ISO 8601."""
+        ...
+
+
+def find_file(path: Path) -> Path:
+    """The path if it is a readable file, else a `DataError` that names near files of its folder."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name one trace file in it")
+    folder = path.parent
+    if not folder.is_dir():
+        raise DataError(f"{path}: no such file (nor folder {folder})")
+    near = suggest(path.name, sorted(p.name for p in folder.iterdir() if p.is_file()))
+    raise DataError(f"{path}: no such file; {near}" if near else f"{path}: no such file; the folder is empty")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes, unpacked if they are gzip; `DataError` if it is empty, unreadable or a broken archive."""
+    try:
+        data = find_file(path).read_bytes()
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
+    if not data:
+        raise DataError(f"{path.name}: the file is empty; expected a header line and rows")
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as exc:
+            raise DataError(f"{path.name}: broken gzip archive ({exc}); unpack it or fetch it again") from exc
+    elif path.suffix == ".gz":
+        raise DataError(f"{path.name}: named .gz but is not gzip; rename it or compress it")
+    if not data.strip():
+        raise DataError(f"{path.name}: the file is empty; expected a header line and rows")
+    return data
+
+
+def decode(name: str, data: bytes) -> str:
+    """The bytes as text; `DataError` naming the line that is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise DataError(f"{name}, line {line}: not UTF-8 text (byte 0x{data[exc.start]:02x})") from exc
+
+
+def pick_column(table: Table, column: str) -> str:
+    """The column if the table has it, else a `DataError` with near names."""
+    if column in table.header:
+        return column
+    raise DataError(f"{table.name}: no column {column!r}; {suggest(column, table.header)}")
+
+
+class TextTable:
+    """A table of delimited text (comma, semicolon or tab) with one header line."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.meta: dict[str, Any] = {}
+        self._skipped = 0
+        body = text
+        while body.startswith("#"):
+            line, _, body = body.partition("\n")
+            self._skipped += 1
+            if line.startswith(META_PREFIX):
+                self.meta = parse_meta(name, line[len(META_PREFIX) :])
+        self._body = body
+        first = body.partition("\n")[0]
+        self._delimiter = max(_DELIMITERS, key=first.count)
+        head = next(self._rows(), None)
+        if head is None or not any(cell.strip() for cell in head):
+            raise DataError(f"{name}, line {self._skipped + 1}: no header line; expected column names")
+        self.header = tuple(cell.strip() for cell in head)
+        for number, column in enumerate(self.header, 1):
+            if not column:
+                raise DataError(f"{name}: column {number} has no name; give every column a name in the header")
+            if self.header.index(column) != number - 1:
+                raise DataError(f"{name}: two columns are named {column!r}; names must be unique")
+
+    def _rows(self) -> Iterator[list[str]]:
+        """Cells of every line that is not blank, header first; csv mistakes become `DataError`."""
+        reader = csv.reader(io.StringIO(self._body, newline=""), delimiter=self._delimiter, strict=True)
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as exc:
+                raise DataError(f"{self.name}, line {self._skipped + reader.line_num}: not a table ({exc})") from exc
+            if row:
+                yield row
+
+    def _blocks(self) -> Iterator[tuple[int, list[list[str]]]]:
+        """(number of the first row, rows) in pieces, every row as long as the header."""
+        rows = islice(self._rows(), 1, None)
+        first, width = 0, len(self.header)
+        while block := list(islice(rows, _BLOCK)):
+            for offset, row in enumerate(block):
+                if len(row) != width:
+                    raise DataError(
+                        f"{self.name}, {self.where(first + offset)}: {len(row)} fields, but the header has {width}"
+                    )
+            yield first, block
+            first += len(block)
+        if first == 0:
+            raise DataError(f"{self.name}: only a header line; expected rows below it")
+
+    def where(self, row: int) -> str:
+        """The line of a data row in the file."""
+        reader = csv.reader(io.StringIO(self._body, newline=""), delimiter=self._delimiter)
+        seen = -1
+        for cells in reader:
+            seen += bool(cells)
+            if seen > row:
+                break
+        return f"line {self._skipped + reader.line_num}"
+
+    def first_row(self) -> tuple[str, ...]:
+        """Cells of the first data row, empty if there is none."""
+        return tuple(next(islice(self._rows(), 1, None), ()))
+
+    def numbers(self, columns: Sequence[str]) -> FloatArray:
+        """(rows, columns) float64, NaN where a cell is empty."""
+        at = [self.header.index(pick_column(self, c)) for c in columns]
+        parts = []
+        for first, block in self._blocks():
+            part = np.empty((len(block), len(at)))
+            for out, index in enumerate(at):
+                cells = [row[index] for row in block]
+                try:
+                    part[:, out] = [float(cell or "nan") for cell in cells]
+                except ValueError:
+                    part[:, out] = [self._number(first + i, columns[out], cell) for i, cell in enumerate(cells)]
+            if np.isinf(part).any():
+                row, out = (int(i) for i in np.argwhere(np.isinf(part))[0])
+                raise DataError(
+                    f"{self.name}, {self.where(first + row)}, column {columns[out]!r}: infinite; "
+                    "give a number or leave the cell empty"
+                )
+            parts.append(part)
+        return np.concatenate(parts)
+
+    def _number(self, row: int, column: str, cell: str) -> float:
+        """One cell as a number, with the absent spellings; `DataError` names the line and the column."""
+        if cell.strip().lower() in _ABSENT:
+            return math.nan
+        try:
+            return float(cell)
+        except ValueError:
+            raise DataError(
+                f"{self.name}, {self.where(row)}, column {column!r}: {cell[:40]!r} is not a number; "
+                "give a number, leave the cell empty, choose the columns to read, or the rows (where COLUMN=TEXT)"
+            ) from None
+
+    def texts(self, column: str) -> list[str]:
+        """One column as text."""
+        at = self.header.index(pick_column(self, column))
+        return [row[at] for _, block in self._blocks() for row in block]
+
+    def times(self, column: str) -> ParsedTimes:
+        """One column as times."""
+        cells = self.texts(column)
+        unit = str(self.meta.get("time_unit", ""))
+        try:
+            return numeric_times(np.array([float(c) for c in cells]), self, unit)
+        except ValueError as exc:
+            if isinstance(exc, DataError):
+                raise
+        try:
+            stamps = [datetime.fromisoformat(cell.strip()) for cell in cells]
+        except ValueError:
+            raise DataError(self._bad_time(column, cells)) from None
+        zones = [stamp.tzinfo is not None for stamp in stamps]
+        if any(zones) and not all(zones):
+            row = zones.index(not zones[0])
+            raise DataError(f"{self.name}, {self.where(row)}: some times have a zone and some have none; give all one")
+        if not zones[0]:
+            stamps = [stamp.replace(tzinfo=UTC) for stamp in stamps]
+        return ParsedTimes(np.array([(s - _EPOCH).total_seconds() for s in stamps]), calendar=True)
+
+    def _bad_time(self, column: str, cells: list[str]) -> str:
+        """Message for the first cell that is no time (as the majority of cells read: numbers or dates)."""
+        for row, cell in enumerate(cells):
+            try:
+                datetime.fromisoformat(cell.strip())
+            except ValueError:
+                return (
+                    f"{self.name}, {self.where(row)}, column {column!r}: {cell[:40]!r} is not a time; "
+                    "expected seconds, or ISO 8601 such as 2026-01-05T00:00:00Z"
+                )
+        return f"{self.name}: column {column!r} is not a time"
+
+
+def numeric_times(values: FloatArray, table: Located, unit: str = "") -> ParsedTimes:
+    """Numbers as times: from 1e8 on seconds since 1970 (from 1e11 milli-, 1e14 micro-, 1e17 nanoseconds).
+
+    Smaller numbers count seconds from an unknown start. ``unit="s"`` says seconds whatever the size.
+    """
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise DataError(f"{table.name}, {table.where(row)}: the time is not a finite number")
+    largest = float(np.abs(values).max(initial=0.0))
+    if unit == "s":
+        return ParsedTimes(values, calendar=largest >= 1e8)
+    scale = next((s for least, s in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3)) if largest >= least), 1.0)
+    return ParsedTimes(values / scale, calendar=largest >= 1e8)
+
+
+def parse_meta(name: str, text: str) -> dict[str, Any]:
+    """The metadata line of a CSV file, or of a Parquet file, as a dict."""
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise DataError(f"{name}, line 1: the metadata after {META_PREFIX.strip()!r} is not JSON ({exc})") from exc
+    if not isinstance(meta, dict):
+        raise DataError(f"{name}, line 1: the metadata is not a JSON object")
+    return meta

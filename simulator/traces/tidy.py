@@ -1,0 +1,206 @@
+"""Tables of one's own: one column an indicator (wide), or a column of names and one of values (long).
+
+What a column means can be said in a map, ``NAME=COLUMN:UNIT:LEVEL:KIND`` (all but the column may be left out), or
+stands in the file if `write_trace` made it. Unsaid, the first column is the demand (level 1) and the rest are level 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+
+from forecasting.errors import DataError, suggest
+from forecasting.panel import FloatArray, Indicator, Kind, Panel
+from simulator.traces.grid import Grid, bin_rows, mean_by_row, regular_grid
+from simulator.traces.table import ParsedTimes, Table, pick_column
+from simulator.traces.trace import Trace
+from simulator.traces.wide import stem
+
+__all__ = ["FilteredTable", "parse_column", "read_tidy", "time_column_of"]
+
+_TIME_NAMES = ("timestamp", "time", "datetime", "date", "ts", "ds", "t", "timestamps", "date_time", "unixtime", "epoch")
+_SERIES_NAMES = ("indicator", "metric", "series", "variable", "name", "unique_id")
+_KINDS: tuple[str, ...] = get_args(Kind)
+
+
+def time_column_of(table: Table, wanted: str | None = None) -> str:
+    """The time column: the one wanted, else the first with a usual name; `DataError` if there is none."""
+    if wanted is not None:
+        return pick_column(table, wanted)
+    for usual in _TIME_NAMES:
+        for column in table.header:
+            if column.strip().lower() == usual:
+                return column
+    raise DataError(
+        f"{table.name}: no time column ({', '.join(_TIME_NAMES[:4])}, ...); name it, the columns are: "
+        + ", ".join(table.header[:12])
+    )
+
+
+def parse_column(spec: str, header: Sequence[str]) -> tuple[str, Indicator]:
+    """(column of the file, indicator) of a map entry ``NAME=COLUMN:UNIT:LEVEL:KIND``; name and tail may be left out.
+
+    Column names may hold ``:`` and ``=``; the longest one that the header has is taken. `DataError` for a column
+    that is not there (with near names), a level outside 1..3 or an unknown kind.
+    """
+    splits = [(name, rest) for name, sep, rest in (spec.partition("="),) if sep and name]
+    for name, text in [("", spec), *splits]:
+        pieces = text.split(":")
+        for take in range(len(pieces), 0, -1):
+            column = ":".join(pieces[:take])
+            if column in header and len(pieces) - take <= 3:
+                return column, _indicator(spec, name or column, pieces[take:])
+    wanted = (splits[0][1] if splits else spec).split(":")[0]
+    raise DataError(f"column map {spec!r}: no column {wanted!r}; {suggest(wanted, header)}")
+
+
+def _indicator(spec: str, name: str, tail: list[str]) -> Indicator:
+    """The indicator of a map entry's name and its ``[unit, level, kind]``."""
+    unit, level, kind = (*tail, *("", "", "")[len(tail) :])
+    if level and level not in ("1", "2", "3"):
+        raise DataError(f"column map {spec!r}: level {level!r} is not one of 1 (demand), 2 (resource), 3 (system)")
+    if kind and kind not in _KINDS:
+        raise DataError(f"column map {spec!r}: kind {kind!r} is not one of {', '.join(_KINDS)}")
+    return Indicator(name, unit, int(level or 2), kind or "gauge")  # type: ignore[arg-type]
+
+
+def read_tidy(
+    table: Table, *, columns: Sequence[str] | None = None, time_column: str | None = None, step_s: float | None = None
+) -> Trace:
+    """A table as a trace; times that keep no step are refused, or averaged into ``step_s`` if it is given."""
+    time_name = time_column_of(table, time_column)
+    others = [c for c in table.header if c != time_name]
+    series = _series_column(others)
+    times = table.times(time_name)
+    if series is not None:
+        times, names, values = _pivot(table, times, series)
+        entries = [parse_column(spec, names) for spec in columns] if columns else [(n, _plain(n)) for n in names]
+        values = values[:, [names.index(column) for column, _ in entries]]
+    else:
+        known = _described(table)
+        entries = [parse_column(spec, others) for spec in columns] if columns else []
+        entries = entries or [(c, known.get(c, _plain(c))) for c in others]
+        if not entries:
+            raise DataError(f"{table.name}: no column besides the time; expected at least one indicator")
+        values = table.numbers([column for column, _ in entries])
+    indicators = [indicator for _, indicator in entries]
+    if not columns and not table.meta:
+        indicators[0] = replace(indicators[0], level=1)
+    grid, values = _on_grid(times, table, values, indicators, step_s)
+    start_s, calendar = _said_start(table, grid, times)
+    name = str(table.meta.get("name") or stem(table.name))
+    panel = Panel(values, tuple(indicators), start_s, grid.step_s, name=name, calendar=calendar)
+    licence = str(table.meta.get("licence") or "not stated")
+    return Trace(panel, panel.names[0], licence=licence, notes=grid.notes)
+
+
+def _plain(name: str) -> Indicator:
+    return Indicator(name, level=2)
+
+
+def _series_column(others: list[str]) -> str | None:
+    """The column of series names if the table is long: a usual name, and ``value`` as the only other column."""
+    low = {c.strip().lower(): c for c in others}
+    if len(others) == 2 and ("value" in low or "y" in low):
+        return next((low[name] for name in _SERIES_NAMES if name in low), None)
+    return None
+
+
+def _pivot(table: Table, times: ParsedTimes, series: str) -> tuple[ParsedTimes, list[str], FloatArray]:
+    """A long table as (sorted times, names in order of appearance, (times, names) values)."""
+    labels = table.texts(series)
+    value_name = next(c for c in table.header if c.strip().lower() in ("value", "y"))
+    column = table.numbers([value_name])[:, 0]
+    names = list(dict.fromkeys(labels))
+    if "" in names:
+        raise DataError(f"{table.name}, {table.where(labels.index(''))}: no name in column {series!r}")
+    stamps, at = np.unique(times.seconds, return_inverse=True)
+    where = {name: i for i, name in enumerate(names)}
+    which = np.array([where[label] for label in labels])
+    flat = at * len(names) + which
+    if len(np.unique(flat)) < len(flat):
+        first = np.unique(flat, return_index=True)[1]
+        row = int(np.setdiff1d(np.arange(len(flat)), first)[0])
+        raise DataError(f"{table.name}, {table.where(row)}: a second value of {labels[row]!r} at the same time")
+    values = np.full((len(stamps), len(names)), np.nan)
+    values[at, which] = column
+    return ParsedTimes(stamps, times.calendar), names, values
+
+
+def _described(table: Table) -> dict[str, Indicator]:
+    """Indicators as the file's own metadata describes them."""
+    entries = table.meta.get("indicators", [])
+    try:
+        found = [Indicator(str(e["name"]), str(e["unit"]), int(e["level"]), e["kind"]) for e in entries]
+    except (TypeError, KeyError, ValueError) as exc:
+        raise DataError(f"{table.name}: the metadata of the indicators is damaged ({exc})") from exc
+    return {indicator.name: indicator for indicator in found}
+
+
+def _said_start(table: Table, grid: Grid, times: ParsedTimes) -> tuple[float, bool]:
+    """(start, calendar): as the metadata says where it agrees with the times, else as the times say."""
+    said: Any = table.meta.get("start_s")
+    exact = isinstance(said, (int, float)) and abs(said - grid.start_s) <= 1e-3 * min(grid.step_s, 1.0)
+    calendar = table.meta.get("calendar", times.calendar)
+    return (float(said) if exact else grid.start_s), bool(calendar)
+
+
+def _on_grid(
+    times: ParsedTimes, table: Table, values: FloatArray, indicators: list[Indicator], step_s: float | None
+) -> tuple[Grid, FloatArray]:
+    """(grid, values on it): the file's own step, or ``step_s`` where the file keeps none."""
+    said: Any = table.meta.get("step_s")
+    try:
+        grid = regular_grid(times, table, meta_step=float(said) if isinstance(said, (int, float)) else None)
+        return grid, grid.place(values)
+    except DataError:
+        if step_s is None or len(times.seconds) < 2:
+            raise
+    counter = next((i.name for i in indicators if i.kind == "counter"), None)
+    if counter is not None:
+        raise DataError(f"{table.name}: times keep no step, and the counter {counter!r} cannot be averaged into one")
+    grid = bin_rows(times, table, step_s, average=True)
+    empty = grid.count - len(np.unique(grid.rows))
+    note = f"times keep no step: averaged into steps of {step_s:g} s, of which {empty} are absent"
+    return replace(grid, notes=(note,)), mean_by_row(grid, values)
+
+
+class FilteredTable:
+    """The rows of a table in which some columns have a given text; those columns are left out."""
+
+    def __init__(self, base: Table, where: Mapping[str, str]) -> None:
+        self._base = base
+        self.name = base.name
+        self.meta = base.meta
+        keep = np.ones(0, dtype=bool)
+        for column, text in where.items():
+            cells = base.texts(pick_column(base, column))
+            match = np.array([cell == text for cell in cells])
+            if not match.any():
+                raise DataError(f"{base.name}: no row has {column}={text}; {suggest(text, dict.fromkeys(cells))}")
+            keep = match if not len(keep) else keep & match
+        self._rows = np.flatnonzero(keep)
+        if not len(self._rows):
+            raise DataError(f"{base.name}: no row has " + " and ".join(f"{c}={t}" for c, t in where.items()))
+        self.header = tuple(c for c in base.header if c not in where)
+
+    def where(self, row: int) -> str:
+        """Where a kept row stands in the file."""
+        return self._base.where(int(self._rows[row]))
+
+    def numbers(self, columns: Sequence[str]) -> FloatArray:
+        """(rows, columns) the kept rows' numbers."""
+        return np.asarray(self._base.numbers(columns)[self._rows])
+
+    def texts(self, column: str) -> list[str]:
+        """The kept rows' text."""
+        cells = self._base.texts(column)
+        return [cells[row] for row in self._rows]
+
+    def times(self, column: str) -> ParsedTimes:
+        """The kept rows' times."""
+        times = self._base.times(column)
+        return ParsedTimes(times.seconds[self._rows], times.calendar)
