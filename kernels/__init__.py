@@ -1,1 +1,13 @@
-"""Kernels: efficient attention mechanisms behind one interface."""
+"""Kernels: efficient attention mechanisms behind one interface, `attention(q, k, v, method=...)`.
+
+They know nothing of time series, services or prices; a mechanism is a function of queries, keys and values.
+"""
+
+from __future__ import annotations
+
+from kernels.dispatch import attention
+from kernels.errors import KernelError
+from kernels.hierarchical import hierarchical_attention
+from kernels.registry import Mechanism, available
+
+__all__ = ["KernelError", "Mechanism", "attention", "available", "hierarchical_attention"]

@@ -1,0 +1,115 @@
+"""Settings of the forecaster: the network's shape and how it is trained. Frozen, checked, and stored in artefacts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from forecasting.errors import UsageError, suggest
+
+__all__ = ["ModelConfig", "TrainingConfig"]
+
+
+class _Settings:
+    """Shared by the settings classes: reading from a mapping with helpful errors."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from plain values; `UsageError` names an unknown one and what is near."""
+        known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in values:
+            if name not in known:
+                raise UsageError(f"no setting {name!r} in {cls.__name__}; {suggest(name, known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` reads back."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise UsageError(f"{type(self).__name__}.{name} is {getattr(self, name)}, expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig(_Settings):
+    """Shape of the network; everything that decides which weights exist."""
+
+    lookback: int = 144
+    """Rows read at most; longer windows are cut to their newest rows, shorter ones are read as they are."""
+    horizon: int = 24
+    """Steps ahead at most; farther steps are forecast on a coarser grid."""
+    width: int = 48
+    """Size of an indicator's token."""
+    heads: int = 4
+    """Attention heads, over time and across indicators; divides `width`."""
+    patch: int = 6
+    """Rows per token of the attention over time."""
+    temporal_layers: int = 1
+    """Layers of attention over time; the last one only feeds the summary token."""
+    cascade_layers: int = 1
+    """Layers of cascading attention across indicator levels."""
+    quantiles: int = 16
+    """Mixture components that sit on quantiles of the window, so that plateaus are copied exactly."""
+    free: int = 10
+    """Mixture components around learned linear functionals of the window (last value, averages, lags)."""
+    functionals: int = 16
+    """Learned linear functionals of the window."""
+    anchors: int = 4
+    """Linear predictors that the free components gather around."""
+    step_width: int = 64
+    """Hidden size of the head of one indicator at one step."""
+    copula_rank: int = 4
+    """Rank of the dependence between indicators and between steps."""
+    dropout: float = 0.1
+    """Share of activations dropped in training."""
+    compat_zero_mask: bool = False
+    """Mask levels by zero keys, as the public release of the paper does, instead of truly."""
+
+    def __post_init__(self) -> None:
+        self._positive("lookback", "horizon", "width", "heads", "patch", "temporal_layers", "quantiles", "free")
+        self._positive("functionals", "anchors", "step_width", "copula_rank")
+        if self.width % self.heads:
+            raise UsageError(f"ModelConfig.width {self.width} is not a multiple of heads {self.heads}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UsageError(f"ModelConfig.dropout is {self.dropout}, expected 0 <= dropout < 1")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig(_Settings):
+    """How the weights are found."""
+
+    steps: int = 1200
+    """Optimiser steps at most."""
+    batch: int = 64
+    """Windows per step."""
+    learning_rate: float = 2e-3
+    """Peak of the cosine schedule."""
+    warm_up: int = 50
+    """Steps until the peak."""
+    weight_decay: float = 0.02
+    """Decoupled weight decay (AdamW)."""
+    averaging: float = 0.99
+    """Decay of the running average of the weights, which is what is kept."""
+    crps_weight: float = 1.0
+    """Weight of the marginal CRPS (in units of each indicator's usual window spread) beside the likelihood."""
+    likelihood_weight: float = 0.2
+    """Weight of the joint likelihood."""
+    check_every: int = 100
+    """Steps between looks at the validation windows."""
+    patience: int = 5
+    """Looks without a better score before training ends."""
+    max_windows: int = 40_000
+    """Training windows kept at most, evenly spread over the rows."""
+    max_validation: int = 600
+    """Validation windows looked at, evenly spread: always the same ones."""
+    members: int = 1
+    """Networks trained from different seeds; their mixtures are joined."""
+
+    def __post_init__(self) -> None:
+        self._positive("steps", "batch", "check_every", "patience", "max_windows", "max_validation", "members")
+        if not self.learning_rate > 0:
+            raise UsageError(f"TrainingConfig.learning_rate is {self.learning_rate}, expected a positive number")

@@ -1,0 +1,447 @@
+"""`Forecaster`: HARMONY's own forecaster, the hierarchical-attention flow, behind the one forecasting interface."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forecasting.artefact import Artefact, load_artefact, save_artefact
+from forecasting.base import Progress
+from forecasting.config import ModelConfig, TrainingConfig
+from forecasting.distribution import ForecastBatch, LogProb
+from forecasting.errors import ArtefactError, DataError, InputError, suggest
+from forecasting.features import Inputs, SeriesStats, make_inputs, series_stats
+from forecasting.flow import FlowContext, JointFlow
+from forecasting.network import ForecastNet
+from forecasting.panel import FloatArray, Panel
+from forecasting.training import Examples, examples_of, train
+from forecasting.windows import WindowBatch
+
+__all__ = ["Forecaster"]
+
+_BUNDLED = Path(__file__).parent / "models"
+_CHUNK_CELLS = 24_000
+_HELD_OUT = 0.15
+
+
+class Forecaster:
+    """Joint probabilistic forecasts of all indicators of a service: fit, update, predict, save, load.
+
+    Args:
+        model: shape of the network.
+        training: how it is trained.
+        start: what `fit` starts from: "base" (the bundled model; its shape is taken over), or None (from scratch).
+
+    A window may be shorter or longer than what it was trained on, indicators may be unknown, and values may be absent;
+    an indicator that is absent all through a window has NaN paths.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig | None = None,
+        training: TrainingConfig | None = None,
+        *,
+        start: str | None = None,
+    ) -> None:
+        self._model = model
+        self._training = training or TrainingConfig()
+        self._start = start
+        self._nets: list[ForecastNet] = []
+        self._stats: dict[str, SeriesStats] = {}
+        self._steps: dict[str, float] = {}
+        self._digest = ""
+
+    # ---- identity -------------------------------------------------------------------------------------------
+    @property
+    def name(self) -> str:
+        """The method's name in tables."""
+        return "harmony"
+
+    @property
+    def version(self) -> str:
+        """Digest of weights and settings; "untrained" before `fit` or `load`."""
+        if not self._nets:
+            return "untrained"
+        if not self._digest:
+            self._digest = self._artefact().digest
+        return self._digest
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the network in use (or to be trained)."""
+        return self._nets[0].config if self._nets else (self._model or ModelConfig())
+
+    # ---- learning -------------------------------------------------------------------------------------------
+    def fit(
+        self,
+        panels: Sequence[Panel],
+        *,
+        lookback: int,
+        horizon: int,
+        validation: Sequence[Panel] = (),
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Learn from ``panels``; without ``validation`` panels the last 15 % of each is held out for choosing.
+
+        Raises `DataError` if no panel is long enough for one window.
+        """
+        if not panels:
+            raise DataError("fit needs at least one panel")
+        started = Forecaster.load(self._start) if self._start else None
+        wanted = dataclasses.replace(self._model or ModelConfig(), lookback=lookback, horizon=horizon)
+        config = started.config if started else wanted
+        self._stats = series_stats(panels, lookback)
+        names = sorted({n for p in panels for n in p.names})
+        members = []
+        for member in range(self._training.members):
+            with _seeded(seed + member):
+                net = _widened(started._nets[0], names) if started else ForecastNet(config, names)
+            members.append(net)
+        self._learn(members, panels, validation, lookback, horizon, self._training, seed, progress)
+        return self
+
+    def update(self, panels: Sequence[Panel], *, seed: int = 0, progress: Progress | None = None) -> Self:
+        """A short fine-tune on newer rows; kept only where it scores better on the held-out last 15 % of them."""
+        if not self._nets:
+            raise DataError("this forecaster knows nothing yet: fit or load it before update")
+        config = self.config
+        fresh = series_stats(panels, config.lookback)
+        self._stats = {**self._stats, **fresh}
+        nets = [_widened(net, sorted({n for p in panels for n in p.names})) for net in self._nets]
+        brief = dataclasses.replace(
+            self._training, steps=200, learning_rate=8e-4, warm_up=20, check_every=40, patience=2, max_windows=8_000
+        )
+        longest = max((len(p) for p in panels), default=0)
+        horizon = max(1, min(config.horizon, 12, longest // 4))
+        self._learn(nets, panels, (), config.lookback, horizon, brief, seed, progress)
+        return self
+
+    def _learn(
+        self,
+        nets: Sequence[ForecastNet],
+        panels: Sequence[Panel],
+        validation: Sequence[Panel],
+        lookback: int,
+        horizon: int,
+        training: TrainingConfig,
+        seed: int,
+        progress: Progress | None,
+    ) -> None:
+        """Train every member on the same windows and keep the best weights of each."""
+        config = nets[0].config
+        lookback, horizon = min(lookback, config.lookback), min(horizon, config.horizon)
+        learn, judge = [], []
+        for panel in (_ordered(p) for p in panels):
+            cut = len(panel) if validation else round((1 - _HELD_OUT) * len(panel))
+            share = max(1, training.max_windows // len(panels))
+            learn.append(self._examples(panel.rows(0, cut), config, lookback, horizon, share))
+            if not validation:
+                late = panel.rows(cut - lookback, len(panel)) if cut > lookback else panel
+                share = max(1, training.max_validation // len(panels))
+                judge.append(self._examples(late, config, lookback, horizon, share, first=min(lookback, cut)))
+        for panel in (_ordered(p) for p in validation):
+            share = max(1, training.max_validation // len(validation))
+            judge.append(self._examples(panel, config, lookback, horizon, share, first=min(lookback, len(panel) // 2)))
+        kept = []
+        for member, net in enumerate(nets):
+            fitted = train(
+                net,
+                [e for e in learn if e],
+                [e for e in judge if e],
+                training,
+                seed=seed + member,
+                keep_start=bool(self._nets),
+                progress=progress,
+            )
+            kept.append(fitted.net.eval())
+        self._nets, self._digest = kept, ""
+
+    def _examples(
+        self, panel: Panel, config: ModelConfig, lookback: int, horizon: int, limit: int, *, first: int = 0
+    ) -> Examples | None:
+        """Windows of one panel for training or validation."""
+        return examples_of(
+            panel, config, lookback=lookback, horizon=horizon, stats=self._stats, first=first, limit=limit
+        )
+
+    # ---- forecasting ----------------------------------------------------------------------------------------
+    def predict(
+        self,
+        windows: WindowBatch,
+        horizon: int,
+        *,
+        samples: int = 100,
+        seed: int = 0,
+        only: Sequence[str] | None = None,
+    ) -> ForecastBatch:
+        """Joint sample paths (batch, samples, horizon, indicators) in the indicators' units.
+
+        The same base noise serves every window, so a window's paths do not depend on what else is in the batch, and
+        ``only`` returns the very paths that the full forecast has for those indicators. Beyond the trained horizon
+        the window is averaged to a coarser grid and every coarse step is repeated.
+
+        Raises `DataError` for an unknown name in ``only``, or before anything was learned.
+        """
+        if not self._nets:
+            raise DataError("this forecaster knows nothing yet: fit it, or load one (Forecaster.base())")
+        if horizon < 1 or samples < 1:
+            raise DataError(f"horizon {horizon} and samples {samples} must be 1 or more")
+        names = [i.name for i in windows.indicators]
+        for name in only or ():
+            if name not in names:
+                raise DataError(f"no indicator {name!r} among the windows' columns; {suggest(name, names)}")
+        wanted = [names.index(n) for n in (names if only is None else only)]
+        factor = -(-horizon // self.config.horizon)
+        if factor > 1:
+            coarse = self.predict(
+                _coarsened(windows, factor), -(-horizon // factor), samples=samples, seed=seed, only=only
+            )
+            paths = np.repeat(coarse.paths, factor, axis=2)[:, :, :horizon]
+            return dataclasses.replace(coarse, paths=paths, step_s=windows.step_s, origin_s=windows.end_s.copy())
+        return self._predict(windows, horizon, samples, seed, wanted)
+
+    def _predict(
+        self, windows: WindowBatch, horizon: int, samples: int, seed: int, wanted: Sequence[int]
+    ) -> ForecastBatch:
+        """`predict` within the trained horizon; ``wanted`` are column positions."""
+        order = sorted(range(len(windows.indicators)), key=lambda i: (int(windows.indicators[i].level), i))
+        if not self.config.compat_zero_mask and wanted:
+            # With true masks nothing flows up the levels, so columns of lower levels need not be read at all.
+            deepest = max(int(windows.indicators[i].level) for i in wanted)
+            order = [i for i in order if int(windows.indicators[i].level) <= deepest]
+        picks = [order.index(i) for i in wanted]
+        noise = _noise(samples, len(windows.indicators) * horizon, seed)[:, : len(order) * horizon]
+        paths = np.empty((len(windows), samples, horizon, len(wanted)))
+        size = max(1, _CHUNK_CELLS // max(1, len(wanted) * horizon))
+        at = 0
+        with torch.inference_mode():
+            for chunk in _columns(windows, order).chunks(size):
+                inputs = self._inputs(chunk, horizon)
+                paths[at : at + len(chunk)] = self._paths(inputs, picks, noise, horizon)
+                at += len(chunk)
+        return ForecastBatch(
+            paths=paths,
+            indicators=tuple(windows.indicators[i] for i in wanted),
+            origin_s=windows.end_s.copy(),
+            step_s=windows.step_s,
+            model=f"{self.name} {self.version}",
+            log_prob_of=lambda i: self._log_prob_of(windows, i, horizon, order, picks),
+        )
+
+    def _inputs(self, windows: WindowBatch, horizon: int) -> Inputs:
+        """The network's inputs, from the newest rows that it reads."""
+        lookback = self.config.lookback
+        if windows.lookback > lookback:
+            windows = dataclasses.replace(windows, values=windows.values[:, -lookback:])
+        return make_inputs(windows, horizon, quantiles=self.config.quantiles, stats=self._stats)
+
+    def _context(self, inputs: Inputs, picks: Sequence[int]) -> FlowContext:
+        """Flow parameters of the picked indicators; several members are joined as one mixture."""
+        contexts = [net(inputs, picks) for net in self._nets]
+        if len(contexts) == 1:
+            only: FlowContext = contexts[0]
+            return only
+        spikes = self._nets[0].spikes
+        lift = -float(np.log(len(contexts)))
+
+        def joined(parts: list[Tensor]) -> Tensor:
+            return torch.cat([p[..., :spikes] for p in parts] + [p[..., spikes:] for p in parts], dim=-1)
+
+        factor = torch.stack([c.factor for c in contexts]).mean(0)
+        return FlowContext(
+            joined([c.log_weights + lift for c in contexts]),
+            joined([c.means for c in contexts]),
+            joined([c.scales for c in contexts]),
+            factor / torch.linalg.vector_norm(factor, dim=-1, keepdim=True),
+        )
+
+    def _paths(self, inputs: Inputs, picks: Sequence[int], noise: Tensor, horizon: int) -> FloatArray:
+        """(B, samples, horizon, picked) in the indicators' units."""
+        context = self._context(inputs, picks)
+        columns = noise[:, : context.factor.shape[-1]]
+        drawn = JointFlow.sample_from(columns, context, spikes=self._nets[0].spikes * len(self._nets))
+        at = torch.tensor(list(picks))
+        values = drawn.double().reshape(*drawn.shape[:2], len(picks), horizon).transpose(-1, -2).numpy()
+        centre, scale = inputs.centre[:, at].numpy(), inputs.scale[:, at].numpy()
+        values = values * scale[:, None, None] + centre[:, None, None]
+        values = np.maximum(values, inputs.low[:, at].numpy()[:, None, None])
+        present = inputs.present[:, at].numpy()
+        for p, pick in enumerate(picks):
+            known = self._stats.get(inputs.names[pick])
+            if known is not None and known.spread == 0.0:
+                still = inputs.pace[:, pick].numpy() == 0.0
+                values[still, :, :, p] = centre[still, p, None, None]
+        return np.where(present[:, None, None], values, np.nan)
+
+    def _log_prob_of(
+        self, windows: WindowBatch, i: int, horizon: int, order: Sequence[int], picks: Sequence[int]
+    ) -> LogProb:
+        """The joint log-density of window ``i``, in the indicators' units; absent outcomes are integrated out."""
+
+        def log_prob(values: FloatArray) -> float:
+            with torch.inference_mode():
+                one = next(iter(_columns(_rows(windows, i), order).chunks(1)))
+                inputs = self._inputs(one, horizon)
+                full = list(range(len(inputs.names)))
+                context = self._context(inputs, full).double()
+                at = torch.tensor(list(picks))
+                filled = torch.full((len(full), horizon), float("nan"), dtype=torch.float64)
+                filled[at] = torch.from_numpy(np.ascontiguousarray(values.T))
+                scaled = (filled - inputs.centre[0][:, None]) / inputs.scale[0][:, None]
+                observed = ~scaled.isnan() & inputs.present[0][:, None]
+                y, seen = torch.where(observed, scaled, 0.0).view(1, -1), observed.view(1, -1)
+                marginal, copula = JointFlow().log_prob_parts(y, seen, context)
+                stretch = (inputs.scale[0].log()[:, None] * observed).sum()
+                return float(marginal.sum() + copula.sum() - stretch)
+
+        return log_prob
+
+    # ---- files ----------------------------------------------------------------------------------------------
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model as a folder (atomically); raises `DataError` before anything was learned."""
+        if not self._nets:
+            raise DataError("nothing to save: this forecaster was neither fitted nor loaded")
+        return save_artefact(folder, self._artefact())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Forecaster:
+        """Read a model folder, or a bundled one by name ("base"); raises `ArtefactError` for one that is not whole."""
+        source = Path(folder)
+        bundled = _BUNDLED / str(folder)
+        if not source.exists() and len(source.parts) == 1:
+            if not bundled.is_dir():
+                known = sorted(p.name for p in _BUNDLED.glob("*") if p.is_dir()) if _BUNDLED.is_dir() else []
+                raise ArtefactError(f"no model folder or bundled model {str(folder)!r}; {suggest(str(folder), known)}")
+            source = bundled
+        return cls._restore(load_artefact(source), source)
+
+    @classmethod
+    def base(cls) -> Forecaster:
+        """The bundled model, which forecasts services that it has never seen."""
+        return cls.load("base")
+
+    def _artefact(self) -> Artefact:
+        """Weights and settings as they are written."""
+        tensors: dict[str, Tensor] = {}
+        for i, net in enumerate(self._nets):
+            tensors |= {f"net{i}.{name}": t for name, t in net.state_dict().items()}
+        meta = {
+            "model": self.config.to_dict(),
+            "training": self._training.to_dict(),
+            "members": len(self._nets),
+            "names": list(self._nets[0].names),
+            "stats": {name: dataclasses.asdict(s) for name, s in sorted(self._stats.items())},
+        }
+        return Artefact(tensors, meta)
+
+    @classmethod
+    def _restore(cls, artefact: Artefact, source: Path) -> Forecaster:
+        """A forecaster from what was read; `ArtefactError` if the parts do not fit together."""
+        try:
+            meta = artefact.meta
+            config = ModelConfig.from_dict(meta["model"])
+            made = cls(model=config, training=TrainingConfig.from_dict(meta["training"]))
+            made._stats = {name: SeriesStats(**s) for name, s in meta["stats"].items()}
+            for i in range(int(meta["members"])):
+                net = ForecastNet(config, meta["names"])
+                prefix = f"net{i}."
+                state = {n[len(prefix) :]: t.float() for n, t in artefact.tensors.items() if n.startswith(prefix)}
+                net.load_state_dict(state)
+                made._nets.append(net.eval())
+        except (KeyError, TypeError, RuntimeError, InputError) as error:
+            raise ArtefactError(
+                f"{source}: weights and settings do not fit together ({error}); train it again"
+            ) from error
+        return made
+
+
+class _seeded:  # noqa: N801
+    """A scope in which torch's own generator starts from ``seed`` and after which it is as before."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        self._state = torch.get_rng_state()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self._state)
+
+
+def _noise(samples: int, cells: int, seed: int) -> Tensor:
+    """(samples, cells) standard normal, a Latin hypercube: every column covers all of 1/samples of the distribution."""
+    generator = np.random.default_rng(seed)
+    strata = generator.permuted(np.tile(np.arange(samples), (cells, 1)), axis=1).T
+    p = (strata + generator.uniform(0.25, 0.75, size=strata.shape)) / samples
+    noise: Tensor = torch.special.ndtri(torch.from_numpy(p)).float()
+    return noise
+
+
+def _ordered(panel: Panel) -> Panel:
+    """Columns by level (demand first), as the flow orders its cells."""
+    ranked = sorted(range(len(panel.indicators)), key=lambda i: (int(panel.indicators[i].level), i))
+    return panel.select([panel.names[i] for i in ranked])
+
+
+def _columns(windows: WindowBatch, order: Sequence[int]) -> WindowBatch:
+    """Only some columns, in the given order."""
+    at = list(order)
+    return dataclasses.replace(
+        windows,
+        values=windows.values[:, :, at],
+        indicators=tuple(windows.indicators[i] for i in at),
+        seasonal=None if windows.seasonal is None else windows.seasonal[..., at],
+    )
+
+
+def _rows(windows: WindowBatch, i: int) -> WindowBatch:
+    """Window ``i`` as a batch of one."""
+    one = slice(i, i + 1)
+    return dataclasses.replace(
+        windows,
+        values=windows.values[one],
+        end_s=windows.end_s[one],
+        seasonal=None if windows.seasonal is None else windows.seasonal[one],
+    )
+
+
+def _coarsened(windows: WindowBatch, factor: int) -> WindowBatch:
+    """Means over ``factor`` rows, counted back from the newest; steps are ``factor`` times as long."""
+    rows = windows.lookback // factor
+    if rows < 1:
+        raise DataError(f"a window of {windows.lookback} rows is too short to forecast {factor} times the horizon")
+
+    def blocks(x: FloatArray) -> FloatArray:
+        seen = ~np.isnan(x)
+        count = seen.sum(axis=2)
+        mean: FloatArray = np.where(seen, x, 0.0).sum(axis=2) / np.maximum(count, 1)
+        return np.where(count > 0, mean, np.nan)
+
+    b, _, n = windows.values.shape
+    values = blocks(windows.values[:, windows.lookback - rows * factor :].reshape(b, rows, factor, n))
+    seasonal = windows.seasonal
+    if seasonal is not None:
+        s = seasonal.shape[1]
+        pad = -seasonal.shape[2] % factor
+        padded = np.concatenate([seasonal, np.full((b, s, pad, n), np.nan)], axis=2)
+        seasonal = blocks(padded.reshape(b * s, -1, factor, n)).reshape(b, s, -1, n)
+    return dataclasses.replace(windows, values=values, step_s=windows.step_s * factor, seasonal=seasonal)
+
+
+def _widened(net: ForecastNet, names: Sequence[str]) -> ForecastNet:
+    """A copy of the network that also knows the identity of ``names`` (new ones begin as unknown ones are read)."""
+    fresh = [n for n in names if n not in net.names]
+    wide = ForecastNet(net.config, [*net.names, *fresh])
+    state: Mapping[str, Tensor] = net.state_dict()
+    grown = torch.cat([state["identity.weight"], torch.zeros(len(fresh), net.config.width)])
+    wide.load_state_dict({**state, "identity.weight": grown})
+    return wide

@@ -1,0 +1,255 @@
+"""Finding the weights: windows from panels, likelihood (and CRPS) as the loss, a fixed validation set to stop by."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from forecasting.base import Progress
+from forecasting.config import ModelConfig, TrainingConfig
+from forecasting.errors import DataError
+from forecasting.features import Inputs, SeriesStats, make_inputs
+from forecasting.flow import JointFlow, mixture_crps
+from forecasting.network import ForecastNet
+from forecasting.panel import Panel
+from forecasting.windows import WindowBatch
+
+__all__ = ["Examples", "Fitted", "examples_of", "score_examples", "train"]
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Windows with what came after them, in normalised units.
+
+    ``targets`` (B, N*S) and ``observed`` (B, N*S) are indicator-major, as the flow's cells are.
+    """
+
+    inputs: Inputs
+    targets: Tensor
+    observed: Tensor
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.inputs)
+
+    def take(self, index: Tensor) -> Examples:
+        """The windows of the given numbers."""
+        return Examples(self.inputs.take(index), self.targets[index], self.observed[index])
+
+
+def examples_of(
+    panel: Panel,
+    config: ModelConfig,
+    *,
+    lookback: int,
+    horizon: int,
+    stats: Mapping[str, SeriesStats],
+    first: int = 0,
+    limit: int | None = None,
+    seasons: bool = True,
+) -> Examples | None:
+    """Windows of one panel whose first forecast row is ``first`` or later; None if there is not one.
+
+    Args:
+        panel: what was observed.
+        config: decides the features.
+        lookback: rows read.
+        horizon: steps ahead.
+        stats: from `series_stats`.
+        first: forecast rows before this one are only history.
+        limit: keep at most this many windows, evenly spread.
+        seasons: give the values one day and one week before (as the caller of `predict` may).
+    """
+    start = max(first - 1, min(lookback, len(panel)) // 4)
+    ends = np.arange(start, len(panel) - horizon)
+    if limit is not None and len(ends) > limit:
+        ends = ends[np.linspace(0, len(ends) - 1, limit).round().astype(np.int64)]
+    if len(ends) == 0:
+        return None
+    ahead = panel.values[ends[:, None] + np.arange(1, horizon + 1)].swapaxes(1, 2)
+    kept = ~np.isnan(ahead).all(axis=(1, 2))
+    if not kept.any():
+        return None
+    ends, ahead = ends[kept], ahead[kept]
+    windows = WindowBatch.from_panel(panel, ends, lookback, horizon=horizon if seasons else 0)
+    inputs = make_inputs(windows, horizon, quantiles=config.quantiles, stats=stats)
+    observed = ~np.isnan(ahead) & inputs.present.numpy()[..., None]
+    scaled = (ahead - inputs.centre.numpy()[..., None]) / inputs.scale.numpy()[..., None]
+    # A jump of hundreds of spreads says "very far" all the same; the likelihood must not drown in it.
+    targets = np.clip(np.where(observed, scaled, 0.0), -60.0, 60.0)
+    return Examples(
+        inputs,
+        torch.from_numpy(targets.reshape(len(ends), -1).astype(np.float32)),
+        torch.from_numpy(observed.reshape(len(ends), -1)),
+    )
+
+
+def losses(net: ForecastNet, flow: JointFlow, e: Examples) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean marginal negative log-likelihood, copula part (both per cell), and weighted CRPS of a batch."""
+    context = net(e.inputs)
+    steps = e.inputs.calendar.shape[1]
+    log_density, log_copula = flow.log_prob_parts(e.targets, e.observed, context)
+    seen = e.observed.to(log_density.dtype)
+    cells = seen.sum().clamp_min(1.0)
+    # Beyond 6 nats a cell counts by the logarithm: one outlier must not steer a whole batch.
+    excess = (-log_density - 6.0).clamp_min(0.0)
+    marginal = ((-log_density).clamp_max(6.0) + torch.log1p(excess)).mul(seen).sum() / cells
+    copula = -log_copula.sum() / cells
+    weight = e.inputs.weight.clamp(0.02, 10.0).repeat_interleave(steps, dim=1) * seen
+    crps = (mixture_crps(e.targets, context) * weight).sum() / cells
+    return marginal, copula, crps
+
+
+def score_examples(
+    net: ForecastNet, sets: Sequence[Examples], config: TrainingConfig, *, batch: int = 256
+) -> tuple[float, float, float, float]:
+    """(what training minimises, marginal NLL, copula NLL, CRPS), means over all windows of ``sets``, no dropout."""
+    flow = JointFlow()
+    net.eval()
+    total = np.zeros(3)
+    count = 0
+    with torch.no_grad():
+        for examples in sets:
+            for index in torch.split(torch.arange(len(examples)), batch):
+                part = losses(net, flow, examples.take(index))
+                total += len(index) * np.array([float(p) for p in part])
+                count += len(index)
+    nll, copula, crps = (float(t) for t in total / max(count, 1))
+    return config.likelihood_weight * (nll + copula) + config.crps_weight * crps, nll, copula, crps
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The averaged weights that scored best on validation, that score, and how long it took to get there."""
+
+    net: ForecastNet
+    score: float
+    steps: int
+
+
+def train(
+    net: ForecastNet,
+    training: Sequence[Examples],
+    validation: Sequence[Examples],
+    config: TrainingConfig,
+    *,
+    seed: int,
+    keep_start: bool = False,
+    progress: Progress | None = None,
+    on_check: Callable[[int, tuple[float, float, float, float]], None] | None = None,
+) -> Fitted:
+    """AdamW with a cosine schedule on batches of one example set at a time; the running average is what is kept.
+
+    ``keep_start`` lets the starting weights win if nothing scores better. Raises `DataError` without windows.
+    """
+    training = [e for e in training if len(e)]
+    if not training:
+        raise DataError("no window to learn from: the panels are shorter than the lookback and the horizon ask for")
+    validation = [e for e in validation if len(e)] or training
+    generator = np.random.default_rng(seed)
+    torch_state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        return _train(net, training, validation, config, generator, keep_start, progress, on_check)
+    finally:
+        torch.set_rng_state(torch_state)
+
+
+def _train(
+    net: ForecastNet,
+    training: Sequence[Examples],
+    validation: Sequence[Examples],
+    config: TrainingConfig,
+    generator: np.random.Generator,
+    keep_start: bool,
+    progress: Progress | None,
+    on_check: Callable[[int, tuple[float, float, float, float]], None] | None,
+) -> Fitted:
+    """The loop of `train`."""
+    flow = JointFlow()
+    averaged = copy.deepcopy(net)
+    best: Fitted | None = None
+    if keep_start:
+        best = Fitted(copy.deepcopy(net), score_examples(net, validation, config)[0], 0)
+    optimiser = torch.optim.AdamW(_groups(net, config), lr=config.learning_rate)
+    order = _Batches(training, config.batch, generator)
+    stale = 0
+    for step in range(1, config.steps + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * _schedule(step, config)
+        net.train()
+        marginal, copula, crps = losses(net, flow, order.next())
+        loss = config.likelihood_weight * (marginal + copula) + config.crps_weight * crps
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        if bool(torch.isfinite(norm)):
+            optimiser.step()
+        _average(averaged, net, min(config.averaging, step / (step + 9.0)))
+        if step % config.check_every == 0 or step == config.steps:
+            scores = score_examples(averaged, validation, config)
+            if on_check is not None:
+                on_check(step, scores)
+            if progress is not None:
+                progress(step, config.steps, f"validation {scores[0]:.4f}")
+            if best is None or scores[0] < best.score:
+                best, stale = Fitted(copy.deepcopy(averaged), scores[0], step), 0
+            else:
+                stale += 1
+            if stale >= config.patience:
+                break
+    if best is None:
+        raise AssertionError("the last step always looks at the validation windows")
+    best.net.eval()
+    return best
+
+
+class _Batches:
+    """Batches of one example set each, sets in proportion to their windows, every window once a round."""
+
+    def __init__(self, sets: Sequence[Examples], batch: int, generator: np.random.Generator) -> None:
+        self._sets, self._batch, self._generator = sets, batch, generator
+        self._queue: list[tuple[int, np.ndarray]] = []
+
+    def next(self) -> Examples:
+        """The next batch; a new round is shuffled when the last one is used up."""
+        if not self._queue:
+            for i, examples in enumerate(self._sets):
+                shuffled = self._generator.permutation(len(examples))
+                pieces = max(1, round(len(shuffled) / self._batch))
+                self._queue.extend((i, part) for part in np.array_split(shuffled, pieces))
+            self._generator.shuffle(self._queue)
+        i, index = self._queue.pop()
+        return self._sets[i].take(torch.from_numpy(np.sort(index)))
+
+
+def _groups(net: ForecastNet, config: TrainingConfig) -> list[dict[str, object]]:
+    """Parameter groups: matrices decay, the rest does not."""
+    decayed = [p for name, p in net.named_parameters() if p.ndim > 1 and not name.startswith(("functionals", "step"))]
+    plain = [p for name, p in net.named_parameters() if p.ndim <= 1 or name.startswith(("functionals", "step"))]
+    peak = config.learning_rate
+    return [
+        {"params": decayed, "weight_decay": config.weight_decay, "peak": peak},
+        {"params": plain, "weight_decay": 0.0, "peak": peak},
+    ]
+
+
+def _schedule(step: int, config: TrainingConfig) -> float:
+    """Share of the peak learning rate: linear up, cosine down to a fiftieth."""
+    if step <= config.warm_up:
+        return step / max(1, config.warm_up)
+    along = (step - config.warm_up) / max(1, config.steps - config.warm_up)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * along))
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move the running average of the weights towards the present ones."""
+    for a, p in zip(averaged.parameters(), net.parameters(), strict=True):
+        a.lerp_(p, 1.0 - decay)

@@ -1,0 +1,68 @@
+"""Shape, type and mask checks shared by all mechanisms, with messages that name both sides."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kernels.errors import KernelError
+
+__all__ = ["check_key_mask", "check_qkv", "default_scale", "repeat_heads", "visible"]
+
+
+def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise `KernelError` unless q (B, Hq, Lq, D), k (B, Hk, Lk, D), v (B, Hv, Lk, Dv) fit each other."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4:
+            raise KernelError(f"{name} has shape {tuple(x.shape)}, expected (batch, heads, length, head size)")
+        if not x.is_floating_point():
+            raise KernelError(f"{name} is {x.dtype}, expected a floating type")
+    if not q.shape[0] == k.shape[0] == v.shape[0]:
+        raise KernelError(f"batch sizes differ: q {q.shape[0]}, k {k.shape[0]}, v {v.shape[0]}")
+    if k.shape[2] != v.shape[2]:
+        raise KernelError(f"k has {k.shape[2]} keys but v has {v.shape[2]} values")
+    if q.shape[3] != k.shape[3]:
+        raise KernelError(f"q has head size {q.shape[3]} but k has {k.shape[3]}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise KernelError(f"types differ: q {q.dtype}, k {k.dtype}, v {v.dtype}")
+    for name, x in (("k", k), ("v", v)):
+        if x.shape[1] == 0 or q.shape[1] % x.shape[1]:
+            raise KernelError(f"{name} has {x.shape[1]} heads, which do not divide the {q.shape[1]} heads of q")
+
+
+def check_key_mask(key_mask: Tensor | None, k: Tensor) -> None:
+    """Raise `KernelError` unless ``key_mask`` is None or a boolean (B, Lk) tensor (True = visible)."""
+    if key_mask is None:
+        return
+    want = (k.shape[0], k.shape[2])
+    if key_mask.dtype != torch.bool or tuple(key_mask.shape) != want:
+        raise KernelError(
+            f"key_mask is {key_mask.dtype} of shape {tuple(key_mask.shape)}, expected torch.bool of shape {want}"
+        )
+
+
+def default_scale(q: Tensor, scale: float | None) -> float:
+    """``scale``, or 1 / sqrt(head size) if it is None."""
+    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+
+
+def repeat_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, H, L, D) with each head repeated to ``heads`` (neighbouring queries share one), a view where equal."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
+def visible(q: Tensor, k: Tensor, *, causal: bool, key_mask: Tensor | None) -> Tensor | None:
+    """Which key each query may see: bool, broadcastable to (B, 1, Lq, Lk), or None if all may be seen.
+
+    Causal is aligned bottom right: query i sees key j iff j <= i + (Lk - Lq).
+    """
+    mask = None if key_mask is None else key_mask[:, None, None, :]
+    if causal:
+        lq, lk = q.shape[2], k.shape[2]
+        i = torch.arange(lq, device=q.device)[:, None]
+        j = torch.arange(lk, device=q.device)[None, :]
+        below = (j <= i + (lk - lq))[None, None]
+        mask = below if mask is None else mask & below
+    return mask

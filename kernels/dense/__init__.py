@@ -1,0 +1,1 @@
+"""Plain (dense, exact) attention: the definition and PyTorch's own fused version."""
