@@ -64,12 +64,10 @@ def apply_behavior(memory: GuardMemory, behavior: Behavior, now_s: float, curren
     if limited != stable:
         bound = "behavior"
     ups, downs = memory.ups, memory.downs
-    if up.policies or down.policies:
-        span = max((p.period_s for rules in (up, down) for p in rules.policies), default=0.0)
-        if ups and ups[0][0] <= now_s - span:
-            ups = tuple(m for m in ups if m[0] > now_s - span)
-        if downs and downs[0][0] <= now_s - span:
-            downs = tuple(m for m in downs if m[0] > now_s - span)
+    if (ups or downs or limited != current) and (up.policies or down.policies):
+        since = now_s - max(p.period_s for rules in (up, down) for p in rules.policies)
+        ups = tuple(m for m in ups if m[0] > since)
+        downs = tuple(m for m in downs if m[0] > since)
         if limited > current:
             ups = (*ups, (now_s, limited - current))
         elif limited < current:

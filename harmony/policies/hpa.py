@@ -97,26 +97,29 @@ class HpaPolicy:
             memory, bound = guarded.memory, guarded.bound_by
             quiet = guarded.replicas == ordered and bound != "behavior"
             ordered, ready = guarded.replicas, min(ready, guarded.replicas)
-            sync = self._next(sync, syncs, memory, observation.now_s) if quiet else sync + 1
+            sync = self._next(sync, syncs, memory, desired, observation.now_s) if quiet else sync + 1
         reason = Reason.TARGET_RATIO if ordered != observation.ordered else Reason.WITHIN_TOLERANCE
         if bound:
             reason = Reason.STABILIZED if bound == "stabilization" else Reason.RATE_LIMITED
         return Decision(ordered, observation.ordered, reason, bound_by=bound, memory=memory)
 
-    def _next(self, sync: int, syncs: int, memory: GuardMemory, began_s: float) -> int:
-        """The next sync that can differ from the one just made: the last of the turn if no window runs out before.
+    def _next(self, sync: int, syncs: int, memory: GuardMemory, desired: int, began_s: float) -> int:
+        """The next sync of the turn that can differ from the quiet one just made.
 
-        Between them every sync sees the same demand, makes the same recommendation and changes nothing.
+        Every sync until then sees the same demand, makes the same recommendation and changes nothing; what changes
+        is that an older, different recommendation leaves its window.
         """
         last = syncs - 1
         if sync >= last:
             return syncs
-        last_s = began_s + last * self.sync_s
-        up, down = self.behavior_.scale_up, self.behavior_.scale_down
-        runs_out = (memory.highs and memory.highs[0][0] + down.stabilization_window_s <= last_s) or (
-            memory.lows and memory.lows[0][0] + up.stabilization_window_s <= last_s
-        )
-        return sync + 1 if runs_out else last
+        leaves_s = math.inf
+        if memory.highs and memory.highs[0][1] != desired:
+            leaves_s = memory.highs[0][0] + self.behavior_.scale_down.stabilization_window_s
+        if memory.lows and memory.lows[0][1] != desired:
+            leaves_s = min(leaves_s, memory.lows[0][0] + self.behavior_.scale_up.stabilization_window_s)
+        if math.isinf(leaves_s):
+            return last
+        return min(last, max(sync + 1, math.ceil((leaves_s - began_s) / self.sync_s - ROUND)))
 
     def fitted(self, past: Past) -> HpaPolicy:
         """Nothing to fill in."""
