@@ -1,0 +1,354 @@
+"""`evaluate`: forecasting methods against each other over the same windows of the same panels, by a fixed protocol."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from forecasting import scores
+from forecasting.base import ForecastModel, Progress
+from forecasting.errors import DataError, UsageError, suggest
+from forecasting.methods import DEFAULT_METHOD, create_method, method_names
+from forecasting.panel import FloatArray, Level, Panel
+from forecasting.parallel import run_calls
+from forecasting.windows import WindowBatch
+
+__all__ = ["PROTOCOLS", "EvaluationReport", "Protocol", "SeriesScores", "Split", "evaluate", "evaluate_series"]
+
+Methods = Sequence[str] | Mapping[str, Callable[[], ForecastModel]]
+
+# Elements of sample paths held at once (32 MiB of float64), and samples that the energy score (quadratic) looks at.
+BLOCK = 4_194_304
+ENERGY_SAMPLES = 50
+LEVELS = (0.5, 0.8, 0.95)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a panel is cut, what a forecaster may read and which indicators are averaged.
+
+    Attributes:
+        name: what reports call it.
+        train, test: shares of the rows; validation is what lies between.
+        seasonal: whether windows carry values from before the lookback (the same hour yesterday, last week).
+        noise: name endings of indicators that are left out of the average over forecastable ones; those that are
+            constant in training are always left out.
+    """
+
+    name: str
+    train: float = 0.7
+    test: float = 0.2
+    seasonal: bool = True
+    noise: tuple[str, ...] = ()
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    p.name: p
+    for p in (
+        # The split, scale and lookback of HARMONY (arXiv 2408.01000) on its Fisher data. The three left out of
+        # `crps_forecastable` jump between plateaus at random, which no forecaster can foresee.
+        Protocol(
+            "fisher-paper",
+            seasonal=False,
+            noise=("io_service_bytes_Async", "io_service_bytes_Read", "network_tcp_TimeWait"),
+        ),
+        Protocol("split"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers: training is 0..train-1, validation up to test-1, test up to rows-1."""
+
+    train: int
+    test: int
+    rows: int
+
+    @classmethod
+    def of(cls, panel: Panel, protocol: Protocol, lookback: int, horizon: int) -> Split:
+        """The protocol's split of one panel; `DataError` where a part is too short for lookback and horizon."""
+        rows = len(panel)
+        split = cls(train=int(rows * protocol.train), test=rows - int(rows * protocol.test), rows=rows)
+        if split.train < lookback + horizon:
+            raise DataError(
+                f"{panel.name}: {rows} rows leave {split.train} for training, fewer than lookback {lookback} + horizon "
+                f"{horizon}; give a longer series or a shorter lookback"
+            )
+        if rows - split.test < horizon:
+            raise DataError(
+                f"{panel.name}: {rows} rows leave {rows - split.test} for testing, fewer than the horizon {horizon}"
+            )
+        return split
+
+
+@dataclass(frozen=True)
+class SeriesScores:
+    """What one method scored on one series; CRPS, MSE and energy score in the MinMax scale of the training part.
+
+    `load` is the demand (the first indicator of level 1); `forecastable` leaves out noise and constants. `coverage_80`
+    is the share of outcomes inside the central 80 % interval. `unforecast` is the share of observed outcomes for which
+    the method gave no forecast; they are in no score.
+    """
+
+    crps: float
+    mse: float
+    crps_load: float
+    mse_load: float
+    crps_forecastable: float
+    mse_forecastable: float
+    coverage_50: float
+    coverage_80: float
+    coverage_95: float
+    energy_score: float
+    unforecast: float
+    fit_seconds: float
+    predict_seconds: float
+    windows: int
+    indicators: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Scores by method and series, with what was asked."""
+
+    dataset: str
+    protocol: str
+    lookback: int
+    horizon: int
+    samples: int
+    seed: int
+    methods: dict[str, dict[str, SeriesScores]]
+
+    def mean(self, method: str) -> dict[str, float]:
+        """A method's scores averaged over the series, each series counting the same."""
+        rows = list(self.methods[method].values())
+        names = [n for n, v in asdict(rows[0]).items() if isinstance(v, int | float)]
+        return {n: float(np.mean([getattr(r, n) for r in rows])) for n in names}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`; what could not be scored is null."""
+        methods = {
+            name: {"mean": self.mean(name), "series": {s: asdict(r) for s, r in series.items()}}
+            for name, series in self.methods.items()
+        }
+        report = asdict(self) | {"methods": methods}
+        return {k: _plain(v) for k, v in report.items()}
+
+
+def evaluate(
+    panels: Mapping[str, Panel],
+    *,
+    methods: Methods = (DEFAULT_METHOD,),
+    protocol: str = "split",
+    lookback: int = 72,
+    horizon: int = 1,
+    samples: int = 200,
+    seed: int = 0,
+    jobs: int = 1,
+    dataset: str = "",
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Progress | None = None,
+) -> EvaluationReport:
+    """Fit every method on every panel's training part and score every window of its test part.
+
+    Args:
+        panels: series by name; each is fitted and scored on its own.
+        methods: names (see `forecasting.methods`), or factories by name.
+        protocol: name in `PROTOCOLS`.
+        lookback: rows that a forecast reads.
+        horizon: steps forecast; a score is the mean over them.
+        samples: paths per forecast.
+        seed: for everything random.
+        jobs: worker processes; results do not depend on it.
+        dataset: what the report calls the data.
+        clock: seconds, for `fit_seconds` and `predict_seconds`.
+        progress: told (done, total, what) after each method and series.
+
+    Raises `UsageError` for unknown names or numbers below 1, `DataError` for panels that are too short.
+    """
+    plan = _protocol(protocol)
+    factories = _factories(methods)
+    if not panels:
+        raise DataError("no series to evaluate")
+    for what, number in (("lookback", lookback), ("horizon", horizon), ("samples", samples), ("jobs", jobs)):
+        if number < 1:
+            raise UsageError(f"{what} {number}: expected 1 or more")
+    for panel in panels.values():
+        Split.of(panel, plan, lookback, horizon)
+    tasks = [(method, series) for series in panels for method in factories]
+    calls = [
+        (panels[series], factories[method], plan, lookback, horizon, samples, seed, clock) for method, series in tasks
+    ]
+    found: dict[tuple[str, str], SeriesScores] = {}
+    for done, (i, result) in enumerate(run_calls(evaluate_series, calls, jobs), start=1):
+        found[tasks[i]] = result
+        if progress is not None:
+            progress(done, len(tasks), f"{tasks[i][0]} on {tasks[i][1]}")
+    return EvaluationReport(
+        dataset=dataset,
+        protocol=plan.name,
+        lookback=lookback,
+        horizon=horizon,
+        samples=samples,
+        seed=seed,
+        methods={m: {s: found[m, s] for s in panels} for m in factories},
+    )
+
+
+def evaluate_series(
+    panel: Panel,
+    factory: str | Callable[[], ForecastModel],
+    protocol: Protocol,
+    lookback: int,
+    horizon: int,
+    samples: int,
+    seed: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> SeriesScores:
+    """One method on one panel: fit on the training part, choose on validation, score every test window."""
+    split = Split.of(panel, protocol, lookback, horizon)
+    model = create_method(factory) if isinstance(factory, str) else factory()
+    began = clock()
+    model.fit(
+        [panel.rows(0, split.train)],
+        lookback=lookback,
+        horizon=horizon,
+        validation=[panel.rows(max(0, split.train - lookback), split.test)],
+        seed=seed,
+    )
+    fit_seconds = clock() - began
+    low, span = _min_max(panel.values[: split.train])
+    ends = np.arange(split.test - 1, split.rows - horizon)
+    size = max(1, BLOCK // (samples * horizon * len(panel.indicators)))
+    parts = []
+    predict_seconds = 0.0
+    for lo in range(0, len(ends), size):
+        some = ends[lo : lo + size]
+        windows = WindowBatch.from_panel(panel, some, lookback, horizon=horizon if protocol.seasonal else 0)
+        began = clock()
+        forecast = model.predict(windows, horizon, samples=samples, seed=seed)
+        predict_seconds += clock() - began
+        outcome = panel.values[some[:, None] + np.arange(1, horizon + 1)]
+        parts.append(_score((forecast.paths - low) / span, (outcome - low) / span))
+    table = _Table.join(parts)
+    return table.summary(panel, protocol, split, fit_seconds=fit_seconds, predict_seconds=predict_seconds)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Scores element by element: (windows, horizon, indicators), coverage with the interval first, energy by window."""
+
+    crps: FloatArray
+    mse: FloatArray
+    coverage: FloatArray
+    energy: FloatArray
+    observed: FloatArray
+
+    @classmethod
+    def join(cls, parts: Sequence[_Table]) -> _Table:
+        """Consecutive windows as one table."""
+        return cls(
+            crps=np.concatenate([p.crps for p in parts]),
+            mse=np.concatenate([p.mse for p in parts]),
+            coverage=np.concatenate([p.coverage for p in parts], axis=1),
+            energy=np.concatenate([p.energy for p in parts]),
+            observed=np.concatenate([p.observed for p in parts]),
+        )
+
+    def summary(
+        self, panel: Panel, protocol: Protocol, split: Split, *, fit_seconds: float, predict_seconds: float
+    ) -> SeriesScores:
+        """Means over windows and steps, then over indicators."""
+        crps, mse = _mean_by_indicator(self.crps), _mean_by_indicator(self.mse)
+        load = next((i for i, ind in enumerate(panel.indicators) if ind.level == Level.DEMAND), 0)
+        known = _forecastable(panel, protocol, split)
+        seen = self.observed > 0
+        covered = [_mean(_mean_by_indicator(c)) for c in self.coverage]
+        return SeriesScores(
+            crps=_mean(crps),
+            mse=_mean(mse),
+            crps_load=float(crps[load]),
+            mse_load=float(mse[load]),
+            crps_forecastable=_mean(crps[known]),
+            mse_forecastable=_mean(mse[known]),
+            coverage_50=covered[0],
+            coverage_80=covered[1],
+            coverage_95=covered[2],
+            energy_score=_mean(self.energy),
+            unforecast=float(np.isnan(self.crps[seen]).mean()) if seen.any() else 0.0,
+            fit_seconds=fit_seconds,
+            predict_seconds=predict_seconds,
+            windows=len(self.energy),
+            indicators={
+                name: {"crps": float(c), "mse": float(m)} for name, c, m in zip(panel.names, crps, mse, strict=True)
+            },
+        )
+
+
+def _score(paths: FloatArray, outcome: FloatArray) -> _Table:
+    return _Table(
+        crps=scores.crps(paths, outcome),
+        mse=scores.mean_squared_error(paths, outcome),
+        coverage=scores.coverage(paths, outcome, LEVELS),
+        energy=scores.energy_score(paths[:, :ENERGY_SAMPLES], outcome),
+        observed=(~np.isnan(outcome)).astype(np.float64),
+    )
+
+
+def _min_max(train: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Least value and range of every indicator; (0, 1) for one never seen, range 1 for a constant."""
+    low = np.fmin.reduce(train, axis=0)
+    span = np.fmax.reduce(train, axis=0) - low
+    return np.where(np.isnan(low), 0.0, low), np.where(span > 0, span, 1.0)
+
+
+def _forecastable(panel: Panel, protocol: Protocol, split: Split) -> list[int]:
+    """Columns that vary in training and are not noise by the protocol; all where none is left."""
+    train = panel.values[: split.train]
+    varies = np.fmax.reduce(train, axis=0) > np.fmin.reduce(train, axis=0)
+    kept = [i for i, name in enumerate(panel.names) if varies[i] and not name.endswith(protocol.noise)]
+    return kept or list(range(len(panel.names)))
+
+
+def _mean(values: FloatArray) -> float:
+    """Mean of what is there, NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def _mean_by_indicator(values: FloatArray) -> FloatArray:
+    """(indicators,) means over windows and steps of what was scored."""
+    return np.array([_mean(values[..., k]) for k in range(values.shape[-1])])
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - walks a JSON tree
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _protocol(name: str) -> Protocol:
+    try:
+        return PROTOCOLS[name]
+    except KeyError:
+        raise UsageError(f"no evaluation protocol {name!r}; {suggest(name, PROTOCOLS)}") from None
+
+
+def _factories(methods: Methods) -> Mapping[str, str | Callable[[], ForecastModel]]:
+    """Factories by method name; names stand for themselves and are looked up by the worker."""
+    if isinstance(methods, Mapping):
+        return methods
+    if isinstance(methods, str):
+        methods = (methods,)
+    for name in methods:
+        if name not in method_names():
+            create_method(name)
+    if not methods:
+        raise UsageError(f"no method to evaluate; known: {', '.join(method_names())}")
+    return {name: name for name in methods}
