@@ -20,7 +20,7 @@ from simulator.traces.tidy import FilteredTable, read_tidy
 from simulator.traces.trace import Trace
 from simulator.traces.wide import read_wide, stem
 
-__all__ = ["BUNDLED", "TraceInfo", "list_traces", "load_trace"]
+__all__ = ["BUNDLED", "Trace", "TraceInfo", "list_traces", "load_trace"]
 
 _DATA = Path(__file__).resolve().parent.parent / "data"
 

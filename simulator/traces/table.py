@@ -219,7 +219,7 @@ class TextTable:
             for out, index in enumerate(at):
                 cells = [row[index] for row in block]
                 try:
-                    part[:, out] = [float(cell or "nan") for cell in cells]
+                    part[:, out] = list(map(float, cells if all(cells) else [cell or "nan" for cell in cells]))
                 except ValueError:
                     part[:, out] = [self._number(first + i, columns[out], cell) for i, cell in enumerate(cells)]
             if np.isinf(part).any():
