@@ -69,8 +69,14 @@ class FluidWorld:
         return self._pool.started_s()
 
     def scale(self, replicas: int) -> int:
-        """Order replicas in the present step; always accepted."""
-        self._pool.scale(self._step, replicas)
+        """Order replicas in the present step; always accepted.
+
+        What is ordered in the first step serves at once: the service did not begin with the trace.
+        """
+        if self._step == 0:
+            self._pool.begin(replicas)
+        else:
+            self._pool.scale(self._step, replicas)
         return replicas
 
     # ---- time -----------------------------------------------------------------------------------------------

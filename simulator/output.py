@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from forecasting.errors import UsageError
-from simulator.report import write_report
 from simulator.result import ReplayResult
 
 __all__ = ["staged", "write_outputs"]
@@ -45,6 +44,8 @@ def staged(out: Path | None) -> Iterator[Path | None]:
 
 def write_outputs(result: ReplayResult, folder: Path) -> None:
     """Write `replay.json`, `replicas.csv` and `report.html` of ``result`` into ``folder``."""
+    from simulator.report import write_report  # draws, so it takes a moment to import
+
     text = json.dumps(result.to_json(), sort_keys=True, indent=2, allow_nan=False)
     (folder / "replay.json").write_text(text + "\n", encoding="utf-8")
     write_replicas(result, folder / "replicas.csv")

@@ -70,6 +70,10 @@ class GpuPool:
         self._starting: deque[_Starting] = deque()  # oldest order first
         self._took: list[float] = []
 
+    def begin(self, replicas: int) -> None:
+        """Start the world with ``replicas`` that serve already."""
+        self.ordered = self.ready = replicas
+
     def advance(self, step: int) -> None:
         """Move to ``step``: whatever has finished starting serves from now on."""
         starting = self._starting

@@ -100,8 +100,15 @@ class Decision:
             at = max(0, int(np.searchsorted(self.candidates.replicas, replicas, side="right")) - 1)
             risk = float(self.candidates.violation_probability[at])
             cost = float(self.candidates.expected_cost[at])
+        wanted = self.replicas if self.unconstrained < 0 else self.unconstrained
         return replace(
-            self, replicas=replicas, reason=reason, bound_by=bound_by, violation_probability=risk, expected_cost=cost
+            self,
+            unconstrained=wanted,
+            replicas=replicas,
+            reason=reason,
+            bound_by=bound_by,
+            violation_probability=risk,
+            expected_cost=cost,
         )
 
     def to_json(self) -> dict[str, Any]:
