@@ -18,7 +18,17 @@ from forecasting.panel import FloatArray, Level, Panel
 from forecasting.parallel import run_calls
 from forecasting.windows import WindowBatch
 
-__all__ = ["PROTOCOLS", "EvaluationReport", "Protocol", "SeriesScores", "Split", "evaluate", "evaluate_series"]
+__all__ = [
+    "PROTOCOLS",
+    "EvaluationReport",
+    "Protocol",
+    "SeriesScores",
+    "Settings",
+    "Split",
+    "evaluate",
+    "evaluate_series",
+    "score_model",
+]
 
 Methods = Sequence[str] | Mapping[str, Callable[[], ForecastModel]]
 
@@ -63,6 +73,22 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How forecasts are asked for: rows read, steps ahead, paths per forecast, seed; the same for every method."""
+
+    protocol: Protocol
+    lookback: int = 72
+    horizon: int = 1
+    samples: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lookback", "horizon", "samples"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)}: expected 1 or more")
+
+
+@dataclass(frozen=True)
 class Split:
     """Row numbers: training is 0..train-1, validation up to test-1, test up to rows-1."""
 
@@ -71,10 +97,14 @@ class Split:
     rows: int
 
     @classmethod
-    def of(cls, panel: Panel, protocol: Protocol, lookback: int, horizon: int) -> Split:
+    def of(cls, panel: Panel, settings: Settings) -> Split:
         """The protocol's split of one panel; `DataError` where a part is too short for lookback and horizon."""
-        rows = len(panel)
-        split = cls(train=int(rows * protocol.train), test=rows - int(rows * protocol.test), rows=rows)
+        rows, lookback, horizon = len(panel), settings.lookback, settings.horizon
+        split = cls(
+            train=int(rows * settings.protocol.train),
+            test=rows - int(rows * settings.protocol.test),
+            rows=rows,
+        )
         if split.train < lookback + horizon:
             raise DataError(
                 f"{panel.name}: {rows} rows leave {split.train} for training, fewer than lookback {lookback} + horizon "
@@ -172,19 +202,16 @@ def evaluate(
 
     Raises `UsageError` for unknown names or numbers below 1, `DataError` for panels that are too short.
     """
-    plan = _protocol(protocol)
+    settings = Settings(_protocol(protocol), lookback, horizon, samples, seed)
     factories = _factories(methods)
     if not panels:
         raise DataError("no series to evaluate")
-    for what, number in (("lookback", lookback), ("horizon", horizon), ("samples", samples), ("jobs", jobs)):
-        if number < 1:
-            raise UsageError(f"{what} {number}: expected 1 or more")
+    if jobs < 1:
+        raise UsageError(f"jobs {jobs}: expected 1 or more")
     for panel in panels.values():
-        Split.of(panel, plan, lookback, horizon)
+        Split.of(panel, settings)
     tasks = [(method, series) for series in panels for method in factories]
-    calls = [
-        (panels[series], factories[method], plan, lookback, horizon, samples, seed, clock) for method, series in tasks
-    ]
+    calls = [(panels[series], factories[method], settings, clock) for method, series in tasks]
     found: dict[tuple[str, str], SeriesScores] = {}
     for done, (i, result) in enumerate(run_calls(evaluate_series, calls, jobs), start=1):
         found[tasks[i]] = result
@@ -192,7 +219,7 @@ def evaluate(
             progress(done, len(tasks), f"{tasks[i][0]} on {tasks[i][1]}")
     return EvaluationReport(
         dataset=dataset,
-        protocol=plan.name,
+        protocol=settings.protocol.name,
         lookback=lookback,
         horizon=horizon,
         samples=samples,
@@ -204,40 +231,54 @@ def evaluate(
 def evaluate_series(
     panel: Panel,
     factory: str | Callable[[], ForecastModel],
-    protocol: Protocol,
-    lookback: int,
-    horizon: int,
-    samples: int,
-    seed: int,
+    settings: Settings,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SeriesScores:
-    """One method on one panel: fit on the training part, choose on validation, score every test window."""
-    split = Split.of(panel, protocol, lookback, horizon)
+    """One method on one panel: fit on the training part, choose on validation, score every test window.
+
+    The lookback of the first validation window reaches back into training, that of the first test window into
+    validation.
+    """
+    split = Split.of(panel, settings)
     model = create_method(factory) if isinstance(factory, str) else factory()
     began = clock()
     model.fit(
         [panel.rows(0, split.train)],
-        lookback=lookback,
-        horizon=horizon,
-        validation=[panel.rows(max(0, split.train - lookback), split.test)],
-        seed=seed,
+        lookback=settings.lookback,
+        horizon=settings.horizon,
+        validation=[panel.rows(split.train - settings.lookback, split.test)],
+        seed=settings.seed,
     )
-    fit_seconds = clock() - began
+    return score_model(model, panel, split, settings, clock, fit_seconds=clock() - began)
+
+
+def score_model(
+    model: ForecastModel,
+    panel: Panel,
+    split: Split,
+    settings: Settings,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    fit_seconds: float = 0.0,
+) -> SeriesScores:
+    """A fitted model on every window whose steps all lie in the split's test rows; the model gets raw units."""
+    horizon, samples = settings.horizon, settings.samples
     low, span = _min_max(panel.values[: split.train])
     ends = np.arange(split.test - 1, split.rows - horizon)
     size = max(1, BLOCK // (samples * horizon * len(panel.indicators)))
+    ahead = horizon if settings.protocol.seasonal else 0
     parts = []
     predict_seconds = 0.0
     for lo in range(0, len(ends), size):
         some = ends[lo : lo + size]
-        windows = WindowBatch.from_panel(panel, some, lookback, horizon=horizon if protocol.seasonal else 0)
+        windows = WindowBatch.from_panel(panel, some, settings.lookback, horizon=ahead)
         began = clock()
-        forecast = model.predict(windows, horizon, samples=samples, seed=seed)
+        forecast = model.predict(windows, horizon, samples=samples, seed=settings.seed)
         predict_seconds += clock() - began
         outcome = panel.values[some[:, None] + np.arange(1, horizon + 1)]
         parts.append(_score((forecast.paths - low) / span, (outcome - low) / span))
     table = _Table.join(parts)
-    return table.summary(panel, protocol, split, fit_seconds=fit_seconds, predict_seconds=predict_seconds)
+    return table.summary(panel, settings.protocol, split, fit_seconds=fit_seconds, predict_seconds=predict_seconds)
 
 
 @dataclass(frozen=True)
@@ -346,8 +387,8 @@ def _factories(methods: Methods) -> Mapping[str, str | Callable[[], ForecastMode
         return methods
     if isinstance(methods, str):
         methods = (methods,)
-    for name in methods:
-        if name not in method_names():
+    for name in dict.fromkeys(methods):
+        if name != DEFAULT_METHOD:  # a wrong name or a missing extra shall show before any work, torch need not load
             create_method(name)
     if not methods:
         raise UsageError(f"no method to evaluate; known: {', '.join(method_names())}")
