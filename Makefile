@@ -1,0 +1,54 @@
+# HARMONY. `make help` lists the targets; each builds what it needs in .venv from pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+export POLARS_MAX_THREADS ?= 2
+export MPLBACKEND ?= Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo test lint format bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+# The stamps hold the time of the last install; they follow the pins and the project file.
+$(VENV)/.installed: constraints.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+setup: $(VENV)/.installed ## install the pinned versions into .venv
+
+setup-test: $(VENV)/.installed-test ## the same with the test tools
+
+demo: $(VENV)/.installed ## replay the bundled trace, print the table, write out/demo/report.html
+	$(BIN)/harmony replay synthetic --tune --decide-every 5m --out out/demo
+
+lint: $(VENV)/.installed-test ## format check, lint, strict types, layer contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## everything that CI runs: lint, then all tests with coverage
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
+
+format: $(VENV)/.installed-test ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-test ## time forecasting and replaying
+	$(BIN)/python benchmarks/forecast_speed.py
+	$(BIN)/python benchmarks/replay_speed.py
+
+clean: ## remove the environment and what was made
+	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
