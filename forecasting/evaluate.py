@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -142,6 +142,10 @@ class SeriesScores:
     windows: int
     indicators: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`; what could not be scored is null."""
+        return {k: _plain(v) for k, v in asdict(self).items()}
+
 
 @dataclass(frozen=True)
 class EvaluationReport:
@@ -164,11 +168,11 @@ class EvaluationReport:
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`; what could not be scored is null."""
         methods = {
-            name: {"mean": self.mean(name), "series": {s: asdict(r) for s, r in series.items()}}
+            name: {"mean": _plain(self.mean(name)), "series": {s: r.to_json() for s, r in series.items()}}
             for name, series in self.methods.items()
         }
-        report = asdict(self) | {"methods": methods}
-        return {k: _plain(v) for k, v in report.items()}
+        asked = {f.name: getattr(self, f.name) for f in fields(self)}
+        return asked | {"methods": methods}
 
 
 def evaluate(

@@ -1,0 +1,405 @@
+"""`harmony evaluate`, `harmony train` and `harmony forecast`: the forecaster and its baselines on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from forecasting.base import ForecastModel
+    from forecasting.distribution import ForecastDistribution
+    from forecasting.evaluate import EvaluationReport, SeriesScores
+    from forecasting.panel import Panel
+
+__all__ = ["evaluate", "forecast", "train"]
+
+DATASETS = {"fisher": "fisher-paper", "traces": "split"}
+
+Lookback = Annotated[int, typer.Option(help="Rows of history that a forecast reads.")]
+Horizon = Annotated[int, typer.Option(help="Steps ahead.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Demand = Annotated[str | None, typer.Option(help="Column that replicas are counted for.")]
+
+
+# ---- harmony evaluate -------------------------------------------------------------------------------------------
+def evaluate(
+    dataset: Annotated[
+        str, typer.Argument(help="fisher (containers, the paper's protocol) or traces (any trace files).")
+    ],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the data.")],
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="Method to score (repeat); harmony by default.")
+    ] = None,
+    series: Annotated[
+        list[str] | None, typer.Option("--series", "-s", help="Only this series (repeat); all by default.")
+    ] = None,
+    lookback: Lookback = 72,
+    horizon: Horizon = 1,
+    samples: Annotated[int, typer.Option(help="Sample paths per forecast.")] = 200,
+    seed: Seed = 0,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; by default 2, or 1 on a single core.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit forecasting methods on the first 70 % of every series and score them on the last 20 %.
+
+    Scores are in the MinMax scale of the first 70 %; validation is the 10 % between.
+
+    Examples:
+    `harmony evaluate fisher data/fisher --method ridge --method window_quantiles --method last_value`
+
+    `harmony evaluate traces my-traces --method ridge --lookback 144 --horizon 12 --json`
+    """
+    from forecasting.errors import UsageError, suggest
+    from forecasting.evaluate import evaluate as run_evaluation
+    from forecasting.methods import DEFAULT_METHOD
+
+    if dataset not in DATASETS:
+        raise UsageError(f"no dataset {dataset!r}; {suggest(dataset, DATASETS)}")
+    panels = _read_series(dataset, directory, series)
+    with _progress("evaluate") as report:
+        found = run_evaluation(
+            panels,
+            methods=list(dict.fromkeys(method or [DEFAULT_METHOD])),
+            protocol=DATASETS[dataset],
+            lookback=lookback,
+            horizon=horizon,
+            samples=samples,
+            seed=seed,
+            jobs=min(2, os.cpu_count() or 1) if jobs is None else jobs,
+            dataset=dataset,
+            progress=report,
+        )
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _print_scores(found)
+
+
+def _read_series(dataset: str, directory: Path, wanted: list[str] | None) -> dict[str, Panel]:
+    """The dataset's series by name, in natural order; `DataError` for a missing folder, file or series."""
+    from forecasting.errors import DataError, suggest
+    from simulator.traces.registry import load_trace
+
+    if not directory.is_dir():
+        raise DataError(f"{directory}: no such folder; {dataset} is read from a folder of trace files")
+    files = {_stem(p): p for p in sorted(directory.iterdir(), key=_natural) if _is_trace(p)}
+    if dataset == "fisher":
+        files = {name: p for name, p in files.items() if name.startswith("container")}
+    if not files:
+        expected = "container1.csv.gz, container2.csv.gz, ..." if dataset == "fisher" else "CSV or Parquet files"
+        raise DataError(f"{directory}: no {dataset} series there; expected {expected}")
+    for name in wanted or ():
+        if name not in files:
+            raise DataError(f"{directory}: no series {name!r}; {suggest(name, files)}")
+    names = list(dict.fromkeys(wanted or files))
+    return {name: load_trace(files[name], raw=dataset == "fisher").panel for name in names}
+
+
+def _is_trace(path: Path) -> bool:
+    name = path.name.removesuffix(".gz")
+    return path.is_file() and not name.startswith(".") and name.endswith((".csv", ".tsv", ".parquet"))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[0]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort key that puts container2 before container10."""
+    import re
+
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _print_scores(report: EvaluationReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    series = len(next(iter(report.methods.values())))
+    console = Console()
+    console.print(
+        f"[bold]{report.dataset}[/bold], protocol {report.protocol}: {series} series, lookback {report.lookback}, "
+        f"horizon {report.horizon}, {report.samples} samples; means over series, MinMax scale",
+        highlight=False,
+    )
+    columns = {
+        "crps": "CRPS",
+        "mse": "MSE",
+        "crps_load": "CRPS load",
+        "crps_forecastable": "CRPS forecastable",
+        "energy_score": "energy",
+        "coverage_50": "in 50 %",
+        "coverage_80": "in 80 %",
+        "coverage_95": "in 95 %",
+        "fit_seconds": "fit s",
+        "predict_seconds": "predict s",
+    }
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("method")
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    means = {name: report.mean(name) for name in report.methods}
+    for name, mean in sorted(means.items(), key=lambda item: item[1]["crps"]):
+        table.add_row(name, *(_cell(key, mean[key]) for key in columns))
+    console.print(table, highlight=False)
+
+
+def _cell(key: str, value: float) -> str:
+    if value != value:
+        return "-"
+    return (
+        f"{value:.1%}" if key.startswith("coverage") else f"{value:.2f}" if key.endswith("seconds") else f"{value:.4f}"
+    )
+
+
+# ---- harmony train ----------------------------------------------------------------------------------------------
+def train(
+    trace: Annotated[str, typer.Argument(help="A trace file, or the bundled one: synthetic.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to save the model in.")],
+    demand: Demand = None,
+    base: Annotated[
+        bool, typer.Option("--base/--from-scratch", help="Start from the bundled model, or from random weights.")
+    ] = True,
+    lookback: Lookback = 144,
+    horizon: Horizon = 24,
+    validation: Annotated[float, typer.Option(help="Share of the rows, at the end, that training is judged on.")] = 0.2,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train the forecaster on a trace and save it; an interrupted run saves nothing.
+
+    Examples:
+    `harmony train metrics.csv --demand rps --out models/chat`
+
+    `harmony train synthetic --from-scratch --horizon 12 --out models/demo --json`
+    """
+    from forecasting.errors import UsageError
+    from forecasting.evaluate import Protocol, Settings, Split, score_model
+    from forecasting.forecaster import Forecaster
+    from simulator.traces.registry import load_trace
+
+    if not 0 < validation < 1:
+        raise UsageError(f"--validation {validation:g}: expected a share between 0 and 1")
+    settings = Settings(Protocol("train", 1 - validation, validation), lookback, horizon, samples=100, seed=seed)
+    _check_target(out)
+    panel = load_trace(trace, demand=demand).panel
+    split = Split.of(panel, settings)
+    model = Forecaster(start="base" if base else None)
+    with _progress("train") as report:
+        model.fit(
+            [panel.rows(0, split.test)],
+            lookback=lookback,
+            horizon=horizon,
+            validation=[panel.rows(max(0, split.test - lookback), split.rows)],
+            seed=seed,
+            progress=report,
+        )
+        scores = score_model(model, panel, split, settings)
+    saved = model.save(out)
+    if as_json:
+        _print_json(
+            {
+                "trace": trace,
+                "model": str(saved),
+                "version": model.version,
+                "start": "base" if base else "scratch",
+                "demand": panel.names[0],
+                "lookback": lookback,
+                "horizon": horizon,
+                "seed": seed,
+                "rows": {"training": split.test, "validation": split.rows - split.test},
+                "validation": scores.to_json(),
+            }
+        )
+        return
+    print(f"saved {saved} (version {model.version}), trained on {split.test:,} rows of {trace}")
+    print(f"on the {split.rows - split.test:,} rows after them: {_validation_line(scores)}")
+
+
+def _check_target(out: Path) -> None:
+    """Refuse a target that saving would refuse, before the minutes of training."""
+    from forecasting.errors import UsageError
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: that is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "model.json").is_file():
+        raise UsageError(f"--out {out}: that folder holds other things; name a new or empty folder, or a model's")
+
+
+def _validation_line(scores: SeriesScores) -> str:
+    return (
+        f"CRPS {scores.crps:.4f} (demand {scores.crps_load:.4f}), MSE {scores.mse:.4f} in the MinMax scale; central "
+        f"intervals of 50/80/95 % hold {scores.coverage_50:.1%} / {scores.coverage_80:.1%} / {scores.coverage_95:.1%}"
+    )
+
+
+# ---- harmony forecast -------------------------------------------------------------------------------------------
+def forecast(
+    trace: Annotated[str, typer.Argument(help="A trace file, or the bundled one: synthetic.")],
+    model: Annotated[
+        str, typer.Option(help="base (bundled), a model folder, or a method fitted on the trace, such as ridge.")
+    ] = "base",
+    demand: Demand = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Only this indicator (repeat); all by default.")
+    ] = None,
+    lookback: Lookback = 144,
+    horizon: Horizon = 12,
+    samples: Annotated[int, typer.Option(help="Sample paths.")] = 500,
+    quantiles: Annotated[str, typer.Option(help="Quantile levels, separated by commas.")] = "0.05,0.5,0.95",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Forecast the steps after the end of a trace: quantiles of every indicator at every step.
+
+    Examples:
+    `harmony forecast synthetic --horizon 6`
+
+    `harmony forecast metrics.csv --demand rps --model ridge --quantiles 0.1,0.5,0.9,0.99 --json`
+    """
+    from forecasting.errors import UsageError
+    from forecasting.windows import WindowBatch
+    from simulator.traces.registry import load_trace
+
+    levels = _levels(quantiles)
+    for what, number in (("--lookback", lookback), ("--horizon", horizon), ("--samples", samples)):
+        if number < 1:
+            raise UsageError(f"{what} {number}: expected 1 or more")
+    panel = load_trace(trace, demand=demand).panel
+    for name in only or ():
+        panel.position(name)
+    with _progress("fit") as report:
+        fitted = _model(model, panel, lookback, horizon, seed, report)
+    windows = WindowBatch.from_panel(panel, [len(panel) - 1], lookback, horizon=horizon)
+    found = fitted.predict(windows, horizon, samples=samples, seed=seed, only=only)[0]
+    if as_json:
+        _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar))
+    else:
+        _print_forecast(trace, found, levels, calendar=panel.calendar)
+
+
+def _levels(text: str) -> list[float]:
+    """Quantile levels from ``0.05,0.5``; `UsageError` for anything that is not between 0 and 1."""
+    from forecasting.errors import UsageError
+
+    try:
+        levels = [float(part) for part in text.split(",")]
+    except ValueError:
+        levels = []
+    if not levels or not all(0 < q < 1 for q in levels):
+        raise UsageError(f"--quantiles {text!r}: expected numbers between 0 and 1 such as 0.05,0.5,0.95")
+    return sorted(set(levels))
+
+
+def _model(name: str, panel: Panel, lookback: int, horizon: int, seed: int, progress: Any) -> ForecastModel:  # noqa: ANN401
+    """A saved model by folder or bundled name, else a method fitted on the panel (its last fifth validates)."""
+    from forecasting.errors import UsageError, suggest
+    from forecasting.methods import create_method, method_names
+
+    if name in method_names():
+        cut = len(panel) * 4 // 5
+        late = [panel.rows(cut - lookback, len(panel))] if cut >= lookback + horizon else []
+        early = panel.rows(0, cut) if late else panel
+        return create_method(name).fit(
+            [early], lookback=lookback, horizon=horizon, validation=late, seed=seed, progress=progress
+        )
+    if name != "base" and not Path(name).exists():
+        known = ("base", *method_names())
+        raise UsageError(f"--model {name}: neither a model folder nor a method; {suggest(name, known)}")
+    from forecasting.forecaster import Forecaster
+
+    return Forecaster.load(name)
+
+
+def _origin(found: ForecastDistribution, calendar: bool) -> str:
+    """Time of the last row: ISO 8601 in UTC, or seconds where the trace has no calendar."""
+    from datetime import UTC, datetime
+
+    if not calendar:
+        return f"{found.origin_s:.15g}"
+    return datetime.fromtimestamp(found.origin_s, tz=UTC).isoformat().replace("+00:00", "Z")
+
+
+def _forecast_json(trace: str, found: ForecastDistribution, levels: list[float], *, calendar: bool) -> dict[str, Any]:
+    values = found.quantile(levels)
+    return {
+        "trace": trace,
+        "model": found.model,
+        "origin": _origin(found, calendar),
+        "step_seconds": found.step_s,
+        "horizon": found.horizon,
+        "samples": found.samples,
+        "indicators": {
+            indicator.name: {
+                "unit": indicator.unit,
+                "level": int(indicator.level),
+                "quantiles": {f"{q:g}": [_number(v) for v in values[i, :, k]] for i, q in enumerate(levels)},
+            }
+            for k, indicator in enumerate(found.indicators)
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+def _print_forecast(trace: str, found: ForecastDistribution, levels: list[float], *, calendar: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"[bold]{trace}[/bold] after {_origin(found, calendar)}, {found.horizon} steps of {found.step_s:g} s, "
+        f"model {found.model}",
+        highlight=False,
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("indicator")
+    table.add_column("unit")
+    table.add_column("step", justify="right")
+    for q in levels:
+        table.add_column(f"{q:g}", justify="right")
+    values = found.quantile(levels)
+    shown = sorted({1, *(round(found.horizon * part / 4) for part in (1, 2, 3)), found.horizon} - {0})
+    for k, indicator in enumerate(found.indicators):
+        for row, step in enumerate(shown):
+            cells = ["absent" if v != v else f"{v:,.4g}" for v in values[:, step - 1, k]]
+            head = (indicator.name, indicator.unit) if row == 0 else ("", "")
+            table.add_row(*head, str(step), *cells)
+    console.print(table, highlight=False)
+
+
+# ---- shared -----------------------------------------------------------------------------------------------------
+def _print_json(value: Any) -> None:  # noqa: ANN401 - any JSON tree
+    print(json.dumps(value, sort_keys=True, indent=2, allow_nan=False))
+
+
+class _progress:  # noqa: N801 - used as a context manager function
+    """A progress bar on stderr while it is a terminal; silent otherwise."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+
+    def __enter__(self) -> Any:  # noqa: ANN401
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar.start()
+        task = self._bar.add_task(self._title, total=1)
+
+        def report(done: int, total: int, what: str) -> None:
+            self._bar.update(task, description=what or self._title, completed=done, total=max(1, total))
+
+        return report
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
