@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,10 +58,11 @@ def evaluate(
     from forecasting.errors import UsageError, suggest
     from forecasting.evaluate import evaluate as run_evaluation
     from forecasting.methods import DEFAULT_METHOD
+    from harmony.cli.series import read_series
 
     if dataset not in DATASETS:
         raise UsageError(f"no dataset {dataset!r}; {suggest(dataset, DATASETS)}")
-    panels = _read_series(dataset, directory, series)
+    panels = read_series(dataset, directory, series, raw=dataset == "fisher")
     with _progress("evaluate") as report:
         found = run_evaluation(
             panels,
@@ -80,42 +82,6 @@ def evaluate(
         _print_scores(found)
 
 
-def _read_series(dataset: str, directory: Path, wanted: list[str] | None) -> dict[str, Panel]:
-    """The dataset's series by name, in natural order; `DataError` for a missing folder, file or series."""
-    from forecasting.errors import DataError, suggest
-    from simulator.traces.registry import load_trace
-
-    if not directory.is_dir():
-        raise DataError(f"{directory}: no such folder; {dataset} is read from a folder of trace files")
-    files = {_stem(p): p for p in sorted(directory.iterdir(), key=_natural) if _is_trace(p)}
-    if dataset == "fisher":
-        files = {name: p for name, p in files.items() if name.startswith("container")}
-    if not files:
-        expected = "container1.csv.gz, container2.csv.gz, ..." if dataset == "fisher" else "CSV or Parquet files"
-        raise DataError(f"{directory}: no {dataset} series there; expected {expected}")
-    for name in wanted or ():
-        if name not in files:
-            raise DataError(f"{directory}: no series {name!r}; {suggest(name, files)}")
-    names = list(dict.fromkeys(wanted or files))
-    return {name: load_trace(files[name], raw=dataset == "fisher").panel for name in names}
-
-
-def _is_trace(path: Path) -> bool:
-    name = path.name.removesuffix(".gz")
-    return path.is_file() and not name.startswith(".") and name.endswith((".csv", ".tsv", ".parquet"))
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").rpartition(".")[0]
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort key that puts container2 before container10."""
-    import re
-
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-
 def _print_scores(report: EvaluationReport) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -124,28 +90,29 @@ def _print_scores(report: EvaluationReport) -> None:
     console = Console()
     console.print(
         f"[bold]{report.dataset}[/bold], protocol {report.protocol}: {series} series, lookback {report.lookback}, "
-        f"horizon {report.horizon}, {report.samples} samples; means over series, MinMax scale",
+        f"horizon {report.horizon}, {report.samples} samples\nmeans over the series; errors in the MinMax scale of the "
+        "training part; 50%, 80%, 95%: share of outcomes inside those central intervals",
         highlight=False,
+        soft_wrap=True,
     )
-    columns = {
+    titles = {
         "crps": "CRPS",
+        "crps_load": "load",
+        "crps_forecastable": "forec.",
         "mse": "MSE",
-        "crps_load": "CRPS load",
-        "crps_forecastable": "CRPS forecastable",
-        "energy_score": "energy",
-        "coverage_50": "in 50 %",
-        "coverage_80": "in 80 %",
-        "coverage_95": "in 95 %",
+        "coverage_50": "50%",
+        "coverage_80": "80%",
+        "coverage_95": "95%",
         "fit_seconds": "fit s",
-        "predict_seconds": "predict s",
+        "predict_seconds": "pred s",
     }
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("method")
-    for title in columns.values():
-        table.add_column(title, justify="right")
+    table.add_column("method", no_wrap=True)
+    for title in titles.values():
+        table.add_column(title, justify="right", no_wrap=True)
     means = {name: report.mean(name) for name in report.methods}
     for name, mean in sorted(means.items(), key=lambda item: item[1]["crps"]):
-        table.add_row(name, *(_cell(key, mean[key]) for key in columns))
+        table.add_row(name, *(_cell(key, mean[key]) for key in titles))
     console.print(table, highlight=False)
 
 
@@ -153,7 +120,7 @@ def _cell(key: str, value: float) -> str:
     if value != value:
         return "-"
     return (
-        f"{value:.1%}" if key.startswith("coverage") else f"{value:.2f}" if key.endswith("seconds") else f"{value:.4f}"
+        f"{value:.0%}" if key.startswith("coverage") else f"{value:.2f}" if key.endswith("seconds") else f"{value:.4f}"
     )
 
 
@@ -168,6 +135,7 @@ def train(
     lookback: Lookback = 144,
     horizon: Horizon = 24,
     validation: Annotated[float, typer.Option(help="Share of the rows, at the end, that training is judged on.")] = 0.2,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps at most; by default the forecaster's own.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -178,6 +146,7 @@ def train(
 
     `harmony train synthetic --from-scratch --horizon 12 --out models/demo --json`
     """
+    from forecasting.config import TrainingConfig
     from forecasting.errors import UsageError
     from forecasting.evaluate import Protocol, Settings, Split, score_model
     from forecasting.forecaster import Forecaster
@@ -189,7 +158,9 @@ def train(
     _check_target(out)
     panel = load_trace(trace, demand=demand).panel
     split = Split.of(panel, settings)
-    model = Forecaster(start="base" if base else None)
+    training = TrainingConfig() if steps is None else TrainingConfig(steps=steps)
+    model = Forecaster(training=training, start="base" if base else None)
+    began = time.perf_counter()
     with _progress("train") as report:
         model.fit(
             [panel.rows(0, split.test)],
@@ -199,7 +170,7 @@ def train(
             seed=seed,
             progress=report,
         )
-        scores = score_model(model, panel, split, settings)
+        scores = score_model(model, panel, split, settings, fit_seconds=time.perf_counter() - began)
     saved = model.save(out)
     if as_json:
         _print_json(

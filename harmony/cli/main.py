@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,11 @@ from harmony.cli.replay import replay
 from harmony.cli.traces import traces_app
 
 __all__ = ["app", "main"]
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+# typer carries its own copy of click in newer versions; this is its UsageError wherever it lives.
+USAGE_ERROR: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="harmony",
@@ -53,22 +58,21 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run with ``arguments``; returns the exit code."""
-    import click
-
     try:
         code = app(arguments, standalone_mode=False)
     except InputError as error:
         print(f"harmony: {error}", file=sys.stderr)
         return 2
-    except click.UsageError as error:
+    except USAGE_ERROR as error:
         where = f" (see: {error.ctx.command_path} --help)" if error.ctx is not None else ""
-        print(f"harmony: {error.format_message()}{where}", file=sys.stderr)
+        print(f"harmony: {' '.join(error.format_message().split())}{where}", file=sys.stderr)
         return 2
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return int(stop.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        print("harmony: interrupted; nothing was written", file=sys.stderr)
-        return 130
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except BrokenPipeError:
-        return 0
+        code = 0
+    if code == INTERRUPTED:  # typer turns some interrupts into this return value itself
+        print("harmony: interrupted; nothing was written", file=sys.stderr)
     return int(code) if isinstance(code, int) else 0

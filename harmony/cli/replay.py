@@ -69,8 +69,6 @@ def replay(
 
     `harmony replay usage.csv --demand rps --replica-capacity 25 --epsilon 0.005 --json`
     """
-    from simulator.traces.registry import load_trace
-
     from forecasting.errors import UsageError
     from harmony.cli.durations import parse_duration
     from harmony.model.objective import Objective
@@ -78,6 +76,7 @@ def replay(
     from simulator.output import staged, write_outputs
     from simulator.replay import ReplaySettings
     from simulator.replay import replay as run_replay
+    from simulator.traces.registry import load_trace
 
     names = list(dict.fromkeys(policy or policy_names()))
     for name in [*names, *([fail_on] if fail_on else [])]:
@@ -164,7 +163,8 @@ class _progress:  # noqa: N801 - used as a context manager function
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._bar.start()
         task = self._bar.add_task("replay", total=1)
 
