@@ -69,9 +69,11 @@ def regular_grid(times: ParsedTimes, table: Located, *, meta_step: float | None 
     step, multiples = _find_step(gaps, times, table)
     position = np.concatenate([[0], np.cumsum(multiples)])
     count = int(position[-1]) + 1
-    step = _refine_step(seconds, position, step)
-    if meta_step is not None and abs(meta_step - step) <= 1e-6 * step:
+    span = float(seconds[-1] - seconds[0])
+    if meta_step is not None and abs(meta_step * position[-1] - span) <= 1e-5:  # times are written to a microsecond
         step = meta_step
+    else:
+        step = _refine_step(seconds, position, step)
     drift = np.abs(seconds - seconds[0] - step * position)
     if drift.max() > 0.5 * step:
         row = int(np.argmax(drift > 0.5 * step))
@@ -83,9 +85,10 @@ def regular_grid(times: ParsedTimes, table: Located, *, meta_step: float | None 
 
 
 def _find_step(gaps: FloatArray, times: ParsedTimes, table: Located) -> tuple[float, npt.NDArray[np.int64]]:
-    """(step, whole steps of each gap); the typical gap first, then the least one; `DataError` if neither fits."""
-    typical = float(np.median(gaps))
-    for step in (typical, float(gaps.min())):
+    """(step, whole steps of each gap): the typical gap, or the least if it is frequent; `DataError` if none fits."""
+    typical, least = float(np.median(gaps)), float(gaps.min())
+    frequent = (gaps <= least * (1.0 + JITTER)).sum() >= max(3.0, 0.25 * len(gaps))
+    for step in (typical, least) if frequent else (typical,):
         multiples = np.maximum(np.round(gaps / step), 1.0)
         off = np.abs(gaps - multiples * step) > JITTER * step + 1e-6
         if multiples.sum() > _MOST_ROWS:

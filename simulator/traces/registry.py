@@ -15,8 +15,8 @@ from simulator.traces.grid import time_text
 from simulator.traces.prometheus import read_prometheus
 from simulator.traces.requests import read_mooncake_lines, read_requests, request_columns
 from simulator.traces.sources import FISHER_RAW, SOURCES
-from simulator.traces.table import Table, TextTable, decode, read_bytes
-from simulator.traces.tidy import FilteredTable, read_tidy
+from simulator.traces.table import FilteredTable, Table, TextTable, decode, read_bytes
+from simulator.traces.tidy import map_panel, read_tidy
 from simulator.traces.trace import Trace
 from simulator.traces.wide import read_wide, stem
 
@@ -82,7 +82,8 @@ def load_trace(
         demand: indicator that replicas are counted for; the source's own by default, else the first column.
         step_s: a coarser step to average into; request-level traces are counted in it (15 s by default), and a table
             whose times keep no step is averaged into it.
-        columns: map of a table's columns, ``"NAME=COLUMN:UNIT:LEVEL:KIND"`` each; the file is then read as tidy.
+        columns: keep only these, the first as demand, each ``"NAME=COLUMN:UNIT:LEVEL:KIND"`` (all but the column
+            may be left out): columns of a tidy table, indicators of any other format.
         time_column: the time column of a tidy table, if its name is not a usual one.
         where: keep only the rows in which these columns have these texts (for tables of many services).
         format: read as this format instead of the recognised one (see `list_traces`).
@@ -97,10 +98,13 @@ def load_trace(
     formats = [info.name for info in list_traces() if info.kind == "format"]
     if format is not None and format not in formats:
         raise UsageError(f"no trace format {format!r}; {suggest(format, formats)}")
-    if columns is not None or time_column is not None:
+    if time_column is not None:
         format = format or "tidy"
     path = _resolve(source)
     trace = _read(path, columns, time_column, where, format, step_s, raw)
+    if columns and trace.format != "tidy":
+        panel = map_panel(trace.panel, columns)
+        trace = replace(trace, panel=panel, demand=panel.names[0])
     if str(source) in BUNDLED:
         trace = replace(trace, licence=_BUNDLED_LICENCE)
     return _finish(replace(trace, source=str(source)), demand, step_s, raw)
@@ -139,6 +143,8 @@ def _read(
     else:
         text = decode(path.name, data)
         if text.lstrip()[:1] in ("{", "["):
+            if where:
+                raise DataError(f"{path.name}: a JSON file has no rows to choose; leave out where")
             return _read_json(path.name, text, format, step_s)
         table = TextTable(path.name, text)
         first = table.first_row()

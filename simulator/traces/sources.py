@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray, Panel
+from forecasting.windows import DAY_S
 from simulator.traces.table import Table
 from simulator.traces.wide import Column, WideSource
 
@@ -24,15 +25,28 @@ _HURRICANE_S = (807_303_180.0, 807_438_960.0)  # first and past-last minute of t
 
 
 def _fisher_cpu_rate(values: FloatArray, panel: Panel) -> tuple[FloatArray, tuple[str, ...]]:
-    """The cumulative CPU nanoseconds as cores used; a step back (about one a day) is no restart and becomes absent."""
+    """The cumulative CPU time as cores used, without the source's daily excursion.
+
+    About once a day the counter jumps up by a day's use (mostly at midnight) and steps back by as much in the evening.
+    Neither is use of the CPU, and the step back is no restart: both become absent. The jump is the largest rise
+    since the step back before, if it is at midnight or at least half as large as the step back.
+    """
     out = values.copy()
     at = panel.position(FISHER_CPU)
     rise = np.full(len(out), np.nan)
     rise[1:] = np.diff(values[:, at])
-    back = rise < 0
-    out[:, at] = np.where(back, np.nan, rise / panel.step_s)
-    note = f"{FISHER_CPU} is read as cores used; {int(back.sum())} steps back of the counter are absent"
-    return out, (note,)
+    back = np.flatnonzero(rise < 0)
+    jumps = []
+    for before, here in zip([0, *back], back, strict=False):
+        between = np.nan_to_num(rise[before + 1 : here], nan=0.0)
+        top = before + 1 + int(between.argmax()) if len(between) else here
+        if rise[top] >= -rise[here] / 2.0 or (rise[top] > 0 and panel.times_s[top] % DAY_S == 0):
+            jumps.append(top)
+    rise[back] = np.nan
+    rise[jumps] = np.nan
+    out[:, at] = rise / panel.step_s
+    edges = f"{len(back)} steps back of the counter and {len(jumps)} jumps ahead of them are absent"
+    return out, (f"{FISHER_CPU} is read as cores used; {edges}",)
 
 
 def _servegen_holes(table: Table) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -25,6 +25,7 @@ from forecasting.panel import FloatArray
 
 __all__ = [
     "META_PREFIX",
+    "FilteredTable",
     "Located",
     "ParsedTimes",
     "Table",
@@ -306,3 +307,41 @@ def parse_meta(name: str, text: str) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise DataError(f"{name}, line 1: the metadata is not a JSON object")
     return meta
+
+
+class FilteredTable:
+    """The rows of a table in which some columns have a given text; those columns are left out."""
+
+    def __init__(self, base: Table, where: Mapping[str, str]) -> None:
+        self._base = base
+        self.name = base.name
+        self.meta = base.meta
+        keep = np.ones(0, dtype=bool)
+        for column, text in where.items():
+            cells = base.texts(pick_column(base, column))
+            match = np.array([cell == text for cell in cells])
+            if not match.any():
+                raise DataError(f"{base.name}: no row has {column}={text}; {suggest(text, dict.fromkeys(cells))}")
+            keep = match if not len(keep) else keep & match
+        self._rows = np.flatnonzero(keep)
+        if not len(self._rows):
+            raise DataError(f"{base.name}: no row has " + " and ".join(f"{c}={t}" for c, t in where.items()))
+        self.header = tuple(c for c in base.header if c not in where)
+
+    def where(self, row: int) -> str:
+        """Where a kept row stands in the file."""
+        return self._base.where(int(self._rows[row]))
+
+    def numbers(self, columns: Sequence[str]) -> FloatArray:
+        """(rows, columns) the kept rows' numbers."""
+        return np.asarray(self._base.numbers(columns)[self._rows])
+
+    def texts(self, column: str) -> list[str]:
+        """The kept rows' text."""
+        cells = self._base.texts(column)
+        return [cells[row] for row in self._rows]
+
+    def times(self, column: str) -> ParsedTimes:
+        """The kept rows' times."""
+        times = self._base.times(column)
+        return ParsedTimes(times.seconds[self._rows], times.calendar)

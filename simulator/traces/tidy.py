@@ -6,24 +6,23 @@ stands in the file if `write_trace` made it. Unsaid, the first column is the dem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from forecasting.errors import DataError, suggest
-from forecasting.panel import FloatArray, Indicator, Kind, Panel
+from forecasting.panel import KINDS, FloatArray, Indicator, Kind, Panel
 from simulator.traces.grid import Grid, bin_rows, mean_by_row, regular_grid
 from simulator.traces.table import ParsedTimes, Table, pick_column
 from simulator.traces.trace import Trace
 from simulator.traces.wide import stem
 
-__all__ = ["FilteredTable", "parse_column", "read_tidy", "time_column_of"]
+__all__ = ["ColumnEntry", "map_panel", "parse_column", "read_tidy", "time_column_of"]
 
 _TIME_NAMES = ("timestamp", "time", "datetime", "date", "ts", "ds", "t", "timestamps", "date_time", "unixtime", "epoch")
 _SERIES_NAMES = ("indicator", "metric", "series", "variable", "name", "unique_id")
-_KINDS: tuple[str, ...] = get_args(Kind)
 
 
 def time_column_of(table: Table, wanted: str | None = None) -> str:
@@ -40,31 +39,60 @@ def time_column_of(table: Table, wanted: str | None = None) -> str:
     )
 
 
-def parse_column(spec: str, header: Sequence[str]) -> tuple[str, Indicator]:
-    """(column of the file, indicator) of a map entry ``NAME=COLUMN:UNIT:LEVEL:KIND``; name and tail may be left out.
+@dataclass(frozen=True)
+class ColumnEntry:
+    """One entry of a column map; what is None was not said."""
+
+    column: str
+    name: str
+    unit: str | None = None
+    level: int | None = None
+    kind: Kind | None = None
+
+    def indicator(self, known: Indicator) -> Indicator:
+        """The indicator: what the entry says, and for the rest what is known of the column."""
+        return Indicator(
+            self.name,
+            known.unit if self.unit is None else self.unit,
+            known.level if self.level is None else self.level,
+            known.kind if self.kind is None else self.kind,
+        )
+
+
+def parse_column(spec: str, header: Sequence[str]) -> ColumnEntry:
+    """An entry ``NAME=COLUMN:UNIT:LEVEL:KIND`` of a column map; the name and any part of the tail may be left out.
 
     Column names may hold ``:`` and ``=``; the longest one that the header has is taken. `DataError` for a column
     that is not there (with near names), a level outside 1..3 or an unknown kind.
     """
-    splits = [(name, rest) for name, sep, rest in (spec.partition("="),) if sep and name]
-    for name, text in [("", spec), *splits]:
+    named, sep, rest = spec.partition("=")
+    readings = [("", spec), *([(named, rest)] if sep and named else [])]
+    for name, text in readings:
         pieces = text.split(":")
         for take in range(len(pieces), 0, -1):
             column = ":".join(pieces[:take])
             if column in header and len(pieces) - take <= 3:
-                return column, _indicator(spec, name or column, pieces[take:])
-    wanted = (splits[0][1] if splits else spec).split(":")[0]
+                return _entry(spec, column, name or column, pieces[take:])
+    wanted = readings[-1][1].split(":")[0]
     raise DataError(f"column map {spec!r}: no column {wanted!r}; {suggest(wanted, header)}")
 
 
-def _indicator(spec: str, name: str, tail: list[str]) -> Indicator:
-    """The indicator of a map entry's name and its ``[unit, level, kind]``."""
+def _entry(spec: str, column: str, name: str, tail: list[str]) -> ColumnEntry:
+    """The entry of a column, its name and its ``[unit, level, kind]``."""
     unit, level, kind = (*tail, *("", "", "")[len(tail) :])
     if level and level not in ("1", "2", "3"):
         raise DataError(f"column map {spec!r}: level {level!r} is not one of 1 (demand), 2 (resource), 3 (system)")
-    if kind and kind not in _KINDS:
-        raise DataError(f"column map {spec!r}: kind {kind!r} is not one of {', '.join(_KINDS)}")
-    return Indicator(name, unit, int(level or 2), kind or "gauge")  # type: ignore[arg-type]
+    if kind and kind not in KINDS:
+        raise DataError(f"column map {spec!r}: kind {kind!r} is not one of {', '.join(KINDS)}")
+    known: Kind | None = next((k for k in KINDS if k == kind), None)
+    return ColumnEntry(column, name, unit or None, int(level) if level else None, known)
+
+
+def map_panel(panel: Panel, columns: Sequence[str]) -> Panel:
+    """The panel with only the mapped indicators, renamed and described as the map says."""
+    entries = [parse_column(spec, panel.names) for spec in columns]
+    picked = panel.select([entry.column for entry in entries])
+    return picked.replace(indicators=tuple(e.indicator(i) for e, i in zip(entries, picked.indicators, strict=True)))
 
 
 def read_tidy(
@@ -77,28 +105,24 @@ def read_tidy(
     times = table.times(time_name)
     if series is not None:
         times, names, values = _pivot(table, times, series)
-        entries = [parse_column(spec, names) for spec in columns] if columns else [(n, _plain(n)) for n in names]
-        values = values[:, [names.index(column) for column, _ in entries]]
+        entries = [parse_column(spec, names) for spec in columns] if columns else [ColumnEntry(n, n) for n in names]
+        values = values[:, [names.index(entry.column) for entry in entries]]
+    elif others:
+        entries = [parse_column(spec, others) for spec in columns] if columns else [ColumnEntry(c, c) for c in others]
+        values = table.numbers([entry.column for entry in entries])
     else:
-        known = _described(table)
-        entries = [parse_column(spec, others) for spec in columns] if columns else []
-        entries = entries or [(c, known.get(c, _plain(c))) for c in others]
-        if not entries:
-            raise DataError(f"{table.name}: no column besides the time; expected at least one indicator")
-        values = table.numbers([column for column, _ in entries])
-    indicators = [indicator for _, indicator in entries]
-    if not columns and not table.meta:
-        indicators[0] = replace(indicators[0], level=1)
+        raise DataError(f"{table.name}: no column besides the time; expected at least one indicator")
+    known = _described(table)
+    indicators = [
+        entry.indicator(known.get(entry.column, Indicator(entry.column, level=1 if first == 0 else 2)))
+        for first, entry in enumerate(entries)
+    ]
     grid, values = _on_grid(times, table, values, indicators, step_s)
     start_s, calendar = _said_start(table, grid, times)
     name = str(table.meta.get("name") or stem(table.name))
     panel = Panel(values, tuple(indicators), start_s, grid.step_s, name=name, calendar=calendar)
     licence = str(table.meta.get("licence") or "not stated")
     return Trace(panel, panel.names[0], licence=licence, notes=grid.notes)
-
-
-def _plain(name: str) -> Indicator:
-    return Indicator(name, level=2)
 
 
 def _series_column(others: list[str]) -> str | None:
@@ -166,41 +190,3 @@ def _on_grid(
     empty = grid.count - len(np.unique(grid.rows))
     note = f"times keep no step: averaged into steps of {step_s:g} s, of which {empty} are absent"
     return replace(grid, notes=(note,)), mean_by_row(grid, values)
-
-
-class FilteredTable:
-    """The rows of a table in which some columns have a given text; those columns are left out."""
-
-    def __init__(self, base: Table, where: Mapping[str, str]) -> None:
-        self._base = base
-        self.name = base.name
-        self.meta = base.meta
-        keep = np.ones(0, dtype=bool)
-        for column, text in where.items():
-            cells = base.texts(pick_column(base, column))
-            match = np.array([cell == text for cell in cells])
-            if not match.any():
-                raise DataError(f"{base.name}: no row has {column}={text}; {suggest(text, dict.fromkeys(cells))}")
-            keep = match if not len(keep) else keep & match
-        self._rows = np.flatnonzero(keep)
-        if not len(self._rows):
-            raise DataError(f"{base.name}: no row has " + " and ".join(f"{c}={t}" for c, t in where.items()))
-        self.header = tuple(c for c in base.header if c not in where)
-
-    def where(self, row: int) -> str:
-        """Where a kept row stands in the file."""
-        return self._base.where(int(self._rows[row]))
-
-    def numbers(self, columns: Sequence[str]) -> FloatArray:
-        """(rows, columns) the kept rows' numbers."""
-        return np.asarray(self._base.numbers(columns)[self._rows])
-
-    def texts(self, column: str) -> list[str]:
-        """The kept rows' text."""
-        cells = self._base.texts(column)
-        return [cells[row] for row in self._rows]
-
-    def times(self, column: str) -> ParsedTimes:
-        """The kept rows' times."""
-        times = self._base.times(column)
-        return ParsedTimes(times.seconds[self._rows], times.calendar)
