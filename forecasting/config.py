@@ -46,7 +46,7 @@ class ModelConfig(_Settings):
     """Size of an indicator's token."""
     heads: int = 4
     """Attention heads, over time and across indicators; divides `width`."""
-    patch: int = 6
+    patch: int = 12
     """Rows per token of the attention over time."""
     temporal_layers: int = 1
     """Layers of attention over time; the last one only feeds the summary token."""
@@ -84,9 +84,15 @@ class TrainingConfig(_Settings):
 
     steps: int = 1200
     """Optimiser steps at most."""
-    batch: int = 64
+    batch: int = 32
     """Windows per step."""
-    learning_rate: float = 2e-3
+    batches_per_step: int = 1
+    """Batches (each of one panel) whose gradients make one step."""
+    steps_ahead: int = 6
+    """Steps ahead that a batch is scored on, drawn anew each time where the horizon has more."""
+    hide_seasons: float = 0.5
+    """Share of batches without the values of a day and a week before, so that forecasts do not depend on them."""
+    learning_rate: float = 1.5e-3
     """Peak of the cosine schedule."""
     warm_up: int = 50
     """Steps until the peak."""
@@ -111,5 +117,6 @@ class TrainingConfig(_Settings):
 
     def __post_init__(self) -> None:
         self._positive("steps", "batch", "check_every", "patience", "max_windows", "max_validation", "members")
+        self._positive("batches_per_step", "steps_ahead")
         if not self.learning_rate > 0:
             raise UsageError(f"TrainingConfig.learning_rate is {self.learning_rate}, expected a positive number")

@@ -28,7 +28,7 @@ _SUMMARY_QUANTILES = 9
 _DAY_HARMONICS = 4
 CALENDAR = 2 * _DAY_HARMONICS + 4
 """Calendar features of a step."""
-SEASONAL = 3
+SEASONAL = 4
 """Features of a step for each season."""
 SUMMARY = _RECENT + (_RECENT - 1) + len(_AVERAGES) + _SUMMARY_QUANTILES + 11
 """Summary features of an indicator's window."""
@@ -57,6 +57,7 @@ class Inputs:
         values: (B, N, L) normalised, last value carried over gaps; mask: (B, N, L) 1 where observed.
         summary: (B, N, SUMMARY); atoms: (B, N, Q) window quantiles; pace: (B, N) mean absolute step.
         seasonal: (B, N, S, seasons * SEASONAL); calendar: (B, S, CALENDAR).
+        ahead: (S,) the steps, counted from 1 (all of 1..S unless thinned for training).
         present: (B, N) bool, any value at all; centre, scale: (B, N) float64 that undo the normalisation.
         weight: (B, N) spread of the window in units of the indicator's usual one, for the loss.
         low: (B, N) float64 lower bound of sample paths (0 for what was never negative, else -inf).
@@ -70,6 +71,7 @@ class Inputs:
     pace: Tensor
     seasonal: Tensor
     calendar: Tensor
+    ahead: Tensor
     present: Tensor
     centre: Tensor
     scale: Tensor
@@ -84,12 +86,22 @@ class Inputs:
 
     def take(self, index: Tensor) -> Inputs:
         """The windows of the given numbers."""
-        return self._each(lambda name, x: x[index])
+        return self._each(lambda name, x: x if name == "ahead" else x[index])
+
+    def steps(self, index: Tensor) -> Inputs:
+        """Only some steps ahead, by their place in `ahead`."""
+        return replace(
+            self, seasonal=self.seasonal[:, :, index], calendar=self.calendar[:, index], ahead=self.ahead[index]
+        )
+
+    def without_seasons(self) -> Inputs:
+        """The same windows when nothing before the lookback may be read."""
+        return replace(self, seasonal=torch.zeros_like(self.seasonal))
 
     def columns(self, index: Sequence[int]) -> Inputs:
         """The indicators of the given positions."""
         at = torch.tensor(list(index), dtype=torch.long)
-        some = self._each(lambda name, x: x if name == "calendar" else x[:, at])
+        some = self._each(lambda name, x: x if name in ("calendar", "ahead") else x[:, at])
         names = tuple(self.names[i] for i in index)
         return replace(some, levels=tuple(self.levels[i] for i in index), names=names)
 
@@ -190,6 +202,7 @@ def make_inputs(
         pace=single(pace),
         seasonal=single(_seasonal(windows, horizon, v, centre, scale)),
         calendar=single(calendar_features(windows, horizon)),
+        ahead=torch.arange(1, horizon + 1),
         present=torch.from_numpy(mask.any(-1)),
         centre=torch.from_numpy(centre),
         scale=torch.from_numpy(scale),
@@ -287,7 +300,7 @@ def _summary(
 
 
 def _seasonal(windows: WindowBatch, horizon: int, v: FloatArray, centre: FloatArray, scale: FloatArray) -> FloatArray:
-    """(B, N, S, seasons * SEASONAL): for each season its value, that less the newest one, and a flag."""
+    """(B, N, S, seasons * SEASONAL): for each season its value, that less its first, less the newest one, a flag."""
     b, n = centre.shape
     seasons = len(windows.seasons_s)
     out = np.zeros((b, n, horizon, seasons * SEASONAL))
@@ -298,6 +311,7 @@ def _seasonal(windows: WindowBatch, horizon: int, v: FloatArray, centre: FloatAr
     value = np.clip((np.where(seen, raw, 0.0) - centre[..., None, None]) / scale[..., None, None], -_CLIP, _CLIP)
     steps = raw.shape[2]
     out[:, :, :steps, 0::SEASONAL] = np.where(seen, value, 0.0)
-    out[:, :, :steps, 1::SEASONAL] = np.where(seen, value - v[..., -1, None, None], 0.0)
-    out[:, :, :steps, 2::SEASONAL] = seen
+    out[:, :, :steps, 1::SEASONAL] = np.where(seen & seen[:, :, :1], value - value[:, :, :1], 0.0)
+    out[:, :, :steps, 2::SEASONAL] = np.where(seen, value - v[..., -1, None, None], 0.0)
+    out[:, :, :steps, 3::SEASONAL] = seen
     return out

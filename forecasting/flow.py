@@ -217,11 +217,15 @@ def mixture_crps(y: Tensor, context: FlowContext) -> Tensor:
     w = context.log_weights.exp()
     m, s = context.means, context.scales
     near = (w * _mean_distance(m - y[..., None], s)).sum(-1)
-    i, j = torch.triu_indices(m.shape[-1], m.shape[-1], offset=1, device=m.device)
-    si, sj = s[..., i], s[..., j]
-    total = si**2 + sj**2
-    spread = total.sqrt() * (1 + _EQUAL_LOGISTICS * (2 * si * sj / total) ** 2)
-    apart = w[..., i] * w[..., j] * _mean_distance(m[..., i] - m[..., j], spread)
+    k = m.shape[-1]
+    i, j = torch.triu_indices(k, k, offset=1, device=m.device)
+    first, second = F.one_hot(i, k).to(m.dtype).T, F.one_hot(j, k).to(m.dtype).T
+    # Products with 0/1 matrices pick the pairs: far quicker here than indexing, forwards and backwards.
+    total = s**2 @ (first + second)
+    product = torch.exp(2 * s.log() @ (first + second))
+    spread = total.sqrt() * (1 + 4 * _EQUAL_LOGISTICS * product / total**2)
+    pairs = torch.exp(context.log_weights @ (first + second))
+    apart = pairs * _mean_distance(m @ (first - second), spread)
     return near - apart.sum(-1) - (w**2 * s).sum(-1)
 
 

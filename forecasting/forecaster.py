@@ -117,7 +117,14 @@ class Forecaster:
         self._stats = {**self._stats, **fresh}
         nets = [_widened(net, sorted({n for p in panels for n in p.names})) for net in self._nets]
         brief = dataclasses.replace(
-            self._training, steps=200, learning_rate=8e-4, warm_up=20, check_every=40, patience=2, max_windows=8_000
+            self._training,
+            steps=200,
+            learning_rate=5e-4,
+            warm_up=20,
+            check_every=50,
+            patience=2,
+            max_windows=8_000,
+            max_validation=200,
         )
         longest = max((len(p) for p in panels), default=0)
         horizon = max(1, min(config.horizon, 12, longest // 4))
@@ -150,12 +157,15 @@ class Forecaster:
         for panel in (_ordered(p) for p in validation):
             share = max(1, training.max_validation // len(validation))
             judge.append(self._examples(panel, config, lookback, horizon, share, first=min(lookback, len(panel) // 2)))
+        known, unseen = [e for e in learn if e], [e for e in judge if e]
+        if training.hide_seasons > 0:
+            unseen += [e.without_seasons() for e in unseen]
         kept = []
         for member, net in enumerate(nets):
             fitted = train(
                 net,
-                [e for e in learn if e],
-                [e for e in judge if e],
+                known,
+                unseen,
                 training,
                 seed=seed + member,
                 keep_start=bool(self._nets),
@@ -327,6 +337,13 @@ class Forecaster:
     def base(cls) -> Forecaster:
         """The bundled model, which forecasts services that it has never seen."""
         return cls.load("base")
+
+    @classmethod
+    def of_networks(cls, nets: Sequence[ForecastNet], training: TrainingConfig | None = None) -> Forecaster:
+        """A forecaster of networks trained elsewhere, equal in shape (`benchmarks/train_base.py`)."""
+        made = cls(model=nets[0].config, training=training)
+        made._nets = [net.eval() for net in nets]
+        return made
 
     def _artefact(self) -> Artefact:
         """Weights and settings as they are written."""

@@ -83,7 +83,7 @@ class ForecastNet(nn.Module):
         k = c.quantiles + 1 + _SEASONS + c.free + 1
         return {
             "logits": k,
-            "anchor": c.anchors * (c.functionals + _SEASONS),
+            "anchor": c.anchors * (c.functionals + 2 * _SEASONS),
             "offset": c.free,
             "free_scale": c.free,
             "atom_scale": 3,
@@ -103,7 +103,7 @@ class ForecastNet(nn.Module):
         logits[c.quantiles : c.quantiles + 1 + _SEASONS] = math.log(0.02)
         logits[c.quantiles + 1 + _SEASONS : -1] = math.log(0.45 / c.free)
         logits[-1] = math.log(0.003)
-        anchor = parts["anchor"].view(c.anchors, c.functionals + _SEASONS)
+        anchor = parts["anchor"].view(c.anchors, c.functionals + 2 * _SEASONS)
         for a in range(c.anchors):
             anchor[a, a % c.functionals] = 1.0
         ladder = torch.linspace(0, 1, c.free)
@@ -151,7 +151,7 @@ class ForecastNet(nn.Module):
         hidden, linear = self._hidden(x, token)
         raw = self.head(hidden)
         parts = dict(zip(self._sizes(), raw.split(list(self._sizes().values()), dim=-1), strict=True))
-        factor = self._factor(token, parts["link_q"], parts["link_k"])
+        factor = self._factor(token, parts["link_q"], parts["link_k"], x.ahead)
         if picks != list(range(known)):
             at = torch.tensor(picks)
             x, linear = x.columns(picks), linear[:, at]
@@ -169,7 +169,7 @@ class ForecastNet(nn.Module):
         linear = x.values @ self.functionals[:, -length:].T
         parts = [
             token[:, :, None].expand(-1, -1, steps, -1),
-            self.step[:steps].expand(b, n, -1, -1),
+            self.step[x.ahead - 1].expand(b, n, -1, -1),
             x.calendar[:, None].expand(-1, n, -1, -1),
             x.seasonal,
             (linear / (1 + 0.2 * linear.abs()))[:, :, None].expand(-1, -1, steps, -1),
@@ -183,8 +183,9 @@ class ForecastNet(nn.Module):
         steps = x.calendar.shape[1]
         pace = (x.pace + 0.01)[:, :, None, None]
         last = x.values[..., -1][:, :, None, None].expand(-1, -1, steps, 1)
-        season, season_seen = x.seasonal[..., 0::SEASONAL], x.seasonal[..., 2::SEASONAL]
-        basis = torch.cat([linear[:, :, None].expand(-1, -1, steps, -1), season], dim=-1)
+        season, season_seen = x.seasonal[..., 0::SEASONAL], x.seasonal[..., 3::SEASONAL]
+        rise = x.seasonal[..., 1::SEASONAL]
+        basis = torch.cat([linear[:, :, None].expand(-1, -1, steps, -1), season, rise], dim=-1)
         gates = parts["anchor"].reshape(*parts["anchor"].shape[:-1], c.anchors, -1)
         anchors = (gates @ basis[..., None])[..., 0]
         around = anchors[..., torch.arange(c.free, device=anchors.device) % c.anchors]
@@ -211,10 +212,10 @@ class ForecastNet(nn.Module):
         wide = F.pad(log_weights.new_full((1,), math.log(_WIDE_SHARE)), (means.shape[-1] - 1, 0), value=-torch.inf)
         return torch.logaddexp(log_weights + math.log1p(-_WIDE_SHARE), wide), means, scales
 
-    def _factor(self, token: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def _factor(self, token: Tensor, q: Tensor, k: Tensor, ahead: Tensor) -> Tensor:
         """(B, N*S, N*S) lower triangular with rows of unit length: how the cells hang together."""
         b, n, steps, _ = q.shape
-        h = torch.arange(steps, dtype=q.dtype, device=q.device)
+        h = ahead.to(q.dtype)
         apart = (h[:, None] - h[None, :]).abs()
         decay = torch.exp(-apart * apart.new_tensor(_DECAYS)[:, None, None])
         rank = self.config.copula_rank

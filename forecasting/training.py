@@ -42,6 +42,16 @@ class Examples:
         """The windows of the given numbers."""
         return Examples(self.inputs.take(index), self.targets[index], self.observed[index])
 
+    def steps(self, index: Tensor) -> Examples:
+        """Only some steps ahead, by their place."""
+        n, steps = len(self.inputs.names), len(self.inputs.ahead)
+        cells = (torch.arange(n)[:, None] * steps + index).flatten()
+        return Examples(self.inputs.steps(index), self.targets[:, cells], self.observed[:, cells])
+
+    def without_seasons(self) -> Examples:
+        """The same windows when nothing before the lookback may be read."""
+        return Examples(self.inputs.without_seasons(), self.targets, self.observed)
+
 
 def examples_of(
     panel: Panel,
@@ -178,16 +188,17 @@ def _train(
     if keep_start:
         best = Fitted(copy.deepcopy(net), score_examples(net, validation, config)[0], 0)
     optimiser = torch.optim.AdamW(_groups(net, config), lr=config.learning_rate)
-    order = _Batches(training, config.batch, generator)
+    order = _Batches(training, config, generator)
     stale = 0
     for step in range(1, config.steps + 1):
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * _schedule(step, config)
         net.train()
-        marginal, copula, crps = losses(net, flow, order.next())
-        loss = config.likelihood_weight * (marginal + copula) + config.crps_weight * crps
         optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        for _ in range(config.batches_per_step):
+            marginal, copula, crps = losses(net, flow, order.next())
+            loss = config.likelihood_weight * (marginal + copula) + config.crps_weight * crps
+            torch.autograd.backward(loss / config.batches_per_step)
         norm = nn.utils.clip_grad_norm_(net.parameters(), 2.0)
         if bool(torch.isfinite(norm)):
             optimiser.step()
@@ -213,8 +224,8 @@ def _train(
 class _Batches:
     """Batches of one example set each, sets in proportion to their windows, every window once a round."""
 
-    def __init__(self, sets: Sequence[Examples], batch: int, generator: np.random.Generator) -> None:
-        self._sets, self._batch, self._generator = sets, batch, generator
+    def __init__(self, sets: Sequence[Examples], config: TrainingConfig, generator: np.random.Generator) -> None:
+        self._sets, self._config, self._generator = sets, config, generator
         self._queue: list[tuple[int, np.ndarray]] = []
 
     def next(self) -> Examples:
@@ -222,11 +233,19 @@ class _Batches:
         if not self._queue:
             for i, examples in enumerate(self._sets):
                 shuffled = self._generator.permutation(len(examples))
-                pieces = max(1, round(len(shuffled) / self._batch))
+                pieces = max(1, round(len(shuffled) / self._config.batch))
                 self._queue.extend((i, part) for part in np.array_split(shuffled, pieces))
             self._generator.shuffle(self._queue)
         i, index = self._queue.pop()
-        return self._sets[i].take(torch.from_numpy(np.sort(index)))
+        batch = self._sets[i].take(torch.from_numpy(np.sort(index)))
+        steps = len(batch.inputs.ahead)
+        if steps > self._config.steps_ahead:
+            # A random choice of steps is as good a lesson as all of them, at a fraction of the cost.
+            at = self._generator.choice(steps, self._config.steps_ahead, replace=False)
+            batch = batch.steps(torch.from_numpy(np.sort(at)))
+        if self._generator.random() < self._config.hide_seasons:
+            batch = batch.without_seasons()
+        return batch
 
 
 def _groups(net: ForecastNet, config: TrainingConfig) -> list[dict[str, object]]:

@@ -43,7 +43,7 @@ def reference_hierarchical(
         present = [token_mask is None or bool(token_mask[b, i]) for i in range(n)]
         for h in range(heads):
             carried: dict[int, Tensor] = {}
-            for level in range(1, max(levels, default=0) + 1):
+            for level in range(1, max((*levels, 1)) + 1):
                 members = {i for i in range(n) if present[i] and levels[i] in (level, -1)}
                 zero = torch.zeros_like(q[b, h, 0])
                 base = {i: carried.get(i, zero) for i in range(n)}

@@ -1,0 +1,127 @@
+"""The front door of the attention kernels: masks, head counts, alignment, names and messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import kernels
+from kernels import KernelError, Mechanism, attention, available
+from kernels.registry import mechanism
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | None, scale: float) -> Tensor:
+    """Attention one query at a time, in plain loops."""
+    out = torch.zeros(*q.shape[:3], v.shape[3], dtype=q.dtype)
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            for i in range(q.shape[2]):
+                seen = [
+                    j
+                    for j in range(k.shape[2])
+                    if (not causal or j <= i + k.shape[2] - q.shape[2]) and (key_mask is None or bool(key_mask[b, j]))
+                ]
+                if seen:
+                    hk, hv = h * k.shape[1] // q.shape[1], h * v.shape[1] // q.shape[1]
+                    weights = torch.softmax(torch.stack([scale * q[b, h, i] @ k[b, hk, j] for j in seen]), 0)
+                    out[b, h, i] = sum(w * v[b, hv, j] for w, j in zip(weights, seen, strict=True))
+    return out
+
+
+@pytest.mark.parametrize("method", available())
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 7), st.integers(0, 7), st.integers(1, 5), st.integers(1, 5)),
+    heads=st.sampled_from([(1, 1, 1), (2, 1, 2), (4, 2, 1), (3, 3, 3)]),
+    causal=st.booleans(),
+    masked=st.booleans(),
+)
+def test_every_method_equals_the_loops(
+    method: str, seed: int, shape: tuple[int, ...], heads: tuple[int, ...], causal: bool, masked: bool
+) -> None:
+    b, lq, lk, d, dv = shape
+    g = torch.Generator().manual_seed(seed)
+    q = torch.randn(b, heads[0], lq, d, generator=g, dtype=torch.float64)
+    k = torch.randn(b, heads[1], lk, d, generator=g, dtype=torch.float64)
+    v = torch.randn(b, heads[2], lk, dv, generator=g, dtype=torch.float64)
+    key_mask = torch.rand(b, lk, generator=g) < 0.6 if masked else None
+    got = attention(q, k, v, method=method, causal=causal, key_mask=key_mask, scale=0.7)
+    want = by_hand(q, k, v, causal=causal, key_mask=key_mask, scale=0.7)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", [m for m in available() if mechanism(m).exact])
+def test_gradients_equal_the_reference_and_blind_rows_give_none(method: str) -> None:
+    g = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(2, 2, 63, 8, generator=g, dtype=torch.float64) for _ in range(3))
+    key_mask = torch.rand(2, 63, generator=g) < 0.5
+    key_mask[1] = False
+    grads = []
+    for m in ("reference", method):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = attention(*leaves, method=m, causal=True, key_mask=key_mask)
+        assert bool((out[1] == 0).all())
+        grads.append(torch.autograd.grad((out * torch.arange(8)).sum(), leaves))
+    for a, b in zip(*grads, strict=True):
+        assert bool(torch.isfinite(a).all())
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_the_last_query_of_a_causal_call_sees_every_key() -> None:
+    g = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(1, 1, n, 4, generator=g) for n in (2, 9, 9))
+    causal = attention(q, k, v, causal=True)
+    torch.testing.assert_close(causal[:, :, -1], attention(q, k, v)[:, :, -1])
+    torch.testing.assert_close(causal[:, :, 0], attention(q[:, :, :1], k[:, :, :8], v[:, :, :8])[:, :, 0])
+
+
+def test_an_unknown_method_or_option_names_what_is_near() -> None:
+    q = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(KernelError, match="no attention method 'sdpaa'; did you mean 'sdpa'"):
+        attention(q, q, q, method="sdpaa")
+    with pytest.raises(KernelError, match="'sdpa' has no option 'window'"):
+        attention(q, q, q, method="sdpa", window=3)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((1, 2, 4), (1, 1, 2, 4), (1, 1, 2, 4)), "q has shape"),
+        (((1, 1, 2, 4), (2, 1, 2, 4), (1, 1, 2, 4)), "batch sizes differ"),
+        (((1, 1, 2, 4), (1, 1, 3, 4), (1, 1, 2, 4)), "3 keys but v has 2"),
+        (((1, 1, 2, 4), (1, 1, 2, 5), (1, 1, 2, 4)), "head size 4 but k has 5"),
+        (((1, 3, 2, 4), (1, 2, 2, 4), (1, 1, 2, 4)), "k has 2 heads"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
+    with pytest.raises(KernelError, match=message):
+        attention(*(torch.zeros(s) for s in shapes))
+
+
+def test_masks_and_types_that_do_not_fit_are_refused() -> None:
+    q = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(KernelError, match="key_mask"):
+        attention(q, q, q, key_mask=torch.ones(1, 3, dtype=torch.bool))
+    with pytest.raises(KernelError, match="key_mask"):
+        attention(q, q, q, key_mask=torch.ones(1, 2))
+    with pytest.raises(KernelError, match="types differ"):
+        attention(q, q.double(), q)
+    with pytest.raises(KernelError, match="expected a floating type"):
+        attention(q.long(), q.long(), q.long())
+
+
+def test_the_package_is_ours_and_its_promises_hold() -> None:
+    assert Path(kernels.__file__).parent == Path(__file__).parents[2] / "kernels"
+    assert set(kernels.__all__) <= set(dir(kernels))
+    assert {"reference", "sdpa"} <= set(available())
+    for name in available():
+        found = mechanism(name)
+        assert isinstance(found, Mechanism)
+        assert found.name == name
+        assert found.summary
