@@ -1,0 +1,92 @@
+"""Cost against misses: one point per policy, told apart by colour and shape and named where it stands."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from forecasting.panel import FloatArray
+from simulator.charts.axes import amount, percent
+from simulator.charts.frame import LEFT, MISSED, MUTED, draw_note, new_figure
+from simulator.charts.view import View, display_name
+
+__all__ = ["scatter_figure"]
+
+ROUND_SHARES = [m * 10.0**e for e in range(-6, 0) for m in (1, 2, 5)] + [1.0]
+Box = tuple[float, float, float, float]  # left, bottom, right, top in units
+
+
+def scatter_figure(view: View, *, height: float = 320.0) -> Figure:
+    """Cost against misses: one point per policy, the promise as a line."""
+    figure, (axes,) = new_figure(view, height)
+    epsilon = view.result.epsilon
+    x = np.array([view.run(n).gpu_hours for n in view.names])
+    y = np.array([view.run(n).violation_rate for n in view.names])
+    linear = epsilon if epsilon > 0 else max(float(y[y > 0].min()) if (y > 0).any() else 0.0, 1e-4)
+    axes.set_yscale("symlog", linthresh=2 * linear, linscale=1.0)
+    top = max(4 * linear, 1.6 * float(y.max()))
+    pad = 0.10 * max(float(np.ptp(x)), 0.05 * float(x.max()), 1e-9)
+    axes.set_xlim(float(x.min()) - pad, float(x.max()) + pad)
+    axes.set_ylim(-0.18 * linear, top)
+    axes.axhspan(epsilon, top, color=MISSED, alpha=0.07, linewidth=0)
+    axes.axhline(epsilon, color=MISSED, linewidth=1.2)
+    for number, name in enumerate(view.names):
+        style = view.styles[name]
+        size = 13 if style.marker == "*" else 9
+        axes.plot(
+            [x[number]], [y[number]], marker=style.marker, color=style.colour, linestyle="none", markersize=size,
+            gid=f"series-{number}", zorder=4, clip_on=False,
+        )  # fmt: skip
+    _label(view, axes, x, y)
+    axes.grid(axis="both")
+    ticks = [0.0, *(t for t in ROUND_SHARES if 0.999 * linear <= t <= top)]
+    axes.set_yticks(ticks, [percent(t) for t in ticks])
+    axes.minorticks_off()
+    axes.xaxis.set_major_locator(MaxNLocator(view.canvas.ticks - 1))
+    axes.xaxis.set_major_formatter(FuncFormatter(amount))
+    axes.annotate("share of time missed", (0, 1), (-LEFT + 6, 9), xycoords="axes fraction",
+                  textcoords="offset points", color=MUTED, fontsize=12)  # fmt: skip
+    axes.annotate("GPU-hours", (1, 0), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="right",
+                  color=MUTED, fontsize=12)  # fmt: skip
+    return figure
+
+
+def _label(view: View, axes: Axes, x: FloatArray, y: FloatArray) -> None:
+    """Name the line of the promise and the points: right, left, above or below, the first place that is free."""
+    spots = [tuple(p) for p in axes.transData.transform(np.column_stack([x, y]))]
+    taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in spots]
+    box = axes.get_window_extent()
+    note, line = (
+        f"promised: at most {percent(view.result.epsilon)}",
+        axes.transData.transform((0, view.result.epsilon))[1],
+    )
+    wide = 7.0 * len(note)
+    right = (box.x1 - wide, line, box.x1, line + 18)
+    left = any(_overlap(right, point) for point in taken)
+    draw_note(axes, note, view.result.epsilon, left=left)
+    taken.append((box.x0, line, box.x0 + wide, line + 18) if left else right)
+    for number, name in enumerate(view.names):
+        text = display_name(name)
+        wide, (px, py) = 8.0 * len(text), spots[number]
+        choices = [("left", 11.0, -4.0), ("right", -11.0, -4.0), ("center", 0.0, 11.0), ("center", 0.0, -20.0)]
+        choices += [("left", 11.0, 10.0), ("left", 11.0, -18.0), ("right", -11.0, 10.0), ("right", -11.0, -18.0)]
+        for ha, dx, dy in choices:
+            left = px + dx - {"left": 0.0, "center": wide / 2, "right": wide}[ha]
+            place = (left, py + dy - 2, left + wide, py + dy + 12)
+            inside = place[0] >= box.x0 and place[2] <= box.x1 and place[1] >= box.y0 - 4
+            if inside and not any(_overlap(place, other) for other in taken):
+                break
+        else:
+            ha, dx, dy = choices[0] if px < (box.x0 + box.x1) / 2 else choices[1]
+            left = px + dx - (0.0 if ha == "left" else wide)
+            place = (left, py + dy - 2, left + wide, py + dy + 12)
+        taken.append(place)
+        axes.annotate(text, (x[number], y[number]), (dx, dy), textcoords="offset points", ha=ha,
+                      color=view.styles[name].colour, fontsize=12.5, fontweight="bold", gid=f"series-{number}",
+                      zorder=6, annotation_clip=False)  # fmt: skip
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
