@@ -154,13 +154,14 @@ def _read(
         raise DataError(f"{path.name}: not JSON; expected a saved answer of Prometheus query_range")
     if format == "requests" or (format is None and not table.meta and request_columns(table.header)):
         return read_requests(table, step_s=step_s)
-    if format != "tidy" and not table.meta:
-        for candidate in (FISHER_RAW, *SOURCES) if raw else SOURCES:
-            fits = candidate.matches(table.header, first, stem(path.name))
-            if (format is None and fits) or (format == candidate.key and (fits or format not in ("nab",))):
-                return read_wide(table, candidate)
-        if format is not None:
-            raise DataError(f"{path.name}: not a file of format {format!r} by its name and columns")
+    if format is None and table.meta:
+        format = "tidy"
+    if format != "tidy":
+        known = (FISHER_RAW, *SOURCES) if raw else SOURCES
+        fitting = [s for s in known if format in (None, s.key) and s.matches(table.header, first, stem(path.name))]
+        named = [s for s in known if s.key == format]
+        if fitting or named:
+            return read_wide(table, (fitting or named[-1:])[0])
     return read_tidy(table, columns=columns, time_column=time_column, step_s=step_s)
 
 

@@ -30,12 +30,10 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
     ("Timestamp", "Request tokens", "Response tokens"),
 )
 
-_LABELS: dict[str, tuple[str, float | None, str]] = {  # model label: source, start (Unix seconds), licence
-    "azure-code": ("Azure LLM inference 2023, code", 1_700_158_623.97996, "CC-BY-4.0"),
-    "azure-conv": ("Azure LLM inference 2023, conversation", None, "CC-BY-4.0"),
-    "kimi-conversation": ("Mooncake conversation (arrivals rounded to 3 s)", None, "Apache-2.0"),
-    "kimi-synthetic": ("Mooncake synthetic (Poisson arrivals)", None, "Apache-2.0"),
-}
+_STARTS: dict[str, float] = {"azure-code": 1_700_158_623.97996}
+"""Start of files whose times count from their first request, by model label: 2023-11-16T18:17:03.979960Z, as given."""
+
+_LICENCES: tuple[tuple[str, str], ...] = (("azure", "CC-BY-4.0"), ("kimi", "Apache-2.0"))
 
 _INDICATORS: tuple[Indicator, ...] = (
     Indicator("requests_per_second", "requests/s", 1, "rate"),
@@ -175,7 +173,9 @@ def _trace(
     if not times.calendar and seconds[0] < 0:
         raise DataError(f"{table.name}, {table.where(0)}: arrives at {seconds[0]:g} s; expected seconds from 0 on")
     kinds = sorted(set(models))
-    label, known_start, licence = _LABELS.get(kinds[0] if len(kinds) == 1 else "", ("", None, "not stated"))
+    label = kinds[0] if len(kinds) == 1 else ""
+    known_start = _STARTS.get(label)
+    licence = next((licence for start, licence in _LICENCES if label.startswith(start)), "not stated")
     start = float(seconds[0]) if times.calendar else 0.0
     if known_start is not None and not times.calendar:
         start = known_start

@@ -122,6 +122,7 @@ _NAB_UNITS: tuple[tuple[str, Column], ...] = (
     ("elb_request_count_", Column("value", "requests/s", 1, "rate", 1 / 300)),
     ("ec2_request_latency_", Column("value", "", 1)),
     ("grok_asg_anomaly", Column("value", "", 1)),
+    ("\0", Column("value", "", 1)),  # fits no name: for files read as this format because the user says so
 )
 
 

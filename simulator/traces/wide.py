@@ -58,7 +58,7 @@ class WideSource:
     clean: Callable[[FloatArray, Panel], tuple[FloatArray, tuple[str, ...]]] | None = None
     demand: Callable[[Panel], str] | None = None
     tolerant: bool = False
-    time_names: tuple[str, ...] = ("timestamp", "time")
+    time_names: tuple[str, ...] = ("timestamp", "time", "date", "datetime")
 
 
 def stem(name: str) -> str:

@@ -120,6 +120,10 @@ def test_nab_counts_become_rates_and_other_files_of_that_shape_are_not_nab(tmp_p
     text = "timestamp,value\n2014-07-01T00:00:00,1800\n2014-07-01T00:30:00,3600\n2014-07-01T01:00:00,0\n"
     taxi = load_trace(write(tmp_path / "nyc_taxi.csv", text))
     np.testing.assert_allclose(taxi.panel.column("value"), [1.0, 2.0, 0.0])
+    repeated = write(tmp_path / "mine.csv", text + "2014-07-01T01:00:00,2\n")
+    with pytest.raises(DataError, match=r"line 5: .* repeats the time"):
+        load_trace(repeated)
+    np.testing.assert_allclose(load_trace(repeated, format="nab").panel.column("value"), [1800, 3600, 1])
     own = load_trace(write(tmp_path / "mine.csv", text))
     assert own.format == "tidy"
     np.testing.assert_allclose(own.panel.column("value"), [1800, 3600, 0])
