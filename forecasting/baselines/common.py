@@ -120,7 +120,7 @@ def tidy_pool(pool: FloatArray) -> FloatArray:
     An absent component takes the value of the same component in the nearest earlier row that has it (else the first
     later one); a component that no row has stays NaN. Never empty: without any residual it is one row of NaN.
     """
-    flat = pool.reshape(len(pool), -1)
+    flat = pool.reshape(len(pool), int(np.prod(pool.shape[1:])))
     flat = flat[~np.isnan(flat).all(axis=1)]
     if len(flat) == 0:
         return np.full((1, *pool.shape[1:]), np.nan)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from forecasting.base import ForecastModel
+from forecasting.errors import UsageError
+from forecasting.methods import DEFAULT_METHOD, create_method, method_names
+
+
+def test_the_products_own_method_comes_first() -> None:
+    assert method_names()[0] == DEFAULT_METHOD == "harmony"
+
+
+@pytest.mark.parametrize("name", [n for n in method_names() if n != "harmony"])
+def test_every_method_is_fresh_and_answers_to_its_name(name: str) -> None:
+    method = create_method(name)
+    assert isinstance(method, ForecastModel)
+    assert method.name == name
+    assert create_method(name) is not method
+
+
+def test_an_unknown_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(UsageError, match=r"no forecasting method 'rigde'; did you mean 'ridge'\?"):
+        create_method("rigde")
+
+
+def test_baselines_and_scores_import_no_torch() -> None:
+    code = (
+        "import sys, forecasting.evaluate, forecasting.methods as m;"
+        "[m.create_method(n) for n in m.method_names()[1:]];"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
