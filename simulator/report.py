@@ -28,6 +28,7 @@ from simulator.charts.view import (
     Canvas,
     View,
     busiest_window,
+    clean_text,
     display_name,
     focus_name,
     ordered_names,
@@ -77,7 +78,7 @@ def render_report(result: ReplayResult) -> str:
     focus = focus_name(result)
     return page.render(
         result=result,
-        title=_clean(result.trace),
+        title=clean_text(result.trace),
         headline=words.headline(result),
         sentences=words.sentences(result),
         tiles=_tiles(result),
@@ -87,7 +88,7 @@ def render_report(result: ReplayResult) -> str:
         requests=_request_table(result),
         reasons=_reasons(result),
         setup=_setup(result),
-        notes=[_clean(n) for n in result.notes],
+        notes=[clean_text(n) for n in result.notes],
         roles=ROLES,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -194,11 +195,6 @@ def _gpus_per_replica(result: ReplayResult) -> float:
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------
-def _clean(text: str) -> str:
-    """Text without characters that no text may hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _tiles(result: ReplayResult) -> list[dict[str, str]]:
     """The four figures that matter most, of the policy that the report is about."""
     focus = focus_name(result)
@@ -272,7 +268,7 @@ def _policy_rows(result: ReplayResult) -> list[dict[str, Any]]:
 def _settings(run: PolicyRun) -> str:
     """Settings as ``name value, ...``."""
     shown = (f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
-    return _clean(", ".join(shown))
+    return clean_text(", ".join(shown))
 
 
 def _request_table(result: ReplayResult) -> dict[str, Any] | None:
@@ -288,7 +284,7 @@ def _request_table(result: ReplayResult) -> dict[str, Any] | None:
         for k, text in REQUEST_BOUNDS.items()
         if any(k in r for _, r in runs)
     ]
-    return {"titles": [REQUEST_TITLES.get(k, _clean(k)) for k in keys], "rows": rows, "bounds": " ".join(bounds)}
+    return {"titles": [REQUEST_TITLES.get(k, clean_text(k)) for k in keys], "rows": rows, "bounds": " ".join(bounds)}
 
 
 def _request_cell(key: str, value: float | None) -> str:
@@ -310,7 +306,9 @@ def _reasons(result: ReplayResult) -> list[dict[str, Any]]:
         total = sum(counts.values())
         if total:
             ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-            bars = [{"reason": _clean(r), "count": f"{c:,}", "share": f"{100 * c / total:.1f}"} for r, c in ranked if c]
+            bars = [
+                {"reason": clean_text(r), "count": f"{c:,}", "share": f"{100 * c / total:.1f}"} for r, c in ranked if c
+            ]
             out.append({"name": display_name(name, 60), "bars": bars})
     return out
 
@@ -321,10 +319,10 @@ def _setup(result: ReplayResult) -> list[tuple[str, str]]:
     origin = result.start_s if result.calendar else 0.0
     start, end = (moment(origin + i * step, calendar=result.calendar) for i in (first, n))
     absent = int(np.isnan(result.demand[first:]).sum())
-    unit = f" {_clean(result.unit)}" if result.unit else ""
+    unit = f" {clean_text(result.unit)}" if result.unit else ""
     items = [
-        ("trace", _clean(result.trace)),
-        ("demand", _clean(result.demand_name) + (f" in{unit}" if unit else "")),
+        ("trace", clean_text(result.trace)),
+        ("demand", clean_text(result.demand_name) + (f" in{unit}" if unit else "")),
         ("trace length", f"{n:,} steps of {duration(step)} ({duration(n * step)})"),
         ("scored part", f"the last {n - first:,} steps ({duration((n - first) * step)}), {start} to {end}"),
         ("absent demand", f"{absent:,} scored steps; they count neither way" if absent else "none in the scored part"),
@@ -332,9 +330,9 @@ def _setup(result: ReplayResult) -> list[tuple[str, str]]:
         ("one replica carries", f"{result.replica_capacity:.4g}{unit}"),
         ("lead time", f"{duration(result.lead_time_s)} from order to ready"),
         ("settings", "tuned on what lies before the scored part" if result.tuned else "as given, not tuned"),
-        ("world", f"{_clean(result.world)} level"),
+        ("world", f"{clean_text(result.world)} level"),
         ("seed", str(result.seed)),
-        ("digest of the trace", _clean(result.trace_digest)),
+        ("digest of the trace", clean_text(result.trace_digest)),
     ]
     return items
 

@@ -30,7 +30,7 @@ from simulator.charts.frame import (
     new_figure,
 )
 from simulator.charts.palette import ROLES
-from simulator.charts.view import View, display_name
+from simulator.charts.view import View, clean_text, display_name
 
 __all__ = ["budget_figure", "demand_figure", "extra_hours_figure", "overview_figure", "replicas_figure"]
 
@@ -61,7 +61,7 @@ def _demand_panel(view: View, axes: Axes, policies: Sequence[str]) -> None:
         top = max(top, float(carried.max()))
         if main:
             draw_missed(view, axes, name, gid=f"series-{number}")
-    draw_values(axes, view.result.unit or view.result.demand_name, 1.06 * top)
+    draw_values(axes, clean_text(view.result.unit or view.result.demand_name, 40), 1.06 * top)
 
 
 def replicas_figure(view: View, *, each: float = 92.0) -> Figure:

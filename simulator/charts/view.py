@@ -18,6 +18,7 @@ __all__ = [
     "Canvas",
     "View",
     "busiest_window",
+    "clean_text",
     "display_name",
     "fan_bands",
     "fan_with_gaps",
@@ -42,12 +43,17 @@ NARROW = Canvas(372.0, 150, 4, "narrow")
 ORDER = ("harmony", "hpa", "reactive", "static", "oracle")
 
 
-def display_name(name: str, limit: int = 28) -> str:
-    """What a policy is called in text; long names are cut, characters that no text may hold are replaced."""
-    clean = name.encode("utf-8", "replace").decode("utf-8")
-    clean = "".join(c if c.isprintable() else " " for c in clean).strip() or "(no name)"
-    shown = {"harmony": "HARMONY", "hpa": "HPA"}.get(clean, clean)
+def clean_text(text: str, limit: int = 10_000) -> str:
+    """Text from outside, fit to be shown: what no page may hold is replaced, what is too long is cut."""
+    valid = text.encode("utf-8", "replace").decode("utf-8")
+    shown = "".join(c if c.isprintable() else " " for c in valid).strip()
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def display_name(name: str, limit: int = 28) -> str:
+    """What a policy is called in text."""
+    clean = clean_text(name, limit) or "(no name)"
+    return {"harmony": "HARMONY", "hpa": "HPA"}.get(clean, clean)
 
 
 def ordered_names(result: ReplayResult) -> list[str]:
