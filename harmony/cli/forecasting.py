@@ -329,6 +329,7 @@ def _print_forecast(trace: str, found: ForecastDistribution, levels: list[float]
         f"[bold]{trace}[/bold] after {_origin(found, calendar)}, {found.horizon} steps of {found.step_s:g} s, "
         f"model {found.model}",
         highlight=False,
+        soft_wrap=True,
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("indicator")
