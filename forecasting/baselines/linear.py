@@ -70,15 +70,25 @@ def solve(moments: Moments, penalties: FloatArray) -> FloatArray:
     sd = np.sqrt(np.where(varied, variance, 1.0))
     keep = varied / sd
     correlation = covariance * keep[:, :, None] * keep[:, None, :]
-    values, vectors = np.linalg.eigh(correlation)
-    values = np.maximum(values, 0.0)
     # (groups, terms, targets a group): all targets share one group, or each has its own.
     cross = np.moveaxis(moments.cross.reshape(-1, groups, targets // groups), 1, 0) / rows[:, None, None]
     level = cross[:, :1]
     joint = (cross[:, 1:] - mean[:, :, None] * level) * keep[:, :, None]
-    turned = np.swapaxes(vectors, 1, 2) @ joint
-    slopes = vectors @ (turned / (values[None, :, :, None] + penalties[:, None, None, None])) * keep[:, :, None]
+    slopes = _penalised(correlation, joint, penalties) * keep[:, :, None]
     constant = level - (mean[:, :, None] * slopes).sum(axis=2, keepdims=True)
     both = np.concatenate([constant, slopes], axis=2)
     out: FloatArray = np.moveaxis(both, 1, 2).reshape(len(penalties), -1, targets)
     return out
+
+
+def _penalised(correlation: FloatArray, joint: FloatArray, penalties: FloatArray) -> FloatArray:
+    """(penalties, groups, terms, targets) solutions: one factorisation for a single penalty, a shared one for many."""
+    if len(penalties) == 1:
+        loaded = correlation + penalties[0] * np.eye(correlation.shape[1])
+        one: FloatArray = np.linalg.solve(loaded, joint)[None]
+        return one
+    values, vectors = np.linalg.eigh(correlation)
+    turned = np.swapaxes(vectors, 1, 2) @ joint
+    weights = np.maximum(values, 0.0)[None, :, :, None] + penalties[:, None, None, None]
+    many: FloatArray = vectors @ (turned / weights)
+    return many
