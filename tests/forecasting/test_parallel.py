@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from forecasting.errors import UsageError
+from forecasting.parallel import run_calls
+
+
+def double(x: int) -> tuple[int, str | None]:
+    return 2 * x, os.environ.get("OMP_NUM_THREADS")
+
+
+def die(x: int) -> int:
+    os._exit(1)
+
+
+def fail_or_sleep(x: int) -> int:
+    if x == 0:
+        raise KeyError("first")
+    time.sleep(60)
+    return x
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_call_is_answered_under_its_number(jobs: int) -> None:
+    before = dict(os.environ)
+    found = dict(run_calls(double, [(3,), (4,), (5,)], jobs))
+    assert {i: value for i, (value, _) in found.items()} == {0: 6, 1: 8, 2: 10}
+    if jobs > 1:
+        assert {threads for _, threads in found.values()} == {"1"}
+    assert dict(os.environ) == before
+
+
+def test_a_worker_that_dies_is_a_named_error() -> None:
+    with pytest.raises(UsageError, match="ended without an answer"):
+        list(run_calls(die, [(1,), (2,)], 2))
+
+
+def test_an_error_ends_the_other_calls_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(KeyError, match="first"):
+        list(run_calls(fail_or_sleep, [(0,), (1,)], 2))
+    for child in multiprocessing.active_children():
+        child.join(10)
+    assert time.monotonic() - began < 30
