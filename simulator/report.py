@@ -89,6 +89,7 @@ def render_report(result: ReplayResult) -> str:
         reasons=_reasons(result),
         setup=_setup(result),
         notes=[clean_text(n) for n in result.notes],
+        has_fan=focus is not None and View(result, result.scored_from, result.demand.size, WIDE).fan() is not None,
         roles=ROLES,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -284,6 +285,9 @@ def _request_table(result: ReplayResult) -> dict[str, Any] | None:
         for k, text in REQUEST_BOUNDS.items()
         if any(k in r for _, r in runs)
     ]
+    bound, idle = (next((r[k] for _, r in runs if k in r), math.nan) for k in REQUEST_BOUNDS)
+    if bound < idle:
+        bounds.append("No number of replicas keeps the bound for such prompts.")
     return {"titles": [REQUEST_TITLES.get(k, clean_text(k)) for k in keys], "rows": rows, "bounds": " ".join(bounds)}
 
 

@@ -26,14 +26,16 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 20.0, 26.0, 26.0  # margins in units
 
 
 # ---- frame ------------------------------------------------------------------------------------------------------
-def new_figure(view: View, height: float, panels: int = 1, gap: float = 10.0) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    view: View, height: float, panels: int = 1, gap: float = 10.0, bottom: float = BOTTOM
+) -> tuple[Figure, list[Axes]]:
     """A figure of the view's width with ``panels`` axes of equal height below each other, sharing the time axis."""
     width = view.canvas.width
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)  # one unit is one pixel
-    each = (height - TOP - BOTTOM - gap * (panels - 1)) / panels
+    each = (height - TOP - bottom - gap * (panels - 1)) / panels
     axes: list[Axes] = []
     for i in range(panels):
-        low = BOTTOM + (panels - 1 - i) * (each + gap)
+        low = bottom + (panels - 1 - i) * (each + gap)
         box = (LEFT / width, low / height, (width - LEFT - RIGHT) / width, each / height)
         axes.append(figure.add_axes(box, sharex=axes[0] if axes else None))
     return figure, axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from forecasting.panel import FloatArray
 from simulator.charts.axes import amount, percent
@@ -20,15 +20,14 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top in units
 
 def scatter_figure(view: View, *, height: float = 320.0) -> Figure:
     """Cost against misses: one point per policy, the promise as a line."""
-    figure, (axes,) = new_figure(view, height)
+    figure, (axes,) = new_figure(view, height, bottom=42.0)
     epsilon = view.result.epsilon
     x = np.array([view.run(n).gpu_hours for n in view.names])
     y = np.array([view.run(n).violation_rate for n in view.names])
     linear = epsilon if epsilon > 0 else max(float(y[y > 0].min()) if (y > 0).any() else 0.0, 1e-4)
     axes.set_yscale("symlog", linthresh=2 * linear, linscale=1.0)
     top = max(4 * linear, 1.6 * float(y.max()))
-    pad = 0.10 * max(float(np.ptp(x)), 0.05 * float(x.max()), 1e-9)
-    axes.set_xlim(float(x.min()) - pad, float(x.max()) + pad)
+    _cost_axis(view, axes, x)
     axes.set_ylim(-0.18 * linear, top)
     axes.axhspan(epsilon, top, color=MISSED, alpha=0.07, linewidth=0)
     axes.axhline(epsilon, color=MISSED, linewidth=1.2)
@@ -44,13 +43,26 @@ def scatter_figure(view: View, *, height: float = 320.0) -> Figure:
     ticks = [0.0, *(t for t in ROUND_SHARES if 0.999 * linear <= t <= top)]
     axes.set_yticks(ticks, [percent(t) for t in ticks])
     axes.minorticks_off()
-    axes.xaxis.set_major_locator(MaxNLocator(view.canvas.ticks - 1))
-    axes.xaxis.set_major_formatter(FuncFormatter(amount))
     axes.annotate("share of time missed", (0, 1), (-LEFT + 6, 9), xycoords="axes fraction",
                   textcoords="offset points", color=MUTED, fontsize=12)  # fmt: skip
-    axes.annotate("GPU-hours", (1, 0), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="right",
+    axes.annotate("GPU-hours", (1, 0), (0, -36), xycoords="axes fraction", textcoords="offset points", ha="right",
                   color=MUTED, fontsize=12)  # fmt: skip
     return figure
+
+
+def _cost_axis(view: View, axes: Axes, x: FloatArray) -> None:
+    """GPU-hours from left to right; by factors where the dearest costs several times the cheapest."""
+    low, high = float(x.min()), float(x.max())
+    if low > 0 and high / low > 4:
+        axes.set_xscale("log")
+        pad = (high / low) ** 0.10
+        axes.set_xlim(low / pad, high * pad)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        pad = 0.10 * max(high - low, 0.05 * high, 1e-9)
+        axes.set_xlim(low - pad, high + pad)
+        axes.xaxis.set_major_locator(MaxNLocator(view.canvas.ticks - 1))
+    axes.xaxis.set_major_formatter(FuncFormatter(amount))
 
 
 def _label(view: View, axes: Axes, x: FloatArray, y: FloatArray) -> None:

@@ -203,6 +203,9 @@ def test_requests_are_shown_where_there_are_any(result: ReplayResult, page: Page
     text = Page(render_report(with_run(result, "harmony", requests=figures))).text()
     for shown in ("What requests felt", "8,000", "1.25%", "1.23 s", "432.1 s", "bound on TTFT is 2 s", "0.31 s"):
         assert shown in text
+    assert "No number of replicas" not in text
+    slow = render_report(with_run(result, "harmony", requests=figures | {"idle_ttft_p95_s": 9.0}))
+    assert "No number of replicas keeps the bound for such prompts." in slow
 
 
 def test_without_a_calendar_time_is_elapsed(result: ReplayResult) -> None:
