@@ -11,7 +11,7 @@ import polars as pl
 
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
-from simulator.traces.table import ParsedTimes, TextTable, numeric_times, parse_meta, pick_column
+from simulator.traces.table import ParsedTimes, TextTable, check_names, numeric_times, parse_meta, pick_column
 
 __all__ = ["META_KEY", "ParquetTable"]
 
@@ -30,6 +30,7 @@ class ParquetTable:
         self.header = tuple(self._frame.columns)
         if not self.header or not len(self._frame):
             raise DataError(f"{name}: no rows; expected at least 2")
+        check_names(name, self.header)
         extra = self._guarded(lambda: pl.read_parquet_metadata(io.BytesIO(data)))
         self.meta: dict[str, Any] = parse_meta(name, extra[META_KEY]) if META_KEY in extra else {}
 

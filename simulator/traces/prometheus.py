@@ -16,7 +16,7 @@ import numpy as np
 from forecasting.errors import DataError
 from forecasting.panel import Indicator, Kind, Panel
 from simulator.traces.grid import regular_grid
-from simulator.traces.table import ParsedTimes
+from simulator.traces.table import ParsedTimes, check_names
 from simulator.traces.trace import Trace
 from simulator.traces.wide import stem
 
@@ -36,6 +36,7 @@ def read_prometheus(name: str, text: str) -> Trace:
     series = _series(name, text)
     labels = [entry["metric"] for entry in series]
     varying = sorted({k for m in labels for k in m if k != "__name__" and len({o.get(k) for o in labels}) > 1})
+    check_names(name, [_title(metric, varying) for metric in labels])
     columns = [
         _samples(name, _title(metric, varying), entry["values"]) for metric, entry in zip(labels, series, strict=True)
     ]

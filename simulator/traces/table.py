@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import math
+import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = [
     "ParsedTimes",
     "Table",
     "TextTable",
+    "check_names",
     "decode",
     "find_file",
     "numeric_times",
@@ -143,6 +145,19 @@ def pick_column(table: Table, column: str) -> str:
     raise DataError(f"{table.name}: no column {column!r}; {suggest(column, table.header)}")
 
 
+def check_names(name: str, columns: Sequence[str]) -> None:
+    """`DataError` for a name that is empty, holds a line break or another control character, or stands twice."""
+    seen: set[str] = set()
+    for number, column in enumerate(columns, 1):
+        if not column:
+            raise DataError(f"{name}: column {number} has no name; give every column a name in the header")
+        if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in column):
+            raise DataError(f"{name}: the name of column {number}, {column[:40]!r}, holds a control character")
+        if column in seen:
+            raise DataError(f"{name}: two columns are named {column!r}; names must be unique")
+        seen.add(column)
+
+
 class TextTable:
     """A table of delimited text (comma, semicolon or tab) with one header line."""
 
@@ -163,11 +178,7 @@ class TextTable:
         if head is None or not any(cell.strip() for cell in head):
             raise DataError(f"{name}, line {self._skipped + 1}: no header line; expected column names")
         self.header = tuple(cell.strip() for cell in head)
-        for number, column in enumerate(self.header, 1):
-            if not column:
-                raise DataError(f"{name}: column {number} has no name; give every column a name in the header")
-            if self.header.index(column) != number - 1:
-                raise DataError(f"{name}: two columns are named {column!r}; names must be unique")
+        check_names(name, self.header)
 
     def _rows(self) -> Iterator[list[str]]:
         """Cells of every line that is not blank, header first; csv mistakes become `DataError`."""

@@ -15,7 +15,7 @@ import numpy as np
 from forecasting.errors import DataError, suggest
 from forecasting.panel import KINDS, FloatArray, Indicator, Kind, Panel
 from simulator.traces.grid import Grid, bin_rows, mean_by_row, regular_grid
-from simulator.traces.table import ParsedTimes, Table, pick_column
+from simulator.traces.table import ParsedTimes, Table, check_names, pick_column
 from simulator.traces.trace import Trace
 from simulator.traces.wide import stem
 
@@ -141,6 +141,7 @@ def _pivot(table: Table, times: ParsedTimes, series: str) -> tuple[ParsedTimes, 
     names = list(dict.fromkeys(labels))
     if "" in names:
         raise DataError(f"{table.name}, {table.where(labels.index(''))}: no name in column {series!r}")
+    check_names(table.name, names)
     stamps, at = np.unique(times.seconds, return_inverse=True)
     where = {name: i for i, name in enumerate(names)}
     which = np.array([where[label] for label in labels])

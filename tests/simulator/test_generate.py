@@ -187,7 +187,7 @@ def test_random_panels_are_varied() -> None:
         random_panel(0, rows=1)
 
 
-@given(half=st.floats(0.0, 2.5), peak=st.floats(0, 24))
+@given(half=st.floats(0.0, 1.6), peak=st.floats(0, 24))
 @settings(deadline=None, max_examples=30)
 def test_day_shape_has_mean_one_and_the_wanted_range(half: float, peak: float) -> None:
     minutes = 60.0 * (np.arange(1440) + 0.5)
