@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forecasting.distribution import ForecastDistribution as ForecastDistribution
-    from forecasting.evaluate import evaluate as evaluate
+    from forecasting.evaluation import evaluate as evaluate
     from forecasting.forecaster import Forecaster as Forecaster
     from forecasting.panel import Indicator as Indicator
     from forecasting.panel import Panel as Panel
@@ -19,9 +19,9 @@ _HOMES = {
     "Forecaster": "forecasting.forecaster",
     "Indicator": "forecasting.panel",
     "Panel": "forecasting.panel",
-    "evaluate": "forecasting.evaluate",
+    "evaluate": "forecasting.evaluation",
 }
-__all__ = ["ForecastDistribution", "Forecaster", "Indicator", "Panel", "evaluate"]  # noqa: F822
+__all__ = ["ForecastDistribution", "Forecaster", "Indicator", "Panel", "evaluate"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from forecasting.base import ForecastModel
     from forecasting.distribution import ForecastDistribution
-    from forecasting.evaluate import EvaluationReport, SeriesScores
+    from forecasting.evaluation import EvaluationReport, SeriesScores
     from forecasting.panel import Panel
 
 __all__ = ["evaluate", "forecast", "train"]
@@ -56,7 +56,7 @@ def evaluate(
     `harmony evaluate traces my-traces --method ridge --lookback 144 --horizon 12 --json`
     """
     from forecasting.errors import UsageError, suggest
-    from forecasting.evaluate import evaluate as run_evaluation
+    from forecasting.evaluation import evaluate as run_evaluation
     from forecasting.methods import DEFAULT_METHOD
     from harmony.cli.series import read_series
 
@@ -148,7 +148,7 @@ def train(
     """
     from forecasting.config import TrainingConfig
     from forecasting.errors import UsageError
-    from forecasting.evaluate import Protocol, Settings, Split, score_model
+    from forecasting.evaluation import Protocol, Settings, Split, score_model
     from forecasting.forecaster import Forecaster
     from simulator.traces.registry import load_trace
 

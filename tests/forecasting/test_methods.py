@@ -29,8 +29,20 @@ def test_an_unknown_name_is_answered_with_near_ones() -> None:
 
 def test_baselines_and_scores_import_no_torch() -> None:
     code = (
-        "import sys, forecasting.evaluate, forecasting.methods as m;"
+        "import sys, forecasting.evaluation, forecasting.methods as m;"
         "[m.create_method(n) for n in m.method_names()[1:]];"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_promised_names_are_what_they_say_and_stay_so() -> None:
+    import forecasting
+
+    for _ in range(2):
+        from forecasting import ForecastDistribution, Indicator, Panel, evaluate
+
+        assert callable(evaluate)
+        assert all(isinstance(c, type) for c in (ForecastDistribution, Indicator, Panel))
+    with pytest.raises(AttributeError, match="no attribute 'gone'"):
+        forecasting.gone  # noqa: B018

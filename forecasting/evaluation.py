@@ -1,4 +1,7 @@
-"""`evaluate`: forecasting methods against each other over the same windows of the same panels, by a fixed protocol."""
+"""`evaluate`: forecasting methods against each other over the same windows of the same panels, by a fixed protocol.
+
+The module is not called after the function: `from forecasting import evaluate` would then find the module.
+"""
 
 from __future__ import annotations
 

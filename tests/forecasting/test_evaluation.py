@@ -11,7 +11,7 @@ from forecasting import scores
 from forecasting.baselines import LastValue, WindowQuantiles
 from forecasting.distribution import ForecastBatch
 from forecasting.errors import DataError, UsageError
-from forecasting.evaluate import PROTOCOLS, EvaluationReport, Settings, Split, evaluate, evaluate_series
+from forecasting.evaluation import PROTOCOLS, EvaluationReport, Settings, Split, evaluate, evaluate_series
 from forecasting.panel import Indicator, Panel
 from forecasting.windows import WindowBatch
 from tests.forecasting.builders import panel_of, wavy
