@@ -23,7 +23,7 @@ class WindowBatch:
     """A batch of equally shaped histories, each ending at its own time.
 
     Attributes:
-        values: (batch, lookback, indicators) float64; NaN is absent (also where a history is shorter than the lookback).
+        values: (batch, lookback, indicators) float64; NaN is absent (also before a history that is too short).
         indicators: the columns, the same for the whole batch.
         end_s: (batch,) time of each window's last row, seconds since the Unix epoch.
         step_s: seconds between rows.

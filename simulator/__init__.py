@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simulator.replay import replay as replay
+    from simulator.replaying import replay as replay
     from simulator.traces.registry import load_trace as load_trace
 
-_HOMES = {"load_trace": "simulator.traces.registry", "replay": "simulator.replay"}
+_HOMES = {"load_trace": "simulator.traces.registry", "replay": "simulator.replaying"}
 __all__ = ["load_trace", "replay"]
 
 

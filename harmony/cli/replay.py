@@ -49,7 +49,9 @@ def replay(
     gpus_per_replica: Annotated[int, typer.Option(help="GPUs that one replica occupies.")] = 1,
     price: Annotated[float, typer.Option(help="Price of one GPU-hour.")] = 1.0,
     miss_price: Annotated[float, typer.Option(help="Money lost per hour and missing replica.")] = 0.0,
-    ttft_slo: Annotated[str, typer.Option(help="Promised time to first token (request traces).")] = "2s",
+    ttft_slo: Annotated[
+        str | None, typer.Option(help="Promised time to first token (request traces), such as 2s.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for replay.json, replicas.csv and report.html.")] = None,
     decisions: Annotated[
@@ -74,8 +76,8 @@ def replay(
     from harmony.model.objective import Objective
     from harmony.policies.registry import create_policy, policy_names
     from simulator.output import staged, write_outputs
-    from simulator.replay import ReplaySettings
-    from simulator.replay import replay as run_replay
+    from simulator.replaying import ReplaySettings
+    from simulator.replaying import replay as run_replay
     from simulator.traces.registry import load_trace
 
     names = list(dict.fromkeys(policy or policy_names()))
@@ -103,7 +105,7 @@ def replay(
         forecaster=forecaster,
         lookback=lookback,
         samples=samples,
-        ttft_slo_s=parse_duration(ttft_slo),
+        ttft_slo_s=None if ttft_slo is None else parse_duration(ttft_slo),
         seed=seed,
     )
     loaded = load_trace(trace, demand=demand, step_s=None if step is None else parse_duration(step))
@@ -188,13 +190,13 @@ def _print_table(result: ReplayResult) -> None:
         f"[bold]{result.trace}[/bold]: {result.demand_name} ({result.unit or 'no unit'}), "
         f"{result.demand.size - result.scored_from:,} steps of {result.step_s:g} s scored ({hours:,.1f} h); "
         f"a replica carries {result.replica_capacity:.4g}, ready after {result.lead_time_s:g} s; "
-        f"promise: at most {result.epsilon:.3g} of the time missed",
+        f"promise: at most {100 * result.epsilon:g} % of the time missed",
         highlight=False,
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
-    titles = ("policy", "GPU-hours", "vs oracle", "cost", "violated", "stated", "scalings", "seconds", "settings")
-    for i, title in enumerate(titles):
-        table.add_column(title, justify="left" if i in (0, 8) else "right", no_wrap=i < 8, overflow="ellipsis")
+    titles = ("policy", "GPU-hours", "vs oracle", "cost", "violated", "stated", "scalings", "seconds")
+    for title in titles:
+        table.add_column(title, justify="left" if title == "policy" else "right", no_wrap=True)
     oracle = result.policies.get("oracle")
     for run in sorted(result.policies.values(), key=lambda r: r.gpu_hours):
         kept = run.violation_rate <= result.epsilon
@@ -207,9 +209,13 @@ def _print_table(result: ReplayResult) -> None:
             "-" if run.stated_risk is None else f"{run.stated_risk:.3%}",
             f"{run.scale_events:,}",
             f"{run.seconds:.1f}",
-            ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items()),
         )
     console.print(table, highlight=False)
+    console.print("settings, tuned on the part before the scored one:" if result.tuned else "settings:", style="dim")
+    for run in result.policies.values():
+        shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
+        if shown:
+            console.print(f"  {run.name}: {shown}", style="dim", highlight=False)
     for run in result.policies.values():
         if not run.objective_met:
             console.print(
@@ -227,11 +233,12 @@ def _print_requests(console: Any, result: ReplayResult) -> None:  # noqa: ANN401
     """Latency figures of a request-level world."""
     from rich.table import Table
 
+    runs = [run for run in result.policies.values() if run.requests]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    keys = list(next(r.requests for r in result.policies.values() if r.requests))
-    table.add_column("policy")
-    for key in keys:
-        table.add_column(key, justify="right")
-    for run in result.policies.values():
-        table.add_row(run.name, *(f"{run.requests.get(k, float('nan')):.4g}" for k in keys))
+    table.add_column("requests")
+    for run in runs:
+        table.add_column(run.name, justify="right")
+    for key in runs[0].requests:
+        table.add_row(key, *(f"{run.requests[key]:.4g}" for run in runs))
+    console.print()
     console.print(table, highlight=False)

@@ -19,7 +19,7 @@ from harmony.model.record import Record
 from harmony.policies.hpa import HpaPolicy
 from simulator.output import write_replicas
 from simulator.pool import StartUp
-from simulator.replay import ReplaySettings, replay
+from simulator.replaying import ReplaySettings, replay
 from simulator.result import ReplayResult
 from tests.simulator.worlds import make_trace, waves
 

@@ -52,7 +52,8 @@ class ReplaySettings:
         forecaster: what HARMONY forecasts with: "base" (the bundled model), a model folder, or a method's name.
         lookback: rows of history that a forecast reads.
         samples: sample paths per forecast.
-        ttft_slo_s: time to first token promised to a request (request-level worlds).
+        ttft_slo_s: time to first token promised to a request (request-level worlds); None for one that an idle
+            replica of this size can keep.
         seed: of everything random.
     """
 
@@ -66,7 +67,7 @@ class ReplaySettings:
     forecaster: str = "base"
     lookback: int = 144
     samples: int = 200
-    ttft_slo_s: float = 2.0
+    ttft_slo_s: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
