@@ -112,11 +112,15 @@ class TrainingConfig(_Settings):
     """Training windows kept at most, evenly spread over the rows."""
     max_validation: int = 600
     """Validation windows looked at, evenly spread: always the same ones."""
+    update_steps: int = 200
+    """Optimiser steps of an update; about 25 s on one core."""
     members: int = 1
     """Networks trained from different seeds; their mixtures are joined."""
 
     def __post_init__(self) -> None:
-        self._positive("steps", "batch", "check_every", "patience", "max_windows", "max_validation", "members")
+        self._positive(
+            "steps", "batch", "check_every", "patience", "max_windows", "max_validation", "members", "update_steps"
+        )
         self._positive("batches_per_step", "steps_ahead")
         if not self.learning_rate > 0:
             raise UsageError(f"TrainingConfig.learning_rate is {self.learning_rate}, expected a positive number")

@@ -118,7 +118,7 @@ class Forecaster:
         nets = [_widened(net, sorted({n for p in panels for n in p.names})) for net in self._nets]
         brief = dataclasses.replace(
             self._training,
-            steps=200,
+            steps=self._training.update_steps,
             learning_rate=5e-4,
             warm_up=20,
             check_every=50,
@@ -374,8 +374,9 @@ class Forecaster:
                 net.load_state_dict(state)
                 made._nets.append(net.eval())
         except (KeyError, TypeError, RuntimeError, InputError) as error:
+            first = next(iter(str(error).splitlines()), type(error).__name__)
             raise ArtefactError(
-                f"{source}: weights and settings do not fit together ({error}); train it again"
+                f"{source}: weights and settings do not fit together ({first}); train it again"
             ) from error
         return made
 

@@ -129,7 +129,7 @@ def test_the_sampling_table_is_close_to_the_exact_inverse() -> None:
     exact, _ = MixtureTransform().inverse(u.flatten(0, 1), many)
     error = (drawn.flatten(0, 1) - exact).abs() / many.scales.amax(-1)
     assert float(error.median()) < 0.02
-    assert float(error.quantile(0.999)) < 0.3
+    assert float(error.quantile(0.999)) < 0.4
 
 
 def test_any_cells_can_be_sampled_alone() -> None:

@@ -1,0 +1,131 @@
+"""Finding the weights: windows, thinning, a fixed validation score, and that likelihood training finds the truth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from forecasting.config import ModelConfig, TrainingConfig
+from forecasting.errors import DataError, UsageError
+from forecasting.features import series_stats
+from forecasting.network import ForecastNet
+from forecasting.panel import FloatArray, Indicator, Panel
+from forecasting.training import Examples, examples_of, score_examples, train
+
+SMALL = ModelConfig(lookback=12, horizon=4, width=8, heads=2, patch=6, step_width=16, quantiles=6, free=4, dropout=0.0)
+QUICK = TrainingConfig(steps=30, batch=16, check_every=10, warm_up=5)
+
+
+def panel(values: FloatArray) -> Panel:
+    return Panel(values, tuple(Indicator(f"x{i}", level=i % 3 + 1) for i in range(values.shape[1])), 0.0, 600.0)
+
+
+def made(values: FloatArray, horizon: int = 4, **options: int) -> Examples:
+    p = panel(values)
+    found = examples_of(p, SMALL, lookback=12, horizon=horizon, stats=series_stats([p], 12), **options)
+    assert found is not None
+    return found
+
+
+def noise(rows: int, columns: int = 2, seed: int = 0) -> FloatArray:
+    return np.random.default_rng(seed).normal(size=(rows, columns))
+
+
+def test_targets_are_what_came_after_in_the_windows_own_scale() -> None:
+    x = noise(60)
+    e = made(x)
+    scale, centre = e.inputs.scale, e.inputs.centre
+    raw = (e.targets.view(len(e), 2, 4).double() * scale[..., None] + centre[..., None]).numpy()
+    ends = np.arange(3, 56)
+    assert np.allclose(raw[:, 1, 2], x[ends + 3, 1], atol=1e-4)
+    assert bool(e.observed.all())
+
+
+def test_absent_outcomes_are_not_observed() -> None:
+    x = noise(60)
+    x[30, 1] = np.nan
+    e = made(x)
+    assert int((~e.observed).sum()) == 4
+    assert bool(torch.isfinite(e.targets).all())
+
+
+def test_history_rows_of_validation_are_not_scored_and_limits_spread_evenly() -> None:
+    e = made(noise(100), first=40)
+    assert len(e) == 100 - 4 - 39
+    assert len(made(noise(100), limit=7)) == 7
+
+
+def test_too_short_a_panel_gives_no_window() -> None:
+    assert examples_of(panel(noise(5)), SMALL, lookback=12, horizon=4, stats={}, first=4) is None
+    with pytest.raises(DataError, match="no window to learn from"):
+        train(ForecastNet(SMALL), [], [], QUICK, seed=0)
+
+
+def test_steps_and_seasons_can_be_taken_away() -> None:
+    e = made(noise(300))
+    some = e.steps(torch.tensor([0, 3]))
+    assert torch.equal(some.targets.view(-1, 2, 2)[:, 1], e.targets.view(-1, 2, 4)[:, 1][:, [0, 3]])
+    assert bool(e.inputs.seasonal.any())
+    assert not e.without_seasons().inputs.seasonal.any()
+
+
+def fitted(seed: int, examples: Examples) -> ForecastNet:
+    torch.manual_seed(seed)
+    return train(ForecastNet(SMALL), [examples], [examples], QUICK, seed=seed).net
+
+
+def test_equal_seeds_give_equal_weights_and_torchs_generator_is_left_alone() -> None:
+    e = made(noise(200))
+    net = ForecastNet(SMALL)
+    before = torch.get_rng_state()
+    train(net, [e], [e], replace(QUICK, steps=2), seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    a, b, c = fitted(1, e), fitted(1, e), fitted(2, e)
+    same = [torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(b.head.weight, c.head.weight)
+
+
+def test_the_best_weights_by_validation_are_kept_and_a_good_start_can_win() -> None:
+    e = made(noise(200))
+    net = fitted(0, e)
+    start = score_examples(net, [e], QUICK)[0]
+    hopeless = TrainingConfig(steps=20, batch=16, check_every=10, warm_up=1, learning_rate=1.0)
+    kept = train(net, [e], [e], hopeless, seed=0, keep_start=True)
+    assert kept.steps == 0
+    assert kept.score == start
+
+
+def test_progress_and_checks_are_told() -> None:
+    told: list[tuple[int, int]] = []
+    train(ForecastNet(SMALL), [made(noise(80))], [], QUICK, seed=0, progress=lambda i, n, note: told.append((i, n)))
+    assert told == [(10, 30), (20, 30), (30, 30)]
+
+
+def test_an_outlier_does_not_break_training() -> None:
+    x = noise(200)
+    x[100] = 1e9
+    net = fitted(0, made(x))
+    assert all(bool(torch.isfinite(p).all()) for p in net.parameters())
+
+
+def test_likelihood_alone_finds_the_entropy_of_white_noise() -> None:
+    e, fresh = made(noise(1500, 1), horizon=1), made(noise(600, 1, seed=9), horizon=1)
+    config = TrainingConfig(steps=150, batch=64, crps_weight=0.0, likelihood_weight=1.0, check_every=50, warm_up=10)
+    torch.manual_seed(0)
+    net = train(ForecastNet(SMALL), [e], [fresh], config, seed=0).net
+    _, nll, _, _ = score_examples(net, [fresh], config)
+    # In the window's own scale noise has about unit spread: entropy log(sqrt(2 pi e)) = 1.42, and a little more since
+    # mean and spread are estimated from 12 values.
+    assert 1.40 < nll < 1.72
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(UsageError, match="learning_rate"):
+        TrainingConfig(learning_rate=0.0)
+    with pytest.raises(UsageError, match="steps is 0"):
+        TrainingConfig(steps=0)
+    assert TrainingConfig.from_dict(QUICK.to_dict()) == QUICK
