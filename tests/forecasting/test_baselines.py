@@ -230,6 +230,18 @@ def test_longer_windows_are_read_from_their_end(make: Factory) -> None:
     np.testing.assert_allclose(long, right)
 
 
+@each_method
+@pytest.mark.parametrize("lookback", [1, 2, 200])
+def test_the_shortest_and_a_long_lookback_work(make: Factory, lookback: int) -> None:
+    panel = wavy(700, 1, absent=0.02)
+    model = make().fit([panel.rows(0, 500)], lookback=lookback, horizon=2)
+    windows = WindowBatch.from_panel(panel, np.arange(600, 640), lookback, horizon=2)
+    seen = ~np.isnan(windows.values).all(axis=(1, 2))
+    found = model.predict(windows, 2, samples=20).paths[seen]
+    assert np.isfinite(found).all()
+    assert 30 < found.mean() < 70
+
+
 # ---- what each method is ----------------------------------------------------------------------------------------
 def test_last_value_is_the_last_reading_plus_whole_residual_vectors() -> None:
     panel = panel_of(np.cumsum(np.random.default_rng(0).normal(size=(300, 2)), axis=0))
