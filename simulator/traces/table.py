@@ -45,6 +45,8 @@ META_PREFIX = "# harmony-trace "
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BLOCK = 20_000
+BULK_SIZE = 4_000_000
+"""Characters from which on the quick way through a table is tried first (see `bulk`)."""
 _ABSENT = frozenset({"", "nan", "na", "n/a", "null", "none", "-"})
 _DELIMITERS = (",", ";", "\t")
 
@@ -225,6 +227,9 @@ class TextTable:
     def numbers(self, columns: Sequence[str]) -> FloatArray:
         """(rows, columns) float64, NaN where a cell is empty."""
         at = [self.header.index(pick_column(self, c)) for c in columns]
+        quick = self._bulk_numbers(at)
+        if quick is not None:
+            return quick
         parts = []
         for first, block in self._blocks():
             part = np.empty((len(block), len(at)))
@@ -258,12 +263,29 @@ class TextTable:
     def texts(self, column: str) -> list[str]:
         """One column as text."""
         at = self.header.index(pick_column(self, column))
+        if len(self._body) >= BULK_SIZE:
+            from simulator.traces.bulk import bulk_texts
+
+            quick = bulk_texts(self._body, self._delimiter, len(self.header), at)
+            if quick is not None:
+                return quick
         return [row[at] for _, block in self._blocks() for row in block]
+
+    def _bulk_numbers(self, at: list[int]) -> FloatArray | None:
+        """The columns by the quick way, if the table is large and plainly clean."""
+        if len(self._body) < BULK_SIZE:
+            return None
+        from simulator.traces.bulk import bulk_numbers
+
+        return bulk_numbers(self._body, self._delimiter, len(self.header), at)
 
     def times(self, column: str) -> ParsedTimes:
         """One column as times."""
-        cells = self.texts(column)
         unit = str(self.meta.get("time_unit", ""))
+        quick = self._bulk_numbers([self.header.index(pick_column(self, column))])
+        if quick is not None and not np.isnan(quick).any():
+            return numeric_times(quick[:, 0], self, unit)
+        cells = self.texts(column)
         try:
             return numeric_times(np.array([float(c) for c in cells]), self, unit)
         except ValueError as exc:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from forecasting.errors import DataError
 from forecasting.panel import Indicator, Panel
-from simulator.traces import list_traces, load_trace, write_trace
+from simulator.traces import list_traces, load_trace, table, write_trace
 
 AGAIN = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z")), min_size=1, max_size=12).filter(
@@ -116,6 +116,26 @@ def test_any_text_is_a_trace_or_a_data_error(tmp_path: Path, lines: list[str]) -
             assert "\n" not in str(error).replace("\\n", "")  # noqa: PT017
         else:
             assert len(trace.panel) >= 2
+
+
+@AGAIN
+@given(lines=LINES, panel=panels())
+def test_the_quick_way_through_large_tables_reads_the_same(tmp_path: Path, lines: list[str], panel: Panel) -> None:
+    clean = write_trace(panel, tmp_path / "clean.csv").read_text()
+    for text in (clean, clean + "\n".join(lines), "time,x\n0,1\n60,2\n" + "\n".join(lines)):
+        path = tmp_path / "any.csv"
+        path.write_bytes(text.encode())
+        careful = _outcome(path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(table, "BULK_SIZE", 0)
+            assert _outcome(path) == careful
+
+
+def _outcome(path: Path) -> str:
+    try:
+        return load_trace(path).panel.digest()
+    except DataError as error:
+        return str(error)
 
 
 @AGAIN
