@@ -164,7 +164,17 @@ def random_panel(seed: int, *, rows: int | None = None) -> Panel:
         raise UsageError(f"seed={seed}: expected a whole number of at least 0")
     if rows is not None and not 2 <= rows <= _MAX_ROWS:
         raise UsageError(f"rows={rows}: expected 2 to {_MAX_ROWS:,}")
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 0x52414E44]))
+    entropy = [seed, 0x52414E44]
+    for again in range(20):  # a service that asked for nothing at all is drawn again (one in some thousands)
+        rng = np.random.default_rng(np.random.SeedSequence([*entropy, again] if again else entropy))
+        panel = _draw_panel(rng, rows, f"random-{seed}")
+        if (np.nan_to_num(panel.values[:, 0]) > 0).any():
+            break
+    return panel
+
+
+def _draw_panel(rng: np.random.Generator, rows: int | None, name: str) -> Panel:
+    """A panel of a random step, length, service, start and choice of indicators."""
     step = float(rng.choice([15.0, 30.0, 60.0, 60.0, 300.0, 600.0, 1800.0, 3600.0]))
     drawn = round(float(np.exp(rng.uniform(np.log(1500), np.log(6000)))))
     count = drawn if rows is None else rows
@@ -179,7 +189,7 @@ def random_panel(seed: int, *, rows: int | None = None) -> Panel:
     rest = [c for c in columns[1:] if np.isfinite(c[1]).mean() > 0.05]
     picked = sorted(rng.permutation(len(rest))[: wanted - 1].tolist())
     columns = [columns[0], *(rest[i] for i in picked)]
-    panel = _assemble(opt, columns, absent, start_s=start, step_s=step, name=f"random-{seed}")
+    panel = _assemble(opt, columns, absent, start_s=start, step_s=step, name=name)
     return panel.replace(calendar=bool(rng.random() < 0.75))
 
 

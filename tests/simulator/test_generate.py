@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from forecasting.errors import UsageError
@@ -156,6 +156,7 @@ def test_unusable_options(options: dict[str, float]) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32))
+@example(seed=2509)  # the first draw of this seed asks for nothing at all
 def test_a_random_panel_is_usable_and_reproducible(seed: int) -> None:
     panel = random_panel(seed)
     assert panel.digest() == random_panel(seed).digest()
