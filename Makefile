@@ -29,7 +29,7 @@ setup: $(VENV)/.installed ## install the pinned versions into .venv
 setup-test: $(VENV)/.installed-test ## the same with the test tools
 
 demo: $(VENV)/.installed ## replay the bundled trace, print the table, write out/demo/report.html
-	$(BIN)/harmony replay synthetic --tune --decide-every 5m --out out/demo
+	$(BIN)/harmony replay synthetic --tune --out out/demo
 
 lint: $(VENV)/.installed-test ## format check, lint, strict types, layer contracts
 	$(BIN)/ruff format --check .

@@ -66,11 +66,13 @@ class Forecaster:
 
     @property
     def version(self) -> str:
-        """Digest of weights and settings; "untrained" before `fit` or `load`."""
+        """Digest of weights, shape and known numbers; "untrained" before `fit` or `load`."""
         if not self._nets:
             return "untrained"
         if not self._digest:
-            self._digest = self._artefact().digest
+            whole = self._artefact()
+            used = {name: value for name, value in whole.meta.items() if name != "training"}
+            self._digest = Artefact(whole.tensors, used).digest
         return self._digest
 
     @property

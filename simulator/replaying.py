@@ -234,11 +234,11 @@ class _Bench:
         pool = GpuPool(initial, s.start_up, panel.step_s, rng)
         world = FluidWorld(self.demand[start:stop], self.capacity, pool, self._time(start), panel.step_s)
         forecasts = self._forecasts(policy, every, tuning=tuning)
-        gain = RiskFeedback.GAIN if policy.forecaster not in ("", "truth") else 0.0
+        lead_steps = self.lead.steps(panel.step_s)
         learned = Learned(
             capacity=Capacity.known(self.capacity),
             lead_time=self.lead,
-            feedback=RiskFeedback.start(self.objective.epsilon, scale=policy.risk_scale, gain=gain),
+            feedback=RiskFeedback.per_lead(self.objective.epsilon, lead_steps, scale=policy.risk_scale),
         )
         loop = ControlLoop(
             objective=self.objective,
@@ -252,8 +252,7 @@ class _Bench:
             forecasts=forecasts,
             journal=log,
         )
-        timeline = world.run(loop, every)
-        return timeline
+        return world.run(loop, every)
 
     def _every(self, policy: Policy) -> int:
         """Steps between decisions: forecasting policies may decide less often, all others decide every step."""

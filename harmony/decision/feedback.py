@@ -20,6 +20,9 @@ class RiskFeedback:
     exp(`gain` * (epsilon - violated)). In the long run the share of violated steps is epsilon wherever the level is
     not at its bounds. A small gain matters: large ones buy safety with many idle hours.
 
+    A miss lasts until new replicas are ready, about one lead time; so that it counts once, `gain` is what one whole
+    lead time of misses adds up to, divided by its steps (see `per_lead`).
+
     Attributes:
         epsilon: the promise, 0..1.
         level: the model's probability to decide with, started at epsilon.
@@ -30,7 +33,10 @@ class RiskFeedback:
     level: float
     gain: float = 0.2
 
-    GAIN: ClassVar[float] = 0.2  # 0.2 x epsilon per violated step near the start
+    GAIN: ClassVar[float] = 0.2  # near the start, one lead time of misses lowers the level by 0.2 x epsilon
+    AIM: ClassVar[float] = (
+        0.9  # "at most epsilon" is kept with some room: a controller ends above its aim half the time
+    )
     SPAN: ClassVar[float] = 100.0  # the level stays within this factor of epsilon, and below one half
 
     @classmethod
@@ -38,10 +44,15 @@ class RiskFeedback:
         """Begin at ``scale`` times epsilon (1: trust the model; tuned on the past where there is one)."""
         return cls(epsilon, min(0.5, epsilon * scale), gain)
 
+    @classmethod
+    def per_lead(cls, epsilon: float, lead_steps: int, *, scale: float = 1.0) -> RiskFeedback:
+        """Begin at ``scale`` times epsilon with the default gain spread over a lead time of ``lead_steps`` steps."""
+        return cls.start(epsilon, scale=scale, gain=cls.GAIN / max(1, lead_steps))
+
     def learn(self, outcome: Outcome) -> RiskFeedback:
         """The level after what came of the last decisions; unchanged where nothing was seen."""
         if self.gain == 0.0 or self.epsilon == 0.0 or outcome.steps == 0:
             return self
-        moved = self.level * exp(self.gain * (self.epsilon * outcome.steps - outcome.violated))
+        moved = self.level * exp(self.gain * (self.AIM * self.epsilon * outcome.steps - outcome.violated))
         level = min(max(moved, self.epsilon / self.SPAN), min(0.5, self.epsilon * self.SPAN))
         return RiskFeedback(self.epsilon, level, self.gain)

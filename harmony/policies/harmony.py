@@ -18,12 +18,14 @@ __all__ = ["HarmonyPolicy"]
 class HarmonyPolicy:
     """Least expected cost subject to the stated risk, from a named forecaster.
 
-    `hold_s`: a scale-down waits until nothing in that many seconds asked for more. `risk_scale`: the model's
+    `hold_s`: a scale-down waits until nothing in that many seconds asked for more; negative stands for one lead time
+    (filled in by `fitted`): ready replicas are the minimum of what was ordered over the lead, so orders that flicker
+    would be paid for and not serve. `risk_scale`: the model's
     probability to start deciding with, as a multiple of epsilon; feedback moves it from there.
     """
 
     forecaster: str = "base"
-    hold_s: float = 0.0
+    hold_s: float = -1.0
     risk_scale: float = 1.0
     name: str = "harmony"
 
@@ -42,11 +44,11 @@ class HarmonyPolicy:
         return decide(observation)
 
     def fitted(self, past: Past) -> HarmonyPolicy:
-        """Nothing to fill in."""
-        return self
+        """A hold of one lead time, unless another was given."""
+        return self if self.hold_s >= 0 else replace(self, hold_s=past.lead_s)
 
     def ladders(self, past: Past) -> Sequence[Sequence[HarmonyPolicy]]:
-        """One ladder per hold (none to three hours): starting risks from thirty times epsilon to a quarter of it."""
-        holds = [0.0, *(h for h in (600.0, 1800.0, 3600.0, 10_800.0) if h > past.step_s)]
-        scales = (30.0, 10.0, 4.0, 2.0, 1.0, 0.5, 0.25)
+        """One ladder per hold (one lead time, one hour): starting risks from 20 times epsilon to a twentieth."""
+        holds = sorted({past.lead_s, max(past.lead_s, 3600.0)})
+        scales = (20.0, 10.0, 7.0, 5.0, 3.5, 2.5, 1.8, 1.4, 1.0, 0.7, 0.5, 0.35, 0.2, 0.1, 0.05)
         return [[replace(self, hold_s=h, risk_scale=s) for s in scales] for h in holds]
