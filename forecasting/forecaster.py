@@ -14,6 +14,7 @@ from torch import Tensor
 
 from forecasting.artefact import Artefact, load_artefact, save_artefact
 from forecasting.base import Progress
+from forecasting.calibration import Width, cell_widths, fitted_widths, with_widths
 from forecasting.config import ModelConfig, TrainingConfig
 from forecasting.distribution import ForecastBatch, LogProb
 from forecasting.errors import ArtefactError, DataError, InputError, suggest
@@ -55,6 +56,7 @@ class Forecaster:
         self._start = start
         self._nets: list[ForecastNet] = []
         self._stats: dict[str, SeriesStats] = {}
+        self._widths: dict[str, Width] = {}
         self._steps: dict[str, float] = {}
         self._digest = ""
 
@@ -174,7 +176,10 @@ class Forecaster:
                 progress=progress,
             )
             kept.append(fitted.net.eval())
-        self._nets, self._digest = kept, ""
+        self._nets, self._digest, self._widths = kept, "", {}
+        if validation:
+            # judged without seasons too: where the caller forbids them, that is how forecasts will be made
+            self._widths = fitted_widths(lambda x: self._context(x, range(len(x.names))), unseen)
 
     def _examples(
         self, panel: Panel, config: ModelConfig, lookback: int, horizon: int, limit: int, *, first: int = 0
@@ -257,10 +262,13 @@ class Forecaster:
 
     def _context(self, inputs: Inputs, picks: Sequence[int]) -> FlowContext:
         """Flow parameters of the picked indicators; several members are joined as one mixture."""
-        contexts = [net(inputs, picks) for net in self._nets]
+        widths = cell_widths(self._widths, [inputs.names[p] for p in picks], len(inputs.ahead))
+        return with_widths(self._joined([net(inputs, picks) for net in self._nets]), widths)
+
+    def _joined(self, contexts: Sequence[FlowContext]) -> FlowContext:
+        """The members' parameters as those of one mixture."""
         if len(contexts) == 1:
-            only: FlowContext = contexts[0]
-            return only
+            return contexts[0]
         spikes = self._nets[0].spikes
         lift = -float(np.log(len(contexts)))
 
@@ -357,6 +365,7 @@ class Forecaster:
             "training": self._training.to_dict(),
             "members": len(self._nets),
             "names": list(self._nets[0].names),
+            "widths": dict(sorted(self._widths.items())),
             "stats": {name: dataclasses.asdict(s) for name, s in sorted(self._stats.items())},
         }
         return Artefact(tensors, meta)
@@ -369,6 +378,7 @@ class Forecaster:
             config = ModelConfig.from_dict(meta["model"])
             made = cls(model=config, training=TrainingConfig.from_dict(meta["training"]))
             made._stats = {name: SeriesStats(**s) for name, s in meta["stats"].items()}
+            made._widths = {name: (float(w[0]), float(w[1])) for name, w in meta.get("widths", {}).items()}
             for i in range(int(meta["members"])):
                 net = ForecastNet(config, meta["names"])
                 prefix = f"net{i}."
