@@ -22,6 +22,8 @@ from forecasting.features import Inputs, SeriesStats, make_inputs, series_stats
 from forecasting.flow import FlowContext, JointFlow
 from forecasting.network import ForecastNet
 from forecasting.panel import FloatArray, Panel
+from forecasting.reshape import coarsened, columns, ordered, rows
+from forecasting.scope import one_thread, seeded
 from forecasting.training import Examples, examples_of, train
 from forecasting.windows import WindowBatch
 
@@ -57,7 +59,6 @@ class Forecaster:
         self._nets: list[ForecastNet] = []
         self._stats: dict[str, SeriesStats] = {}
         self._widths: dict[str, Width] = {}
-        self._steps: dict[str, float] = {}
         self._digest = ""
 
     # ---- identity -------------------------------------------------------------------------------------------
@@ -106,10 +107,11 @@ class Forecaster:
         names = sorted({n for p in panels for n in p.names})
         members = []
         for member in range(self._training.members):
-            with _seeded(seed + member):
+            with seeded(seed + member):
                 net = _widened(started._nets[0], names) if started else ForecastNet(config, names)
             members.append(net)
-        self._learn(members, panels, validation, lookback, horizon, self._training, seed, progress)
+        with one_thread():
+            self._learn(members, panels, validation, lookback, horizon, self._training, seed, progress)
         return self
 
     def update(self, panels: Sequence[Panel], *, seed: int = 0, progress: Progress | None = None) -> Self:
@@ -132,7 +134,8 @@ class Forecaster:
         )
         longest = max((len(p) for p in panels), default=0)
         horizon = max(1, min(config.horizon, 12, longest // 4))
-        self._learn(nets, panels, (), config.lookback, horizon, brief, seed, progress)
+        with one_thread():
+            self._learn(nets, panels, (), config.lookback, horizon, brief, seed, progress)
         return self
 
     def _learn(
@@ -150,7 +153,7 @@ class Forecaster:
         config = nets[0].config
         lookback, horizon = min(lookback, config.lookback), min(horizon, config.horizon)
         learn, judge = [], []
-        for panel in (_ordered(p) for p in panels):
+        for panel in (ordered(p) for p in panels):
             cut = len(panel) if validation else round((1 - _HELD_OUT) * len(panel))
             share = max(1, training.max_windows // len(panels))
             learn.append(self._examples(panel.rows(0, cut), config, lookback, horizon, share))
@@ -158,7 +161,7 @@ class Forecaster:
                 late = panel.rows(cut - lookback, len(panel)) if cut > lookback else panel
                 share = max(1, training.max_validation // len(panels))
                 judge.append(self._examples(late, config, lookback, horizon, share, first=min(lookback, cut)))
-        for panel in (_ordered(p) for p in validation):
+        for panel in (ordered(p) for p in validation):
             share = max(1, training.max_validation // len(validation))
             judge.append(self._examples(panel, config, lookback, horizon, share, first=min(lookback, len(panel) // 2)))
         known, unseen = [e for e in learn if e], [e for e in judge if e]
@@ -219,7 +222,7 @@ class Forecaster:
         factor = -(-horizon // self.config.horizon)
         if factor > 1:
             coarse = self.predict(
-                _coarsened(windows, factor), -(-horizon // factor), samples=samples, seed=seed, only=only
+                coarsened(windows, factor), -(-horizon // factor), samples=samples, seed=seed, only=only
             )
             paths = np.repeat(coarse.paths, factor, axis=2)[:, :, :horizon]
             return dataclasses.replace(coarse, paths=paths, step_s=windows.step_s, origin_s=windows.end_s.copy())
@@ -239,8 +242,8 @@ class Forecaster:
         paths = np.empty((len(windows), samples, horizon, len(wanted)))
         size = max(1, _CHUNK_CELLS // max(1, len(wanted) * horizon))
         at = 0
-        with torch.inference_mode():
-            for chunk in _columns(windows, order).chunks(size):
+        with one_thread(), torch.inference_mode():
+            for chunk in columns(windows, order).chunks(size):
                 inputs = self._inputs(chunk, horizon)
                 paths[at : at + len(chunk)] = self._paths(inputs, picks, noise, horizon)
                 at += len(chunk)
@@ -308,7 +311,7 @@ class Forecaster:
 
         def log_prob(values: FloatArray) -> float:
             with torch.inference_mode():
-                one = next(iter(_columns(_rows(windows, i), order).chunks(1)))
+                one = next(iter(columns(rows(windows, i), order).chunks(1)))
                 inputs = self._inputs(one, horizon)
                 full = list(range(len(inputs.names)))
                 context = self._context(inputs, full).double()
@@ -393,20 +396,6 @@ class Forecaster:
         return made
 
 
-class _seeded:  # noqa: N801
-    """A scope in which torch's own generator starts from ``seed`` and after which it is as before."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        self._state = torch.get_rng_state()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self._state)
-
-
 def _noise(samples: int, cells: int, seed: int) -> Tensor:
     """(samples, cells) standard normal, a Latin hypercube: every column covers all of 1/samples of the distribution."""
     generator = np.random.default_rng(seed)
@@ -414,57 +403,6 @@ def _noise(samples: int, cells: int, seed: int) -> Tensor:
     p = (strata + generator.uniform(0.25, 0.75, size=strata.shape)) / samples
     noise: Tensor = torch.special.ndtri(torch.from_numpy(p)).float()
     return noise
-
-
-def _ordered(panel: Panel) -> Panel:
-    """Columns by level (demand first), as the flow orders its cells."""
-    ranked = sorted(range(len(panel.indicators)), key=lambda i: (int(panel.indicators[i].level), i))
-    return panel.select([panel.names[i] for i in ranked])
-
-
-def _columns(windows: WindowBatch, order: Sequence[int]) -> WindowBatch:
-    """Only some columns, in the given order."""
-    at = list(order)
-    return dataclasses.replace(
-        windows,
-        values=windows.values[:, :, at],
-        indicators=tuple(windows.indicators[i] for i in at),
-        seasonal=None if windows.seasonal is None else windows.seasonal[..., at],
-    )
-
-
-def _rows(windows: WindowBatch, i: int) -> WindowBatch:
-    """Window ``i`` as a batch of one."""
-    one = slice(i, i + 1)
-    return dataclasses.replace(
-        windows,
-        values=windows.values[one],
-        end_s=windows.end_s[one],
-        seasonal=None if windows.seasonal is None else windows.seasonal[one],
-    )
-
-
-def _coarsened(windows: WindowBatch, factor: int) -> WindowBatch:
-    """Means over ``factor`` rows, counted back from the newest; steps are ``factor`` times as long."""
-    rows = windows.lookback // factor
-    if rows < 1:
-        raise DataError(f"a window of {windows.lookback} rows is too short to forecast {factor} times the horizon")
-
-    def blocks(x: FloatArray) -> FloatArray:
-        seen = ~np.isnan(x)
-        count = seen.sum(axis=2)
-        mean: FloatArray = np.where(seen, x, 0.0).sum(axis=2) / np.maximum(count, 1)
-        return np.where(count > 0, mean, np.nan)
-
-    b, _, n = windows.values.shape
-    values = blocks(windows.values[:, windows.lookback - rows * factor :].reshape(b, rows, factor, n))
-    seasonal = windows.seasonal
-    if seasonal is not None:
-        s = seasonal.shape[1]
-        pad = -seasonal.shape[2] % factor
-        padded = np.concatenate([seasonal, np.full((b, s, pad, n), np.nan)], axis=2)
-        seasonal = blocks(padded.reshape(b * s, -1, factor, n)).reshape(b, s, -1, n)
-    return dataclasses.replace(windows, values=values, step_s=windows.step_s * factor, seasonal=seasonal)
 
 
 def _widened(net: ForecastNet, names: Sequence[str]) -> ForecastNet:

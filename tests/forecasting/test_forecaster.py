@@ -234,3 +234,15 @@ def test_an_update_keeps_what_is_known_and_learns_new_names(model: Forecaster) -
 def test_members_are_joined_into_one_distribution() -> None:
     two = Forecaster(SMALL, replace(QUICK, steps=10, members=2)).fit([panel()], lookback=24, horizon=2)
     assert np.isfinite(two.predict(windows(panel()), 2, samples=10).paths).all()
+
+
+def test_threads_of_torch_are_left_as_they_were(model: Forecaster) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        two = model.predict(windows(panel()), 4, samples=10).paths
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert np.array_equal(model.predict(windows(panel()), 4, samples=10).paths, two)
+    finally:
+        torch.set_num_threads(before)
