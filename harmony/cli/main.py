@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -53,6 +54,8 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit: 0 fine, 1 the answer is no, 2 bad input or usage, 130 interrupted."""
+    # The models are small: a second thread wins little on idle cores and loses a lot on busy ones.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.exit(run(sys.argv[1:]))
 
 
