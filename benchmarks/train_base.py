@@ -173,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "forecasting/models/base")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--synthetic", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
