@@ -49,7 +49,7 @@ class ReplaySettings:
         test_fraction: share of the trace, at its end, that is scored.
         tune: choose every policy's settings on the part before the scored one.
         decide_every_s: how often forecasting policies decide; None for every step.
-        forecaster: what HARMONY forecasts with: "base" (the bundled model), a model folder, or a method's name.
+        forecaster: what policies asked for by name forecast with: "base" (the bundled model), a model folder, or a method's name.
         lookback: rows of history that a forecast reads.
         samples: sample paths per forecast.
         ttft_slo_s: time to first token promised to a request (request-level worlds); None for one that an idle
@@ -100,10 +100,11 @@ def replay(
     Raises `DataError` for a trace that is too short, `UsageError` for an unknown policy or impossible setting.
     """
     loaded = trace if isinstance(trace, Trace) else load_trace(trace)
-    chosen = [create_policy(p) if isinstance(p, str) else p for p in policies]
+    settings = settings or ReplaySettings()
+    chosen = [create_policy(p, settings.forecaster) if isinstance(p, str) else p for p in policies]
     if len({p.name for p in chosen}) != len(chosen):
         raise UsageError(f"a policy is named twice: {', '.join(p.name for p in chosen)}")
-    bench = _Bench(loaded, settings or ReplaySettings(), on_progress or (lambda *_: None), timer)
+    bench = _Bench(loaded, settings, on_progress or (lambda *_: None), timer)
     runs = {p.name: bench.run(p, journal) for p in chosen}
     panel, s = loaded.panel, bench.settings
     return ReplayResult(
@@ -202,8 +203,6 @@ class _Bench:
 
     def _prepared(self, policy: Policy) -> Policy:
         """The policy with settings from the past filled in, and tuned if asked."""
-        if policy.name == "harmony" and self.settings.forecaster != policy.forecaster:
-            policy = replace(policy, forecaster=self.settings.forecaster)  # type: ignore[type-var]
         policy = policy.fitted(self.past)
         if not self.settings.tune:
             return policy

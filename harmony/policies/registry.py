@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from forecasting.errors import UsageError, suggest
 from harmony.policies.base import Policy
@@ -28,9 +29,13 @@ def policy_names() -> tuple[str, ...]:
     return tuple(POLICIES)
 
 
-def create_policy(name: str) -> Policy:
-    """The policy of that name with its default settings; `UsageError` naming the near ones if there is none."""
+def create_policy(name: str, forecaster: str = "base") -> Policy:
+    """The policy of that name with its default settings, using ``forecaster`` if it forecasts.
+
+    Raises `UsageError` naming the near ones if there is none of that name.
+    """
     try:
-        return POLICIES[name]()
+        policy = POLICIES[name]()
     except KeyError:
         raise UsageError(f"no policy {name!r}; {suggest(name, POLICIES)}") from None
+    return replace(policy, forecaster=forecaster) if isinstance(policy, HarmonyPolicy) else policy

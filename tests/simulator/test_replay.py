@@ -16,6 +16,7 @@ from forecasting.errors import DataError, UsageError
 from harmony.model.objective import Objective
 from harmony.model.observation import Observation
 from harmony.model.record import Record
+from harmony.policies.harmony import HarmonyPolicy
 from harmony.policies.hpa import HpaPolicy
 from simulator.output import write_replicas
 from simulator.pool import StartUp
@@ -143,6 +144,13 @@ def test_deciding_less_often_keeps_the_count_in_between() -> None:
 def test_a_policy_object_is_replayed_with_its_own_settings() -> None:
     run = replay(make_trace(waves()), [HpaPolicy(target=0.4)], RIDGE).policies["hpa"]
     assert run.settings["target"] == 0.4
+
+
+def test_a_harmony_policy_object_keeps_its_own_forecaster() -> None:
+    """Settings name the forecaster of policies asked for by name only."""
+    run = replay(make_trace(waves()), [HarmonyPolicy(forecaster="window_quantiles")], RIDGE).policies["harmony"]
+    assert run.settings["forecaster"] == "window_quantiles"
+    assert replay(make_trace(waves()), ["harmony"], RIDGE).policies["harmony"].settings["forecaster"] == "last_value"
 
 
 def test_mistakes_are_named() -> None:
