@@ -49,7 +49,8 @@ class ReplaySettings:
         test_fraction: share of the trace, at its end, that is scored.
         tune: choose every policy's settings on the part before the scored one.
         decide_every_s: how often forecasting policies decide; None for every step.
-        forecaster: what policies asked for by name forecast with: "base" (the bundled model), a model folder, or a method's name.
+        forecaster: what policies asked for by name forecast with: "base" (the bundled model), a model
+            folder, or a method's name.
         lookback: rows of history that a forecast reads.
         samples: sample paths per forecast.
         ttft_slo_s: time to first token promised to a request (request-level worlds); None for one that an idle

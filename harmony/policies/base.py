@@ -11,7 +11,7 @@ from harmony.model.decision import Decision
 from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
 
-__all__ = ["Past", "Policy"]
+__all__ = ["Past", "Policy", "Unforecast"]
 
 Setting = float | int | str
 
@@ -28,6 +28,31 @@ class Past:
     step_s: float
     lead_s: float
     epsilon: float
+
+
+class Unforecast:
+    """What policies without forecasts, guards or anything to fill in have in common."""
+
+    __slots__ = ()
+
+    @property
+    def behavior(self) -> Behavior | None:
+        """No guards by the loop."""
+        return None
+
+    @property
+    def forecaster(self) -> str:
+        """None."""
+        return ""
+
+    @property
+    def risk_scale(self) -> float:
+        """Means nothing here."""
+        return 1.0
+
+    def fitted(self, past: Past) -> Self:
+        """Nothing to fill in."""
+        return self
 
 
 class Policy(Protocol):

@@ -17,7 +17,7 @@ from harmony.decision.risk import ROUND
 from harmony.model.decision import Decision, Reason
 from harmony.model.objective import HPA_DOWN, Behavior
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting
+from harmony.policies.base import Past, Setting, Unforecast
 
 __all__ = ["HpaPolicy", "desired_replicas"]
 
@@ -43,7 +43,7 @@ def desired_replicas(load: float, target: float, ordered: int, ready: int, toler
 
 
 @dataclass(frozen=True, slots=True)
-class HpaPolicy:
+class HpaPolicy(Unforecast):
     """HPA with a target utilisation of each replica's capacity.
 
     `target` 0..1 of capacity; `tolerance` as HPA's; `behavior_` its `behavior`; `sync_s` its period. Within one
@@ -55,21 +55,6 @@ class HpaPolicy:
     behavior_: Behavior = field(default_factory=Behavior)
     sync_s: float = 15.0
     name: str = "hpa"
-
-    @property
-    def behavior(self) -> Behavior | None:
-        """None for the loop: HPA applies its behavior itself, at every sync."""
-        return None
-
-    @property
-    def forecaster(self) -> str:
-        """None."""
-        return ""
-
-    @property
-    def risk_scale(self) -> float:
-        """Means nothing here."""
-        return 1.0
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -120,10 +105,6 @@ class HpaPolicy:
         if math.isinf(leaves_s):
             return last
         return min(last, max(sync + 1, math.ceil((leaves_s - began_s) / self.sync_s - ROUND)))
-
-    def fitted(self, past: Past) -> HpaPolicy:
-        """Nothing to fill in."""
-        return self
 
     def ladders(self, past: Past) -> Sequence[Sequence[HpaPolicy]]:
         """One ladder per scale-down window (none to three hours): targets from 110 % down to 10 %, by 2.5 points."""

@@ -10,33 +10,22 @@ import numpy as np
 from harmony.decision.risk import replicas_needed
 from harmony.decision.rule import lead_window, reactive_floor
 from harmony.model.decision import Decision, Reason
-from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting
+from harmony.policies.base import Past, Setting, Unforecast
 
 __all__ = ["OraclePolicy"]
 
 
 @dataclass(frozen=True, slots=True)
-class OraclePolicy:
+class OraclePolicy(Unforecast):
     """The fewest replicas that carry the true demand over the lead window (its forecast is the truth itself)."""
 
     name: str = "oracle"
 
     @property
-    def behavior(self) -> Behavior | None:
-        """None."""
-        return None
-
-    @property
     def forecaster(self) -> str:
         """The truth."""
         return "truth"
-
-    @property
-    def risk_scale(self) -> float:
-        """Means nothing here."""
-        return 1.0
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -53,10 +42,6 @@ class OraclePolicy:
             if known.size:
                 ahead = int(replicas_needed(known.max(), observation.capacity.median))
         return Decision(max(1, floor, ahead), observation.ordered, Reason.FORESIGHT)
-
-    def fitted(self, past: Past) -> OraclePolicy:
-        """Nothing to fill in."""
-        return self
 
     def ladders(self, past: Past) -> Sequence[Sequence[OraclePolicy]]:
         """Nothing to tune."""

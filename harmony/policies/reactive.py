@@ -12,13 +12,13 @@ from harmony.decision.risk import replicas_needed
 from harmony.model.decision import Decision, Reason
 from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting
+from harmony.policies.base import Past, Setting, Unforecast
 
 __all__ = ["ReactivePolicy"]
 
 
 @dataclass(frozen=True, slots=True)
-class ReactivePolicy:
+class ReactivePolicy(Unforecast):
     """Replicas for the last demand times ``1 + margin``; a scale-down waits ``hold_s`` seconds."""
 
     margin: float = 0.2
@@ -29,16 +29,6 @@ class ReactivePolicy:
     def behavior(self) -> Behavior | None:
         """The hold as a scale-down stabilisation window."""
         return Behavior.hold(self.hold_s) if self.hold_s > 0 else None
-
-    @property
-    def forecaster(self) -> str:
-        """None."""
-        return ""
-
-    @property
-    def risk_scale(self) -> float:
-        """Means nothing here."""
-        return 1.0
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -52,10 +42,6 @@ class ReactivePolicy:
         wanted = observation.demand * (1.0 + self.margin)
         count = int(replicas_needed(np.asarray(wanted), observation.capacity.median))
         return Decision(max(1, count), observation.ordered, Reason.MARGIN)
-
-    def fitted(self, past: Past) -> ReactivePolicy:
-        """Nothing to fill in."""
-        return self
 
     def ladders(self, past: Past) -> Sequence[Sequence[ReactivePolicy]]:
         """One ladder per hold (none to three hours): margins from nothing to threefold."""

@@ -8,34 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harmony.model.decision import Decision, Reason
-from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting
+from harmony.policies.base import Past, Setting, Unforecast
 
 __all__ = ["StaticPolicy"]
 
 
 @dataclass(frozen=True, slots=True)
-class StaticPolicy:
+class StaticPolicy(Unforecast):
     """Always ``replicas``; 0 stands for "the most that the past needed", filled in by `fitted`."""
 
     replicas: int = 0
     name: str = "static"
-
-    @property
-    def behavior(self) -> Behavior | None:
-        """No guards: it never moves."""
-        return None
-
-    @property
-    def forecaster(self) -> str:
-        """None."""
-        return ""
-
-    @property
-    def risk_scale(self) -> float:
-        """Means nothing here."""
-        return 1.0
 
     @property
     def settings(self) -> dict[str, Setting]:
