@@ -9,7 +9,7 @@ export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test lint format bench clean
+.PHONY: help setup setup-test demo test lint format bench clean e2e debian-packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,17 @@ setup: $(VENV)/.installed ## install the pinned versions into .venv
 
 setup-test: $(VENV)/.installed-test ## the same with the test tools
 
+# The tests drive the real Prometheus and Alertmanager. Where apt may be used they are installed, otherwise the tests say
+# which command would provide them.
+debian-packages:
+	@missing=""; for tool in prometheus prometheus-alertmanager; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ]; then run=""; else run="sudo -n"; fi; \
+	  $$run apt-get install --yes --no-install-recommends $$missing >/dev/null 2>&1 \
+	    || { $$run apt-get update >/dev/null 2>&1 && $$run apt-get install --yes --no-install-recommends $$missing >/dev/null 2>&1; } \
+	    || echo "could not install$$missing; their tests will say so"; \
+	fi
+
 demo: $(VENV)/.installed ## replay the bundled trace, print the table, write out/demo/report.html
 	$(BIN)/harmony replay synthetic --tune --out out/demo
 
@@ -37,10 +48,13 @@ lint: $(VENV)/.installed-test ## format check, lint, strict types, layer contrac
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint ## everything that CI runs: lint, then all tests with coverage
+test: lint debian-packages ## everything that CI runs: lint, then all tests with coverage
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=
 	$(BIN)/python -m coverage report --skip-covered --sort=cover
+
+e2e: $(VENV)/.installed-test debian-packages ## the controller against an API server and a real Prometheus, end to end
+	$(BIN)/python -m pytest tests/controller/e2e -v
 
 format: $(VENV)/.installed-test ## format the code and mend what the linter can
 	$(BIN)/ruff format .
