@@ -12,12 +12,12 @@ from harmony.model.capacity import Capacity
 from harmony.model.decision import Decision, Reason
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Behavior, Objective
-from harmony.model.observation import Observation
+from harmony.model.observation import Observation, Outcome
 from harmony.model.record import Record
 from harmony.policies.base import Policy
 from harmony.ports import Clock, ForecastSource, Journal, MetricSource, ScaleTarget
 
-__all__ = ["ControlLoop", "Learned"]
+__all__ = ["ControlLoop", "Learned", "Turn"]
 
 
 @dataclass(slots=True)
@@ -29,6 +29,15 @@ class Learned:
     feedback: RiskFeedback
     guards: GuardMemory = field(default_factory=GuardMemory)
     memory: Any = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Turn:
+    """A turn that was considered and not yet concluded: what was seen, decided, and came of the turns before."""
+
+    observation: Observation
+    decision: Decision
+    outcome: Outcome
 
 
 @dataclass(slots=True)
@@ -52,6 +61,12 @@ class ControlLoop:
 
     def turn(self) -> Record:
         """Go round once; returns the record of it (also appended to the journal, if there is one)."""
+        turn = self.consider()
+        wanted, ordered = turn.decision.replicas, turn.observation.ordered
+        return self.conclude(turn, ordered if wanted == ordered else self.target.scale(wanted))
+
+    def consider(self) -> Turn:
+        """The first half of a turn: observe, learn, forecast and decide; nothing is ordered yet."""
         learned = self.learned
         now = self.clock.now_s()
         reading = self.metrics.read()
@@ -66,7 +81,7 @@ class ControlLoop:
             demand=reading.demand,
             ordered=present.ordered,
             ready=present.ready,
-            objective=self.objective,
+            objective=self.objective.at(now),
             capacity=learned.capacity,
             lead_time=learned.lead_time,
             forecast=None if self.forecasts is None else self.forecasts.latest(now),
@@ -77,9 +92,11 @@ class ControlLoop:
         learned.memory = decision.memory
         if self.policy.behavior is not None:
             decision = self._guard(decision, observation, self.policy.behavior)
-        decision = with_bounds(decision, observation)
-        applied = present.ordered if decision.replicas == present.ordered else self.target.scale(decision.replicas)
-        record = Record(observation, decision, applied, reading.outcome)
+        return Turn(observation, with_bounds(decision, observation), reading.outcome)
+
+    def conclude(self, turn: Turn, applied: int) -> Record:
+        """The second half: journal the turn with the count that the target accepted (``applied``)."""
+        record = Record(turn.observation, turn.decision, applied, turn.outcome)
         if self.journal is not None:
             self.journal.append(record)
         return record

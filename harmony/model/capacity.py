@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm
@@ -18,22 +18,39 @@ __all__ = ["Capacity"]
 class Capacity:
     """Lognormal posterior over the demand that one ready replica carries (in the demand indicator's unit).
 
-    `median` is its median, `sigma` the standard deviation of its logarithm; 0 means known exactly.
+    `median` is its median, `sigma` the standard deviation of its logarithm; 0 means known exactly. `prior_sigma` is
+    what `sigma` goes back to as evidence ages (see `drift`); 0 means that nothing is forgotten.
     """
 
     median: float
     sigma: float = 0.0
+    prior_sigma: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.median) and self.median > 0):
             raise UsageError(f"replica capacity {self.median}: expected a positive number in the demand's unit")
         if not (math.isfinite(self.sigma) and self.sigma >= 0):
             raise UsageError(f"replica capacity sigma {self.sigma}: expected 0 or more")
+        if not (math.isfinite(self.prior_sigma) and self.prior_sigma >= 0):
+            raise UsageError(f"replica capacity prior sigma {self.prior_sigma}: expected 0 or more")
 
     @classmethod
     def known(cls, per_replica: float) -> Capacity:
         """A capacity that is known exactly."""
         return cls(per_replica)
+
+    @classmethod
+    def prior(cls, median: float, spread: float = 2.0) -> Capacity:
+        """A guess to learn from: ``spread`` (above 1) is the factor that one standard deviation stands for."""
+        if not (math.isfinite(spread) and spread > 1.0):
+            raise UsageError(f"replica capacity spread {spread}: expected a factor above 1")
+        sigma = math.log(spread)
+        return cls(median, sigma, sigma)
+
+    @property
+    def is_known(self) -> bool:
+        """True when there is nothing to learn."""
+        return self.sigma == 0.0 and self.prior_sigma == 0.0
 
     def draws(self, n: int) -> FloatArray:
         """(n,) equally likely values, to be paired with ``n`` sample paths.
@@ -58,4 +75,4 @@ class Capacity:
         prior = 1.0 / self.sigma**2
         data = x.size / noise_sigma**2
         mean = (prior * math.log(self.median) + data * float(x.mean())) / (prior + data)
-        return Capacity(math.exp(mean), math.sqrt(1.0 / (prior + data)))
+        return replace(self, median=math.exp(mean), sigma=math.sqrt(1.0 / (prior + data)))

@@ -25,6 +25,9 @@ class Reason(StrEnum):
     RATE_LIMITED = "RateLimited"  # a behavior policy allows no more change at once
     MIN_REPLICAS = "MinReplicas"
     MAX_REPLICAS = "MaxReplicas"
+    FALLBACK = "Fallback"  # data have been absent for several turns: at least the fallback's replicas
+    PAUSED = "Paused"  # the user has stopped scaling
+    MODE_LIMITED = "AuthorityLimited"  # the granted mode allows less
     UNREACHABLE = "ObjectiveUnreachable"  # even the most replicas allowed miss more than was promised
     TARGET_RATIO = "TargetRatio"  # HPA: usage over target
     WITHIN_TOLERANCE = "WithinTolerance"  # HPA: usage near enough to target

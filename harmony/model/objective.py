@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from forecasting.errors import UsageError
+from harmony.model.schedule import Schedule, bounds_in_force
 
-__all__ = ["Behavior", "Objective", "ScalingPolicy", "ScalingRules"]
+__all__ = ["Behavior", "Fallback", "IndicatorBound", "Objective", "ScalingPolicy", "ScalingRules", "Stages"]
 
 MAX_WINDOW_S = 3600  # the Kubernetes API accepts no longer stabilisation window; ours goes further, see `ScalingRules`
 
@@ -54,11 +55,70 @@ HPA_DOWN = ScalingRules(300.0, (ScalingPolicy("Percent", 100, 15.0),))
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    """Scale-down in stages: each removes at most ``percent`` of the replicas there were when it began.
+
+    The next stage begins ``interval_s`` seconds after the last one; a wish for no fewer replicas than there are ends
+    the staging at once. A stage may always remove one replica.
+    """
+
+    percent: int
+    interval_s: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.percent <= 100:
+            raise UsageError(f"stage percent {self.percent}: expected 1 to 100")
+        if not (math.isfinite(self.interval_s) and self.interval_s > 0):
+            raise UsageError(f"stage interval {self.interval_s} s: expected a positive number of seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What to order while demand or forecast are absent (KEDA's names; none of these ever lowers the count).
+
+    After ``failure_threshold`` turns without them in a row, `currentReplicas` keeps the count and
+    `currentReplicasIfHigher` raises it to ``replicas`` if it is below.
+    """
+
+    failure_threshold: int
+    replicas: int
+    behavior: Literal["currentReplicas", "currentReplicasIfHigher"] = "currentReplicasIfHigher"
+
+    def __post_init__(self) -> None:
+        if self.failure_threshold < 1:
+            raise UsageError(f"fallback failure threshold {self.failure_threshold}: expected 1 or more")
+        if self.replicas < 0:
+            raise UsageError(f"fallback replicas {self.replicas}: expected 0 or more")
+        if self.behavior not in ("currentReplicas", "currentReplicasIfHigher"):
+            raise UsageError(
+                f"fallback behavior {self.behavior!r}: expected currentReplicas or currentReplicasIfHigher"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorBound:
+    """A promise about an indicator: it stays at or below ``at_most`` (its own unit); capacity is then learned."""
+
+    indicator: str
+    at_most: float
+
+    def __post_init__(self) -> None:
+        if not self.indicator:
+            raise UsageError("indicator bound: expected the name of an indicator")
+        if not math.isfinite(self.at_most):
+            raise UsageError(f"bound of {self.indicator!r} {self.at_most}: expected a finite number")
+
+
+@dataclass(frozen=True, slots=True)
 class Behavior:
-    """How fast replicas may move, in the shape and with the defaults of the HorizontalPodAutoscaler's `behavior`."""
+    """How fast replicas may move, in the shape and with the defaults of the HorizontalPodAutoscaler's `behavior`.
+
+    `stages` (None: none) is a further limit on the way down.
+    """
 
     scale_up: ScalingRules = HPA_UP
     scale_down: ScalingRules = HPA_DOWN
+    stages: Stages | None = None
 
     @classmethod
     def hold(cls, window_s: float) -> Behavior:
@@ -83,6 +143,9 @@ class Objective:
         switch_price: money per replica added or removed (c_s of the Bayes rule).
         min_replicas, max_replicas: bounds that nothing overrides.
         behavior: rate limits and stabilisation applied to the decision.
+        schedules: narrower bounds for hours of the week (see `at`).
+        fallback: what to do while data are absent; None keeps the count.
+        bound: the indicator that capacity is learned from; None where capacity is given.
     """
 
     epsilon: float = 0.01
@@ -95,6 +158,9 @@ class Objective:
     min_replicas: int = 1
     max_replicas: int = 100_000
     behavior: Behavior = field(default_factory=lambda: Behavior.hold(0.0))
+    schedules: tuple[Schedule, ...] = ()
+    fallback: Fallback | None = None
+    bound: IndicatorBound | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.epsilon < 1.0:
@@ -116,3 +182,15 @@ class Objective:
     def replica_price_per_hour(self) -> float:
         """Money per replica-hour."""
         return self.price_per_gpu_hour * self.gpus_per_replica
+
+    def at(self, now_s: float) -> Objective:
+        """The objective with the bounds in force at ``now_s`` (seconds since the epoch); itself where they are its own.
+
+        See `harmony.model.schedule.bounds_in_force` for the rule.
+        """
+        if not self.schedules:
+            return self
+        low, high = bounds_in_force(self.schedules, self.min_replicas, self.max_replicas, now_s)
+        if (low, high) == (self.min_replicas, self.max_replicas):
+            return self
+        return replace(self, min_replicas=low, max_replicas=high)

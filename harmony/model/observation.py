@@ -15,10 +15,20 @@ __all__ = ["Observation", "Outcome"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of the decisions since the last look: steps with known demand, and how many were missed."""
+    """What came of the decisions since the last look.
+
+    Attributes:
+        steps: steps with known demand.
+        violated: how many of them were missed.
+        bound_samples: what steps showed about capacity, where it is learned: (demand per serving replica, whether the
+            indicator bound held); only steps that may teach (see `harmony.decision.learning.LearningGate`).
+        failed_s: ages (seconds since the order) at which starts failed.
+    """
 
     steps: int = 0
     violated: int = 0
+    bound_samples: tuple[tuple[float, bool], ...] = ()
+    failed_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

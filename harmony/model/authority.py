@@ -1,0 +1,54 @@
+"""`Mode` and `Pause`: how much the user lets us do to a service, and when not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from forecasting.errors import UsageError
+
+__all__ = ["Mode", "Pause"]
+
+
+class Mode(StrEnum):
+    """How much authority a service was given, from none to all (a closed set; users write these names)."""
+
+    OBSERVE = "Observe"  # read and learn only
+    RECOMMEND = "Recommend"  # also say what would be ordered
+    FLOOR = "Floor"  # another autoscaler keeps the count; ours is its minimum
+    UP_ONLY = "UpOnly"  # order more, never less
+    FULL = "Full"  # order more and less
+
+    @property
+    def rank(self) -> int:
+        """0 for the least authority, 4 for all of it."""
+        return list(Mode).index(self)
+
+    def capped(self, most: Mode) -> Mode:
+        """This mode, or ``most`` if that is less authority."""
+        return self if self.rank <= most.rank else most
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What the user has stopped for now; everything off by default.
+
+    Attributes:
+        paused: the count stays as it is.
+        replicas: the count is put to this and stays there; None for "not asked".
+        scale_in, scale_out: the count is not lowered (not raised).
+    """
+
+    paused: bool = False
+    replicas: int | None = None
+    scale_in: bool = False
+    scale_out: bool = False
+
+    def __post_init__(self) -> None:
+        if self.replicas is not None and self.replicas < 0:
+            raise UsageError(f"paused replicas {self.replicas}: expected 0 or more")
+
+    @property
+    def is_active(self) -> bool:
+        """True when anything is stopped."""
+        return self.paused or self.replicas is not None or self.scale_in or self.scale_out
