@@ -1,0 +1,135 @@
+"""From pods to start-up times: which replicas became ready, which are still starting, which failed to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+__all__ = ["PodStarts", "Starts", "gpu_type_of", "parse_time"]
+
+Json = dict[str, Any]
+GPU_LABEL = "nvidia.com/gpu.product"
+# A pod first seen when ready may have lost and regained readiness since; after so long that is the likelier story.
+LONGEST_UNWATCHED_S = 3600.0
+FAILED_WAITING = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "CreateContainerConfigError", "InvalidImageName")
+
+
+def parse_time(text: str | None) -> float:
+    """Seconds since the Unix epoch of a Kubernetes time; NaN for none."""
+    if not text:
+        return float("nan")
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def gpu_type_of(pod: Json, node_type: Callable[[str], str]) -> str:
+    """The GPU product a pod runs on: its node's label, else what it asks for; empty when neither says."""
+    spec = pod.get("spec") or {}
+    on_node = node_type(spec.get("nodeName") or "")
+    return on_node or str((spec.get("nodeSelector") or {}).get(GPU_LABEL, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """What the pods of one target say.
+
+    Attributes:
+        pods: how many exist and are not going away.
+        ready: how many of them serve.
+        took_s: starts that finished since the last look, seconds from creation to ready.
+        failed_s: starts that were given up since the last look, seconds they had taken.
+        pending_s: ages of the pods that still start, seconds.
+        stuck: the reason that most pods wait for, for people; empty for none.
+        gpu_type: of the newest pod that names one.
+    """
+
+    pods: int = 0
+    ready: int = 0
+    took_s: tuple[float, ...] = ()
+    failed_s: tuple[float, ...] = ()
+    pending_s: tuple[float, ...] = ()
+    stuck: str = ""
+    gpu_type: str = ""
+
+
+@dataclass(slots=True)
+class PodStarts:
+    """Remembers which pods of one target have been counted, so that each start teaches once.
+
+    Pods that were ready before the first look teach too if they are young enough: their times stand in the pod, and
+    a controller that restarts must not forget a morning's starts, nor count them twice (`since_s`).
+    """
+
+    since_s: float = float("-inf")  # starts that finished before this moment have been counted
+    _counted: set[str] = field(default_factory=set)
+    _starting: dict[str, float] = field(default_factory=dict)
+
+    def look(self, pods: Iterable[Json], now_s: float, node_type: Callable[[str], str] = lambda _: "") -> Starts:
+        """Read the pods of the target as they are at ``now_s``."""
+        took: list[float] = []
+        failed: list[float] = []
+        pending: list[float] = []
+        reasons: dict[str, int] = {}
+        present: set[str] = set()
+        alive = ready = 0
+        newest, gpu_type = float("-inf"), ""
+        latest = self.since_s
+        for pod in pods:
+            meta, status = pod["metadata"], pod.get("status") or {}
+            uid = meta.get("uid", meta["name"])
+            created = parse_time(meta.get("creationTimestamp"))
+            present.add(uid)
+            if meta.get("deletionTimestamp") or status.get("phase") in ("Succeeded", "Failed"):
+                self._give_up(uid, now_s, failed if status.get("phase") == "Failed" else [])
+                continue
+            alive += 1
+            kind = gpu_type_of(pod, node_type)
+            if kind and created > newest:
+                newest, gpu_type = created, kind
+            became = _became_ready(status)
+            if became is None:
+                pending.append(max(0.0, now_s - created))
+                self._starting.setdefault(uid, created)
+                why = _waits_for(status)
+                reasons[why] = reasons.get(why, 0) + 1
+                continue
+            ready += 1
+            watched = self._starting.pop(uid, None) is not None
+            if uid not in self._counted:
+                self._counted.add(uid)
+                believable = watched or became - created < LONGEST_UNWATCHED_S
+                if became > self.since_s and became > created and believable:
+                    took.append(became - created)
+                    latest = max(latest, became)
+        for uid in [u for u in self._starting if u not in present]:
+            self._give_up(uid, now_s, [])  # deleted before it was ready: cancelled, which says nothing about starting
+        self._counted &= present
+        self.since_s = latest
+        stuck = max(reasons, key=lambda r: reasons[r]) if reasons else ""
+        return Starts(alive, ready, tuple(took), tuple(failed), tuple(sorted(pending)), stuck, gpu_type)
+
+    def _give_up(self, uid: str, now_s: float, failed: list[float]) -> None:
+        began = self._starting.pop(uid, None)
+        if began is not None:
+            failed.append(max(1.0, now_s - began))
+
+
+def _became_ready(status: Json) -> float | None:
+    """When the pod became ready; None while it is not."""
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "Ready" and condition.get("status") == "True":
+            return parse_time(condition.get("lastTransitionTime"))
+    return None
+
+
+def _waits_for(status: Json) -> str:
+    """Why a pod does not serve yet, in Kubernetes' own words."""
+    for container in status.get("containerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in FAILED_WAITING:
+            return str(waiting["reason"])
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("reason") or "Unschedulable")
+    return "Starting"
