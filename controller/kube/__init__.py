@@ -1,0 +1,1 @@
+"""Talking to the API server: client, errors, caches (list and watch), lease election, events."""

@@ -1,0 +1,98 @@
+"""What goes over the connection: a request put in words, an answer taken apart, a stream cut into events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from controller.kube.errors import Unavailable, error_from_status
+from controller.kube.retrying import Repeat
+
+__all__ = ["JSON", "Ask", "Call", "lines", "parse_answer", "parse_event", "translated"]
+
+JSON = dict[str, Any]
+
+
+class Call(NamedTuple):
+    """What kind of request was sent; counts of these say what a tick costs the API server."""
+
+    verb: str
+    group: str
+    resource: str
+    subresource: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, and the words (`action`) that errors use for it."""
+
+    method: str
+    path: str
+    call: Call
+    action: str
+    repeat: Repeat = Repeat.ONCE
+    query: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+    content_type: str = "application/json"
+    timeout_s: float | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may have changed something if no answer came."""
+        return self.repeat is not Repeat.READ
+
+
+@contextlib.asynccontextmanager
+async def translated(ask: Ask) -> AsyncIterator[None]:
+    """Turn every failure of the connection into Unavailable; `unknown` unless nothing can have been sent."""
+    try:
+        yield
+    except (aiohttp.ClientError, OSError) as error:  # TimeoutError and TLS errors are OSErrors
+        timed_out = isinstance(error, TimeoutError)
+        text = "no answer in time" if timed_out else str(error) or type(error).__name__
+        unavailable = Unavailable(ask.action, text)
+        unavailable.unknown = ask.writes and not isinstance(error, aiohttp.ClientConnectorError)
+        raise unavailable from error
+
+
+def parse_answer(ask: Ask, content_type: str, body: bytes) -> JSON:
+    """The JSON object of a successful answer; raises Unavailable if somebody else than the API server answered."""
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        parsed = None
+    if isinstance(parsed, dict):
+        return parsed
+    error = Unavailable(ask.action, f"answer is not a JSON object but {content_type or 'without a content type'}")
+    error.unknown = ask.writes
+    raise error
+
+
+async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of a stream however long; what comes after the last newline was cut off and is not a line."""
+    parts: list[bytes] = []
+    async for chunk in content.iter_any():
+        *ended, rest = chunk.split(b"\n")
+        for line in ended:
+            parts.append(line)
+            if whole := b"".join(parts).strip():
+                yield whole
+            parts.clear()
+        parts.append(rest)
+
+
+def parse_event(ask: Ask, line: bytes) -> tuple[str, JSON]:
+    """One watch event; raises what an ERROR event says (Expired for 410), Unavailable if it is none."""
+    try:
+        event = json.loads(line)
+        kind, obj = event["type"], event["object"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise Unavailable(ask.action, "the stream holds something that is no watch event") from error
+    if kind == "ERROR" or not isinstance(obj, dict):
+        raise error_from_status(ask.action, obj if isinstance(obj, dict) else {})
+    return kind, obj
