@@ -1,0 +1,1 @@
+"""The custom resource: its typed models, its definition, its annotations, and parsing into `ServiceSettings`."""

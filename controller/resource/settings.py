@@ -1,0 +1,83 @@
+"""`ServiceSettings`: everything a person said about one service, in the terms of the control loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from forecasting.panel import Indicator
+from harmony.model.authority import Mode, Pause
+from harmony.model.capacity import Capacity
+from harmony.model.lead_time import LeadTime
+from harmony.model.objective import Objective
+
+__all__ = ["IndicatorQuery", "ServiceKey", "ServiceSettings", "TargetRef"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceKey:
+    """Who speaks for a service: a GPUAutoscaler, or an annotated HorizontalPodAutoscaler or ScaledObject."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TargetRef:
+    """What is scaled, in the namespace of the object that names it."""
+
+    api_version: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} ({self.api_version})"
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorQuery:
+    """An indicator and the PromQL that reads it."""
+
+    indicator: Indicator
+    promql: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """What was asked for one service.
+
+    Attributes:
+        key, uid, generation: the object, and which version of its spec this is.
+        target: what is scaled.
+        mode, pause: what the user lets us do, and what is stopped for now.
+        actuation: ``"Scale"`` when we write the target's /scale, ``"External"`` when another autoscaler reads us.
+        queries: the indicators, the demand first.
+        prometheus_url: base URL; empty for the controller's own.
+        objective: promise, prices, bounds, behavior, schedules, fallback.
+        capacity: known, or what learning starts from when a service level is promised.
+        lead_time: known, or what learning starts from.
+        gpu_type, currency: names for reports; `gpu_type` may be empty.
+        step_s: grid of the history, seconds.
+        buffer_quantile: demand quantile that nodes should be there for; None when no CapacityBuffer is wanted.
+    """
+
+    key: ServiceKey
+    uid: str
+    generation: int
+    target: TargetRef
+    mode: Mode
+    pause: Pause
+    actuation: Literal["Scale", "External"]
+    queries: tuple[IndicatorQuery, ...]
+    prometheus_url: str
+    objective: Objective
+    capacity: Capacity
+    lead_time: LeadTime
+    gpu_type: str
+    currency: str
+    step_s: float
+    buffer_quantile: float | None

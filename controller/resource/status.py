@@ -1,0 +1,212 @@
+"""The status of a GPUAutoscaler as typed models: what the controller writes back.
+
+`Status.to_json` leaves out what is absent; a number that is NaN or infinite is absent.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
+
+from controller.resource.base import ApiModel, map_by, plain_list
+
+__all__ = [
+    "CONDITIONS",
+    "CapacityStatus",
+    "Condition",
+    "LeadTimeStatus",
+    "MAX_CANDIDATES",
+    "QuantileStatus",
+    "RiskStatus",
+    "ScaleCandidate",
+    "ScaleDecision",
+    "ShadowStatus",
+    "Status",
+]
+
+MAX_CANDIDATES = 12
+MAX_QUANTILES = 16
+MAX_HORIZON = 1440
+
+# Condition types and what "True" means; documentation is made of this.
+CONDITIONS: dict[str, str] = {
+    "AbleToScale": "the target was found and its replica count can be read (and written, where we write it)",
+    "ScalingActive": "decisions are made from present demand; False while paused or without data",
+    "ScalingLimited": "the replica count wanted was cut by a bound, a rate limit or the granted mode",
+    "Ready": "the spec is understood and the service is under control",
+    "ForecastCalibrated": "misses happen about as often as was stated; False steps the mode back",
+    "MetricsAvailable": "every indicator has a recent reading; the message names those that have none",
+    "Fallback": "indicators stayed away for failureThreshold readings and spec.fallback holds the count",
+    "Paused": "spec.paused or an annotation holds the count",
+    "TargetConflict": "something else scales the same target; nothing is written until that ends",
+}
+
+
+def _absent(value: object) -> object:
+    """None for a number that says nothing."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_absent)]
+Replicas = Annotated[int, Field(ge=0)] | None
+Text = Annotated[str, Field(max_length=1024)]
+Day = Annotated[datetime | None, Field(strict=False)]
+
+
+class StatusModel(ApiModel):
+    """A part of the status; later versions may have written fields that this one does not know."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class LeadTimeStatus(StatusModel):
+    """What is known of the time from asking for a replica to having it ready."""
+
+    gpu_type: Text | None = Field(default=None, description="GPU that these starts were on; empty if not told apart.")
+    p50_seconds: Number = Field(default=None, description="Median of the next start, seconds.")
+    p90_seconds: Number = Field(default=None, description="90 % quantile of the next start, seconds: the horizon.")
+    starts: int | None = Field(default=None, ge=0, description="Starts that were measured.")
+    pending: int | None = Field(default=None, ge=0, description="Replicas that are starting now.")
+    failed: int | None = Field(default=None, ge=0, description="Starts that were given up.")
+
+
+class CapacityStatus(StatusModel):
+    """What is known of the demand one ready replica carries, in the demand's unit."""
+
+    per_replica: Number = Field(default=None, description="Median of the capacity of one replica.")
+    low: Number = Field(default=None, description="5 % quantile of it.")
+    high: Number = Field(default=None, description="95 % quantile of it.")
+
+
+class RiskStatus(StatusModel):
+    """Whether the promise is kept."""
+
+    promised: Number = Field(default=None, description="Tolerated violation probability (epsilon).")
+    stated: Number = Field(default=None, description="Mean violation probability that decisions stated.")
+    realized: Number = Field(default=None, description="Share of steps that were missed.")
+    steps: int | None = Field(default=None, ge=0, description="Steps that these shares are counted over.")
+
+
+class ShadowStatus(StatusModel):
+    """What would have come of the recommendations had they been carried out."""
+
+    since: Day = Field(default=None, description="Since when this is counted.")
+    gpu_hours_saved: Number = Field(default=None, description="GPU-hours less than were used; negative means more.")
+    misses_avoided_seconds: Number = Field(default=None, description="Seconds of misses that would not have been.")
+    misses_caused_seconds: Number = Field(default=None, description="Seconds of misses that would have been added.")
+    seconds: Number = Field(default=None, description="Seconds that this is counted over.")
+
+
+class QuantileStatus(StatusModel):
+    """One quantile of the demand forecast over the horizon."""
+
+    quantile: float = Field(ge=0, le=1, description="Which quantile, 0..1.")
+    values: tuple[float, ...] = Field(
+        strict=False,
+        max_length=MAX_HORIZON,
+        json_schema_extra=plain_list(),
+        description="Demand at each step from now on, in the demand's unit.",
+    )
+
+
+class ScaleCandidate(StatusModel):
+    """One replica count that was weighed."""
+
+    replicas: int = Field(ge=0, description="The count.")
+    violation_probability: Number = Field(default=None, description="Stated probability of a miss at this count.")
+    expected_cost_per_hour: Number = Field(default=None, description="Expected money per hour at this count.")
+
+
+class ScaleDecision(StatusModel):
+    """The last decision and what led to it."""
+
+    time: datetime = Field(strict=False, description="When it was made.")
+    from_replicas: Replicas = Field(default=None, description="Replicas ordered before.")
+    to_replicas: Replicas = Field(default=None, description="Replicas ordered now.")
+    recommended_replicas: Replicas = Field(default=None, description="Replicas that full authority would order.")
+    direction: Literal["Up", "Down", "None"] = Field(description="Up, Down or None (no change).")
+    reason: str = Field(
+        max_length=256, description="Why, from a closed set such as Forecast, ReactiveFloor or AbsentData."
+    )
+    message: str | None = Field(default=None, max_length=4096, description="The same as a sentence.")
+    bound_by: Text | None = Field(default=None, description="The limit that bound; absent for none.")
+    violation_probability: Number = Field(default=None, description="Stated probability of a miss at toReplicas.")
+    expected_cost_per_hour: Number = Field(default=None, description="Expected money per hour at toReplicas.")
+    model: Text | None = Field(default=None, description="Name and version of the forecaster; absent without one.")
+    quantiles: tuple[QuantileStatus, ...] | None = Field(
+        default=None,
+        strict=False,
+        max_length=MAX_QUANTILES,
+        json_schema_extra=plain_list(),
+        description="Demand forecast that was used.",
+    )
+    candidates: tuple[ScaleCandidate, ...] | None = Field(
+        default=None,
+        strict=False,
+        max_length=MAX_CANDIDATES,
+        json_schema_extra=plain_list(),
+        description="Counts around the choice with their risk and cost.",
+    )
+
+
+class Condition(StatusModel):
+    """One condition, in the shape of metav1.Condition."""
+
+    type: str = Field(max_length=316, description="Type of the condition, in CamelCase.")
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    observed_generation: int | None = Field(default=None, ge=0, description="Generation of the spec it speaks of.")
+    last_transition_time: datetime = Field(strict=False, description="When status last changed.")
+    reason: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="Why, as one word in CamelCase.",
+    )
+    message: str = Field(max_length=32_768, description="Why, as a sentence; may be empty.")
+
+
+class Status(StatusModel):
+    """What the controller found, decided and did."""
+
+    observed_generation: int | None = Field(
+        default=None, ge=0, description="Generation of the spec that all of this speaks of."
+    )
+    mode: Text | None = Field(default=None, description="Authority that the spec grants.")
+    effective_mode: Text | None = Field(
+        default=None, description="Authority in use: less than mode after broken promises (a step back)."
+    )
+    current_replicas: Replicas = Field(default=None, description="Replicas of the target as it says itself.")
+    ready_replicas: Replicas = Field(default=None, description="Replicas that serve.")
+    recommended_replicas: Replicas = Field(default=None, description="Replicas that full authority would order.")
+    desired_replicas: Replicas = Field(default=None, description="Replicas that are ordered.")
+    floor_replicas: Replicas = Field(default=None, description="Minimum that is held in mode Floor.")
+    selector: str | None = Field(
+        default=None, max_length=8192, description="Label selector of the target's pods, as text."
+    )
+    writer: Text | None = Field(default=None, description="Who writes the target's replica count.")
+    last_scale_time: Day = Field(default=None, description="When the replica count was last changed by us.")
+    violation_probability: Number = Field(
+        default=None, description="Stated probability of a miss with the replicas that are ordered."
+    )
+    lead_time: LeadTimeStatus | None = Field(default=None, description="Start-up time as learned.")
+    capacity: CapacityStatus | None = Field(default=None, description="Capacity of a replica as learned.")
+    risk: RiskStatus | None = Field(default=None, description="Promise, statement and what came true.")
+    shadow: ShadowStatus | None = Field(default=None, description="What the recommendations would have brought.")
+    last_scale_decision: ScaleDecision | None = Field(default=None, description="The last decision, explained.")
+    conditions: tuple[Condition, ...] | None = Field(
+        default=None,
+        strict=False,
+        max_length=32,
+        json_schema_extra=map_by("type"),
+        description="Conditions in the shape of metav1.Condition.",
+    )
+    learned: dict[str, JsonValue] | None = Field(
+        default=None, description="What the controller has learned; it is read back after a restart."
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """The status as the API server takes it; absent parts are left out, times are RFC 3339 to the second."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
