@@ -1,0 +1,137 @@
+"""From the bytes of an answer of Prometheus's HTTP API to `Series`: times and float64 values, NaN where absent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from controller.prometheus.errors import PrometheusError, QueryRefused, Slow, Unreachable
+from forecasting.panel import FloatArray
+
+__all__ = ["Answer", "Series", "joined", "parse_answer", "refusal"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """One series: `labels`, (points,) `times_s` ascending in Unix seconds, (points,) `values` with NaN for absent."""
+
+    labels: dict[str, str]
+    times_s: FloatArray
+    values: FloatArray
+
+    def __len__(self) -> int:
+        """Number of points."""
+        return int(self.times_s.size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """The series of one answer, and the warnings and infos that Prometheus put beside them."""
+
+    series: list[Series]
+    notes: tuple[str, ...] = ()
+
+
+def parse_answer(body: bytes, where: str) -> Answer:
+    """The answer in ``body``.
+
+    "NaN" and infinities are absent. Raises `QueryRefused` for results that are no numbers (texts, native histograms)
+    and `Unreachable` for a body that is no answer of Prometheus; ``where`` names the server in it.
+    """
+    answer = _json(body)
+    if not isinstance(answer, dict) or answer.get("status") != "success":
+        raise Unreachable(f"{where} sent no answer of Prometheus: {_shown(body)}; check the address and its path")
+    notes = tuple(str(n) for key in ("warnings", "infos") for n in answer.get(key) or ())
+    try:
+        return Answer(_series(answer["data"]["resultType"], answer["data"]["result"]), notes)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise Unreachable(f"{where} sent a damaged answer ({type(error).__name__}): {_shown(body)}") from error
+
+
+def joined(parts: list[list[Series]]) -> list[Series]:
+    """Parts of a range, in the order of time, as one: series of equal labels are put together."""
+    if len(parts) == 1:
+        return parts[0]
+    by_labels: dict[tuple[tuple[str, str], ...], list[Series]] = {}
+    for series in (s for part in parts for s in part):
+        by_labels.setdefault(tuple(sorted(series.labels.items())), []).append(series)
+    return [
+        Series(same[0].labels, np.concatenate([s.times_s for s in same]), np.concatenate([s.values for s in same]))
+        for same in by_labels.values()
+    ]
+
+
+def refusal(status: int, body: bytes, where: str, timeout_s: float) -> PrometheusError:
+    """The error that an answer with HTTP ``status`` other than 200 stands for, with what would help."""
+    answer = _json(body)
+    kind = answer.get("errorType", "") if isinstance(answer, dict) else ""
+    said = str(answer.get("error", "")) if isinstance(answer, dict) else ""
+    if kind in ("timeout", "canceled"):
+        return Slow(f"{where} gave up on the query ({said or kind}) within {timeout_s:g} s; record it as a rule")
+    if status in (400, 413, 422) and (kind or said):
+        return QueryRefused(f"Prometheus refused the query: {said or kind}")
+    told = f": {said[:300]}" if said else f": {_shown(body)}" if body else ""
+    if status in (401, 403):
+        return Unreachable(
+            f"{where} denies access (HTTP {status}); give a valid token file, or permit this account to query{told}"
+        )
+    if status == 404:
+        return Unreachable(
+            f"{where} has no Prometheus API (HTTP 404); does the address lack a path such as /prometheus?"
+        )
+    if status == 429:
+        return Unreachable(f"{where} asks for fewer queries (HTTP 429); raise its limits or the interval{told}")
+    if 300 <= status < 400:
+        return Unreachable(f"{where} redirects (HTTP {status}) and redirects are not followed; give the final address")
+    transient = status in (502, 503, 504)
+    hint = "it may be starting" if transient else "see its log"
+    return Unreachable(f"{where} answers HTTP {status}; {hint}{told}", transient=transient)
+
+
+# ---- the parts of an answer ---------------------------------------------------------------------------------------
+def _json(body: bytes) -> Any:  # noqa: ANN401 - whatever stands there
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _series(kind: str, result: Any) -> list[Series]:  # noqa: ANN401 - checked by use
+    if kind == "scalar":
+        return [_parsed({}, [result])]
+    if kind == "vector":
+        return [_parsed(entry["metric"], [_floats(entry, "value")]) for entry in result]
+    if kind == "matrix":
+        return [_parsed(entry["metric"], _floats(entry, "values")) for entry in result]
+    raise QueryRefused(f"the query gives a {kind}, not numbers over time")
+
+
+def _floats(entry: dict[str, Any], key: str) -> Any:  # noqa: ANN401
+    if key not in entry and ("histogram" in entry or "histograms" in entry):
+        raise QueryRefused(
+            "the query gives native histograms; take one number of them, say histogram_quantile(0.95, …)"
+        )
+    return entry[key]
+
+
+def _parsed(labels: dict[str, str], points: list[Any]) -> Series:
+    n = len(points)
+    times = np.fromiter((float(p[0]) for p in points), np.float64, n)
+    values = np.fromiter((float(p[1]) for p in points), np.float64, n)
+    values[~np.isfinite(values)] = np.nan
+    if not np.isfinite(times).all():
+        raise ValueError("a time is not finite")
+    if n > 1 and (np.diff(times) <= 0).any():
+        order = np.argsort(times, kind="stable")
+        times, values = times[order], values[order]
+    return Series({str(k): str(v) for k, v in labels.items()}, times, values)
+
+
+def _shown(body: bytes) -> str:
+    """The beginning of a body, fit for one line."""
+    text = " ".join(body[:2000].decode("utf-8", "replace").split())
+    clean = "".join(c if c.isprintable() else "?" for c in text)
+    return repr(clean[:120]) if clean else "nothing"

@@ -1,0 +1,246 @@
+"""`Feed`: keeps one service's `History` current from Prometheus, reading only what is new."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from controller.prometheus.answers import Series
+from controller.prometheus.client import Prometheus
+from controller.prometheus.errors import PrometheusError, QueryRefused, Slow
+from controller.prometheus.history import History
+from controller.prometheus.states import FeedReason, FeedState, IndicatorState
+from forecasting.errors import DataError
+from forecasting.panel import FloatArray, Indicator
+from forecasting.windows import WEEK_S
+
+__all__ = ["Feed", "FeedReason", "FeedState", "IndicatorQuery", "IndicatorState"]
+
+OVERLAP_ROWS = 2  # read again: late samples, and the level before a counter's next reading
+LATE_ROWS = 30  # how far back a series that has ended is still looked for
+BACKFILL_S = WEEK_S + 3600.0
+STALE_ROWS = 3
+COUNTER_LOOKBACK = 1.1  # steps
+STALE_AT_LEAST_S = 120.0
+SHORTEST_PIECE_ROWS = 60
+RETRY_PIECE_S = 300.0  # after a piece of the past failed
+
+
+class IndicatorQuery(Protocol):
+    """An indicator and the PromQL that gives it."""
+
+    @property
+    def indicator(self) -> Indicator:
+        """What is read."""
+        ...
+
+    @property
+    def promql(self) -> str:
+        """How it is read: one series."""
+        ...
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """How far one indicator has been read: rows up to `read` (an answer came), `newest` time of a reading."""
+
+    read: int | None = None
+    newest_s: float = -math.inf
+
+
+class Feed:
+    """Reads a service's queries (the demand first) into its history.
+
+    Args:
+        prometheus: whom to ask; feeds may share one.
+        queries: one per column of ``history``, in its order.
+        history: what is kept current.
+        stale_after_s: how old the newest reading may be and still count as fresh; three steps, at least 2 min, by
+            default. Set it above the scrape interval.
+
+    Raises `DataError` if queries and history do not fit together.
+    """
+
+    def __init__(
+        self,
+        prometheus: Prometheus,
+        queries: Sequence[IndicatorQuery],
+        history: History,
+        *,
+        stale_after_s: float | None = None,
+    ) -> None:
+        if len(queries) != len(history.indicators):
+            raise DataError(f"{len(queries)} queries for a history of {len(history.indicators)} indicators")
+        self.prometheus = prometheus
+        self.queries = tuple(queries)
+        self.history = history
+        self.stale_after_s = stale_after_s or max(STALE_ROWS * history.step_s, STALE_AT_LEAST_S)
+        self._cursors = [_Cursor() for _ in self.queries]
+        self._past: _Past | None = None
+
+    async def refresh(self, now_s: float) -> FeedState:
+        """Read what is new up to ``now_s`` (Prometheus's time); never raises for Prometheus's faults.
+
+        The first call reads the past: a week and an hour of the demand, the lookback of others. If that is too much
+        for Prometheus, the lookback comes first and the rest in pieces with later calls.
+        """
+        if self.history.forget_after(now_s):
+            for cursor in self._cursors:
+                cursor.read = None
+                cursor.newest_s = min(cursor.newest_s, now_s)
+        states = await asyncio.gather(*(self._indicator(column, now_s) for column in range(len(self.queries))))
+        if self._past is not None:
+            await self._piece_of_past(now_s)
+        age = now_s - self.history.newest(0)[0]
+        return FeedState(now_s, tuple(states), age, abs(age) <= self.stale_after_s)
+
+    # ---- one indicator ------------------------------------------------------------------------------------------
+    async def _indicator(self, column: int, now_s: float) -> IndicatorState:
+        query = self.queries[column]
+        now = self.history.row_at(now_s)
+        try:
+            series = await self._recent(column, now_s, now)
+        except PrometheusError as error:
+            return self._state(column, now_s, _reason(error), str(error))
+        self._cursors[column].read = now
+        reason, message = self._keep(column, series, now_s)
+        return self._state(column, now_s, reason, message, self.prometheus.notes(query.promql))
+
+    async def _recent(self, column: int, now_s: float, now: int) -> list[Series]:
+        """The rows that are new, or all of the past if nothing was ever read."""
+        cursor, step_s = self._cursors[column], self.history.step_s
+        earliest = now - (math.ceil(BACKFILL_S / step_s) if column == 0 else self.history.lookback)
+        near = max(earliest, now - self.history.lookback - OVERLAP_ROWS)
+        if cursor.read is not None:
+            seen = cursor.newest_s / step_s
+            start = max(seen, min(cursor.read, now) - LATE_ROWS)
+            return await self._range(column, max(earliest, min(math.floor(start), now) - OVERLAP_ROWS), now, now_s)
+        try:
+            return await self._range(column, earliest, now, now_s)
+        except (Slow, QueryRefused):
+            if near <= earliest:
+                raise
+        series = await self._range(column, near, now, now_s)
+        self._past = _Past(before=near, until=earliest, rows=(near - earliest) // 7)
+        return series
+
+    async def _range(self, column: int, first: int, last: int, tick: float) -> list[Series]:
+        query, step_s = self.queries[column], self.history.step_s
+        promql = query.promql
+        # A counter that is shown again because nothing newer was scraped would look like a rate of zero.
+        lookback_s = COUNTER_LOOKBACK * step_s if query.indicator.kind == "counter" else self.stale_after_s
+        start_s, end_s = first * step_s, last * step_s
+        return await self.prometheus.tick_cache.get(
+            tick,
+            (promql, start_s, end_s, step_s, lookback_s),
+            lambda: self.prometheus.query_range(promql, start_s, end_s, step_s, lookback_s=lookback_s),
+        )
+
+    def _keep(self, column: int, series: list[Series], now_s: float) -> tuple[FeedReason, str]:
+        """Write an answer into the history; returns how the indicator stands after it."""
+        if len(series) > 1:
+            return FeedReason.MANY_SERIES, f"the query returns {len(series)} series; wrap it in sum(...)"
+        if not series or len(series[0]) == 0:
+            newest = self._cursors[column].newest_s
+            before = f", the last reading was {_ago(now_s - newest)} ago" if math.isfinite(newest) else ""
+            return FeedReason.EMPTY, f"the query returns no series{before}; check metric name and label matchers"
+        times, values = self._readings(column, series[0], now_s)
+        below = float(values[-1]) if column == 0 and values.size else 0.0
+        if column == 0:
+            values = np.where(values < 0, np.nan, values)
+        self.history.write(column, times, values)
+        cursor = self._cursors[column]
+        known = np.flatnonzero(np.isfinite(values))
+        if known.size:
+            cursor.newest_s = max(cursor.newest_s, float(times[known[-1]]))
+        if below < 0:
+            return FeedReason.QUERY_ERROR, f"the query returns {below:g}; a demand is 0 or more, so this is absent"
+        if now_s - cursor.newest_s <= self.stale_after_s:
+            return FeedReason.FRESH, ""
+        if times.size and now_s - times[-1] <= self.stale_after_s and not np.isfinite(values[-1]):
+            return FeedReason.NAN, "the query returns NaN or infinity, as a division by zero does; it counts as absent"
+        if not math.isfinite(cursor.newest_s):
+            return FeedReason.STALE, (
+                "no reading that can be used yet; a counter needs two steps with a scrape in each, so a step that is "
+                "no shorter than the scrape interval"
+            )
+        return (
+            FeedReason.STALE,
+            f"the newest reading is {_ago(now_s - cursor.newest_s)} old; is its exporter up and being scraped?",
+        )
+
+    def _readings(self, column: int, series: Series, now_s: float) -> tuple[FloatArray, FloatArray]:
+        """Times and values of a series up to now, a counter as its per-second rate."""
+        inside = series.times_s <= now_s + self.history.step_s
+        times, values = series.times_s[inside], series.values[inside]
+        if self.queries[column].indicator.kind == "counter":
+            return times[1:], _rates(times, values, self.history.step_s)
+        return times, values
+
+    def _state(
+        self, column: int, now_s: float, reason: FeedReason, message: str, notes: tuple[str, ...] = ()
+    ) -> IndicatorState:
+        age = now_s - self.history.newest(column)[0]
+        return IndicatorState(self.queries[column].indicator.name, reason, message, age, notes)
+
+    # ---- the past in pieces -------------------------------------------------------------------------------------
+    async def _piece_of_past(self, now_s: float) -> None:
+        """One more piece of the demand's past; a smaller one after a failure, some minutes later."""
+        past = self._past
+        assert past is not None
+        if now_s < past.not_before_s:
+            return
+        first = max(past.until, past.before - past.rows)
+        try:
+            series = await self._range(0, first, past.before, now_s)
+        except PrometheusError:
+            past.rows = max(SHORTEST_PIECE_ROWS, past.rows // 2)
+            past.not_before_s = now_s + RETRY_PIECE_S
+            return
+        if len(series) == 1:
+            times, values = self._readings(0, series[0], now_s)
+            self.history.write(0, times, np.where(values < 0, np.nan, values))
+        past.before = first
+        if first <= past.until:
+            self._past = None
+
+
+@dataclass(slots=True)
+class _Past:
+    """What is left of the past: rows from `until` up to `before`, asked for `rows` at a time."""
+
+    before: int
+    until: int
+    rows: int
+    not_before_s: float = -math.inf
+
+
+def _rates(times: FloatArray, levels: FloatArray, step_s: float) -> FloatArray:
+    """(points - 1,) per-second rates of a counter; a fall is a restart, so the new level is the increase.
+
+    Absent where either end is, or where a row lies between them.
+    """
+    rise = np.where(levels[1:] >= levels[:-1], levels[1:] - levels[:-1], levels[1:])
+    rise[np.isnan(levels[1:]) | np.isnan(levels[:-1])] = np.nan
+    apart = np.diff(times)
+    rates: FloatArray = np.where(np.abs(apart - step_s) <= 0.01 * step_s, rise / step_s, np.nan)
+    return rates
+
+
+def _reason(error: PrometheusError) -> FeedReason:
+    if isinstance(error, Slow):
+        return FeedReason.TIMEOUT
+    return FeedReason.QUERY_ERROR if isinstance(error, QueryRefused) else FeedReason.UNREACHABLE
+
+
+def _ago(seconds: float) -> str:
+    """An age as people say it: 45 s, 12 min, 3.4 h, 2.1 d."""
+    for unit, size, below in (("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172_800.0)):
+        if seconds < below:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 86_400.0:.3g} d"

@@ -1,0 +1,244 @@
+"""`History`: what was read of one service, on a fixed grid of times; `window_batch`: many of them for one forecast.
+
+A row stands for one step and is named by its number: row k, at Unix time k * step, takes the readings of
+((k - 1) * step, k * step]. Rows live in rings indexed by their number, so nothing is ever shifted: a gap stays
+absent, and a clock that goes back finds its rows where they were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from forecasting.errors import DataError
+from forecasting.panel import FloatArray, Indicator
+from forecasting.windows import SEASONS_S, WEEK_S, WindowBatch
+
+__all__ = ["History", "stored_indicator", "window_batch"]
+
+IntArray = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+SLACK_ROWS = 8  # rows ahead of the last complete one, so that a new reading does not push out what is still read
+LARGEST = float(np.finfo(np.float32).max)
+LATEST_S = 1e13
+ON_GRID = 1e-6  # of a step: how far rounding may put a time beyond its row
+
+
+def stored_indicator(indicator: Indicator) -> Indicator:
+    """How an indicator stands in a history: a counter as its per-second rate, others as they are."""
+    if indicator.kind != "counter":
+        return indicator
+    unit = indicator.unit if indicator.unit.endswith("/s") else f"{indicator.unit or '1'}/s"
+    return replace(indicator, kind="rate", unit=unit)
+
+
+class History:
+    """Readings of one service's indicators, the demand first; NaN is absent.
+
+    Two rings: the newest ``lookback`` rows (and a little slack) of all indicators, and one week of the demand. Both
+    are float32 and allocated at the first reading. Raises `DataError` without indicators, for a step outside
+    1 s .. 1 h, or a lookback below 1.
+    """
+
+    __slots__ = ("_head", "_long", "_newest", "_recent", "indicators", "lookback", "step_s")
+
+    def __init__(self, indicators: Sequence[Indicator], step_s: float, lookback: int = 144) -> None:
+        if not indicators:
+            raise DataError("a history needs at least one indicator, the demand")
+        if not 1.0 <= step_s <= 3600.0:
+            raise DataError(f"history step {step_s} s: expected 1 to 3600 seconds")
+        if lookback < 1:
+            raise DataError(f"history lookback {lookback}: expected at least 1 row")
+        self.indicators = tuple(stored_indicator(i) for i in indicators)
+        self.step_s = float(step_s)
+        self.lookback = lookback
+        self._head: int | None = None  # number of the newest row that the rings reach to
+        self._recent: Float32Array | None = None  # (lookback + slack, indicators)
+        self._long: Float32Array | None = None  # (week + slack,)
+        self._newest: list[tuple[float, float]] = [(-math.inf, math.nan)] * len(self.indicators)
+
+    # ---- sizes ------------------------------------------------------------------------------------------------
+    @property
+    def recent_rows(self) -> int:
+        """Rows that the ring of all indicators holds."""
+        return self.lookback + SLACK_ROWS
+
+    @property
+    def long_rows(self) -> int:
+        """Rows that the ring of the demand holds."""
+        return max(round(WEEK_S / self.step_s), self.lookback) + SLACK_ROWS
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the rings take now."""
+        return sum(ring.nbytes for ring in (self._recent, self._long) if ring is not None)
+
+    # ---- writing ----------------------------------------------------------------------------------------------
+    def write(self, column: int, times_s: FloatArray, values: FloatArray) -> int:
+        """Put readings (points,) of one indicator onto the grid; returns how many rows got one.
+
+        Of the readings of one call the newest within a step wins; a later call corrects an earlier one. Absent
+        readings (NaN, infinite, beyond float32) and those older than the rings are left out: a value that was read
+        stays until it leaves the ring or is overwritten by another.
+        """
+        known = (np.abs(values) <= LARGEST) & (np.abs(times_s) <= LATEST_S)  # False for NaN
+        times, readings = times_s[known], values[known]
+        if times.size == 0:
+            return 0
+        if times.size > 1 and (np.diff(times) < 0).any():
+            order = np.argsort(times, kind="stable")
+            times, readings = times[order], readings[order]
+        rows = self._rows(times)
+        last = np.append(rows[1:] != rows[:-1], True)
+        rows, kept = rows[last], readings[last]
+        head = self._advance(int(rows[-1]))
+        assert self._recent is not None
+        near = rows > head - self.recent_rows
+        self._recent[rows[near] % self.recent_rows, column] = kept[near]
+        if column == 0:
+            if self._long is None:
+                self._long = np.full(self.long_rows, np.nan, dtype=np.float32)
+            near = rows > head - self.long_rows
+            self._long[rows[near] % self.long_rows] = kept[near]
+        if times[-1] >= self._newest[column][0]:
+            self._newest[column] = (float(times[-1]), float(readings[-1]))
+        return int(near.sum())
+
+    def forget_after(self, now_s: float) -> bool:
+        """Drop what claims to be later than one step after ``now_s``; True if there was any.
+
+        For a source whose clock was ahead and has been put right: its readings would otherwise stay the newest.
+        """
+        limit = self.row_at(now_s) + 1
+        if self._head is None or self._head <= limit:
+            return False
+        assert self._recent is not None
+        for ring in (self._recent, self._long):
+            if ring is not None:
+                ring[np.arange(max(limit + 1, self._head - len(ring) + 1), self._head + 1) % len(ring)] = np.nan
+        self._head = limit
+        for column, (time_s, _) in enumerate(self._newest):
+            if time_s > (limit + ON_GRID) * self.step_s:
+                self._newest[column] = self._newest_in_ring(column)
+        return True
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+    def newest(self, column: int) -> tuple[float, float]:
+        """(time, value) of the newest reading of an indicator; (-inf, NaN) before the first."""
+        return self._newest[column]
+
+    def demand_at(self, now_s: float, stale_after_s: float) -> float:
+        """The newest demand, or NaN when it is older than ``stale_after_s`` (or as far in the future)."""
+        time_s, value = self._newest[0]
+        return value if abs(now_s - time_s) <= stale_after_s else math.nan
+
+    def demand_between(self, after_s: float, until_s: float) -> tuple[FloatArray, FloatArray]:
+        """(rows,) times and demand of the complete rows in (after, until], NaN where absent; at most one week."""
+        last = self.row_at(until_s)
+        first = max(self.row_at(after_s) + 1, last - self.long_rows + 1)
+        rows = np.arange(first, last + 1)
+        values = np.full(rows.size, np.nan)
+        if self._long is not None:
+            values[:] = self._long[rows % self.long_rows]
+        values[~self._held(rows, self.long_rows)] = np.nan
+        times: FloatArray = rows.astype(np.float64) * self.step_s
+        return times, values
+
+    # ---- rows -------------------------------------------------------------------------------------------------
+    def _rows(self, times_s: FloatArray) -> IntArray:
+        """Row of each reading: the end of the step it falls in."""
+        rows: IntArray = np.ceil(times_s / self.step_s - ON_GRID).astype(np.int64)
+        return rows
+
+    def row_at(self, now_s: float) -> int:
+        """The last row that is complete at ``now_s``."""
+        return math.floor(now_s / self.step_s + ON_GRID)
+
+    def _held(self, rows: IntArray, size: int) -> npt.NDArray[np.bool_]:
+        """Which rows a ring of ``size`` holds now."""
+        if self._head is None:
+            return np.zeros(rows.shape, dtype=np.bool_)
+        return (rows <= self._head) & (rows > self._head - size)
+
+    def _advance(self, row: int) -> int:
+        """Let the rings reach to ``row`` at least, the rows between absent; returns the newest row they reach to."""
+        if self._recent is None or self._head is None:
+            self._recent = np.full((self.recent_rows, len(self.indicators)), np.nan, dtype=np.float32)
+            self._head = row
+        if row > self._head:
+            for ring in (self._recent, self._long):
+                if ring is not None:
+                    ring[np.arange(max(self._head + 1, row - len(ring) + 1), row + 1) % len(ring)] = np.nan
+            self._head = row
+        return self._head
+
+    def _newest_in_ring(self, column: int) -> tuple[float, float]:
+        ring = self._long if column == 0 and self._long is not None else self._recent
+        assert ring is not None
+        assert self._head is not None
+        rows = np.arange(self._head - len(ring) + 1, self._head + 1)
+        values = (ring if ring.ndim == 1 else ring[:, column])[rows % len(ring)]
+        known = np.flatnonzero(np.isfinite(values))
+        if known.size == 0:
+            return -math.inf, math.nan
+        return float(rows[known[-1]] * self.step_s), float(values[known[-1]])
+
+
+def window_batch(histories: Sequence[History], now_s: float, horizon: int = 0) -> WindowBatch:
+    """The newest windows of many services, all ending at the last complete row at ``now_s``.
+
+    `values` (batch, lookback, indicators); with ``horizon`` > 0 `seasonal` (batch, 2 seasons, horizon, indicators):
+    the demand a day and a week before each step to come, NaN for other indicators. Raises `DataError` for no
+    histories, or such as differ in indicators, step or lookback.
+    """
+    if not histories:
+        raise DataError("no histories given")
+    first = histories[0]
+    for other in histories:
+        if other.indicators != first.indicators or (other.step_s, other.lookback) != (first.step_s, first.lookback):
+            raise DataError("histories differ in indicators, step or lookback; batch equal ones only")
+    n, count, size = len(histories), len(first.indicators), first.recent_rows
+    now = first.row_at(now_s)
+    heads = np.array([now - 2 * first.long_rows if h._head is None else h._head for h in histories])[:, None]
+
+    rows = np.arange(now - first.lookback + 1, now + 1)
+    values = np.full((n, rows.size, count), np.nan)
+    slots = rows % size
+    for i, history in enumerate(histories):
+        if history._recent is not None:
+            values[i] = history._recent[slots]
+    values[(rows > heads) | (rows <= heads - size)] = np.nan
+
+    seasonal = None
+    if horizon > 0:
+        rows = _seasonal_rows(now, horizon, first.step_s).ravel()
+        slots = rows % first.long_rows
+        demand = np.full((n, rows.size), np.nan)
+        for i, history in enumerate(histories):
+            if history._long is not None:
+                demand[i] = history._long[slots]
+        demand[(rows > heads) | (rows <= heads - first.long_rows)] = np.nan
+        seasonal = np.full((n, len(SEASONS_S), horizon, count), np.nan)
+        seasonal[..., 0] = demand.reshape(n, len(SEASONS_S), horizon)
+    return WindowBatch(
+        values=values,
+        indicators=first.indicators,
+        end_s=np.full(n, now * first.step_s),
+        step_s=first.step_s,
+        seasonal=seasonal,
+    )
+
+
+def _seasonal_rows(now: int, horizon: int, step_s: float) -> IntArray:
+    """(seasons, horizon) the row one season before each step ahead, or as many seasons as it takes to have seen it."""
+    ahead = np.arange(1, horizon + 1)
+    rows = []
+    for season_s in SEASONS_S:
+        lag = max(1, round(season_s / step_s))
+        rows.append(now + ahead - np.where(ahead > lag, -(-ahead // lag) * lag, lag))
+    return np.stack(rows)

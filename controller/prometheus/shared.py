@@ -1,0 +1,47 @@
+"""`TickCache`: within one tick the same range of the same query is asked once, however many services want it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from controller.prometheus.answers import Series
+
+__all__ = ["TickCache"]
+
+MOST_POINTS = 1_000_000  # 16 MB of answers kept within a tick; larger ones are only shared while under way
+
+Key = tuple[str, float, float, float, float]
+
+
+class TickCache:
+    """Answers of the present tick by (query, start, end, step, lookback); a new tick begins with an empty cache."""
+
+    def __init__(self) -> None:
+        self._tick = float("nan")
+        self._tasks: dict[Key, asyncio.Task[list[Series]]] = {}
+        self._points = 0
+
+    async def get(self, tick: float, key: Key, ask: Callable[[], Awaitable[list[Series]]]) -> list[Series]:
+        """The answer to ``key`` in this tick, asked for with ``ask`` if nobody has yet; raises what it raises."""
+        if tick != self._tick:
+            self._tick, self._tasks, self._points = tick, {}, 0
+        task = self._tasks.get(key)
+        if task is None or task.cancelled():
+            task = asyncio.ensure_future(_await(ask))
+            task.add_done_callback(lambda done: self._finished(tick, key, done))
+            self._tasks[key] = task
+        return await asyncio.shield(task)  # one waiter that gives up does not take the answer from the others
+
+    def _finished(self, tick: float, key: Key, task: asyncio.Task[list[Series]]) -> None:
+        if task.cancelled() or task.exception() is not None or tick != self._tick:
+            return
+        size = sum(len(s) for s in task.result())
+        if self._points + size > MOST_POINTS:
+            self._tasks.pop(key, None)
+        else:
+            self._points += size
+
+
+async def _await(ask: Callable[[], Awaitable[list[Series]]]) -> list[Series]:
+    return await ask()

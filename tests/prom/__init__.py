@@ -1,0 +1,1 @@
+"""A real Prometheus for tests, something for it to scrape, and a proxy that makes it fail."""
