@@ -1,0 +1,12 @@
+"""An API server for tests: a fake one over real HTTP, or the real one where its binaries are at hand.
+
+api.py          what tests see: ApiServer, Call
+server.py       FakeApiServer: HTTP, its thread, faults, freezing      real.py      etcd + kube-apiserver
+fixtures.py     pytest fixture `api_server`                           kubelet.py   plays the cluster's other parts
+routes.py       URL -> what is asked          discovery.py  /api, /apis, /version
+operations.py   create, read, update, patch, delete                   scale.py     the /scale subresource
+storage.py      objects, versions, change log  watch.py     streams    selectors.py, patches.py
+kinds.py        built-in kinds                builtins.py   their defaults and basic checks
+crds.py         custom kinds                  schema.py     structural schemas         rules.py   CEL
+errors.py       metav1.Status answers         faults.py     injected failures          rbac.py    enforced rules
+"""

@@ -1,0 +1,158 @@
+"""`x-kubernetes-validations`: CEL rules, evaluated by cel-python over values typed by the schema."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import celpy
+from celpy import celtypes
+
+from .errors import Cause
+
+
+class _Absent:
+    """The value that was not there (null is a value)."""
+
+
+ABSENT: Any = _Absent()
+_RESERVED = frozenset(
+    [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ]
+)
+_ESCAPES = (("__", "__underscores__"), (".", "__dot__"), ("-", "__dash__"), ("/", "__slash__"))
+
+
+def _is_url(text: Any) -> celtypes.BoolType:
+    return celtypes.BoolType(re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s]+", str(text)) is not None)
+
+
+def _sum(values: Any) -> Any:
+    total = values[0] if values else celtypes.IntType(0)
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+_FUNCTIONS: dict[str, Any] = {
+    "isURL": _is_url,
+    "sum": _sum,
+    "min": lambda values: min(values),
+    "max": lambda values: max(values),
+    "isSorted": lambda values: celtypes.BoolType(list(values) == sorted(values)),
+    "indexOf": lambda values, one: celtypes.IntType(
+        values.find(one) if isinstance(values, str) else (list(values).index(one) if one in values else -1)
+    ),
+    "lowerAscii": lambda text: celtypes.StringType(text.lower()),
+    "upperAscii": lambda text: celtypes.StringType(text.upper()),
+    "trim": lambda text: celtypes.StringType(text.strip()),
+    "find": lambda text, pattern: celtypes.StringType(found[0] if (found := re.search(pattern, text)) else ""),
+    "split": lambda text, by: celtypes.ListType([celtypes.StringType(part) for part in text.split(by)]),
+    "join": lambda parts, by="": celtypes.StringType(by.join(parts)),
+}
+_ENVIRONMENT = celpy.Environment()
+
+
+@lru_cache(maxsize=1024)
+def compiled(rule: str) -> celpy.Runner:
+    """The program of a rule; celpy.CELParseError if it does not parse."""
+    return _ENVIRONMENT.program(_ENVIRONMENT.compile(rule), functions=_FUNCTIONS)
+
+
+def _escaped(name: str) -> str:
+    if name in _RESERVED:
+        return f"__{name}__"
+    for plain, escape in _ESCAPES:
+        name = name.replace(plain, escape)
+    return name
+
+
+def to_cel(value: Any, schema: dict[str, Any]) -> Any:
+    """A JSON value with the CEL type that its schema declares (a whole number in a `number` field is a double)."""
+    kind = schema.get("type")
+    if isinstance(value, dict):
+        properties = schema.get("properties") or {}
+        other = schema.get("additionalProperties")
+        rest = other if isinstance(other, dict) else {}
+        return celtypes.MapType(
+            {
+                celtypes.StringType(_escaped(key) if key in properties else key): to_cel(
+                    inner, properties.get(key, rest)
+                )
+                for key, inner in value.items()
+            }
+        )
+    if isinstance(value, list):
+        items = schema.get("items") or {}
+        return celtypes.ListType([to_cel(inner, items) for inner in value])
+    if kind == "number" and not isinstance(value, bool) and isinstance(value, (int, float)):
+        return celtypes.DoubleType(value)
+    if kind == "integer" and isinstance(value, float):
+        return celtypes.IntType(int(value))
+    if kind == "string" and isinstance(value, str):
+        match schema.get("format"):
+            case "date-time":
+                return celtypes.TimestampType(value)
+            case "duration":
+                return celtypes.DurationType(value)
+    return celpy.json_to_cel(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return '"object"'
+    return '"array"' if isinstance(value, list) else (f'"{value}"' if isinstance(value, str) else str(value))
+
+
+def check_rules(schema: dict[str, Any], value: Any, old: Any, path: str) -> list[Cause]:
+    """What the rules of one schema node find; transition rules (those naming oldSelf) only where there was a value."""
+    causes: list[Cause] = []
+    names: dict[str, Any] | None = None
+    for rule in schema.get("x-kubernetes-validations") or ():
+        text = rule["rule"]
+        transition = re.search(r"\boldSelf\b", text) is not None
+        if transition and old is ABSENT:
+            continue
+        if names is None:
+            names = {"self": to_cel(value, schema)}
+            if old is not ABSENT:
+                names["oldSelf"] = to_cel(old, schema)
+        field = path + rule.get("fieldPath", "")
+        try:
+            if compiled(text).evaluate(names):
+                continue
+            message = _message(rule, names)
+        except celpy.CELEvalError as failure:
+            message = f"rule evaluation error: {failure.args[0]}: {text}"
+        causes.append(
+            Cause(rule.get("reason", "FieldValueInvalid"), field, f"Invalid value: {_shown(value)}: {message}")
+        )
+    return causes
+
+
+def _message(rule: dict[str, Any], names: dict[str, Any]) -> str:
+    if expression := rule.get("messageExpression"):
+        return str(compiled(expression).evaluate(names))
+    return str(rule.get("message") or f"failed rule: {rule['rule']}").strip()
