@@ -8,7 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
-__all__ = ["ApiModel", "Count", "DnsLabel", "IndicatorName", "MetricUnit", "PromQL", "map_by", "plain_list"]
+__all__ = [
+    "ApiModel",
+    "Count",
+    "DnsLabel",
+    "IndicatorName",
+    "MetricUnit",
+    "PromQL",
+    "map_by",
+    "plain_list",
+    "whole_default",
+]
 
 MAX_REPLICAS = 100_000
 
@@ -41,3 +51,8 @@ def map_by(key: str) -> JsonDict:
 def plain_list(kind: str = "atomic") -> JsonDict:
     """Schema marks of a list that is owned as a whole (``atomic``) or holds each value once (``set``)."""
     return {"x-kubernetes-list-type": kind}
+
+
+def whole_default() -> JsonDict:
+    """Schema mark of an object that is there by default, so that the defaults of its fields are too."""
+    return {"default": {}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "ANNOTATION_MEANINGS",
     "API_VERSION",
     "CATEGORIES",
     "GROUP",
@@ -64,3 +65,32 @@ class Annotation:
     STATUS: Final = f"{GROUP}/status"
     LEARNED: Final = f"{GROUP}/learned"
     ORIGINAL_MIN_REPLICAS: Final = f"{GROUP}/original-min-replicas"
+
+
+USER, OPT_IN, OURS = "any managed object", "HorizontalPodAutoscaler or ScaledObject", "written by HARMONY"
+
+# Where each annotation belongs and what it means; documentation is made of this.
+ANNOTATION_MEANINGS: dict[str, tuple[str, str]] = {
+    Annotation.PAUSED: (USER, 'hold the replica count; any value but "false" counts as true'),
+    Annotation.PAUSED_REPLICAS: (USER, 'put the replica count to this and hold it there, such as "5"'),
+    Annotation.PAUSED_SCALE_IN: (USER, 'do not remove replicas; any value but "false" counts as true'),
+    Annotation.PAUSED_SCALE_OUT: (USER, 'do not add replicas; any value but "false" counts as true'),
+    Annotation.MANAGED: (OPT_IN, '"true" opts the object in; only "true" and "false" are accepted'),
+    Annotation.MODE: (OPT_IN, "Observe, Recommend (default) or Floor; more authority needs a GPUAutoscaler"),
+    Annotation.DEMAND_QUERY: (OPT_IN, "PromQL of the demand; needed without a preset"),
+    Annotation.PER_REPLICA: (
+        OPT_IN,
+        'demand that one ready replica carries, in the demand\'s unit, such as "25"; needed',
+    ),
+    Annotation.PRESET: (OPT_IN, "as spec.preset"),
+    Annotation.PRESET_MATCHERS: (OPT_IN, "as spec.presetMatchers"),
+    Annotation.EPSILON: (OPT_IN, 'as spec.objective.epsilon, such as "0.01"'),
+    Annotation.LEAD_TIME: (OPT_IN, 'first guess of the start-up time as a duration such as "90s", "5m" or "1h30m"'),
+    Annotation.GPUS_PER_REPLICA: (OPT_IN, "as spec.cost.gpusPerReplica"),
+    Annotation.PRICE_PER_GPU_HOUR: (OPT_IN, "as spec.cost.pricePerGPUHour"),
+    Annotation.PROMETHEUS_URL: (OPT_IN, "as spec.prometheus.url"),
+    Annotation.RECOMMENDED_REPLICAS: (OURS, "replicas that full authority would order"),
+    Annotation.STATUS: (OURS, "short JSON: mode, reason, stated probability of a miss"),
+    Annotation.LEARNED: (OURS, "JSON: what was learned; it is read back after a restart"),
+    Annotation.ORIGINAL_MIN_REPLICAS: (OURS, "in mode Floor: the minimum its user had set, put back on detach"),
+}

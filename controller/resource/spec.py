@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from controller.resource.base import ApiModel, Count, DnsLabel, IndicatorName, MetricUnit, PromQL, map_by, plain_list
+from controller.resource.base import (
+    ApiModel,
+    Count,
+    DnsLabel,
+    IndicatorName,
+    MetricUnit,
+    PromQL,
+    map_by,
+    plain_list,
+    whole_default,
+)
 from controller.resource.presets import PresetName
 
 __all__ = [
@@ -323,11 +333,17 @@ class AutoscalerSpec(ApiModel):
         description="Own indicators; they come before those of the preset and win where names are equal.",
     )
     objective: ObjectiveSpec = Field(description="What is promised.")
-    cost: CostSpec = Field(default_factory=CostSpec, description="Prices; by default every GPU-hour costs 1.")
+    cost: CostSpec = Field(
+        default_factory=CostSpec,
+        json_schema_extra=whole_default(),
+        description="Prices; by default every GPU-hour costs 1.",
+    )
     behavior: BehaviorSpec | None = Field(
         default=None, description="How fast replicas may move; defaults of autoscaling/v2."
     )
-    lead_time: LeadTimeSpec = Field(default_factory=LeadTimeSpec, description="Start-up time of a replica.")
+    lead_time: LeadTimeSpec = Field(
+        default_factory=LeadTimeSpec, json_schema_extra=whole_default(), description="Start-up time of a replica."
+    )
     step_seconds: int = Field(
         default=60, ge=5, le=3600, description="Grid of the history in seconds; 60 suits starts that take minutes."
     )
@@ -345,5 +361,7 @@ class AutoscalerSpec(ApiModel):
         default=None, description="Staged scale-down; by default there are no stages."
     )
     capacity_buffer: CapacityBufferSpec = Field(
-        default_factory=CapacityBufferSpec, description="Nodes ahead of pods; off by default."
+        default_factory=CapacityBufferSpec,
+        json_schema_extra=whole_default(),
+        description="Nodes ahead of pods; off by default.",
     )

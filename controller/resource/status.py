@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer
 
 from controller.resource.base import ApiModel, map_by, plain_list
 
 __all__ = [
     "CONDITIONS",
+    "MAX_CANDIDATES",
     "CapacityStatus",
     "Condition",
     "LeadTimeStatus",
-    "MAX_CANDIDATES",
     "QuantileStatus",
     "RiskStatus",
     "ScaleCandidate",
@@ -50,10 +50,20 @@ def _absent(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Number = Annotated[float | None, BeforeValidator(_absent)]
+def _readable(value: float | None) -> float | None:
+    """Six significant digits: enough for people, and the status is not rewritten for less."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _to_second(time: datetime) -> str:
+    """RFC 3339 in UTC without fractions, as metav1.Time is written."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Number = Annotated[float | None, BeforeValidator(_absent), AfterValidator(_readable)]
+Moment = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(_to_second, return_type=str, when_used="json")]
 Replicas = Annotated[int, Field(ge=0)] | None
 Text = Annotated[str, Field(max_length=1024)]
-Day = Annotated[datetime | None, Field(strict=False)]
 
 
 class StatusModel(ApiModel):
@@ -93,7 +103,7 @@ class RiskStatus(StatusModel):
 class ShadowStatus(StatusModel):
     """What would have come of the recommendations had they been carried out."""
 
-    since: Day = Field(default=None, description="Since when this is counted.")
+    since: Moment | None = Field(default=None, description="Since when this is counted.")
     gpu_hours_saved: Number = Field(default=None, description="GPU-hours less than were used; negative means more.")
     misses_avoided_seconds: Number = Field(default=None, description="Seconds of misses that would not have been.")
     misses_caused_seconds: Number = Field(default=None, description="Seconds of misses that would have been added.")
@@ -104,7 +114,7 @@ class QuantileStatus(StatusModel):
     """One quantile of the demand forecast over the horizon."""
 
     quantile: float = Field(ge=0, le=1, description="Which quantile, 0..1.")
-    values: tuple[float, ...] = Field(
+    values: tuple[Annotated[float, AfterValidator(_readable)], ...] = Field(
         strict=False,
         max_length=MAX_HORIZON,
         json_schema_extra=plain_list(),
@@ -123,7 +133,7 @@ class ScaleCandidate(StatusModel):
 class ScaleDecision(StatusModel):
     """The last decision and what led to it."""
 
-    time: datetime = Field(strict=False, description="When it was made.")
+    time: Moment = Field(description="When it was made.")
     from_replicas: Replicas = Field(default=None, description="Replicas ordered before.")
     to_replicas: Replicas = Field(default=None, description="Replicas ordered now.")
     recommended_replicas: Replicas = Field(default=None, description="Replicas that full authority would order.")
@@ -158,7 +168,7 @@ class Condition(StatusModel):
     type: str = Field(max_length=316, description="Type of the condition, in CamelCase.")
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     observed_generation: int | None = Field(default=None, ge=0, description="Generation of the spec it speaks of.")
-    last_transition_time: datetime = Field(strict=False, description="When status last changed.")
+    last_transition_time: Moment = Field(description="When status last changed.")
     reason: str = Field(
         min_length=1,
         max_length=1024,
@@ -187,7 +197,7 @@ class Status(StatusModel):
         default=None, max_length=8192, description="Label selector of the target's pods, as text."
     )
     writer: Text | None = Field(default=None, description="Who writes the target's replica count.")
-    last_scale_time: Day = Field(default=None, description="When the replica count was last changed by us.")
+    last_scale_time: Moment | None = Field(default=None, description="When the replica count was last changed by us.")
     violation_probability: Number = Field(
         default=None, description="Stated probability of a miss with the replicas that are ordered."
     )
@@ -209,4 +219,5 @@ class Status(StatusModel):
 
     def to_json(self) -> dict[str, Any]:
         """The status as the API server takes it; absent parts are left out, times are RFC 3339 to the second."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        out = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"learned"})
+        return out if self.learned is None else out | {"learned": self.learned}  # its nulls are its own business
