@@ -26,7 +26,7 @@ from controller.kube.errors import Expired
 from controller.kube.resources import ACCESS_REVIEWS, Resource
 from controller.kube.retrying import Repeat
 from controller.kube.sending import Sender
-from controller.kube.wire import JSON, Ask, Call
+from controller.kube.wire import JSON, Ask, Call, surface_cuts
 from forecasting.errors import UsageError
 from harmony import __version__
 
@@ -348,7 +348,7 @@ async def _configure(kubeconfig: str | os.PathLike[str] | None, context: str | N
     if given and not found:
         raise UsageError(f"there is no kubeconfig at {given}")
     # Bounded by our own semaphore; watches, which it does not count, must not use up connections either.
-    configuration = Configuration(connection_pool_maxsize=0)
+    configuration = Configuration(connection_pool_maxsize=0, client_session_kwargs={"middlewares": (surface_cuts,)})
     try:
         if found:
             await load_kube_config(paths, context or None, configuration, persist_config=False)

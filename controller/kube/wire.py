@@ -13,7 +13,7 @@ import aiohttp
 from controller.kube.errors import Unavailable, error_from_status
 from controller.kube.retrying import Repeat
 
-__all__ = ["JSON", "Ask", "Call", "lines", "parse_answer", "parse_event", "translated"]
+__all__ = ["JSON", "Ask", "Call", "lines", "parse_answer", "parse_event", "surface_cuts", "translated"]
 
 JSON = dict[str, Any]
 
@@ -58,6 +58,21 @@ async def translated(ask: Ask) -> AsyncIterator[None]:
         unavailable = Unavailable(ask.action, text)
         unavailable.unknown = ask.writes and not isinstance(error, aiohttp.ClientConnectorError)
         raise unavailable from error
+
+
+async def surface_cuts(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Middleware: the transport must not by itself repeat a write whose connection was cut (as it does for PUT).
+
+    The second one would meet its own first one and come back as a conflict, though the write took effect.
+    """
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        if request.method == "GET":
+            raise
+        raise aiohttp.ClientConnectionError(str(error) or "connection cut") from error
 
 
 def parse_answer(ask: Ask, content_type: str, body: bytes) -> JSON:

@@ -44,8 +44,12 @@ def write_kubeconfig(path: Path, url: str, user: dict[str, Any] | None = None) -
 @asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[str]:
     """Serve until the block ends; gives the base URL."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await handler(request)
+
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
+    app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -42,7 +42,7 @@ class Script:
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
         self.at_s: list[float] = []
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def __call__(self, request: web.Request) -> web.Response:
         text = await request.text()
         self.requests.append((request.method, request.path, dict(request.query), json.loads(text) if text else None))
         self.at_s.append(time.monotonic())
@@ -51,8 +51,8 @@ class Script:
             answer = await answer(request)
         if isinstance(answer, dict):
             return web.json_response(answer)
-        assert isinstance(answer, web.StreamResponse)
-        return answer
+        assert isinstance(answer, web.Response)
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)  # one can be sent once
 
 
 def run(script: Any, folder: Path, use: Callable[[Kube], Any], **options: Any) -> Any:
