@@ -33,8 +33,8 @@ class Posting:
     max_replicas: int | None = None
 
     def age_s(self, now_s: float) -> float:
-        """Seconds since it was decided; never negative."""
-        return max(0.0, now_s - self.at_s)
+        """Seconds since it was decided; never negative, infinite for a date that is no number."""
+        return max(0.0, now_s - self.at_s) if math.isfinite(self.at_s) else math.inf
 
 
 class Board:
@@ -51,9 +51,8 @@ class Board:
         name = (key.kind, key.namespace, key.name)
         with self._lock:
             self._postings[name] = posting
-            watchers = list(self._watchers)
-        for watcher in watchers:
-            watcher(name)
+            for watcher in self._watchers:
+                watcher(name)
 
     def read(self, key: ServiceName) -> Posting | None:
         """A service's posting, or None when there never was one (or it was forgotten)."""
@@ -86,7 +85,11 @@ class Board:
         return self._asked_s.get((key.kind, key.namespace, key.name))
 
     def watch(self, watcher: Callable[[Name], None]) -> Callable[[], None]:
-        """Call ``watcher`` after each posting, in the thread that posts; returns what ends it."""
+        """Call ``watcher`` after each posting, in the thread that posts; returns what ends it.
+
+        It is called with the board locked, so that it is never called after the end: it must be quick, and must not
+        write to the board.
+        """
         with self._lock:
             self._watchers.append(watcher)
 
