@@ -1,0 +1,74 @@
+{{/* Name of the chart, or what the user calls it. */}}
+{{- define "harmony.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Prefix of every object's name; cut so that the longest suffix still fits into 63 characters. */}}
+{{- define "harmony.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "harmony.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Name of a cluster-scoped object: two releases of one name in two namespaces must not meet. */}}
+{{- define "harmony.clusterName" -}}
+{{- printf "%s:%s" .Release.Namespace (include "harmony.fullname" .) }}
+{{- end }}
+
+{{/* Selectors are immutable: these two labels never change between versions. */}}
+{{- define "harmony.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "harmony.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "harmony.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "harmony.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: harmony
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "harmony.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "harmony.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "harmony.image" -}}
+{{- $repository := printf "%s/%s" .Values.image.registry .Values.image.repository }}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" $repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s%s" $repository (default .Chart.AppVersion .Values.image.tag) (ternary "-gpu" "" .Values.controller.gpu.enabled) }}
+{{- end }}
+{{- end }}
+
+{{- define "harmony.leaseName" -}}
+{{- default (printf "%s-controller" (include "harmony.fullname" .)) .Values.controller.leaderElection.leaseName }}
+{{- end }}
+
+{{/* Choices that the schema cannot judge; each message says what would be accepted. */}}
+{{- define "harmony.validate" -}}
+{{- if and .Values.prometheus.tokenFile .Values.prometheus.existingSecret }}
+{{- fail "prometheus.tokenFile and prometheus.existingSecret both name a token: give one of them" }}
+{{- end }}
+{{- if and .Values.prometheus.caFile .Values.prometheus.existingConfigMap }}
+{{- fail "prometheus.caFile and prometheus.existingConfigMap both name a CA bundle: give one of them" }}
+{{- end }}
+{{- if and (gt (int .Values.controller.replicaCount) 1) (not .Values.controller.leaderElection.enabled) }}
+{{- fail (printf "controller.replicaCount is %d without leader election, so %d controllers would write at once: set controller.leaderElection.enabled=true or controller.replicaCount=1" (int .Values.controller.replicaCount) (int .Values.controller.replicaCount)) }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,130 @@
+{{/* What the controller's container is told, given and shown; kept out of deployment.yaml so that it reads as a pod. */}}
+
+{{- define "harmony.args" -}}
+- controller
+- --interval={{ .Values.controller.interval }}
+- --forecaster={{ .Values.controller.forecaster }}
+- --log-level={{ .Values.controller.logLevel }}
+- --log-format={{ .Values.controller.logFormat }}
+- --metrics-address=:{{ .Values.controller.ports.metrics }}
+- --health-address=:{{ .Values.controller.ports.health }}
+{{- if .Values.controller.dryRun }}
+- --dry-run
+{{- end }}
+{{- if .Values.controller.leaderElection.enabled }}
+- --leader-elect
+- --lease-namespace={{ .Release.Namespace }}
+- --lease-name={{ include "harmony.leaseName" . }}
+{{- else }}
+- --no-leader-elect
+{{- end }}
+{{- range .Values.watch.namespaces }}
+- --namespace={{ . }}
+{{- end }}
+{{- with .Values.watch.selector }}
+- {{ printf "--selector=%s" . | quote }}
+{{- end }}
+{{- with .Values.prometheus }}
+{{- with .url }}
+- {{ printf "--prometheus-url=%s" . | quote }}
+{{- end }}
+{{- if .existingSecret }}
+- --prometheus-token-file=/etc/harmony/prometheus-token/token
+{{- else if .tokenFile }}
+- {{ printf "--prometheus-token-file=%s" .tokenFile | quote }}
+{{- end }}
+{{- if .existingConfigMap }}
+- --prometheus-ca-file=/etc/harmony/prometheus-ca/ca.crt
+{{- else if .caFile }}
+- {{ printf "--prometheus-ca-file=%s" .caFile | quote }}
+{{- end }}
+{{- range $key, $value := .queryParams }}
+- {{ printf "--prometheus-query-param=%s=%s" $key $value | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.keda.enabled }}
+- --keda-address=:{{ .Values.keda.port }}
+{{- if .Values.keda.tls.existingSecret }}
+- --keda-tls-cert-file=/etc/harmony/keda-tls/tls.crt
+- --keda-tls-key-file=/etc/harmony/keda-tls/tls.key
+{{- end }}
+{{- end }}
+{{- with .Values.controller.extraArgs }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "harmony.env" -}}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: POD_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+# The root file system is read-only: every library that caches does so in /tmp.
+- {name: HOME, value: /tmp}
+- {name: XDG_CACHE_HOME, value: /tmp/cache}
+- {name: MPLCONFIGDIR, value: /tmp/matplotlib}
+- {name: TORCHINDUCTOR_CACHE_DIR, value: /tmp/torchinductor}
+- {name: TRITON_CACHE_DIR, value: /tmp/triton}
+# One computing thread per pod: several on a busy node make a tick slower, not faster.
+- {name: OMP_NUM_THREADS, value: "1"}
+- {name: PYTHONDONTWRITEBYTECODE, value: "1"}
+{{- with .Values.controller.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "harmony.resources" -}}
+{{- $resources := deepCopy .Values.controller.resources }}
+{{- $gpu := .Values.controller.gpu }}
+{{- if $gpu.enabled }}
+{{- $asked := dict $gpu.resourceName ($gpu.count | toString) }}
+{{- $_ := set $resources "requests" (merge $asked (default dict $resources.requests)) }}
+{{- $_ := set $resources "limits" (merge (deepCopy $asked) (default dict $resources.limits)) }}
+{{- end }}
+{{- toYaml $resources }}
+{{- end }}
+
+{{- define "harmony.volumeMounts" -}}
+- {name: tmp, mountPath: /tmp}
+{{- if .Values.prometheus.existingSecret }}
+- {name: prometheus-token, mountPath: /etc/harmony/prometheus-token, readOnly: true}
+{{- end }}
+{{- if .Values.prometheus.existingConfigMap }}
+- {name: prometheus-ca, mountPath: /etc/harmony/prometheus-ca, readOnly: true}
+{{- end }}
+{{- if and .Values.keda.enabled .Values.keda.tls.existingSecret }}
+- {name: keda-tls, mountPath: /etc/harmony/keda-tls, readOnly: true}
+{{- end }}
+{{- with .Values.controller.volumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "harmony.volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: {{ .Values.controller.tmpSizeLimit }}}
+{{- with .Values.prometheus }}
+{{- if .existingSecret }}
+- name: prometheus-token
+  secret:
+    secretName: {{ .existingSecret }}
+    items:
+      - {key: {{ .existingSecretKey | quote }}, path: token}
+{{- end }}
+{{- if .existingConfigMap }}
+- name: prometheus-ca
+  configMap:
+    name: {{ .existingConfigMap }}
+    items:
+      - {key: {{ .existingConfigMapKey | quote }}, path: ca.crt}
+{{- end }}
+{{- end }}
+{{- if and .Values.keda.enabled .Values.keda.tls.existingSecret }}
+- name: keda-tls
+  secret:
+    secretName: {{ .Values.keda.tls.existingSecret }}
+{{- end }}
+{{- with .Values.controller.volumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}

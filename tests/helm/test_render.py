@@ -1,0 +1,221 @@
+"""Every sensible choice of values gives objects that the API server would take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import harmony
+from tests.helm.chart import CHART, NAMESPACE, ROOT, container, documents, files, notes, of_kind, one
+from tests.helm.matrix import EVERYTHING, MATRIX
+
+CUSTOM = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_lint_is_clean(values: dict[str, Any]) -> None:
+    from helm_python.chart import lint
+
+    report = lint(CHART, values=values, strict=True, namespace=NAMESPACE, kube_version="v1.29.0")
+    assert report["errors"] == []
+    assert [m for m in report["messages"] if m["severity"] > 1] == []
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_every_object_is_valid(values: dict[str, Any]) -> None:
+    docs = documents(values)
+    for doc in docs:
+        if doc["kind"] not in CUSTOM:
+            kubernetes_validate.validate(doc, "1.36", strict=True)
+    for doc in docs:
+        assert len(doc["metadata"]["name"].rpartition(":")[2]) <= 63, doc["metadata"]["name"]
+
+
+def test_objects_have_different_names() -> None:
+    docs = documents(EVERYTHING)
+    names = [(d["kind"], d["metadata"].get("namespace", ""), d["metadata"]["name"]) for d in docs]
+    assert len(set(names)) == len(names)
+
+
+def test_two_releases_of_one_name_share_no_cluster_scoped_object() -> None:
+    def cluster_scoped(namespace: str) -> set[tuple[str, str]]:
+        docs = documents({"crds": {"install": False}}, namespace=namespace)
+        return {(d["kind"], d["metadata"]["name"]) for d in docs if "namespace" not in d["metadata"]}
+
+    assert cluster_scoped("a")
+    assert not cluster_scoped("a") & cluster_scoped("b")
+
+
+def test_versions_agree() -> None:
+    meta = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert meta["appVersion"] == harmony.__version__
+    assert container(documents())["image"] == f"ghcr.io/harmony-autoscaler/harmony:{harmony.__version__}"
+
+
+def test_image_spellings() -> None:
+    digest = MATRIX["digest"]["image"]["digest"]
+    assert container(documents(MATRIX["digest"]))["image"] == f"ghcr.io/harmony-autoscaler/harmony@{digest}"
+    assert container(documents(MATRIX["gpu"]))["image"].endswith(f":{harmony.__version__}-gpu")
+    assert container(documents({"image": {"tag": "edge"}}))["image"].endswith(":edge")
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_pod_is_hardened(values: dict[str, Any]) -> None:
+    docs = documents(values)
+    pod = one(docs, "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 65532
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(docs)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"name": "tmp", "mountPath": "/tmp"} in container(docs)["volumeMounts"]
+    caches = {e["name"]: e.get("value", "") for e in container(docs)["env"]}
+    for name in ("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        assert caches[name].startswith("/tmp")
+    assert caches["OMP_NUM_THREADS"] == "1"
+
+
+def test_arguments_say_what_the_values_say() -> None:
+    args = container(documents(EVERYTHING))["args"]
+    assert args[0] == "controller"
+    for wanted in (
+        "--interval=30s",
+        "--namespace=serving",
+        "--namespace=batch",
+        "--selector=shard=a,tier!=dev",
+        "--prometheus-url=https://thanos.monitoring:10902/api",
+        "--prometheus-token-file=/etc/harmony/prometheus-token/token",
+        "--prometheus-ca-file=/etc/harmony/prometheus-ca/ca.crt",
+        "--prometheus-query-param=dedup=true",
+        "--prometheus-query-param=tenant=a b",
+        "--leader-elect",
+        f"--lease-namespace={NAMESPACE}",
+        "--keda-address=:9090",
+        "--keda-tls-cert-file=/etc/harmony/keda-tls/tls.crt",
+        "--keda-tls-key-file=/etc/harmony/keda-tls/tls.key",
+        "--journal=/data/journal.jsonl",
+    ):
+        assert wanted in args
+    assert "--dry-run" in container(documents(MATRIX["dry run"]))["args"]
+    assert "--no-leader-elect" in container(documents(MATRIX["minimal"]))["args"]
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_what_is_mounted_exists_and_ports_meet(values: dict[str, Any]) -> None:
+    docs = documents(values)
+    pod = one(docs, "Deployment")["spec"]["template"]["spec"]
+    assert {m["name"] for m in container(docs)["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+    ports = {p["name"] for p in container(docs)["ports"]}
+    for service in of_kind(docs, "Service"):
+        assert {p["targetPort"] for p in service["spec"]["ports"]} <= ports
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        assert container(docs)[probe]["httpGet"]["port"] in ports
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_selectors_meet_the_pods(values: dict[str, Any]) -> None:
+    docs = documents(values)
+    deployment = one(docs, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    selectors = [deployment["spec"]["selector"]["matchLabels"]]
+    selectors += [s["spec"]["selector"] for s in of_kind(docs, "Service")]
+    selectors += [s["spec"]["selector"]["matchLabels"] for s in of_kind(docs, "PodDisruptionBudget")]
+    selectors += [s["spec"]["podSelector"]["matchLabels"] for s in of_kind(docs, "NetworkPolicy")]
+    selectors += [s["spec"]["selector"]["matchLabels"] for s in of_kind(docs, "PodMonitor")]
+    for selector in selectors:
+        assert selector.items() <= labels.items()
+    metrics = one(docs, "Service", "-metrics")["metadata"]["labels"]
+    for monitor in of_kind(docs, "ServiceMonitor"):
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= metrics.items()
+        assert all(e["honorLabels"] for e in monitor["spec"]["endpoints"])
+
+
+def test_gpu_is_asked_for_and_limited_alike() -> None:
+    resources = container(documents(MATRIX["gpu"]))["resources"]
+    assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "2"
+    assert resources["requests"]["memory"] == "1Gi"
+
+
+def test_network_policy_opens_what_is_used_and_no_more() -> None:
+    policy = one(documents(MATRIX["network policy"]), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert {p["port"] for rule in policy["ingress"] for p in rule["ports"]} == {"health", "metrics"}
+    assert {p["port"] for rule in policy["egress"] for p in rule["ports"]} == {53, 443, 6443, 9090}
+    narrowed = one(documents(EVERYTHING), "NetworkPolicy")["spec"]
+    assert {"ports": [{"port": 6443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]} in narrowed[
+        "egress"
+    ]
+
+
+def test_notes_name_what_was_installed() -> None:
+    text = notes(name="gpu-scaler", namespace="ops")
+    assert "kubectl exec --namespace ops deploy/gpu-scaler-harmony-controller -- harmony doctor" in text
+    assert "mode: Recommend" in text
+    assert "kubectl get gpa" in text
+    assert "No prometheus.url was given" in text
+    watched = notes(EVERYTHING)
+    assert "kubectl apply --namespace serving" in watched
+    assert "shard=a,tier!=dev" in watched
+    assert "harmony-keda.autoscaling:9090" in watched
+    assert "No prometheus.url was given" not in watched
+    assert "dry run" in notes(MATRIX["dry run"])
+
+
+def test_object_of_the_notes_is_accepted() -> None:
+    from controller.resource.parsing import parse_autoscaler
+
+    text = notes(MATRIX["default"])
+    body = "\n".join(line[2:] for line in text.split("<<'EOF'\n")[1].split("\n  EOF")[0].splitlines())
+    obj = yaml.safe_load(body)
+    obj["metadata"] |= {"namespace": "default", "uid": "1", "generation": 1}
+    settings = parse_autoscaler(obj)
+    assert settings.target.name == "chat"
+    assert str(settings.mode) == "Recommend"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"prometheus": {"tokenFile": "/a", "existingSecret": "b"}}, "both name a token"),
+        ({"prometheus": {"caFile": "/a", "existingConfigMap": "b"}}, "both name a CA bundle"),
+        ({"controller": {"leaderElection": {"enabled": False}}}, "2 controllers would write at once"),
+    ],
+)
+def test_contradictions_are_refused(values: dict[str, Any], message: str) -> None:
+    from helm_python.errors import HelmError
+
+    with pytest.raises(HelmError, match=message):
+        files(values)
+
+
+def test_crd_is_the_one_that_the_code_makes() -> None:
+    from controller.resource.crd import crd_manifest
+
+    generated = crd_manifest()
+    assert yaml.safe_load((CHART / "files" / "crd.yaml").read_text()) == generated, (
+        "run: harmony crd > helm/harmony/files/crd.yaml"
+    )
+    rendered = one(documents(), "CustomResourceDefinition")
+    assert rendered["spec"] == generated["spec"]
+    assert rendered["metadata"]["name"] == generated["metadata"]["name"]
+
+
+def test_chart_holds_no_samples() -> None:
+    assert {d["kind"] for d in documents()} == {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "Deployment",
+        "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ServiceAccount",
+    }
+    assert not (ROOT / "helm" / "harmony" / "crds").exists()  # Helm never upgrades what lies there
