@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +91,12 @@ class Kube:
             jitter=np.random.default_rng() if jitter is None else jitter,
         )
         return cls(sender, monotonic)
+
+    def take_answers(self) -> Counter[tuple[Call, int]]:
+        """Requests since the last call of this, by kind and HTTP status (0: no answer)."""
+        taken = Counter(self._sender.answers)
+        self._sender.answers.clear()
+        return taken
 
     async def close(self) -> None:
         """Give up all connections."""

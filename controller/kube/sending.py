@@ -28,7 +28,8 @@ _SILENCE_S = 120.0  # the API server sends a bookmark about every minute
 
 
 class Sender:
-    """Sends requests through `api` (the official client's ApiClient); `calls` counts them as they are sent.
+    """Sends requests through `api` (the official client's ApiClient); `calls` counts them as they are sent, `answers`
+    as they are answered, by HTTP status (0: not at all).
 
     At most `concurrency` are under way at a time; watches and leases do not count. `renew` reads the configuration
     anew when the API server does not accept the credentials any more.
@@ -45,6 +46,7 @@ class Sender:
         jitter: np.random.Generator,
     ) -> None:
         self.calls: Counter[Call] = Counter()
+        self.answers: Counter[tuple[Call, int]] = Counter()
         self._api = api
         self._slots = asyncio.Semaphore(concurrency)
         self._timeout_s = timeout_s
@@ -122,8 +124,13 @@ class Sender:
             ask.method, path, header_params=headers, auth_settings=["BearerToken"]
         )
         self.calls[ask.call] += 1
-        answer = await self._api.call_api(method, url, headers, ask.body, _request_timeout=timeout)
-        response: aiohttp.ClientResponse = answer.response
+        code = 0
+        try:
+            answer = await self._api.call_api(method, url, headers, ask.body, _request_timeout=timeout)
+            response: aiohttp.ClientResponse = answer.response
+            code = response.status
+        finally:
+            self.answers[ask.call, code] += 1
         if response.status >= 300:
             error = error_from_answer(ask.action, response.status, response.headers, await response.read())
             if isinstance(error, Unavailable):
