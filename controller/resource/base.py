@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 MAX_REPLICAS = 100_000
+DNS_NAME = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 
 
 class ApiModel(BaseModel):
@@ -39,6 +40,7 @@ class ApiModel(BaseModel):
 Count = Annotated[int, Field(ge=0, le=MAX_REPLICAS)]
 IndicatorName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_NAME)]
 PromQL = Annotated[str, Field(min_length=1, max_length=4096)]
 MetricUnit = Annotated[str, Field(max_length=63)]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import ValidationError
 
 from controller.resource.annotations import FIELD_ANNOTATIONS, is_managed, read_count, read_pause, read_spec
 from controller.resource.assembly import assemble
+from controller.resource.base import DNS_NAME
 from controller.resource.errors import Loc, SpecError, from_validation
 from controller.resource.group import API_VERSION, HPA_KIND, KIND, SCALED_OBJECT_KIND, Annotation
 from controller.resource.rules import broken_rules
@@ -78,7 +80,10 @@ def _identity(obj: object) -> tuple[ServiceKey, str, int, dict[str, str]]:
     name, namespace, kind = meta.get("name"), meta.get("namespace", "default"), obj.get("kind")
     for path, value in (("metadata.name", name), ("metadata.namespace", namespace), ("kind", kind)):
         if not isinstance(value, str) or not value:
-            raise SpecError(str(name or "?")[:60], path, "expected text that is not empty")
+            raise SpecError("?", path, "expected text that is not empty")
+    for path, value in (("metadata.name", str(name)), ("metadata.namespace", str(namespace))):
+        if len(value) > 253 or not re.fullmatch(DNS_NAME.strip("^$"), value):
+            raise SpecError("?", path, f"{value[:60]!r} is not a name of lower-case letters, digits, - and .")
     where = f"{namespace}/{name}"
     annotations = meta.get("annotations") or {}
     if not isinstance(annotations, dict) or not all(isinstance(v, str) for v in annotations.values()):

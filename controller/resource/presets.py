@@ -28,6 +28,9 @@ _POD_NAMES = {
     "LeaderWorkerSet": "-[0-9]+(-[0-9]+)?",
 }
 
+# Pods of a ReplicaSet get its name (ours and a hash of up to 10 letters) cut to 58 characters, and 5 of their own.
+LONGEST_WHOLE_NAME = 58 - len("-1234567890-")
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -59,10 +62,15 @@ class Preset:
 
 
 def default_matchers(preset: Preset, namespace: str, kind: str, name: str) -> str:
-    """Matchers for the pods of a target, by namespace and by the way its controller names pods."""
+    """Matchers for the pods of a target, by namespace and by the way its controller names pods.
+
+    ``namespace`` and ``name`` are DNS names (checked when they were read), so there is nothing to quote but dots.
+    """
     in_namespace, in_pod = preset.labels
-    escaped = name.replace(".", "[.]")
-    return f'{in_namespace}="{namespace}",{in_pod}=~"{escaped}{_POD_NAMES.get(kind, "-.+")}"'
+    tail = _POD_NAMES.get(kind, "-.+")
+    if kind == "Deployment" and len(name) > LONGEST_WHOLE_NAME:
+        name, tail = name[:LONGEST_WHOLE_NAME], ".+"
+    return f'{in_namespace}="{namespace}",{in_pod}=~"{name.replace(".", "[.]")}{tail}"'
 
 
 def _of(name: str, unit: str, level: Level, promql: str, kind: Kind = "gauge") -> Template:

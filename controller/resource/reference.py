@@ -50,8 +50,8 @@ def reference() -> str:
         _table(("Type", "True means"), ((f"`{name}`", text) for name, text in CONDITIONS.items())),
         "## Annotations\n",
         "On a GPUAutoscaler only those for any managed object count; its spec says the rest. An existing\n"
-        "HorizontalPodAutoscaler (autoscaling/v2) or ScaledObject (keda.sh/v1alpha1) needs no GPUAutoscaler: bounds and\n"
-        "target are its own.\n",
+        "HorizontalPodAutoscaler (autoscaling/v2) or ScaledObject (keda.sh/v1alpha1) needs no GPUAutoscaler: bounds\n"
+        "and target are its own.\n",
         _table(
             ("Annotation", "On", "Meaning"),
             ((f"`{name}`", place, text) for name, (place, text) in ANNOTATION_MEANINGS.items()),

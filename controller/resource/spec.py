@@ -12,6 +12,7 @@ from controller.resource.base import (
     DnsLabel,
     IndicatorName,
     MetricUnit,
+    ObjectName,
     PromQL,
     map_by,
     plain_list,
@@ -55,9 +56,7 @@ class ScaleTargetRef(ApiModel):
     kind: str = Field(
         min_length=1, max_length=63, description="Kind of the target, such as Deployment; cannot be changed later."
     )
-    name: str = Field(
-        min_length=1, max_length=253, description="Name of the target in the same namespace; cannot be changed later."
-    )
+    name: ObjectName = Field(description="Name of the target in the same namespace; cannot be changed later.")
 
 
 class PrometheusSpec(ApiModel):
