@@ -47,7 +47,7 @@ def parse_answer(body: bytes, where: str) -> Answer:
     notes = tuple(str(n) for key in ("warnings", "infos") for n in answer.get(key) or ())
     try:
         return Answer(_series(answer["data"]["resultType"], answer["data"]["result"]), notes)
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise Unreachable(f"{where} sent a damaged answer ({type(error).__name__}): {_shown(body)}") from error
 
 

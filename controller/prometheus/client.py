@@ -123,19 +123,15 @@ class Prometheus:
         end_s: float,
         step_s: float,
         *,
-        lookback_s: float | None = None,
         on_part: OnPart | None = None,
     ) -> list[Series]:
         """The values of ``promql`` at start, start + step, ... up to the end (both included), all series.
 
-        ``lookback_s`` is how old a sample may be and still be shown (Prometheus's own setting, 5 min, by default;
-        servers that do not know the parameter ignore it). Raises `Unreachable`, `QueryRefused` or `Slow`.
+        Raises `Unreachable`, `QueryRefused` or `Slow`.
         """
         if not (step_s > 0 and math.isfinite(end_s - start_s)):
             raise UsageError(f"range {start_s}..{end_s} by {step_s} s: expected finite times and a positive step")
         form = {"query": promql, "step": f"{step_s:.3f}"}
-        if lookback_s is not None:
-            form["lookback_delta"] = f"{lookback_s:.3f}"
         points = math.floor((end_s - start_s) / step_s + 1e-6) + 1
         starts = range(0, points, self._points)
         parts: list[list[Series]] = []
@@ -185,7 +181,7 @@ class Prometheus:
     # ---- one request --------------------------------------------------------------------------------------------
     async def _ask(self, path: str, form: dict[str, str]) -> Answer:
         """Ask, and once more after a moment if the connection failed or the server was not ready."""
-        form = form | {"timeout": f"{self.timeout_s:.3f}s"}
+        form = form | {"timeout": f"{self.timeout_s:.3f}"}
         async with self._gate:
             try:
                 return await self._once(path, form)

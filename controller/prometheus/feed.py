@@ -13,6 +13,7 @@ import numpy as np
 from controller.prometheus.answers import Series
 from controller.prometheus.client import Prometheus
 from controller.prometheus.errors import PrometheusError, QueryRefused, Slow
+from controller.prometheus.freshness import is_selector, within
 from controller.prometheus.history import History
 from controller.prometheus.states import FeedReason, FeedState, IndicatorState
 from forecasting.errors import DataError
@@ -25,7 +26,6 @@ OVERLAP_ROWS = 2  # read again: late samples, and the level before a counter's n
 LATE_ROWS = 30  # how far back a series that has ended is still looked for
 BACKFILL_S = WEEK_S + 3600.0
 STALE_ROWS = 3
-COUNTER_LOOKBACK = 1.1  # steps
 STALE_AT_LEAST_S = 120.0
 SHORTEST_PIECE_ROWS = 60
 RETRY_PIECE_S = 300.0  # after a piece of the past failed
@@ -51,6 +51,7 @@ class _Cursor:
 
     read: int | None = None
     newest_s: float = -math.inf
+    as_given: bool = False  # Prometheus refuses the query with an age limit, but takes it as it is
 
 
 class Feed:
@@ -60,8 +61,8 @@ class Feed:
         prometheus: whom to ask; feeds may share one.
         queries: one per column of ``history``, in its order.
         history: what is kept current.
-        stale_after_s: how old the newest reading may be and still count as fresh; three steps, at least 2 min, by
-            default. Set it above the scrape interval.
+        stale_after_s: how old the newest reading may be and still count as fresh, and how old a sample may be to
+            make a reading; three steps, at least 2 min, by default. Set it above the scrape interval.
 
     Raises `DataError` if queries and history do not fit together.
     """
@@ -101,7 +102,6 @@ class Feed:
 
     # ---- one indicator ------------------------------------------------------------------------------------------
     async def _indicator(self, column: int, now_s: float) -> IndicatorState:
-        query = self.queries[column]
         now = self.history.row_at(now_s)
         try:
             series = await self._recent(column, now_s, now)
@@ -109,7 +109,7 @@ class Feed:
             return self._state(column, now_s, _reason(error), str(error))
         self._cursors[column].read = now
         reason, message = self._keep(column, series, now_s)
-        return self._state(column, now_s, reason, message, self.prometheus.notes(query.promql))
+        return self._state(column, now_s, reason, message, self._notes(column))
 
     async def _recent(self, column: int, now_s: float, now: int) -> list[Series]:
         """The rows that are new, or all of the past if nothing was ever read."""
@@ -130,16 +130,31 @@ class Feed:
         return series
 
     async def _range(self, column: int, first: int, last: int, tick: float) -> list[Series]:
-        query, step_s = self.queries[column], self.history.step_s
-        promql = query.promql
-        # A counter that is shown again because nothing newer was scraped would look like a rate of zero.
-        lookback_s = COUNTER_LOOKBACK * step_s if query.indicator.kind == "counter" else self.stale_after_s
+        """The rows ``first .. last`` of an indicator, none made of samples older than it may show."""
+        cursor, promql = self._cursors[column], self.queries[column].promql
+        if not cursor.as_given:
+            try:
+                return await self._asked(within(promql, self._shown_s(column)), first, last, tick)
+            except QueryRefused:
+                series = await self._asked(promql, first, last, tick)  # raises in words about the query as given
+                cursor.as_given = True
+                return series
+        return await self._asked(promql, first, last, tick)
+
+    async def _asked(self, promql: str, first: int, last: int, tick: float) -> list[Series]:
+        step_s = self.history.step_s
         start_s, end_s = first * step_s, last * step_s
         return await self.prometheus.tick_cache.get(
             tick,
-            (promql, start_s, end_s, step_s, lookback_s),
-            lambda: self.prometheus.query_range(promql, start_s, end_s, step_s, lookback_s=lookback_s),
+            (promql, start_s, end_s, step_s),
+            lambda: self.prometheus.query_range(promql, start_s, end_s, step_s),
         )
+
+    def _shown_s(self, column: int) -> float:
+        """How long a sample may be shown for: a counter's only in its own step, or it would look like a rate of 0."""
+        if self.queries[column].indicator.kind == "counter":
+            return self.history.step_s - 0.001
+        return self.stale_after_s
 
     def _keep(self, column: int, series: list[Series], now_s: float) -> tuple[FeedReason, str]:
         """Write an answer into the history; returns how the indicator stands after it."""
@@ -178,8 +193,9 @@ class Feed:
         """Times and values of a series up to now, a counter as its per-second rate."""
         inside = series.times_s <= now_s + self.history.step_s
         times, values = series.times_s[inside], series.values[inside]
-        if self.queries[column].indicator.kind == "counter":
-            return times[1:], _rates(times, values, self.history.step_s)
+        query = self.queries[column]
+        if query.indicator.kind == "counter":
+            return times[1:], _rates(times, values, self.history.step_s, single=is_selector(query.promql))
         return times, values
 
     def _state(
@@ -187,6 +203,10 @@ class Feed:
     ) -> IndicatorState:
         age = now_s - self.history.newest(column)[0]
         return IndicatorState(self.queries[column].indicator.name, reason, message, age, notes)
+
+    def _notes(self, column: int) -> tuple[str, ...]:
+        promql = self.queries[column].promql
+        return self.prometheus.notes(within(promql, self._shown_s(column))) or self.prometheus.notes(promql)
 
     # ---- the past in pieces -------------------------------------------------------------------------------------
     async def _piece_of_past(self, now_s: float) -> None:
@@ -220,12 +240,14 @@ class _Past:
     not_before_s: float = -math.inf
 
 
-def _rates(times: FloatArray, levels: FloatArray, step_s: float) -> FloatArray:
-    """(points - 1,) per-second rates of a counter; a fall is a restart, so the new level is the increase.
+def _rates(times: FloatArray, levels: FloatArray, step_s: float, *, single: bool) -> FloatArray:
+    """(points - 1,) per-second rates of a counter, absent where either end is or a row lies between them.
 
-    Absent where either end is, or where a row lies between them.
+    A fall of a single counter is its restart: the new level is the increase. A sum also falls when one of its parts
+    leaves; what it rose by is then unknown, and absent.
     """
-    rise = np.where(levels[1:] >= levels[:-1], levels[1:] - levels[:-1], levels[1:])
+    fallen = levels[1:] if single else np.full(max(0, levels.size - 1), np.nan)
+    rise = np.where(levels[1:] >= levels[:-1], levels[1:] - levels[:-1], fallen)
     rise[np.isnan(levels[1:]) | np.isnan(levels[:-1])] = np.nan
     apart = np.diff(times)
     rates: FloatArray = np.where(np.abs(apart - step_s) <= 0.01 * step_s, rise / step_s, np.nan)

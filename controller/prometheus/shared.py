@@ -11,11 +11,11 @@ __all__ = ["TickCache"]
 
 MOST_POINTS = 1_000_000  # 16 MB of answers kept within a tick; larger ones are only shared while under way
 
-Key = tuple[str, float, float, float, float]
+Key = tuple[str, float, float, float]
 
 
 class TickCache:
-    """Answers of the present tick by (query, start, end, step, lookback); a new tick begins with an empty cache."""
+    """Answers of the present tick by (query, start, end, step); a new tick begins with an empty cache."""
 
     def __init__(self) -> None:
         self._tick = float("nan")

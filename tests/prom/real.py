@@ -107,6 +107,10 @@ class RealPrometheus:
     def pause(self) -> None:
         """SIGSTOP: connections are still accepted by the kernel, nobody answers."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status")
+        while status.exists() and "T (stopped)" not in status.read_text():
+            time.sleep(0.01)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
