@@ -119,8 +119,9 @@ def _floats(entry: dict[str, Any], key: str) -> Any:  # noqa: ANN401
 
 def _parsed(labels: dict[str, str], points: list[Any]) -> Series:
     n = len(points)
-    times = np.fromiter((float(p[0]) for p in points), np.float64, n)
-    values = np.fromiter((float(p[1]) for p in points), np.float64, n)
+    stamps, texts = zip(*points, strict=True) if points else ((), ())
+    times = np.fromiter(map(float, stamps), np.float64, n)
+    values = np.fromiter(map(float, texts), np.float64, n)
     values[~np.isfinite(values)] = np.nan
     if not np.isfinite(times).all():
         raise ValueError("a time is not finite")

@@ -322,9 +322,9 @@ def test_eleven_thousand_points_are_read_quickly() -> None:
     body = json.dumps(answer).encode()
     took = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         (series,) = parse_answer(body, "x").series
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     assert len(series) == 11_000
     assert min(took) < 0.03, took
 

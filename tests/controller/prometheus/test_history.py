@@ -191,8 +191,8 @@ def test_a_week_of_a_service_takes_45_kb_and_a_thousand_are_batched_quickly() ->
     assert max(h.nbytes for h in histories) <= 45_000
     took = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         batch = window_batch(histories, float(grid[-1]), 30)
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     assert not np.isnan(batch.values).any()
     assert min(took) < 0.15, took
