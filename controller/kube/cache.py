@@ -42,10 +42,10 @@ class _Part:
 class Cache:
     """All objects of one kind in some namespaces (None: in the cluster); `run` keeps them current.
 
-    Every object goes through `transform` (to keep what is needed of it, with `metadata.labels` if it shall be
-    selected by them; None = not kept at all) and has lost its managedFields before. `on_change` is told of every change:
-    namespace, name and object, None for one that is gone. In trouble the cache keeps what it has: ask `stale_s` how old
-    that may be, and `last_error` why. Objects are the cache's own: do not change them.
+    Every object has lost its managedFields and goes through `transform`, to keep what is needed of it (None: not kept;
+    keep `metadata.labels` if it shall be selected by them). `on_change` is told of every change: namespace, name and
+    object, None for one that is gone. In trouble the cache keeps what it has: ask `stale_s` how old that may be, and
+    `last_error` why. Objects are the cache's own: do not change them.
     """
 
     def __init__(

@@ -28,11 +28,11 @@ _SILENCE_S = 120.0  # the API server sends a bookmark about every minute
 
 
 class Sender:
-    """Sends requests through `api` (the official client's ApiClient); `calls` counts them as they are sent, `answers`
-    as they are answered, by HTTP status (0: not at all).
+    """Sends requests through `api` (the official client's ApiClient), and counts them.
 
-    At most `concurrency` are under way at a time; watches and leases do not count. `renew` reads the configuration
-    anew when the API server does not accept the credentials any more.
+    `calls` counts them as they are sent, `answers` as they are answered, by HTTP status (0: not at all). At most
+    `concurrency` are under way at a time; watches and leases do not count. `renew` reads the configuration anew when
+    the API server does not accept the credentials any more.
     """
 
     def __init__(
