@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ Doc = dict[str, Any]
 os.environ.setdefault("GOMAXPROCS", "1")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _render(values: str, name: str, namespace: str) -> dict[str, str]:
     from helm_python.chart import Chart  # 244 MB: only when a chart test runs
 

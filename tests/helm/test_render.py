@@ -139,7 +139,8 @@ def test_selectors_meet_the_pods(values: dict[str, Any]) -> None:
 def test_gpu_is_asked_for_and_limited_alike() -> None:
     resources = container(documents(MATRIX["gpu"]))["resources"]
     assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "2"
-    assert resources["requests"]["memory"] == "1Gi"
+    assert (resources["requests"]["memory"], resources["limits"]["memory"]) == ("1Gi", "2Gi")
+    assert "cpu" not in resources["limits"]
 
 
 def test_network_policy_opens_what_is_used_and_no_more() -> None:

@@ -78,7 +78,7 @@
 {{- $gpu := .Values.controller.gpu }}
 {{- if $gpu.enabled }}
 {{- $asked := dict $gpu.resourceName ($gpu.count | toString) }}
-{{- $_ := set $resources "requests" (merge $asked (default dict $resources.requests)) }}
+{{- $_ := set $resources "requests" (merge (deepCopy $asked) (default dict $resources.requests)) }}
 {{- $_ := set $resources "limits" (merge (deepCopy $asked) (default dict $resources.limits)) }}
 {{- end }}
 {{- toYaml $resources }}
