@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harmony.decision.feedback import RiskFeedback
 from harmony.decision.guards import GuardMemory, apply_behavior
 from harmony.decision.rule import with_bounds
+from harmony.decision.trust import Trust
 from harmony.model.capacity import Capacity
 from harmony.model.decision import Decision, Reason
 from harmony.model.lead_time import LeadTime
@@ -22,13 +25,27 @@ __all__ = ["ControlLoop", "Learned", "Turn"]
 
 @dataclass(slots=True)
 class Learned:
-    """All that a service's loop knows besides its settings; what must survive a restart."""
+    """All that a service's loop knows besides its settings; what must survive a restart.
+
+    Attributes:
+        capacity, lead_time, feedback: what a replica carries, how long it takes to start, which risk level to use.
+        guards: what stabilisation and rate limits remember.
+        memory: what the policy wants to see again.
+        trust: realised against stated risk; None where nobody judges it.
+        absent_turns: turns in a row in which demand or forecast were absent.
+        forecast_seen: True once there was a forecast: its absence is a loss from then on, no longer a warm-up.
+        learned_s: time of the newest turn, seconds since the epoch; None before the first.
+    """
 
     capacity: Capacity
     lead_time: LeadTime
     feedback: RiskFeedback
     guards: GuardMemory = field(default_factory=GuardMemory)
     memory: Any = None
+    trust: Trust | None = None
+    absent_turns: int = 0
+    forecast_seen: bool = False
+    learned_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -44,7 +61,8 @@ class Turn:
 class ControlLoop:
     """One service under one policy; call `turn` every ``interval_s`` seconds.
 
-    `step_s` is what one reading of demand stands for. The loop owns no thread, timer or connection: the world calls
+    `step_s` is what one reading of demand stands for; `pending` gives the ages in seconds of starts that still run,
+    where the world knows them. The loop owns no thread, timer or connection: the world calls
     it and gives it its ports.
     """
 
@@ -58,6 +76,7 @@ class ControlLoop:
     interval_s: float
     forecasts: ForecastSource | None = None
     journal: Journal | None = None
+    pending: Callable[[], Iterable[float]] | None = None
 
     def turn(self) -> Record:
         """Go round once; returns the record of it (also appended to the journal, if there is one)."""
@@ -66,13 +85,14 @@ class ControlLoop:
         return self.conclude(turn, ordered if wanted == ordered else self.target.scale(wanted))
 
     def consider(self) -> Turn:
-        """The first half of a turn: observe, learn, forecast and decide; nothing is ordered yet."""
-        learned = self.learned
+        """The first half of a turn: observe, learn, forecast and decide; nothing is ordered yet.
+
+        What was learned is kept before deciding (the world hands out an outcome only once), and what was decided is
+        kept when it is complete: if forecast or policy fail, nothing is half changed and the next turn goes on.
+        """
         now = self.clock.now_s()
         reading = self.metrics.read()
-        learned.feedback = learned.feedback.learn(reading.outcome)
-        for took_s in self.target.started_s():
-            learned.lead_time = learned.lead_time.observe(took_s)
+        self.learned = learned = self._learn(reading.outcome, now)
         present = self.target.replicas()
         observation = Observation(
             now_s=now,
@@ -83,31 +103,88 @@ class ControlLoop:
             ready=present.ready,
             objective=self.objective.at(now),
             capacity=learned.capacity,
-            lead_time=learned.lead_time,
+            lead_time=learned.lead_time.with_pending(self.pending()) if self.pending is not None else learned.lead_time,
             forecast=None if self.forecasts is None else self.forecasts.latest(now),
             risk_level=learned.feedback.level,
             memory=learned.memory,
         )
         decision = self.policy.decide(observation)
-        learned.memory = decision.memory
+        after = replace(learned, memory=decision.memory)
+        decision = self._without_data(decision, observation, after)
         if self.policy.behavior is not None:
-            decision = self._guard(decision, observation, self.policy.behavior)
-        return Turn(observation, with_bounds(decision, observation), reading.outcome)
+            decision = _guarded(decision, observation, self.policy.behavior, after)
+        decision = with_bounds(decision, observation)
+        if after.trust is not None:
+            after.trust = after.trust.state(decision.violation_probability)
+        self.learned = after
+        return Turn(observation, decision, reading.outcome)
 
     def conclude(self, turn: Turn, applied: int) -> Record:
-        """The second half: journal the turn with the count that the target accepted (``applied``)."""
-        record = Record(turn.observation, turn.decision, applied, turn.outcome)
+        """The second half: journal the turn with the count that the target accepted (``applied``).
+
+        Rate limits and stages go on from what was applied, not from what was decided.
+        """
+        seen = turn.observation
+        if applied != turn.decision.replicas and self.policy.behavior is not None:
+            guards = self.learned.guards.corrected(seen.now_s, seen.ordered, applied)
+            self.learned = replace(self.learned, guards=guards)
+        record = Record(seen, turn.decision, applied, turn.outcome)
         if self.journal is not None:
             self.journal.append(record)
         return record
 
-    def _guard(self, decision: Decision, observation: Observation, behavior: Behavior) -> Decision:
-        """Stabilise and rate-limit the decision, and say so in it."""
-        guarded = apply_behavior(
-            self.learned.guards, behavior, observation.now_s, observation.ordered, decision.replicas
+    def _learn(self, outcome: Outcome, now_s: float) -> Learned:
+        """What is known after the outcome of the turns before and the starts that ended since."""
+        before = self.learned
+        lead_time = before.lead_time
+        for took_s in self.target.started_s():
+            lead_time = lead_time.observe(took_s)
+        for age_s in outcome.failed_s:
+            lead_time = lead_time.observe_failed(age_s)
+        capacity = before.capacity
+        if before.learned_s is not None and not capacity.is_known:
+            capacity = capacity.drift(now_s - before.learned_s)
+        for load, held in outcome.bound_samples:
+            capacity = capacity.observe_held(load, held)
+        trust = before.trust
+        if trust is not None:
+            trust = trust.learn(outcome, lead_time.steps(self.step_s))
+        return replace(
+            before,
+            capacity=capacity,
+            lead_time=lead_time,
+            feedback=before.feedback.learn(outcome),
+            trust=trust,
+            learned_s=now_s,
         )
-        self.learned.guards = guarded.memory
-        if guarded.replicas == decision.replicas:
+
+    def _without_data(self, decision: Decision, observation: Observation, after: Learned) -> Decision:
+        """Count turns without data in ``after``; a lost forecast never lowers the count, the fallback may raise it."""
+        demand_absent = math.isnan(observation.demand)
+        lost = self.forecasts is not None and observation.forecast is None and after.forecast_seen
+        if not (demand_absent or lost or decision.reason is Reason.ABSENT_DATA):
+            after.absent_turns = 0
+            after.forecast_seen = after.forecast_seen or observation.forecast is not None
             return decision
-        reason = Reason.STABILIZED if guarded.bound_by == "stabilization" else Reason.RATE_LIMITED
-        return decision.with_replicas(guarded.replicas, reason, guarded.bound_by)
+        after.absent_turns += 1
+        if decision.reason is Reason.WARMING_UP and decision.replicas < observation.ordered:
+            decision = decision.with_replicas(observation.ordered, Reason.ABSENT_DATA, "absent forecast")
+        fallback = observation.objective.fallback
+        if (
+            fallback is None
+            or fallback.behavior != "currentReplicasIfHigher"
+            or after.absent_turns < fallback.failure_threshold
+            or fallback.replicas <= decision.replicas
+        ):
+            return decision
+        return decision.with_replicas(fallback.replicas, Reason.FALLBACK, "fallback")
+
+
+def _guarded(decision: Decision, observation: Observation, behavior: Behavior, after: Learned) -> Decision:
+    """Stabilise and rate-limit the decision, and say so in it; ``after`` gets what the guards remember."""
+    guarded = apply_behavior(after.guards, behavior, observation.now_s, observation.ordered, decision.replicas)
+    after.guards = guarded.memory
+    if guarded.replicas == decision.replicas:
+        return decision
+    reason = Reason.STABILIZED if guarded.bound_by == "stabilization" else Reason.RATE_LIMITED
+    return decision.with_replicas(guarded.replicas, reason, guarded.bound_by)

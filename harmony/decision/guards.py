@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harmony.model.objective import Behavior, ScalingRules
+from harmony.model.objective import Behavior, ScalingRules, Stages
 
 __all__ = ["GuardMemory", "Guarded", "apply_behavior"]
 
@@ -22,13 +22,42 @@ class GuardMemory:
     """What the guards must remember between decisions; times in seconds, oldest first.
 
     `highs` and `lows` are past recommendations, thinned to those that can still be the highest (lowest) of a window;
-    `ups` and `downs` are the replicas added and removed.
+    `ups` and `downs` are the replicas added and removed; `stage` is when the present stage of a staged scale-down
+    began and from how many replicas, None outside of one.
     """
 
     highs: Marks = ()
     lows: Marks = ()
     ups: Marks = ()
     downs: Marks = ()
+    stage: tuple[float, int] | None = None
+
+    def at(self, now_s: float) -> GuardMemory:
+        """With no mark later than ``now_s``: a clock that was set back must not make a hold outlast its window.
+
+        Marks from the future are taken for the present: what they hold is held for one window from now. (A clock
+        that is set forward looks like a pause of the same length: windows end early.)
+        """
+        lists = (self.highs, self.lows, self.ups, self.downs)
+        stage_ahead = self.stage is not None and self.stage[0] > now_s
+        if not stage_ahead and not any(marks and marks[-1][0] > now_s for marks in lists):
+            return self
+        highs, lows, ups, downs = (tuple((min(at, now_s), n) for at, n in marks) for marks in lists)
+        stage = None if self.stage is None else (min(self.stage[0], now_s), self.stage[1])
+        return GuardMemory(highs, lows, ups, downs, stage)
+
+    def corrected(self, now_s: float, current: int, applied: int) -> GuardMemory:
+        """With what was really applied at ``now_s`` (``current`` before) instead of what the guards had allowed."""
+        ups = tuple(m for m in self.ups if m[0] != now_s)
+        downs = tuple(m for m in self.downs if m[0] != now_s)
+        limited = len(ups) < len(self.ups) or len(downs) < len(self.downs)
+        if limited and applied > current:
+            ups = (*ups, (now_s, applied - current))
+        elif limited and applied < current:
+            downs = (*downs, (now_s, current - applied))
+        begun = self.stage is not None and self.stage[0] == now_s
+        stage = None if begun and applied >= current else self.stage
+        return GuardMemory(self.highs, self.lows, ups, downs, stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +72,10 @@ class Guarded:
 def apply_behavior(memory: GuardMemory, behavior: Behavior, now_s: float, current: int, desired: int) -> Guarded:
     """Stabilise ``desired`` over the windows, then limit its rate; never turns a scale-up into a scale-down.
 
-    ``current`` is what is ordered now. The returned memory includes this recommendation and its effect.
+    ``current`` is what is ordered now. The returned memory includes this recommendation and its effect. Times may go
+    backwards (see `GuardMemory.at`).
     """
+    memory = memory.at(now_s)
     up, down = behavior.scale_up, behavior.scale_down
     highs = _remember(memory.highs, now_s, desired, down.stabilization_window_s, keep_high=True)
     lows = _remember(memory.lows, now_s, desired, up.stabilization_window_s, keep_high=False)
@@ -63,6 +94,9 @@ def apply_behavior(memory: GuardMemory, behavior: Behavior, now_s: float, curren
         limited = max(stable, _down_limit(down, memory, now_s, current))
     if limited != stable:
         bound = "behavior"
+    stage = None
+    if behavior.stages is not None:
+        stage, limited, bound = _staged(memory.stage, behavior.stages, now_s, current, desired, limited, bound)
     ups, downs = memory.ups, memory.downs
     if (ups or downs or limited != current) and (up.policies or down.policies):
         since = now_s - max(p.period_s for rules in (up, down) for p in rules.policies)
@@ -72,7 +106,28 @@ def apply_behavior(memory: GuardMemory, behavior: Behavior, now_s: float, curren
             ups = (*ups, (now_s, limited - current))
         elif limited < current:
             downs = (*downs, (now_s, current - limited))
-    return Guarded(limited, bound, GuardMemory(highs, lows, ups, downs))
+    return Guarded(limited, bound, GuardMemory(highs, lows, ups, downs, stage))
+
+
+def _staged(
+    stage: tuple[float, int] | None,
+    rule: Stages,
+    now_s: float,
+    current: int,
+    desired: int,
+    limited: int,
+    bound: str,
+) -> tuple[tuple[float, int] | None, int, str]:
+    """The stage, the count and what bound, after the limit on the way down; ``desired`` is the raw recommendation."""
+    if desired >= current:
+        return None, limited, bound
+    if limited >= current:
+        return stage, limited, bound
+    if stage is None or now_s - stage[0] >= rule.interval_s:
+        stage = (now_s, current)
+    fewest = stage[1] - max(1, math.floor(round(stage[1] * rule.percent / 100, 9)))
+    allowed = min(current, max(limited, fewest))
+    return stage, allowed, bound if allowed == limited else "stages"
 
 
 def _remember(marks: Marks, now_s: float, value: int, window_s: float, *, keep_high: bool) -> Marks:

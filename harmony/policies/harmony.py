@@ -21,23 +21,28 @@ class HarmonyPolicy:
     `hold_s`: a scale-down waits until nothing in that many seconds asked for more; negative stands for one lead time
     (filled in by `fitted`): ready replicas are the minimum of what was ordered over the lead, so orders that flicker
     would be paid for and not serve. `risk_scale`: the model's
-    probability to start deciding with, as a multiple of epsilon; feedback moves it from there.
+    probability to start deciding with, as a multiple of epsilon; feedback moves it from there. `limits`: the user's
+    own rate limits and windows, which then stand in for the hold.
     """
 
     forecaster: str = "base"
     hold_s: float = -1.0
     risk_scale: float = 1.0
     name: str = "harmony"
+    limits: Behavior | None = None
 
     @property
     def behavior(self) -> Behavior | None:
-        """The hold as a scale-down stabilisation window."""
+        """The user's limits, or the hold as a scale-down stabilisation window."""
+        if self.limits is not None:
+            return self.limits
         return Behavior.hold(self.hold_s) if self.hold_s > 0 else None
 
     @property
     def settings(self) -> dict[str, Setting]:
         """Forecaster, hold and starting risk."""
-        return {"forecaster": self.forecaster, "hold_s": self.hold_s, "risk_scale": self.risk_scale}
+        hold_s = self.hold_s if self.limits is None else self.limits.scale_down.stabilization_window_s
+        return {"forecaster": self.forecaster, "hold_s": hold_s, "risk_scale": self.risk_scale}
 
     def decide(self, observation: Observation) -> Decision:
         """See `harmony.decision.rule.decide`."""
