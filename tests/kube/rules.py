@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
 from typing import Any
@@ -126,33 +127,57 @@ def _shown(value: Any) -> str:
     return '"array"' if isinstance(value, list) else (f'"{value}"' if isinstance(value, str) else str(value))
 
 
+def _slice(rule: str, value: Any) -> Any:
+    """The properties of `value` that a rule can see: all, unless it names each one that it uses."""
+    if not isinstance(value, dict):
+        return value
+    names: set[str] = set()
+    for name, call in re.findall(r"\b(?:self|oldSelf)\b(?:\.(\w+)(\(?))?", rule):
+        if not name or call or "__" in name:
+            return value
+        names.add(name)
+    return {name: value[name] for name in names if name in value}
+
+
+# The schema is kept beside the verdict so that its id stays its own.
+_seen: dict[tuple[str, int, str], tuple[dict[str, Any], str]] = {}
+_SEEN_AT_MOST = 20_000
+
+
+def _verdict(rule: dict[str, Any], schema: dict[str, Any], value: Any, old: Any) -> str:
+    """What a rule has against a value, "" if nothing. Evaluating takes about a millisecond, so it is remembered."""
+    text = rule["rule"] + rule.get("messageExpression", "")
+    inputs = [_slice(text, value)] if old is ABSENT else [_slice(text, value), _slice(text, old)]
+    text += rule.get("message", "")
+    key = (text, id(schema), json.dumps(inputs))
+    if key not in _seen:
+        if len(_seen) >= _SEEN_AT_MOST:
+            _seen.clear()
+        names = {name: to_cel(one, schema) for name, one in zip(("self", "oldSelf"), inputs, strict=False)}
+        _seen[key] = (schema, _evaluate(rule, names))
+    return _seen[key][1]
+
+
+def _evaluate(rule: dict[str, Any], names: dict[str, Any]) -> str:
+    try:
+        if compiled(rule["rule"]).evaluate(names):
+            return ""
+        if expression := rule.get("messageExpression"):
+            return str(compiled(expression).evaluate(names))
+    except celpy.CELEvalError as failure:
+        return f"rule evaluation error: {failure.args[0]}: {rule['rule']}"
+    return str(rule.get("message") or f"failed rule: {rule['rule']}").strip()
+
+
 def check_rules(schema: dict[str, Any], value: Any, old: Any, path: str) -> list[Cause]:
     """What the rules of one schema node find; transition rules (those naming oldSelf) only where there was a value."""
     causes: list[Cause] = []
-    names: dict[str, Any] | None = None
     for rule in schema.get("x-kubernetes-validations") or ():
-        text = rule["rule"]
-        transition = re.search(r"\boldSelf\b", text) is not None
+        transition = re.search(r"\boldSelf\b", rule["rule"]) is not None
         if transition and old is ABSENT:
             continue
-        if names is None:
-            names = {"self": to_cel(value, schema)}
-            if old is not ABSENT:
-                names["oldSelf"] = to_cel(old, schema)
-        field = path + rule.get("fieldPath", "")
-        try:
-            if compiled(text).evaluate(names):
-                continue
-            message = _message(rule, names)
-        except celpy.CELEvalError as failure:
-            message = f"rule evaluation error: {failure.args[0]}: {text}"
-        causes.append(
-            Cause(rule.get("reason", "FieldValueInvalid"), field, f"Invalid value: {_shown(value)}: {message}")
-        )
+        message = _verdict(rule, schema, value, old if transition else ABSENT)
+        if message:
+            reason, field = rule.get("reason", "FieldValueInvalid"), path + rule.get("fieldPath", "")
+            causes.append(Cause(reason, field, f"Invalid value: {_shown(value)}: {message}"))
     return causes
-
-
-def _message(rule: dict[str, Any], names: dict[str, Any]) -> str:
-    if expression := rule.get("messageExpression"):
-        return str(compiled(expression).evaluate(names))
-    return str(rule.get("message") or f"failed rule: {rule['rule']}").strip()
