@@ -118,10 +118,9 @@ def _bind(address: str) -> socket.socket:
             return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except OSError as e:
-        raise UsageError(
-            f"cannot listen at {address}: {e.strerror or e}; choose another address or stop what listens there"
-        ) from e
+    except (OSError, UnicodeError) as e:  # UnicodeError: a host name that no name server could be asked for
+        why = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        raise UsageError(f"cannot listen at {address}: {why}; free it or choose another address") from e
 
 
 def _answer_with(checks: Sequence[Check]) -> Handler:

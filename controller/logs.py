@@ -85,7 +85,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line (and a traceback); line breaks in messages and values are escaped, so nobody can forge a line."""
         pairs = [
-            f"{name}={HIDDEN if SECRET_FIELD.match(name) else _word(_plain(value, DEPTH))}"
+            f"{_word(name)}={HIDDEN if SECRET_FIELD.match(name) else _word(_plain(value, DEPTH))}"
             for name, value in _fields(record).items()
         ]
         message = redact(record.getMessage()).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
