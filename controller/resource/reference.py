@@ -85,6 +85,8 @@ def _default(field: dict[str, Any]) -> str:
 
 
 def _type(field: dict[str, Any]) -> str:
+    if "type" not in field:
+        return "number or quantity"
     kind = str(field["type"])
     if kind == "array":
         most = f", at most {field['maxItems']}" if "maxItems" in field else ""

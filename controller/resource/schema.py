@@ -1,7 +1,7 @@
 """From typed models to a structural OpenAPI v3 schema as the API server demands it of a CustomResourceDefinition.
 
-Structural means: every node has a type, nothing is referenced, nothing is one of several; see "Specifying a
-structural schema" in the Kubernetes documentation of custom resources.
+Structural means: every node has a type (or takes anything), nothing is referenced, nothing is one of several; see
+"Specifying a structural schema" in the Kubernetes documentation of custom resources.
 """
 
 from __future__ import annotations

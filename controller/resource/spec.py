@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from controller.resource.base import (
     ApiModel,
@@ -42,6 +42,12 @@ Money = Annotated[float, Field(ge=0, le=1e9)]
 TimeOfDay = Annotated[str, Field(max_length=5, pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 EndOfDay = Annotated[str, Field(max_length=5, pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
 Day = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+
+# A Kubernetes quantity: people write 0.05, the API server gives it back as "50m". No schema type covers both.
+Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+([.][0-9]+)?[mun]?$")]
+Tolerance = Annotated[
+    Annotated[float, Field(ge=0)] | Quantity, WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
+]
 
 # name="value" pairs as they stand inside the braces of a PromQL selector; nothing that could close the braces.
 MATCHERS = r'^(\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=|!=|=~|!~)\s*"([^"\\]|\\.)*"\s*(,|$))*\s*$'
@@ -193,12 +199,10 @@ class ScalingRulesSpec(ApiModel):
         default="Max",
         description="Which of the policies counts: the one that allows Max or Min change; Disabled forbids any.",
     )
-    tolerance: float | None = Field(
+    tolerance: Tolerance | None = Field(
         default=None,
-        ge=0,
-        le=1,
-        description="Accepted so that an HPA's behavior can be pasted; without effect, because decisions follow risk "
-        "and not a ratio to a target.",
+        description="A quantity such as 0.05 or 50m; accepted so that an HPA's behavior can be pasted, and without "
+        "effect, because decisions follow risk and not a ratio to a target.",
     )
 
 

@@ -105,6 +105,9 @@ class ShadowStatus(StatusModel):
 
     since: Moment | None = Field(default=None, description="Since when this is counted.")
     gpu_hours_saved: Number = Field(default=None, description="GPU-hours less than were used; negative means more.")
+    gpu_hours_saved_per_hour_at_least: Number = Field(
+        default=None, description="95 % lower bound of savings per hour; promote the mode once it is positive."
+    )
     misses_avoided_seconds: Number = Field(default=None, description="Seconds of misses that would not have been.")
     misses_caused_seconds: Number = Field(default=None, description="Seconds of misses that would have been added.")
     seconds: Number = Field(default=None, description="Seconds that this is counted over.")

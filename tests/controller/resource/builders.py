@@ -8,7 +8,12 @@ from typing import Any
 from controller.resource.group import API_VERSION, HPA_KIND, KIND, SCALED_OBJECT_KIND, Annotation
 
 Json = dict[str, Any]
-REQUESTS: Json = {"name": "requests", "query": "sum(rate(http_requests_total[1m]))", "kind": "Rate", "unit": "requests/s"}
+REQUESTS: Json = {
+    "name": "requests",
+    "query": "sum(rate(http_requests_total[1m]))",
+    "kind": "Rate",
+    "unit": "requests/s",
+}
 
 
 def spec(**changes: object) -> Json:

@@ -1,0 +1,221 @@
+"""Presets: names that exist, PromQL that a Prometheus accepts, figures that are right, absent that stays absent."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from controller.prometheus.client import Prometheus
+from controller.resource.presets import MATCHERS, PRESETS, Preset, default_matchers
+from tests.prom.real import RealPrometheus, need_prometheus, openmetrics
+
+AT = 1_700_000_000.0
+STEP = 15
+HERE = 'namespace="serving",pod="{pod}"'
+PODS = ("chat-7d9f6c5b8-x2k4q", "chat-7d9f6c5b8-zz9tw")
+OTHER = "chat-embed-7d9f6c5b8-x2k4q"
+
+# Gauges of one pod, counters by their growth per second, histograms by seconds below which everything lies.
+GAUGES = {
+    "vllm:num_requests_running": 10,
+    "vllm:num_requests_waiting": 3,
+    "nv_inference_pending_request_count": 4,
+    "nv_gpu_utilization": 0.5,
+    "nv_gpu_memory_used_bytes": 1e9,
+    "tgi_queue_size": 2,
+    "tgi_batch_current_size": 6,
+    "tgi_batch_current_max_tokens": 4096,
+}
+COUNTERS = {
+    "vllm:request_success_total": 2,
+    "vllm:prompt_tokens_total": 200,
+    "vllm:generation_tokens_total": 100,
+    "nv_inference_request_success": 4,
+    "nv_inference_count": 8,
+    "nv_inference_queue_duration_us": 4 * 20_000,
+    "nv_inference_request_duration_us": 4 * 50_000,
+    "tgi_request_count": 3,
+    "tgi_request_input_length_sum": 300,
+    "tgi_request_generated_tokens_sum": 150,
+}
+HISTOGRAMS = (
+    "vllm:time_to_first_token_seconds",
+    "tgi_request_queue_duration",
+    "tgi_request_duration",
+    "tgi_request_mean_time_per_token_duration",
+)
+DCGM = {
+    "DCGM_FI_DEV_FB_USED": 1024,
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": 0.25,
+    "DCGM_FI_PROF_DRAM_ACTIVE": 0.5,
+    "DCGM_FI_DEV_POWER_USAGE": 300,
+}
+# A rollout under way: the first pod is old and exports old names, the second is new and exports both.
+RENAMED = {
+    ("vllm:gpu_cache_usage_perc", PODS[0]): 0.2,
+    ("vllm:gpu_cache_usage_perc", PODS[1]): 0.4,
+    ("vllm:kv_cache_usage_perc", PODS[1]): 0.4,
+}
+EXPECTED = {
+    "vllm": {
+        "requests": 26.0,
+        "request_rate": 4.0,
+        "prompt_token_rate": 400.0,
+        "generation_token_rate": 200.0,
+        "kv_cache_usage": 0.3,
+        "requests_waiting": 6.0,
+        "ttft_p95": 0.5 + 0.9 * 0.5,  # half of the requests took up to 0.5 s, half up to 1 s
+        "itl_p95": 0.5 + 0.9 * 0.5,
+    },
+    "triton": {
+        "request_rate": 8.0 + 1.0,  # one pod also fails one request per second
+        "requests_pending": 8.0,
+        "inference_rate": 16.0,
+        "gpu_utilization": 0.5,
+        "gpu_memory_used": 2e9,
+        "queue_time_mean": 0.02,
+        "latency_mean": 0.05,
+    },
+    "tgi": {
+        "requests": 16.0,
+        "request_rate": 6.0,
+        "input_token_rate": 600.0,
+        "generation_token_rate": 300.0,
+        "batch_tokens": 8192.0,
+        "requests_waiting": 4.0,
+        "queue_time_p95": 0.95,
+        "latency_p95": 0.95,
+        "itl_p95": 0.95,
+    },
+    "dcgm": {
+        "busy_gpus": 0.9 + 0.5,  # one GPU tells the profiling figure, the other only percent
+        "gpu_utilization": 0.7,
+        "gpu_memory_used": 2 * 2**30,
+        "tensor_active": 0.25,
+        "memory_active": 0.5,
+        "power": 600.0,
+    },
+}
+
+
+def series() -> Iterator[tuple[str, float, float]]:
+    """Metric with labels, value at the last scrape, growth per second."""
+    for pod in (*PODS, OTHER):
+        labels = HERE.format(pod=pod)
+        exported = f'namespace="gpu",exported_namespace="serving",exported_pod="{pod}"'
+        yield from ((f"{name}{{{labels}}}", float(value), 0.0) for name, value in GAUGES.items())
+        yield from ((f"{name}{{{labels}}}", 1e6, float(rate)) for name, rate in COUNTERS.items())
+        yield from ((f"{name}{{{exported}}}", float(value), 0.0) for name, value in DCGM.items())
+        for name in HISTOGRAMS:
+            yield from buckets(name, labels)
+    for (name, pod), value in RENAMED.items():
+        yield f"{name}{{{HERE.format(pod=pod)}}}", value, 0.0
+    yield from buckets("vllm:time_per_output_token_seconds", HERE.format(pod=PODS[0]))
+    for name in ("vllm:time_per_output_token_seconds", "vllm:inter_token_latency_seconds"):
+        yield from buckets(name, HERE.format(pod=PODS[1]))
+    yield f'nv_inference_request_failure{{{HERE.format(pod=PODS[0])},reason="BACKEND"}}', 1e3, 1.0
+    one, two = (f'exported_namespace="serving",exported_pod="{pod}"' for pod in PODS)
+    yield f"DCGM_FI_PROF_GR_ENGINE_ACTIVE{{{one}}}", 0.9, 0.0
+    yield f"DCGM_FI_DEV_GPU_UTIL{{{one}}}", 100.0, 0.0
+    yield f"DCGM_FI_DEV_GPU_UTIL{{{two}}}", 50.0, 0.0
+
+
+def buckets(name: str, labels: str) -> Iterator[tuple[str, float, float]]:
+    for le, rate in (("0.5", 1.0), ("1", 2.0), ("+Inf", 2.0)):
+        yield f'{name}_bucket{{{labels},le="{le}"}}', 1e6, rate
+
+
+@pytest.fixture(scope="module")
+def prom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealPrometheus]:
+    need_prometheus()
+    real = RealPrometheus(tmp_path_factory.mktemp("presets"))
+    real.load(
+        openmetrics(
+            (name, AT - back, repr(value - growth * back))
+            for name, value, growth in series()
+            for back in range(20 * STEP, -1, -STEP)
+        )
+    )
+    with real:
+        yield real
+
+
+def ask(prom: RealPrometheus, preset: Preset, name: str) -> dict[str, list[float]]:
+    """Values of every indicator of a preset at the last scrape, for the pods of a Deployment."""
+
+    async def run() -> dict[str, list[float]]:
+        client = Prometheus(prom.url)
+        try:
+            matchers = default_matchers(preset, "serving", "Deployment", name)
+            return {
+                t.indicator.name: [float(s.values[-1]) for s in await client.query(t.fill(matchers), AT)]
+                for t in preset.templates
+            }
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_the_figures_of_a_service_are_right_on_a_real_prometheus(prom: RealPrometheus, name: str) -> None:
+    """Two pods, one of an older version; a neighbour whose name begins alike does not count."""
+    got = ask(prom, PRESETS[name], "chat")
+    assert got.keys() == EXPECTED[name].keys()
+    for indicator, value in EXPECTED[name].items():
+        assert got[indicator] == [pytest.approx(value, rel=1e-6)], indicator
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_service_without_metrics_is_absent_and_not_zero(prom: RealPrometheus, name: str) -> None:
+    got = ask(prom, PRESETS[name], "nobody")
+    assert got == {indicator: [] for indicator in got}
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+def test_presets_say_what_they_are(preset: Preset) -> None:
+    names = [t.indicator.name for t in preset.templates]
+    assert len(set(names)) == len(names)
+    by_name = {t.indicator.name: t.indicator for t in preset.templates}
+    assert names[0] == preset.demand
+    assert by_name[preset.demand].level == 1
+    assert by_name[preset.service_level].level > 1
+    assert preset.per_replica > 0
+    for template in preset.templates:
+        assert template.promql.count("{") == template.promql.count(MATCHERS) > 0
+        assert template.indicator.unit
+
+
+def test_matchers_stand_in_every_selector() -> None:
+    for preset in PRESETS.values():
+        for template in preset.templates:
+            filled = template.fill('service="chat", ')
+            assert set(re.findall(r"\{([^}]*)\}", filled)) == {'service="chat"'}
+            assert "{}" in template.fill("")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "pods", "others"),
+    [
+        (
+            "Deployment",
+            "chat",
+            ["chat-7d9f6c5b8-x2k4q"],
+            ["chat-0", "chat-embed-7d9f6c5b8-x2k4q", "chat2-7d9f6c5b8-x2k4q"],
+        ),
+        ("Deployment", "chat.v1", ["chat.v1-7d9f6c5b8-x2k4q"], ["chatxv1-7d9f6c5b8-x2k4q"]),
+        ("Deployment", "c" * 60, [f"{'c' * 58}x2k4q"], [f"{'c' * 40}-x2k4q"]),
+        ("StatefulSet", "chat", ["chat-0", "chat-12"], ["chat-embed-0", "chat-0-1"]),
+        ("LeaderWorkerSet", "chat", ["chat-0", "chat-0-3"], ["chat-embed-0"]),
+        ("Rollout", "chat", ["chat-anything"], ["chatter-0", "chat"]),
+    ],
+)
+def test_default_matchers_find_the_pods_of_the_target(kind: str, name: str, pods: list[str], others: list[str]) -> None:
+    matchers = default_matchers(PRESETS["vllm"], "serving", kind, name)
+    (pattern,) = re.findall(r'pod=~"([^"]*)"', matchers)
+    assert matchers.startswith('namespace="serving",')
+    assert all(re.fullmatch(pattern, pod) for pod in pods)
+    assert not any(re.fullmatch(pattern, pod) for pod in others)
