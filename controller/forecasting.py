@@ -9,6 +9,7 @@ from controller.prometheus.history import History, window_batch
 from controller.resource.settings import ServiceKey
 from forecasting.base import ForecastModel
 from forecasting.distribution import ForecastBatch, ForecastDistribution
+from forecasting.panel import Indicator
 
 __all__ = ["FleetForecaster", "Forecasts", "Wanted"]
 
@@ -46,13 +47,12 @@ class FleetForecaster:
 
         ``cancelled`` is asked between batches; what was not made by then is left out.
         """
-        groups: dict[tuple[object, ...], list[Wanted]] = {}
+        groups: dict[tuple[tuple[Indicator, ...], float, int], list[Wanted]] = {}
         for w in wanted:
             horizon = next((h for h in HORIZONS if h >= w.horizon), w.horizon)
             groups.setdefault((w.history.indicators, w.history.step_s, horizon), []).append(w)
         out = Forecasts()
         for (_, _, horizon), members in groups.items():
-            assert isinstance(horizon, int)
             for lo in range(0, len(members), CHUNK):
                 if cancelled():
                     return out

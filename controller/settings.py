@@ -1,4 +1,4 @@
-"""`ControllerSettings`: what the person who runs the controller chooses; every field has a flag and an environment name."""
+"""`ControllerSettings`: what the person who runs the controller chooses; each has a flag and an environment name."""
 
 from __future__ import annotations
 

@@ -13,7 +13,13 @@ Json = dict[str, Any]
 GPU_LABEL = "nvidia.com/gpu.product"
 # A pod first seen when ready may have lost and regained readiness since; after so long that is the likelier story.
 LONGEST_UNWATCHED_S = 3600.0
-FAILED_WAITING = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "CreateContainerConfigError", "InvalidImageName")
+FAILED_WAITING = (
+    "CrashLoopBackOff",
+    "ImagePullBackOff",
+    "ErrImagePull",
+    "CreateContainerConfigError",
+    "InvalidImageName",
+)
 
 
 def parse_time(text: str | None) -> float:

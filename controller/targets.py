@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from controller.kube.cache import Cache
@@ -15,7 +15,7 @@ from controller.resource.settings import TargetRef
 from controller.starts import GPU_LABEL, PodStarts, Starts
 from forecasting.errors import HarmonyError
 
-__all__ = ["ReplicasMoved", "TargetView", "Targets"]
+__all__ = ["LeadershipLostError", "ReplicasMovedError", "TargetView", "Targets", "selector_text"]
 
 Json = dict[str, Any]
 WATCHED = {  # kinds whose objects are watched; of all others `/scale` is read each tick
@@ -26,11 +26,17 @@ WATCHED = {  # kinds whose objects are watched; of all others `/scale` is read e
 WRITE_ATTEMPTS = 3
 
 
-class ReplicasMoved(HarmonyError):
+class ReplicasMovedError(HarmonyError):
     """Somebody else changed the replica count since the decision was made; decide again on what is there now."""
 
     def __init__(self, where: str, expected: int, found: int) -> None:
-        super().__init__(f"{where}: replicas were {expected} when this was decided and are {found} now; not overwritten")
+        super().__init__(
+            f"{where}: replicas were {expected} when this was decided and are {found} now; not overwritten"
+        )
+
+
+class LeadershipLostError(HarmonyError):
+    """A write was held back because this controller no longer leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class TargetView:
 
     problem: str = ""
     ordered: int = 0
-    starts: Starts = Starts()
+    starts: Starts = field(default_factory=Starts)
     selector: str = ""
     version: str = ""
     hold_down: str = ""
@@ -79,11 +85,12 @@ class Targets:
 
     # ---- life -----------------------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Begin watching pods (and nodes)."""
-        self._run(self.pods)
+        """Begin watching pods (and nodes, whose types are a help and no must); returns when all pods are known."""
+        if not self._tasks:
+            self._run(self.pods)
+            if self.nodes is not None:
+                self._run(self.nodes)
         await self.pods.synced()
-        if self.nodes is not None:
-            self._run(self.nodes)
 
     async def stop(self) -> None:
         """End all watches."""
@@ -130,7 +137,7 @@ class Targets:
         resource = WATCHED.get((group, target.kind))
         if resource is None:
             other = await self._kube.discover(target.api_version, target.kind)
-            return _of_scale(await self._kube.get(other, target.name, namespace, subresource="scale"))
+            return _of_scale(await self._kube.get(other, namespace, target.name, subresource="scale"))
         cache = self._workloads.get(resource)
         if cache is None:
             cache = self._workloads[resource] = Cache(
@@ -154,14 +161,14 @@ class Targets:
         """Order ``replicas`` if the count is still what was seen; returns the count that was accepted.
 
         A conflict because something else of the object changed is retried on the fresh version; a changed count is
-        not overwritten. Raises `ReplicasMoved`, or `KubeError` when the API server refuses or cannot be reached.
+        not overwritten. Raises `ReplicasMovedError`, or `KubeError` when the API server refuses or cannot be reached.
         """
         group = target.api_version.rpartition("/")[0]
         resource = WATCHED.get((group, target.kind)) or await self._kube.discover(target.api_version, target.kind)
         version = seen.version
         for attempt in range(WRITE_ATTEMPTS):
             if not may_act():
-                raise LeadershipLost(f"{target.kind} {namespace}/{target.name}: another controller leads now")
+                raise LeadershipLostError(f"{target.kind} {namespace}/{target.name}: another controller leads now")
             body = {
                 "apiVersion": "autoscaling/v1",
                 "kind": "Scale",
@@ -169,20 +176,16 @@ class Targets:
                 "spec": {"replicas": replicas},
             }
             try:
-                done = await self._kube.replace(resource, body, target.name, namespace, subresource="scale")
+                done = await self._kube.replace(resource, body, subresource="scale")
                 return int((done.get("spec") or {}).get("replicas", 0))
             except Conflict:
                 if attempt + 1 == WRITE_ATTEMPTS:
                     raise
-            fresh = _of_scale(await self._kube.get(resource, target.name, namespace, subresource="scale"))
+            fresh = _of_scale(await self._kube.get(resource, namespace, target.name, subresource="scale"))
             if fresh.ordered != seen.ordered:
-                raise ReplicasMoved(f"{target.kind} {namespace}/{target.name}", seen.ordered, fresh.ordered)
+                raise ReplicasMovedError(f"{target.kind} {namespace}/{target.name}", seen.ordered, fresh.ordered)
             version = fresh.version
         raise AssertionError("unreachable")
-
-
-class LeadershipLost(HarmonyError):
-    """A write was held back because this controller no longer leads."""
 
 
 def _of_scale(scale: Json) -> _Scale:
@@ -197,9 +200,7 @@ def _of_scale(scale: Json) -> _Scale:
 def _of_workload(obj: Json) -> _Scale:
     """From a watched workload (trimmed)."""
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
-    blocked = next(
-        (c.get("message", "") for c in status.get("conditions", ()) if c["type"] == "ReplicaFailure"), ""
-    )
+    blocked = next((c.get("message", "") for c in status.get("conditions", ()) if c["type"] == "ReplicaFailure"), "")
     replicas = spec.get("replicas")
     return _Scale(
         ordered=1 if replicas is None else int(replicas),
@@ -213,7 +214,9 @@ def _of_workload(obj: Json) -> _Scale:
 def _trim_workload(obj: Json) -> Json:
     """Only what is read here, because there may be thousands."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
-    failures = [c for c in status.get("conditions") or () if c.get("type") == "ReplicaFailure" and c.get("status") == "True"]
+    failures = [
+        c for c in status.get("conditions") or () if c.get("type") == "ReplicaFailure" and c.get("status") == "True"
+    ]
     return {
         "metadata": {k: meta[k] for k in ("name", "namespace", "resourceVersion", "uid") if k in meta},
         "spec": {k: spec[k] for k in ("replicas", "selector", "paused") if k in spec},

@@ -149,6 +149,18 @@ class History:
         times: FloatArray = rows.astype(np.float64) * self.step_s
         return times, values
 
+    def recent_between(self, column: int, after_s: float, until_s: float) -> tuple[FloatArray, FloatArray]:
+        """(rows,) times and values of any indicator in (after, until], NaN where absent; at most the lookback."""
+        last = self.row_at(until_s)
+        first = max(self.row_at(after_s) + 1, last - self.lookback + 1)
+        rows = np.arange(first, last + 1)
+        values = np.full(rows.size, np.nan)
+        if self._recent is not None:
+            values[:] = self._recent[rows % self.recent_rows, column]
+        values[~self._held(rows, self.recent_rows)] = np.nan
+        times: FloatArray = rows.astype(np.float64) * self.step_s
+        return times, values
+
     # ---- rows -------------------------------------------------------------------------------------------------
     def _rows(self, times_s: FloatArray) -> IntArray:
         """Row of each reading: the end of the step it falls in."""

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 import harmony
-from forecasting.errors import InputError
+from forecasting.errors import HarmonyError
+from harmony.cli import controller as cluster_verbs
 from harmony.cli import forecasting as forecasting_verbs
+from harmony.cli.crd import crd
 from harmony.cli.replay import replay
 from harmony.cli.traces import traces_app
 
@@ -35,6 +37,10 @@ app.add_typer(traces_app, name="traces")
 app.command("train")(forecasting_verbs.train)
 app.command("forecast")(forecasting_verbs.forecast)
 app.command("evaluate")(forecasting_verbs.evaluate)
+app.command("controller")(cluster_verbs.controller)
+app.command("recommend")(cluster_verbs.recommend)
+app.command("doctor")(cluster_verbs.doctor)
+app.command("crd")(crd)
 
 
 def _version(wanted: bool) -> None:
@@ -63,7 +69,7 @@ def run(arguments: list[str]) -> int:
     """Run with ``arguments``; returns the exit code."""
     try:
         code = app(arguments, standalone_mode=False)
-    except InputError as error:
+    except HarmonyError as error:
         print(f"harmony: {error}", file=sys.stderr)
         return 2
     except USAGE_ERROR as error:

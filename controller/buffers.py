@@ -1,0 +1,65 @@
+"""Node capacity ahead of demand: a CapacityBuffer sized from the forecast's upper quantile.
+
+Cluster Autoscaler and Karpenter keep nodes ready for what a CapacityBuffer says, without pods; a new replica then
+waits for its image and weights only, not for a machine.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from controller.kube.client import Kube
+from controller.kube.errors import NotFound
+from controller.kube.resources import CAPACITY_BUFFERS
+from controller.resource.group import API_VERSION
+from controller.resource.settings import ServiceSettings
+from forecasting.distribution import ForecastDistribution
+from harmony.decision.risk import replicas_needed
+from harmony.model.capacity import Capacity
+
+__all__ = ["buffer_name", "buffer_replicas", "write_buffer"]
+
+
+def buffer_name(settings: ServiceSettings) -> str:
+    """Name of a service's CapacityBuffer."""
+    return f"{settings.key.name}-harmony"
+
+
+def buffer_replicas(
+    settings: ServiceSettings, forecast: ForecastDistribution, capacity: Capacity, desired: int
+) -> int | None:
+    """Replicas that nodes should be ready for besides ``desired``: the upper quantile of each path's peak need.
+
+    None when the forecast has nothing to say about demand (absent is never a reason to give nodes back).
+    """
+    assert settings.buffer_quantile is not None
+    peaks = forecast.max_over(settings.objective.demand)
+    if np.isnan(peaks).any():
+        return None
+    need = float(np.quantile(replicas_needed(peaks, capacity.median), settings.buffer_quantile, method="higher"))
+    return max(0, min(math.ceil(need), settings.objective.max_replicas) - desired)
+
+
+async def write_buffer(kube: Kube, settings: ServiceSettings, replicas: int) -> None:
+    """Make the buffer, or change its size; it belongs to the GPUAutoscaler and goes with it. Raises `KubeError`."""
+    name, namespace = buffer_name(settings), settings.key.namespace
+    spec = {"replicas": replicas}
+    try:
+        await kube.patch(CAPACITY_BUFFERS, namespace, name, {"spec": spec})
+    except NotFound:
+        await kube.create(CAPACITY_BUFFERS, _buffer(settings, spec))
+
+
+def _buffer(settings: ServiceSettings, spec: dict[str, Any]) -> dict[str, Any]:
+    key, target = settings.key, settings.target
+    owner = {"apiVersion": API_VERSION, "kind": key.kind, "name": key.name, "uid": settings.uid, "controller": True}
+    scalable = {"apiGroup": target.api_version.rpartition("/")[0], "kind": target.kind, "name": target.name}
+    return {
+        "apiVersion": CAPACITY_BUFFERS.api_version,
+        "kind": CAPACITY_BUFFERS.kind,
+        "metadata": {"name": buffer_name(settings), "namespace": key.namespace, "ownerReferences": [owner]},
+        "spec": {"scalableRef": scalable, **spec},
+    }

@@ -1,0 +1,255 @@
+"""`Fleet`: which services there are: GPUAutoscalers, and autoscalers of others that opted in by annotation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from controller.kube.cache import Cache
+from controller.kube.client import Kube
+from controller.kube.errors import UnknownKind
+from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS, Resource
+from controller.kube.selectors import Selector
+from controller.ownership import Claim, claims_of, rival_of, target_id
+from controller.prometheus.feed import Feed
+from controller.resource.group import KIND, Annotation
+from controller.resource.parsing import SpecError, parse_annotated, parse_autoscaler
+from controller.resource.settings import ServiceKey, ServiceSettings
+from controller.service import Service
+from harmony.ports import Journal
+
+__all__ = ["Fleet", "Rejected"]
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An object that cannot be served as it is written, and why."""
+
+    obj: Json
+    why: str
+
+
+class Fleet:
+    """The services of this controller, kept equal to the objects in the cluster.
+
+    ``make_feed`` gives the reader of a service's indicators; ``given`` are GPUAutoscalers to serve as if they were in
+    the cluster (to try one out). All autoscalers are watched, whatever their labels, because
+    one writer per target is a promise across shards; only those that ``selector`` matches are served.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        namespaces: Sequence[str] | None,
+        selector: str,
+        make_feed: Callable[[ServiceSettings], Feed],
+        *,
+        interval_s: float,
+        journal: Callable[[str], Journal] | None = None,
+        given: Sequence[Json] = (),
+    ) -> None:
+        self._kube = kube
+        self._namespaces = namespaces
+        self._selector = Selector.parse(selector)
+        self._make_feed = make_feed
+        self._interval_s = interval_s
+        self._journal = journal
+        self._given = tuple(given)
+        self._caches: dict[Resource, Cache] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._seen: dict[ServiceKey, tuple[object, ...]] = {}
+        self.services: dict[ServiceKey, Service] = {}
+        self.rejected: dict[ServiceKey, Rejected] = {}
+        self.objects: dict[ServiceKey, Json] = {}
+        self.claims: Mapping[tuple[str, str, str, str], tuple[Claim, ...]] = {}
+
+    # ---- watches --------------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Begin watching; returns when all that exists is known. Kinds that are not installed are looked for later."""
+        await self.find_kinds()
+        await asyncio.gather(*(cache.synced() for cache in self.caches))
+
+    async def find_kinds(self) -> None:
+        """Watch the kinds that are installed by now (custom ones may come later). Raises `KubeError`."""
+        self._watch(HPAS)
+        for resource in (AUTOSCALERS, SCALED_OBJECTS):
+            if resource not in self._caches and await self._is_installed(resource):
+                self._watch(resource)
+
+    async def _is_installed(self, resource: Resource) -> bool:
+        try:
+            found = await self._kube.discover(resource.api_version, resource.kind)
+        except UnknownKind:
+            return False
+        return found.plural == resource.plural
+
+    def _watch(self, resource: Resource) -> None:
+        if resource in self._caches:
+            return
+        cache = self._caches[resource] = Cache(self._kube, resource, namespaces=self._namespaces)
+        task = asyncio.create_task(cache.run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """End all watches."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def caches(self) -> list[Cache]:
+        """The watches that decisions rest on."""
+        return list(self._caches.values())
+
+    @property
+    def has_crd(self) -> bool:
+        """Whether GPUAutoscalers are installed."""
+        return AUTOSCALERS in self._caches
+
+    def autoscalers(self) -> Iterable[Json]:
+        """All GPUAutoscalers, ours to serve or not."""
+        return self._items(AUTOSCALERS)
+
+    def hpas(self) -> Iterable[Json]:
+        """All HorizontalPodAutoscalers."""
+        return self._items(HPAS)
+
+    def _items(self, resource: Resource) -> Iterable[Json]:
+        cache = self._caches.get(resource)
+        found: Iterable[Json] = () if cache is None else cache.items()
+        if resource is not AUTOSCALERS or not self._given:
+            return found
+        named = {(g["metadata"]["namespace"], g["metadata"]["name"]) for g in self._given}
+        others = [o for o in found if (o["metadata"].get("namespace"), o["metadata"]["name"]) not in named]
+        return [*others, *self._given]
+
+    # ---- keeping up -----------------------------------------------------------------------------------------
+    def sync(self) -> list[ServiceKey]:
+        """Take over what changed in the cluster; returns the services that are gone."""
+        present: dict[ServiceKey, Json] = {}
+        ours: dict[tuple[str, str, str, str], list[Claim]] = {}
+        for kind, resource in (
+            (KIND, AUTOSCALERS),
+            ("HorizontalPodAutoscaler", HPAS),
+            ("ScaledObject", SCALED_OBJECTS),
+        ):
+            for obj in self._items(resource):
+                if kind != KIND and Annotation.MANAGED not in (obj["metadata"].get("annotations") or {}):
+                    continue
+                meta = obj["metadata"]
+                if meta.get("deletionTimestamp") or not self._selector.matches(meta.get("labels") or {}):
+                    continue
+                present[ServiceKey(kind, meta.get("namespace", ""), meta["name"])] = obj
+        for key, obj in present.items():
+            self._take(key, obj)
+        gone = [key for key in self.services if key not in present]
+        for key in [k for k in (*self.services, *self.rejected, *self._seen) if k not in present]:
+            self.services.pop(key, None)
+            self.rejected.pop(key, None)
+            self._seen.pop(key, None)
+        self.objects = present
+        self.claims = claims_of(self._items(HPAS), self._items(SCALED_OBJECTS))
+        for key, service in self.services.items():
+            if key.kind == KIND:
+                since = present[key]["metadata"].get("creationTimestamp", "")
+                claim = Claim(KIND, key.namespace, key.name, since)
+                ours.setdefault(target_id(key.namespace, service.settings.target), []).append(claim)
+        rivals = {target: tuple(claims) for target, claims in ours.items()}
+        for key, service in self.services.items():
+            rival = rival_of(key, target_id(key.namespace, service.settings.target), self.claims, rivals)
+            service.rival = "" if rival is None else str(rival)
+        return gone
+
+    def _take(self, key: ServiceKey, obj: Json) -> None:
+        """Parse an object that is new or has changed."""
+        mark = _mark(obj)
+        if self._seen.get(key) == mark:
+            return
+        self._seen[key] = mark
+        try:
+            settings = parse_autoscaler(obj) if key.kind == KIND else parse_annotated(obj)
+        except SpecError as error:
+            # What ran before goes on with its last good settings; what is new waits until it makes sense.
+            self.rejected[key] = Rejected(obj, str(error))
+            return
+        self.rejected.pop(key, None)
+        known = self.services.get(key)
+        if settings is None:
+            self.services.pop(key, None)
+        elif known is None or known.settings.uid != settings.uid:
+            saved = saved_of(key, obj)
+            feed = self._make_feed(settings)
+            journal = None if self._journal is None else self._journal(str(key))
+            self.services[key] = Service(settings, feed, interval_s=self._interval_s, saved=saved, journal=journal)
+        elif known.settings != settings:
+            known.adopt(settings, self._make_feed(settings))
+
+    def owner_of(self, service: Service) -> Json | None:
+        """The HPA or ScaledObject whose minimum a service in mode Floor keeps: itself, or who scales its target."""
+        key = service.settings.key
+        if key.kind != KIND:
+            return self.objects.get(key)
+        target = target_id(key.namespace, service.settings.target)
+        for claim in self.claims.get(target, ()):
+            resource = SCALED_OBJECTS if claim.kind == "ScaledObject" else HPAS
+            cache = self._caches.get(resource)
+            found = None if cache is None else cache.get(claim.namespace, claim.name)
+            if found is not None:
+                return found
+        return None
+
+    def floors_left(self, held: Iterable[tuple[str, str]]) -> list[Json]:
+        """HPAs and ScaledObjects that still carry a floor of ours and are not among ``held`` (namespace, name)."""
+        keep = set(held)
+        return [
+            obj
+            for resource in (HPAS, SCALED_OBJECTS)
+            for obj in self._items(resource)
+            if Annotation.ORIGINAL_MIN_REPLICAS in (obj["metadata"].get("annotations") or {})
+            and (obj["metadata"].get("namespace", ""), obj["metadata"]["name"]) not in keep
+        ]
+
+
+def saved_of(key: ServiceKey, obj: Json) -> object:
+    """What a controller before us had learned about an object; None when there is nothing (readable)."""
+    if key.kind == KIND:
+        return (obj.get("status") or {}).get("learned")
+    text = (obj["metadata"].get("annotations") or {}).get(Annotation.LEARNED)
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
+
+
+def _mark(obj: Json) -> tuple[object, ...]:
+    """What must be equal for an object to mean the same: cheaper than parsing it again."""
+    meta = obj["metadata"]
+    notes = meta.get("annotations") or {}
+    own = tuple(sorted((k, v) for k, v in notes.items() if k.startswith(Annotation.PAUSED) or k in _READ))
+    if obj.get("kind") == KIND and "generation" in meta:
+        return (meta.get("uid"), meta["generation"], own)
+    return (meta.get("uid"), json.dumps(obj.get("spec"), sort_keys=True), own)
+
+
+_READ = frozenset(
+    {
+        Annotation.MANAGED,
+        Annotation.MODE,
+        Annotation.DEMAND_QUERY,
+        Annotation.PER_REPLICA,
+        Annotation.PRESET,
+        Annotation.PRESET_MATCHERS,
+        Annotation.EPSILON,
+        Annotation.LEAD_TIME,
+        Annotation.GPUS_PER_REPLICA,
+        Annotation.PRICE_PER_GPU_HOUR,
+        Annotation.PROMETHEUS_URL,
+        Annotation.ORIGINAL_MIN_REPLICAS,
+    }
+)

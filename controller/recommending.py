@@ -1,0 +1,63 @@
+"""One decision for one service, without touching anything: what `harmony recommend` prints."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND
+from controller.resource.settings import ServiceKey
+from controller.runner import Controller
+from controller.settings import ControllerSettings
+from forecasting.errors import DataError, suggest
+
+__all__ = ["recommend"]
+
+Json = dict[str, Any]
+ROUNDS = 3  # a week of history may come in pieces
+
+
+async def recommend(settings: ControllerSettings, namespace: str, name: str, given: Json | None = None) -> Json:
+    """The status that the controller would write for an object (its own name, or one not applied yet: ``given``).
+
+    Raises `DataError` if there is no such object or it cannot be served, `KubeError` for trouble with the cluster.
+    """
+    alone = dataclasses.replace(
+        settings,
+        namespaces=(namespace,),
+        selector="",
+        dry_run=True,
+        leader_elect=False,
+        keda_address="",
+        journal="",
+        read_deadline_s=max(60.0, settings.read_deadline_s),
+    )
+    controller = await Controller.create(alone, given=() if given is None else (given,))
+    try:
+        await controller.begin()
+        for _ in range(ROUNDS):
+            await controller.tick.run()
+            found = _found(controller, namespace, name)
+            if "lastScaleDecision" in found:
+                break
+            await asyncio.sleep(1.0)
+        return found
+    finally:
+        await controller.close()
+
+
+def _found(controller: Controller, namespace: str, name: str) -> Json:
+    """The object's status, or an error that says what there is."""
+    for kind in (KIND, HPA_KIND, SCALED_OBJECT_KIND):
+        key = ServiceKey(kind, namespace, name)
+        rejected = controller.fleet.rejected.get(key)
+        if rejected is not None:
+            raise DataError(rejected.why)
+        if key in controller.fleet.services:
+            return controller.reporter.current.get(key, {})
+    known = sorted({k.name for k in controller.fleet.services})
+    raise DataError(
+        f"no GPUAutoscaler (nor annotated HorizontalPodAutoscaler or ScaledObject) {name!r} in namespace "
+        f"{namespace!r}; {suggest(name, known) or 'there is none at all'}"
+    )

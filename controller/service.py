@@ -1,0 +1,346 @@
+"""`Service`: one managed service: its settings, its world as the control loop sees it, and all that is known of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from controller.forecasting import Wanted
+from controller.ledger import Ledger, Note
+from controller.prometheus.feed import Feed, FeedState
+from controller.prometheus.history import History
+from controller.resource.settings import ServiceSettings
+from controller.saving import number_or, regret_from_json, regret_to_json
+from controller.scoring import ForecastScores
+from controller.starts import PodStarts
+from controller.targets import TargetView
+from forecasting.distribution import ForecastDistribution
+from harmony.decision.authority import Permitted, permitted
+from harmony.decision.feedback import RiskFeedback
+from harmony.decision.learning import LearningGate
+from harmony.decision.rule import lead_window
+from harmony.decision.trust import Trust
+from harmony.loop import ControlLoop, Learned, Turn
+from harmony.model.authority import Mode
+from harmony.model.observation import Outcome
+from harmony.model.record import Record
+from harmony.persistence import learned_from_json, learned_to_json
+from harmony.policies.harmony import HarmonyPolicy
+from harmony.ports import Journal, Reading, Replicas
+from harmony.shadow import ShadowPool
+
+__all__ = ["LOOKBACK", "Plan", "Service"]
+
+LOOKBACK = 144
+STALE_STEPS = 2.5  # demand older than this many steps (and never younger than `STALE_S`) is absent
+STALE_S = 60.0
+SETTLE_S = 120.0  # replicas that became ready within this time are cold: such steps teach nothing about capacity
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one turn wants done: `wanted` with full authority, `desired` with what is granted, and what held it back."""
+
+    wanted: int
+    desired: int
+    bound_by: str = ""
+
+
+class Service:
+    """State of one service. The tick drives it: `look` (I/O), `wants`, `consider` (pure), then `conclude`.
+
+    It is the control loop's clock, metric source, forecast source and scale target for the moment that the tick set.
+    While the service has no authority the loop lives with a shadow of it instead: the counts that would have been,
+    with replicas that take as long to start as the real ones do.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        feed: Feed,
+        *,
+        interval_s: float,
+        saved: object = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self.settings = settings
+        self.feed = feed
+        self.history: History = feed.history
+        self.interval_s = interval_s
+        self.starts = PodStarts()
+        self.view = TargetView(problem="not looked at yet")
+        self.feed_state: FeedState | None = None
+        self.forecast: ForecastDistribution | None = None
+        self.forecast_error = ""
+        self.turn: Turn | None = None
+        self.record: Record | None = None
+        self.plan: Plan | None = None
+        self.error = ""  # what broke in this turn, for the status; empty when nothing did
+        self.rival = ""  # who else moves the target
+        self.buffer: int | None = None  # size of the CapacityBuffer as last written
+        self.clock_s = math.nan
+        self.notes: tuple[str, ...] = ()  # what could not be restored after a restart
+        self.failed_starts = self.finished_starts = 0
+        self.gpu_type = settings.gpu_type
+        self._gate = LearningGate(SETTLE_S)
+        self._outcome = Outcome()
+        self._integrated_s = math.nan
+        saved = saved if isinstance(saved, dict) else {}
+        self.scores = ForecastScores.from_json(saved.get("scores"))
+        self.ledger = Ledger(settings.step_s, max_gap_s=max(2.5 * interval_s, settings.step_s))
+        self.regret = regret_from_json(saved.get("regret"))
+        self.shadow_since_s = number_or(saved.get("shadow_since"), math.nan)
+        self.starts.since_s = number_or(saved.get("starts_since"), -math.inf)
+        self.finished_starts = int(number_or(saved.get("starts"), 0))
+        self.failed_starts = int(number_or(saved.get("failed"), 0))
+        learned, self.notes = learned_from_json(saved.get("loop"), self._fresh(settings))
+        ordered = number_or(saved.get("shadow"), -1.0)  # negative: begin with what the target has
+        self._shadow_ordered = int(ordered) if 0 <= ordered <= settings.objective.max_replicas else -1
+        self.shadow: ShadowPool | None = None
+        self.loop = self._loop(learned, journal)
+
+    # ---- settings -------------------------------------------------------------------------------------------
+    def _fresh(self, settings: ServiceSettings) -> Learned:
+        """What is known of a service that was never seen."""
+        objective = settings.objective
+        return Learned(
+            capacity=settings.capacity,
+            lead_time=settings.lead_time,
+            feedback=RiskFeedback.per_lead(objective.epsilon, settings.lead_time.steps(settings.step_s)),
+            trust=Trust.start(objective.epsilon, settings.lead_time.steps(settings.step_s)),
+        )
+
+    def _loop(self, learned: Learned, journal: Journal | None) -> ControlLoop:
+        return ControlLoop(
+            objective=self.settings.objective,
+            policy=HarmonyPolicy(limits=self.settings.objective.behavior),
+            learned=learned,
+            metrics=self,
+            target=self,
+            clock=self,
+            step_s=self.settings.step_s,
+            interval_s=self.interval_s,
+            forecasts=self,
+            journal=journal,
+            pending=lambda: self.view.starts.pending_s,
+        )
+
+    def adopt(self, settings: ServiceSettings, feed: Feed) -> None:
+        """Take changed settings; what was learned stays where it still means the same."""
+        old, learned = self.settings, self.loop.learned
+        fresh = self._fresh(settings)
+        same_demand = old.queries[:1] == settings.queries[:1] and old.objective.bound == settings.objective.bound
+        if old.capacity != settings.capacity or not same_demand:
+            learned = replace(learned, capacity=fresh.capacity)
+        if old.lead_time != settings.lead_time:
+            learned = replace(learned, lead_time=fresh.lead_time)
+        if old.objective.epsilon != settings.objective.epsilon or not same_demand:
+            learned = replace(learned, feedback=fresh.feedback, trust=fresh.trust)
+        if not same_demand:
+            self.scores = ForecastScores()
+        if (old.queries, old.step_s, old.prometheus_url) != (
+            settings.queries,
+            settings.step_s,
+            settings.prometheus_url,
+        ):
+            self.feed, self.history, self.feed_state = feed, feed.history, None
+            self.ledger = Ledger(settings.step_s, max_gap_s=max(2.5 * self.interval_s, settings.step_s))
+        self.settings = settings
+        self.loop = self._loop(learned, self.loop.journal)
+
+    @property
+    def learned(self) -> Learned:
+        """What the loop has learned."""
+        return self.loop.learned
+
+    @property
+    def mode(self) -> Mode:
+        """The authority in force: what was granted, less what trust took back."""
+        granted = self.settings.mode
+        left = self.trust.mode(granted)
+        # Whoever alone moves the count keeps moving it up: to freeze it would only add to what was missed.
+        return Mode.UP_ONLY if granted.rank >= Mode.UP_ONLY.rank > left.rank else left
+
+    @property
+    def trust(self) -> Trust:
+        """Realised against stated risk."""
+        trust = self.learned.trust
+        assert trust is not None  # `_fresh` gives one and nothing takes it away
+        return trust
+
+    @property
+    def is_shadowing(self) -> bool:
+        """True while the loop lives with counts that would have been."""
+        return self.mode.rank < Mode.FLOOR.rank
+
+    # ---- the loop's world -----------------------------------------------------------------------------------
+    def now_s(self) -> float:
+        """The moment of this turn."""
+        return self.clock_s
+
+    @property
+    def demand(self) -> float:
+        """Newest demand; NaN when it is absent or stale."""
+        stale_s = max(STALE_S, STALE_STEPS * self.settings.step_s)
+        return self.history.demand_at(self.clock_s, stale_s)
+
+    def read(self) -> Reading:
+        """The newest demand and what came of the steps since the last turn."""
+        outcome, self._outcome = self._outcome, Outcome()
+        return Reading(self.demand, outcome)
+
+    def latest(self, now_s: float) -> ForecastDistribution | None:
+        """The forecast that was made for this turn."""
+        return self.forecast
+
+    def replicas(self) -> Replicas:
+        """The target's counts, or the shadow's while there is no authority."""
+        if self.shadow is not None:
+            return self.shadow.replicas()
+        return Replicas(self.view.ordered, self.view.ready)
+
+    def started_s(self) -> Sequence[float]:
+        """Real starts that finished; the shadow has none to teach."""
+        return self.view.starts.took_s
+
+    def scale(self, replicas: int) -> int:
+        """Only the shadow is scaled through the loop; the target is written by the tick, with everything it needs."""
+        return replicas if self.shadow is None else self.shadow.scale(replicas)
+
+    # ---- one turn -------------------------------------------------------------------------------------------
+    def wants(self) -> Wanted | None:
+        """The forecast that this turn needs; None while there is nothing to make one from."""
+        if self.feed_state is None or math.isnan(self.demand):
+            return None
+        return Wanted(self.settings.key, self.history, self.horizon)
+
+    @property
+    def horizon(self) -> int:
+        """Steps ahead to forecast: the decision's window, and one for a reading that is not in yet."""
+        lead = self.learned.lead_time.with_pending(self.view.starts.pending_s)
+        wait = max(1, math.ceil(round(self.interval_s / self.settings.step_s, 9)))
+        return lead.steps(self.settings.step_s) + wait
+
+    def consider(self, now_s: float, forecast: ForecastDistribution | None, error: str = "") -> Plan:
+        """Judge what has come to pass, learn from it and decide; nothing is ordered yet."""
+        self.clock_s, self.forecast, self.forecast_error = now_s, forecast, error
+        self._cast_shadow()
+        self._note(now_s)
+        self._outcome = self._judge(now_s)
+        turn = self.loop.consider()
+        if forecast is not None:
+            self.scores.keep(forecast, self.settings.objective.demand, max(1, lead_window(turn.observation)))
+        self.turn = turn
+        self.plan = self._plan(turn)
+        return self.plan
+
+    def _cast_shadow(self) -> None:
+        """While there is no authority, live on with what would have been ordered; otherwise with what is."""
+        if not self.is_shadowing:
+            self.shadow, self._shadow_ordered = None, -1
+            return
+        if self.shadow is None:
+            initial = self.view.ordered if self._shadow_ordered < 0 else self._shadow_ordered
+            self.shadow = ShadowPool(self, self.learned.lead_time, initial)
+            if math.isnan(self.shadow_since_s):
+                self.shadow_since_s = self.clock_s
+        self.shadow.lead_time = self.learned.lead_time
+        self._shadow_ordered = self.shadow.replicas().ordered
+
+    def _plan(self, turn: Turn) -> Plan:
+        """What the granted authority makes of the decision."""
+        current, wanted = self.view.ordered, turn.decision.replicas
+        if current == 0 and turn.observation.objective.min_replicas > 0 and self.settings.pause.replicas is None:
+            return Plan(wanted, 0, "scaled to zero by hand")
+        allowed: Permitted = permitted(self.mode, self.settings.pause, current, wanted)
+        if self.view.hold_down and allowed.replicas < current:
+            return Plan(wanted, current, self.view.hold_down)
+        return Plan(wanted, allowed.replicas, allowed.bound_by)
+
+    def conclude(self, applied: int) -> Record:
+        """End the turn with what was ordered (in the shadow's life: by the shadow)."""
+        turn, self.turn = self.turn, None
+        assert turn is not None
+        if self.shadow is not None:
+            wanted = turn.decision.replicas
+            applied = wanted if wanted == turn.observation.ordered else self.shadow.scale(wanted)
+        self.record = self.loop.conclude(turn, applied)
+        return self.record
+
+    # ---- judging --------------------------------------------------------------------------------------------
+    def _note(self, now_s: float) -> None:
+        """Write down who serves now."""
+        starts = self.view.starts
+        self._gate = self._gate.see(now_s, self.view.ordered, starts.ready)
+        self.gpu_type = starts.gpu_type or self.gpu_type
+        self.finished_starts += len(starts.took_s)
+        self.failed_starts += len(starts.failed_s)
+        shadow = self.replicas()
+        note = Note(
+            at_s=now_s,
+            ordered=self.view.ordered,
+            ready=self.view.ready,
+            shadow_ordered=shadow.ordered,
+            shadow_ready=shadow.ready,
+            teaches=not starts.pending_s and self._gate.is_open(now_s),
+        )
+        self.ledger.add(note)
+
+    def _judge(self, now_s: float) -> Outcome:
+        """What the steps since the last turn showed, for all that learns from it."""
+        bound = self.settings.objective.bound
+        step_s = self.settings.step_s
+        judged = self.ledger.judge(
+            self._rows(now_s),
+            self.learned.capacity.median,
+            None if bound is None else bound.at_most,
+            now_s - 3 * step_s,
+        )
+        steps = violated = 0
+        samples: list[tuple[float, bool]] = []
+        for step in judged:
+            self.scores.settle(step.at_s, step.demand, step_s)
+            missed = step.missed if self.shadow is None else step.shadow_missed
+            if missed is not None:
+                steps += 1
+                violated += missed
+            if step.held is not None and not math.isnan(step.load_per_replica):
+                samples.append((step.load_per_replica, step.held))
+            if self.shadow is not None:
+                note = step.note
+                actual, shadow = Replicas(note.ordered, note.ready), Replicas(note.shadow_ordered, note.shadow_ready)
+                gpus = self.settings.objective.gpus_per_replica
+                self.regret = self.regret.add(step_s, step.demand, self.learned.capacity.median, actual, shadow, gpus)
+        return Outcome(steps, violated, tuple(samples), self.view.starts.failed_s)
+
+    def _rows(self, now_s: float) -> Iterable[tuple[float, float, float]]:
+        """Time, demand and the bound's indicator of the complete rows that were not judged yet, oldest first."""
+        after_s = max(self.ledger.judged_until_s, now_s - self.history.lookback * self.settings.step_s)
+        times, demand = self.history.recent_between(0, after_s, now_s)
+        bound, values = self.settings.objective.bound, np.full(times.shape, np.nan)
+        if bound is not None:
+            column = [q.indicator.name for q in self.settings.queries].index(bound.indicator)
+            values = self.history.recent_between(column, after_s, now_s)[1]
+        return zip(times.tolist(), demand.tolist(), values.tolist(), strict=True)
+
+    # ---- restart --------------------------------------------------------------------------------------------
+    def to_json(self) -> dict[str, Any]:
+        """All that must survive a restart, small enough for an object's status."""
+        out: dict[str, Any] = {
+            "loop": learned_to_json(self.learned),
+            "scores": self.scores.to_json(),
+            "regret": regret_to_json(self.regret),
+            "starts": self.finished_starts,
+            "failed": self.failed_starts,
+        }
+        if math.isfinite(self.starts.since_s):
+            out["starts_since"] = int(self.starts.since_s)
+        if math.isfinite(self.shadow_since_s):
+            out["shadow_since"] = int(self.shadow_since_s)
+        if self.shadow is not None:
+            out["shadow"] = self.shadow.replicas().ordered
+        return out

@@ -1,0 +1,340 @@
+"""THE TICK: read -> forecast -> decide -> act -> status, for all services at once, none in another's way.
+
+Level-triggered: everything is read fresh, so that a missed event, a crash between deciding and writing, or a hand
+that changed something cannot put it wrong for longer than one tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+from controller.actuation import Acted, Actuator
+from controller.clock import LiveClock
+from controller.fleet import Fleet
+from controller.floor import restore_floor
+from controller.forecasting import FleetForecaster, Forecasts
+from controller.keda.board import Board, Posting
+from controller.kube.client import Kube
+from controller.kube.errors import KubeError
+from controller.kube.events import Events
+from controller.reasons import EventReason
+from controller.resource.settings import ServiceKey
+from controller.service import Plan, Service
+from controller.status import ABSENT
+from controller.targets import Targets
+from controller.writing import Reporter
+from forecasting.errors import HarmonyError
+from harmony.metrics import Metrics
+from harmony.model.authority import Mode
+
+__all__ = ["Tick", "TickReport"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TickReport:
+    """What one tick did: counts for logs and tests, seconds by stage."""
+
+    number: int
+    services: int = 0
+    decided: int = 0
+    scaled: int = 0
+    late: int = 0
+    errors: int = 0
+    calls: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Tick:
+    """One pass over all services; `run` it every interval.
+
+    A service that is still busy with an earlier pass (a target or Prometheus that does not answer) is left out, so
+    that it delays nobody; what breaks in one service is written into its status and counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        kube: Kube,
+        clock: LiveClock,
+        fleet: Fleet,
+        targets: Targets,
+        forecaster: FleetForecaster,
+        actuator: Actuator,
+        reporter: Reporter,
+        events: Events,
+        board: Board,
+        metrics: Metrics,
+        may_act: Callable[[], bool],
+        deadline_s: float,
+        dry_run: bool = False,
+    ) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._fleet = fleet
+        self._targets = targets
+        self._forecaster = forecaster
+        self._actuator = actuator
+        self._reporter = reporter
+        self._events = events
+        self._board = board
+        self._metrics = metrics
+        self._may_act = may_act
+        self._deadline_s = deadline_s
+        self._dry_run = dry_run
+        self._busy: dict[ServiceKey, asyncio.Task[bool]] = {}
+        self._looked_s: dict[ServiceKey, float] = {}
+        self.number = 0
+
+    async def run(self) -> TickReport:
+        """Once through all services."""
+        self.number += 1
+        report = TickReport(self.number)
+        before = self._kube.calls.total()
+        self._events.begin_cycle()
+        now_s = self._clock.now_s()
+        for key in self._fleet.sync():
+            self._forget(key)
+        services = list(self._fleet.services.values())
+        report.services = len(services)
+        with _Stage(self, report, "read"):
+            read = await self._each("read", services, lambda s: self._read(s, now_s), report)
+        with _Stage(self, report, "forecast"):
+            forecasts = await asyncio.to_thread(self._forecast, read, now_s)
+        with _Stage(self, report, "decide"):
+            planned = await asyncio.to_thread(self._decide, read, forecasts, now_s, report)
+        acted: dict[ServiceKey, Acted] = {}
+        with _Stage(self, report, "act"):
+            await self._each("act", [s for s, _ in planned], lambda s: self._act(s, acted), report)
+            await self._restore_floors(planned)
+        with _Stage(self, report, "status"):
+            self._publish(planned, acted, now_s)
+            await self._each("status", read, lambda s: self._status(s, acted, now_s), report)
+            await self._reject(now_s, report)
+        report.calls = self._kube.calls.total() - before
+        return report
+
+    def _forget(self, key: ServiceKey) -> None:
+        """An object is gone: so is all that stands about it."""
+        self._metrics.forget(key)
+        self._board.forget(key)
+        self._reporter.forget(key)
+        self._looked_s.pop(key, None)
+
+    # ---- stages ---------------------------------------------------------------------------------------------
+    async def _read(self, service: Service, now_s: float) -> None:
+        """Look at the target and at the indicators, side by side."""
+        settings = service.settings
+
+        async def look() -> None:
+            service.view = await self._targets.look(settings.key.namespace, settings.target, service.starts, now_s)
+            self._looked_s[settings.key] = now_s
+
+        async def refresh() -> None:
+            service.feed_state = await service.feed.refresh(now_s)
+
+        service.error = ""
+        await asyncio.gather(look(), refresh())
+
+    def _forecast(self, services: list[Service], now_s: float) -> Forecasts:
+        for service in services:
+            service.clock_s = now_s
+        wanted = [w for w in (s.wants() for s in services) if w is not None]
+        return self._forecaster.forecast(wanted, now_s)
+
+    def _decide(
+        self, services: list[Service], forecasts: Forecasts, now_s: float, report: TickReport
+    ) -> list[tuple[Service, Plan]]:
+        """Decide for every service that could be looked at; one that breaks is left as it is."""
+        planned = []
+        for service in services:
+            key = service.settings.key
+            if service.view.problem:
+                service.plan = None
+                continue
+            try:
+                plan = service.consider(now_s, forecasts.made.get(key), forecasts.failed.get(key, ""))
+            except Exception as error:  # one service's bug must not take the others along; its count stays
+                log.exception("deciding failed", extra={"service": str(key)})
+                service.error = f"deciding failed: {type(error).__name__}: {error}"
+                service.plan = None
+                self._metrics.observe_error("decide", error)
+                report.errors += 1
+                continue
+            planned.append((service, plan))
+        report.decided = len(planned)
+        for failure in forecasts.failed.values():
+            self._metrics.observe_error("forecast", failure.partition(":")[0])
+        return planned
+
+    async def _act(self, service: Service, acted: dict[ServiceKey, Acted]) -> None:
+        plan = service.plan
+        assert plan is not None
+        key = service.settings.key
+        acted[key] = await self._actuator.act(service, plan, self._fleet.owner_of(service))
+        service.conclude(acted[key].applied)
+        if acted[key].error:
+            self._metrics.observe_scale_error(key)
+            log.warning("not applied: %s", acted[key].error, extra={"service": str(key)})
+        elif acted[key].changed:
+            note = acted[key].event[1] if acted[key].event else ""  # type: ignore[index]
+            log.info("applied: %s", note, extra={"service": str(key)})
+
+    async def _restore_floors(self, planned: list[tuple[Service, Plan]]) -> None:
+        """Give minimums back that nobody keeps any more (mode changed, object deleted, opted out)."""
+        held = set()
+        for service in self._fleet.services.values():
+            if service.mode is Mode.FLOOR:
+                owner = self._fleet.owner_of(service)
+                if owner is not None:
+                    held.add((owner["metadata"].get("namespace", ""), owner["metadata"]["name"]))
+        if self._dry_run or not self._may_act():
+            return
+        for obj in self._fleet.floors_left(held):
+            try:
+                original = await restore_floor(self._kube, obj, self._may_act)
+            except HarmonyError as error:
+                self._metrics.observe_error("floor", error)
+                log.warning("floor not restored: %s", error)
+                continue
+            self._events.record(obj, "Normal", str(EventReason.FLOOR_RESTORED), f"minimum is {original} again")
+
+    async def _status(self, service: Service, acted: dict[ServiceKey, Acted], now_s: float) -> None:
+        key = service.settings.key
+        await self._reporter.report(service, acted.get(key, Acted(service.view.ordered)), now_s)
+
+    async def _reject(self, now_s: float, report: TickReport) -> None:
+        for key, rejected in list(self._fleet.rejected.items()):
+            try:
+                await self._reporter.reject(key, rejected, now_s)
+            except KubeError as error:
+                report.errors += 1
+                self._metrics.observe_error("status", error)
+
+    # ---- figures for machines -------------------------------------------------------------------------------
+    def _publish(self, planned: list[tuple[Service, Plan]], acted: dict[ServiceKey, Acted], now_s: float) -> None:
+        """Post what KEDA asks for and what Prometheus scrapes."""
+        for service, plan in planned:
+            key, record = service.settings.key, service.record
+            done = acted.get(key)
+            if record is None or done is None:
+                continue
+            absent = record.decision.reason in ABSENT and math.isnan(record.observation.demand)
+            self._board.post(
+                key,
+                Posting(
+                    desired_replicas=None if absent else plan.desired,
+                    reason=str(record.decision.reason),
+                    at_s=now_s,
+                    mode=str(service.mode),
+                    max_replicas=service.settings.objective.max_replicas,
+                ),
+            )
+            self._measure(service, plan, done)
+
+    def _measure(self, service: Service, plan: Plan, done: Acted) -> None:
+        """Export one service's figures."""
+        key, record, metrics = service.settings.key, service.record, self._metrics
+        assert record is not None
+        realized = service.trust.realized
+        metrics.observe_decision(
+            key,
+            record,
+            recommended=plan.wanted,
+            desired=plan.desired if service.settings.actuation == "External" else done.applied,
+            floor=done.floor,
+            realized=math.nan if realized is None else realized,
+        )
+        metrics.observe_replicas(key, service.view.ordered, service.view.ready, service.settings.objective.max_replicas)
+        metrics.observe_mode(key, str(service.settings.mode), str(service.mode))
+        metrics.observe_fallback(key, record.decision.reason in ABSENT)
+        if service.feed_state is not None:
+            metrics.observe_metrics_age(key, service.feed_state.demand_age_s)
+        for took_s in service.view.starts.took_s:
+            metrics.observe_start(key, took_s)
+        if service.regret.seconds > 0:
+            regret = service.regret
+            metrics.observe_shadow(key, regret.gpu_hours_saved, regret.misses_avoided_s, regret.misses_caused_s)
+        metrics.observe_scores(key, service.scores.coverage, service.scores.crps)
+
+    # ---- side by side ---------------------------------------------------------------------------------------
+    async def _each(
+        self,
+        stage: str,
+        services: Iterable[Service],
+        work: Callable[[Service], Awaitable[None]],
+        report: TickReport,
+    ) -> list[Service]:
+        """Do ``work`` for all services at once; returns those for which it was done within the deadline.
+
+        Work that takes longer goes on in the background, and its service sits out until it is done.
+        """
+        tasks: dict[asyncio.Task[bool], Service] = {}
+        for service in services:
+            key = service.settings.key
+            if key in self._busy:
+                report.late += 1
+                continue
+            task = asyncio.ensure_future(self._guarded(stage, service, work, report))
+            tasks[task] = service
+            self._busy[key] = task
+            task.add_done_callback(functools.partial(self._idle, key))
+        if not tasks:
+            return []
+        done, late = await asyncio.wait(tasks, timeout=self._deadline_s)
+        report.late += len(late)
+        for task in late:
+            service = tasks[task]
+            service.error = f"{stage} took longer than {self._deadline_s:g} s"
+            log.warning("late: %s", service.error, extra={"service": str(service.settings.key)})
+            self._metrics.observe_error(stage, "Late")
+        return [service for task, service in tasks.items() if task in done and task.result()]
+
+    def _idle(self, key: ServiceKey, _: asyncio.Task[bool]) -> None:
+        self._busy.pop(key, None)
+
+    async def _guarded(
+        self, stage: str, service: Service, work: Callable[[Service], Awaitable[None]], report: TickReport
+    ) -> bool:
+        """True when the work was done; trouble is written down where it belongs."""
+        key = service.settings.key
+        try:
+            await work(service)
+        except HarmonyError as error:
+            service.error = f"{stage}: {error}"
+            log.warning("%s failed: %s", stage, error, extra={"service": str(key)})
+        except Exception as error:  # one service's bug must not take the others along
+            service.error = f"{stage}: {type(error).__name__}: {error}"
+            log.exception("%s failed", stage, extra={"service": str(key)})
+        else:
+            return True
+        report.errors += 1
+        self._metrics.observe_error(stage, service.error.split(":")[1].strip() if ":" in service.error else "Error")
+        return False
+
+    async def finish(self) -> None:
+        """Wait for what still goes on in the background, as long as one deadline."""
+        if self._busy:
+            await asyncio.wait(list(self._busy.values()), timeout=self._deadline_s)
+
+
+class _Stage:
+    """Times one stage for the report and for Prometheus."""
+
+    def __init__(self, tick: Tick, report: TickReport, name: str) -> None:
+        self._tick, self._report, self._name = tick, report, name
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = self._tick._clock.monotonic_s()
+
+    def __exit__(self, *_: object) -> None:
+        took = self._tick._clock.monotonic_s() - self._began
+        self._report.seconds[self._name] = took
+        self._tick._metrics.observe_stage(self._name, took)

@@ -1,0 +1,174 @@
+"""Writing back to the cluster: statuses, annotations and events; only what changed, and never in a service's way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from controller.actuation import Acted
+from controller.fleet import Fleet, Rejected
+from controller.kube.client import Kube
+from controller.kube.errors import KubeError, NotFound
+from controller.kube.events import Events
+from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS
+from controller.reasons import EventReason
+from controller.resource.group import KIND
+from controller.resource.settings import ServiceKey
+from controller.service import Service
+from controller.status import LEARNED_EVERY_S, annotations_of, differs, rejected_status, status_of
+
+__all__ = ["Reporter"]
+
+Json = dict[str, Any]
+
+
+class Reporter:
+    """Remembers what was last written about each object and writes the difference."""
+
+    def __init__(
+        self, kube: Kube, fleet: Fleet, events: Events, may_act: Callable[[], bool], *, dry_run: bool = False
+    ) -> None:
+        self._kube = kube
+        self._fleet = fleet
+        self._events = events
+        self._may_act = may_act
+        self._dry_run = dry_run
+        self._written: dict[ServiceKey, Json] = {}
+        self._learned_at: dict[ServiceKey, float] = {}
+        self.current: dict[ServiceKey, Json] = {}  # what would stand in each status, written or not
+
+    def forget(self, key: ServiceKey) -> None:
+        """An object is gone."""
+        for known in (self._written, self._learned_at, self.current):
+            known.pop(key, None)
+
+    def _old(self, key: ServiceKey) -> Json:
+        """The status as it was last written: by us, or by a controller before us."""
+        known = self._written.get(key)
+        if known is None:
+            obj = self._fleet.objects.get(key, {})
+            known = self._written[key] = dict(obj.get("status") or {}) if key.kind == KIND else {}
+            known.pop("learned", None)
+        return known
+
+    # ---- status ---------------------------------------------------------------------------------------------
+    async def report(self, service: Service, acted: Acted, now_s: float) -> None:
+        """Write a service's status if its meaning changed, and tell people what happened. Raises `KubeError`."""
+        key = service.settings.key
+        old = self._old(key)
+        status = self.current[key] = status_of(service, acted, old, now_s)
+        learned_due = now_s - self._learned_at.get(key, float("-inf")) >= LEARNED_EVERY_S
+        if self._dry_run or not self._may_act():
+            return
+        self._tell(service, acted, old, status)
+        if not (differs(old, status) or learned_due):
+            return
+        learned = service.to_json()
+        try:
+            if key.kind == KIND:
+                await self._write_status(key, old, {**status, "learned": learned})
+            else:
+                notes = annotations_of(service, status, learned if learned_due else None)
+                resource = SCALED_OBJECTS if key.kind == "ScaledObject" else HPAS
+                await self._kube.patch(resource, key.namespace, key.name, {"metadata": {"annotations": notes}})
+        except NotFound:
+            return  # deleted a moment ago; the watch will say so
+        self._written[key] = status
+        self._learned_at[key] = now_s
+
+    async def reject(self, key: ServiceKey, rejected: Rejected, now_s: float) -> None:
+        """Say on the object itself why it is not served as it is written. Raises `KubeError`."""
+        old = self._old(key)
+        generation = int(rejected.obj["metadata"].get("generation", 0))
+        status = self.current[key] = rejected_status(old, rejected.why, generation, now_s)
+        if self._dry_run or not self._may_act() or not differs(old, status):
+            return
+        self._event(key, EventReason.INVALID_SPEC, rejected.why)
+        if key.kind == KIND:
+            try:
+                await self._write_status(key, old, status)
+            except NotFound:
+                return
+        self._written[key] = status
+
+    async def _write_status(self, key: ServiceKey, old: Json, status: Json) -> None:
+        gone = {name: None for name in old if name not in status}
+        await self._kube.patch(
+            AUTOSCALERS, key.namespace, key.name, {"status": {**gone, **status}}, subresource="status"
+        )
+
+    async def save_all(self) -> int:
+        """Write what was learned of every service, before this process ends; returns how many writes failed."""
+        failed = 0
+        for key, service in self._fleet.services.items():
+            if key.kind != KIND or self._dry_run or key not in self._written or not self._may_act():
+                continue
+            try:
+                body = {"status": {"learned": service.to_json()}}
+                await self._kube.patch(AUTOSCALERS, key.namespace, key.name, body, subresource="status")
+            except KubeError:
+                failed += 1
+        return failed
+
+    # ---- events ---------------------------------------------------------------------------------------------
+    def _tell(self, service: Service, acted: Acted, old: Json, new: Json) -> None:
+        """At most one event: what was done, else the first condition that turned."""
+        key = service.settings.key
+        if acted.event is not None:
+            self._event(key, *acted.event)
+            return
+        before = {c.get("type"): c.get("status") for c in old.get("conditions") or ()}
+        for condition in new["conditions"]:
+            was, is_ = before.get(condition["type"]), condition["status"]
+            reason = TURNS.get((condition["type"], is_))
+            if reason is not None and was != is_ and (was is not None or reason in WORTH_AT_FIRST):
+                self._event(key, reason, condition["message"])
+                return
+        if old.get("effectiveMode") and old["effectiveMode"] != new["effectiveMode"] and old.get("mode") == new["mode"]:
+            lost = service.mode.rank < service.settings.mode.rank
+            reason = EventReason.AUTHORITY_REDUCED if lost else EventReason.AUTHORITY_RESTORED
+            self._event(key, reason, f"mode {old['effectiveMode']} -> {new['effectiveMode']}")
+        elif service.notes:
+            self._event(key, EventReason.NOT_RESTORED, "; ".join(service.notes))
+            service.notes = ()
+
+    def _event(self, key: ServiceKey, reason: EventReason, note: str) -> None:
+        obj = self._fleet.objects.get(key)
+        if obj is None:
+            return
+        kind = "Normal" if reason in GOOD else "Warning"
+        self._events.record(obj, kind, str(reason), note[:1000])
+
+
+TURNS = {
+    ("TargetConflict", "True"): EventReason.TARGET_CONFLICT,
+    ("AbleToScale", "False"): EventReason.TARGET_MISSING,
+    ("MetricsAvailable", "False"): EventReason.METRICS_UNAVAILABLE,
+    ("MetricsAvailable", "True"): EventReason.METRICS_AVAILABLE,
+    ("Fallback", "True"): EventReason.FALLBACK_ON,
+    ("Fallback", "False"): EventReason.FALLBACK_OFF,
+    ("Paused", "True"): EventReason.PAUSED,
+    ("Paused", "False"): EventReason.UNPAUSED,
+    ("ForecastCalibrated", "False"): EventReason.FORECAST_UNAVAILABLE,
+}
+WORTH_AT_FIRST = frozenset(
+    {
+        EventReason.TARGET_CONFLICT,
+        EventReason.TARGET_MISSING,
+        EventReason.METRICS_UNAVAILABLE,
+        EventReason.FALLBACK_ON,
+        EventReason.PAUSED,
+    }
+)
+GOOD = frozenset(
+    {
+        EventReason.RESCALED,
+        EventReason.FLOOR_SET,
+        EventReason.FLOOR_RESTORED,
+        EventReason.METRICS_AVAILABLE,
+        EventReason.FALLBACK_OFF,
+        EventReason.PAUSED,
+        EventReason.UNPAUSED,
+        EventReason.AUTHORITY_RESTORED,
+    }
+)

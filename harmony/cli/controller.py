@@ -1,0 +1,331 @@
+"""`harmony controller`, `harmony doctor`, `harmony recommend`: the cluster from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from controller.doctor import Finding
+    from controller.settings import ControllerSettings
+
+__all__ = ["controller", "doctor", "recommend"]
+
+Kubeconfig = Annotated[
+    str, typer.Option(envvar="HARMONY_KUBECONFIG", help="Kubeconfig file; in-cluster or the usual one by default.")
+]
+Context = Annotated[str, typer.Option(envvar="HARMONY_CONTEXT", help="Context of the kubeconfig.")]
+PrometheusUrl = Annotated[
+    str, typer.Option(envvar="HARMONY_PROMETHEUS_URL", help="Prometheus of objects that name none of their own.")
+]
+TokenFile = Annotated[
+    str, typer.Option(envvar="HARMONY_PROMETHEUS_TOKEN_FILE", help="Bearer token, read again for each request.")
+]
+CaFile = Annotated[
+    str, typer.Option(envvar="HARMONY_PROMETHEUS_CA_FILE", help="Certificates to trust besides the system's.")
+]
+QueryParam = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prometheus-query-param",
+        envvar="HARMONY_PROMETHEUS_QUERY_PARAM",
+        help="KEY=VALUE added to every query (repeat), for multi-tenant Thanos or Mimir.",
+    ),
+]
+Namespaces = Annotated[
+    list[str] | None,
+    typer.Option("--namespace", "-n", envvar="HARMONY_NAMESPACE", help="Namespace to watch (repeat); all by default."),
+]
+Selector = Annotated[
+    str, typer.Option(envvar="HARMONY_SELECTOR", help="Serve only objects with these labels (sharding).")
+]
+Interval = Annotated[str, typer.Option(envvar="HARMONY_INTERVAL", help="Time between ticks, such as 30s.")]
+ForecasterName = Annotated[
+    str, typer.Option("--forecaster", envvar="HARMONY_FORECASTER", help="base, or a model folder.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def controller(
+    prometheus_url: PrometheusUrl = "",
+    prometheus_token_file: TokenFile = "",
+    prometheus_ca_file: CaFile = "",
+    prometheus_query_param: QueryParam = None,
+    namespace: Namespaces = None,
+    selector: Selector = "",
+    interval: Interval = "30s",
+    leader_elect: Annotated[
+        bool, typer.Option(envvar="HARMONY_LEADER_ELECT", help="Take a Lease before acting; needed with replicas.")
+    ] = True,
+    lease_namespace: Annotated[
+        str, typer.Option(envvar="HARMONY_LEASE_NAMESPACE", help="Namespace of the Lease; the pod's own by default.")
+    ] = "",
+    lease_name: Annotated[
+        str, typer.Option(envvar="HARMONY_LEASE_NAME", help="Name of the Lease; one per shard.")
+    ] = "harmony-controller",
+    kubeconfig: Kubeconfig = "",
+    context: Context = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", envvar="HARMONY_DRY_RUN", help="Decide and log; write nothing to the cluster.")
+    ] = False,
+    forecaster: ForecasterName = "base",
+    metrics_address: Annotated[
+        str, typer.Option(envvar="HARMONY_METRICS_ADDRESS", help="Where /metrics listens; empty for nowhere.")
+    ] = ":8080",
+    health_address: Annotated[
+        str, typer.Option(envvar="HARMONY_HEALTH_ADDRESS", help="Where /healthz and /readyz listen.")
+    ] = ":8081",
+    keda_address: Annotated[
+        str, typer.Option(envvar="HARMONY_KEDA_ADDRESS", help="Where the KEDA external scaler listens, such as :9090.")
+    ] = "",
+    keda_tls_cert_file: Annotated[
+        str, typer.Option(envvar="HARMONY_KEDA_TLS_CERT_FILE", help="Certificate of the KEDA scaler.")
+    ] = "",
+    keda_tls_key_file: Annotated[str, typer.Option(envvar="HARMONY_KEDA_TLS_KEY_FILE", help="Its key.")] = "",
+    keda_tls_ca_file: Annotated[
+        str, typer.Option(envvar="HARMONY_KEDA_TLS_CA_FILE", help="Ask clients for certificates signed by this CA.")
+    ] = "",
+    log_format: Annotated[str, typer.Option(envvar="HARMONY_LOG_FORMAT", help="json or text.")] = "json",
+    log_level: Annotated[str, typer.Option(envvar="HARMONY_LOG_LEVEL", help="debug, info, warning or error.")] = "info",
+    journal: Annotated[
+        str, typer.Option(envvar="HARMONY_JOURNAL", help="File that gets every turn as a line of JSON.")
+    ] = "",
+) -> int:
+    """Run the Kubernetes controller until it is stopped.
+
+    Examples:
+    `harmony controller --prometheus-url http://prometheus.monitoring:9090`
+
+    `harmony controller --kubeconfig ~/.kube/config --namespace serving --dry-run --log-format text`
+    """
+    import dataclasses
+
+    from controller.logs import configure
+    from controller.runner import run_controller
+    from harmony.cli.durations import parse_duration
+
+    settings = dataclasses.replace(
+        _settings(
+            prometheus_url,
+            prometheus_token_file,
+            prometheus_ca_file,
+            prometheus_query_param,
+            namespace,
+            kubeconfig,
+            context,
+            forecaster,
+        ),
+        selector=selector,
+        interval_s=parse_duration(interval),
+        leader_elect=leader_elect,
+        lease_namespace=lease_namespace,
+        lease_name=lease_name,
+        dry_run=dry_run,
+        metrics_address=metrics_address,
+        health_address=health_address,
+        keda_address=keda_address,
+        keda_cert_file=keda_tls_cert_file,
+        keda_key_file=keda_tls_key_file,
+        keda_ca_file=keda_tls_ca_file,
+        log_format=log_format,
+        log_level=log_level,
+        journal=journal,
+    )
+    configure(settings.log_format, settings.log_level)
+    asyncio.run(run_controller(settings))
+    return 0
+
+
+def doctor(
+    prometheus_url: PrometheusUrl = "",
+    prometheus_token_file: TokenFile = "",
+    prometheus_ca_file: CaFile = "",
+    prometheus_query_param: QueryParam = None,
+    namespace: Namespaces = None,
+    selector: Selector = "",
+    kubeconfig: Kubeconfig = "",
+    context: Context = "",
+    as_json: AsJson = False,
+) -> int:
+    """Check what this installation can reach, what it may do, and how its objects stand; exit 1 if anything failed.
+
+    Example:
+    `harmony doctor --prometheus-url http://prometheus.monitoring:9090`
+    """
+    import dataclasses
+
+    from controller.doctor import examine
+
+    settings = dataclasses.replace(
+        _settings(
+            prometheus_url,
+            prometheus_token_file,
+            prometheus_ca_file,
+            prometheus_query_param,
+            namespace,
+            kubeconfig,
+            context,
+            "base",
+        ),
+        selector=selector,
+    )
+    findings = asyncio.run(_collect(examine(settings), as_json))
+    failed = sum(f.verdict == "failed" for f in findings)
+    warnings = sum(f.verdict == "warning" for f in findings)
+    if as_json:
+        print(json.dumps({"findings": [dataclasses.asdict(f) for f in findings], "failed": failed}, indent=2))
+    else:
+        print(f"\n{failed} failed, {warnings} warnings, {len(findings) - failed - warnings} in order")
+    return 1 if failed else 0
+
+
+async def _collect(findings: AsyncIterator[Finding], silent: bool) -> list[Finding]:
+    """All findings, printed as they come."""
+    signs = {"ok": "[ok]     ", "warning": "[warning]", "failed": "[FAILED] "}
+    out = []
+    async for finding in findings:
+        out.append(finding)
+        if not silent:
+            print(f"{signs[finding.verdict]} {finding.about}: {finding.text}")
+            if finding.cure:
+                print(f"            -> {finding.cure}")
+    return out
+
+
+def recommend(
+    name: Annotated[
+        str, typer.Argument(help="A GPUAutoscaler, or an annotated HorizontalPodAutoscaler or ScaledObject.")
+    ] = "",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="A GPUAutoscaler manifest that is not applied (yet).")
+    ] = None,
+    prometheus_url: PrometheusUrl = "",
+    prometheus_token_file: TokenFile = "",
+    prometheus_ca_file: CaFile = "",
+    prometheus_query_param: QueryParam = None,
+    kubeconfig: Kubeconfig = "",
+    context: Context = "",
+    forecaster: ForecasterName = "base",
+    as_json: AsJson = False,
+) -> int:
+    """Make one decision for a service and print it with its reasons; nothing in the cluster is touched.
+
+    Examples:
+    `harmony recommend chat -n serving --prometheus-url http://localhost:9090`
+
+    `harmony recommend -f chat-autoscaler.yaml --prometheus-url http://localhost:9090 --json`
+    """
+    from controller.recommending import recommend as run_recommend
+    from forecasting.errors import UsageError
+
+    given = None if file is None else _manifest(file, namespace)
+    if given is not None:
+        meta = given["metadata"]
+        name, namespace = name or meta["name"], meta["namespace"]
+    if not name:
+        raise UsageError("recommend needs the NAME of an object, or a manifest with --file")
+    settings = _settings(
+        prometheus_url,
+        prometheus_token_file,
+        prometheus_ca_file,
+        prometheus_query_param,
+        [namespace],
+        kubeconfig,
+        context,
+        forecaster,
+    )
+    status = asyncio.run(run_recommend(settings, namespace, name, given))
+    if as_json:
+        print(json.dumps(status, indent=2))
+    else:
+        _show(name, namespace, status)
+    return 0 if "lastScaleDecision" in status else 1
+
+
+def _settings(
+    url: str,
+    token_file: str,
+    ca_file: str,
+    params: list[str] | None,
+    namespaces: list[str] | None,
+    kubeconfig: str,
+    context: str,
+    forecaster: str,
+) -> ControllerSettings:
+    """What all three commands have in common."""
+    from controller.settings import ControllerSettings, PrometheusSettings
+    from forecasting.errors import UsageError
+
+    pairs = []
+    for text in params or ():
+        key, separator, value = text.partition("=")
+        if not (key and separator):
+            raise UsageError(f"--prometheus-query-param {text!r}: expected KEY=VALUE")
+        pairs.append((key, value))
+    return ControllerSettings(
+        prometheus=PrometheusSettings(url, token_file, ca_file, tuple(pairs)),
+        namespaces=tuple(dict.fromkeys(namespaces or ())),
+        kubeconfig=kubeconfig,
+        context=context,
+        forecaster=forecaster,
+    )
+
+
+def _manifest(path: Path, namespace: str) -> dict[str, Any]:
+    """The first GPUAutoscaler of a YAML file, with a namespace and a uid to go by."""
+    import yaml
+
+    from forecasting.errors import DataError
+
+    try:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected a YAML file with a GPUAutoscaler") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise DataError(f"{path}: not YAML ({first})") from None
+    for document in documents:
+        if isinstance(document, dict) and document.get("kind") == "GPUAutoscaler":
+            meta = document.setdefault("metadata", {})
+            if not isinstance(meta, dict) or not meta.get("name"):
+                raise DataError(f"{path}: the GPUAutoscaler has no metadata.name")
+            meta.setdefault("namespace", namespace)
+            meta.setdefault("uid", "not-applied")
+            meta.setdefault("generation", 1)
+            return document
+    raise DataError(f"{path}: no GPUAutoscaler in it")
+
+
+def _show(name: str, namespace: str, status: dict[str, Any]) -> None:
+    """The decision for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    decision = status.get("lastScaleDecision")
+    for condition in status.get("conditions", ()):
+        bad_if = "True" if condition["type"] in ("TargetConflict", "Fallback", "Paused") else "False"
+        if condition["status"] == bad_if and condition["type"] not in ("ScalingLimited",):
+            console.print(f"{condition['type']}={condition['status']} {condition['reason']}: {condition['message']}")
+    if decision is None:
+        console.print(f"{namespace}/{name}: no decision could be made")
+        return
+    console.print(f"[bold]{namespace}/{name}[/]: {decision['message']}")
+    console.print(f"reason {decision['reason']}" + (f", bound by {decision['boundBy']}" if decision["boundBy"] else ""))
+    if decision["candidates"]:
+        table = Table("replicas", "P(miss)", "expected cost per hour", title="what every count would risk and cost")
+        for c in decision["candidates"]:
+            chosen = c["replicas"] == decision["recommendedReplicas"]
+            risk = "-" if c["violationProbability"] is None else f"{c['violationProbability']:.3g}"
+            row = (str(c["replicas"]), risk, f"{c['expectedCostPerHour']:.4g}")
+            table.add_row(*row, style="bold green" if chosen else None)
+        console.print(table)
+    for q in decision["quantiles"]:
+        values = "  ".join(f"{v:.4g}" for v in q["values"])
+        console.print(f"demand, {q['quantile']:.0%} quantile, step by step: {values}")
