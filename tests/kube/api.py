@@ -101,16 +101,44 @@ class ApiServer(ABC):
     ) -> tuple[int, Any]:
         """One plain request by the test itself: status code and parsed JSON (or text, where it is none)."""
         connection = self._connection()
-        kind = content_type or ("application/merge-patch+json" if method == "PATCH" else "application/json")
-        sent = {"Authorization": f"Bearer {self.tokens[user]}", "Content-Type": kind, "User-Agent": HARNESS_AGENT}
-        payload = body if isinstance(body, (str, bytes)) or body is None else json.dumps(body)
         try:
-            connection.request(method, path, payload, sent | dict(headers or {}))
-            answer = connection.getresponse()
+            answer = self._send(connection, method, path, body, user, content_type, headers)
             text = answer.read().decode()
         finally:
             connection.close()
-        return answer.status, json.loads(text) if text[:1] in "{[" and text else text
+        return answer.status, json.loads(text) if answer.headers.get_content_type() == "application/json" else text
+
+    def watch(self, path: str, count: int, *, user: User = "admin", within_s: int = 10) -> list[Json]:
+        """The first `count` events of a watch, or those that came within the time; `path` carries the query."""
+        connection = self._connection()
+        joint = "&" if "?" in path else "?"
+        events: list[Json] = []
+        try:
+            path = f"{path}{joint}watch=true&timeoutSeconds={within_s}"
+            answer = self._send(connection, "GET", path, None, user, None, None)
+            if answer.status != 200:
+                return [{"type": "REFUSED", "object": json.loads(answer.read())}]
+            while len(events) < count and (text := answer.readline()):
+                events.append(json.loads(text))
+        finally:
+            connection.close()
+        return events
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: Any,
+        user: User,
+        content_type: str | None,
+        headers: Mapping[str, str] | None,
+    ) -> http.client.HTTPResponse:
+        kind = content_type or ("application/merge-patch+json" if method == "PATCH" else "application/json")
+        sent = {"Authorization": f"Bearer {self.tokens[user]}", "Content-Type": kind, "User-Agent": HARNESS_AGENT}
+        payload = body if isinstance(body, (str, bytes)) or body is None else json.dumps(body)
+        connection.request(method, path, payload, sent | dict(headers or {}))
+        return connection.getresponse()
 
     def _connection(self) -> http.client.HTTPConnection:
         parts = urllib.parse.urlsplit(self.url)
