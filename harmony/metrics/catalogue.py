@@ -13,6 +13,7 @@ LEAD_QUANTILES = ("0.5", "0.9")
 BOUNDS = ("low", "median", "high")
 COVERAGES = ("0.5", "0.8", "0.9", "0.95", "0.98")
 EFFECTS = ("avoided", "caused")
+DIRECTIONS = ("Up", "Down", "None")
 STAGES = ("read", "forecast", "decide", "act", "status")
 START_BUCKETS_S = (10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 450.0, 600.0, 900.0, 1200.0, 1800.0)
 TICK_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -118,7 +119,9 @@ SERVICE_GAUGES = (
     _gauge("harmony_forecast_crps", "Mean continuous ranked probability score of the forecast, in demand's unit."),
 )
 MODE = Definition("harmony_mode", "gauge", "1 for the granted mode and the mode in effect.", ("mode", "effective"))
-DECISIONS = _counter("harmony_decisions_total", "Decisions by direction and reason.", "direction", "reason")
+DECISIONS = _counter(
+    "harmony_decisions_total", "Decisions by direction and reason.", "direction", "reason", values=DIRECTIONS
+)
 LIMITED = _counter("harmony_decisions_limited_total", "Decisions that a limit bound.", "limiter", values=LIMITERS)
 SCALE_ERRORS = _counter("harmony_scale_errors_total", "Orders that the scale target refused or that failed.")
 STEPS = _counter("harmony_judged_steps_total", "Steps with known demand that were judged.")
