@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from controller.resource.base import (
     ApiModel,
@@ -43,10 +44,22 @@ TimeOfDay = Annotated[str, Field(max_length=5, pattern=r"^([01][0-9]|2[0-3]):[0-
 EndOfDay = Annotated[str, Field(max_length=5, pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
 Day = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 
-# A Kubernetes quantity: people write 0.05, the API server gives it back as "50m". No schema type covers both.
-Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+([.][0-9]+)?[mun]?$")]
+_QUANTITY = re.compile(r"([0-9]{1,9}(?:[.][0-9]{1,9})?)([mun]?)")
+_SUFFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+def _from_quantity(given: object) -> object:
+    """The number of a Kubernetes quantity such as 50m; anything else as it is."""
+    found = _QUANTITY.fullmatch(given) if isinstance(given, str) else None
+    return given if found is None else float(found[1]) * _SUFFIXES[found[2]]
+
+
+# People write 0.05, the API server gives it back as "50m"; no schema type covers both.
 Tolerance = Annotated[
-    Annotated[float, Field(ge=0)] | Quantity, WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
+    float,
+    Field(ge=0),
+    BeforeValidator(_from_quantity),
+    WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True}),
 ]
 
 # name="value" pairs as they stand inside the braces of a PromQL selector; nothing that could close the braces.
