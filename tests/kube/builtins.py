@@ -12,6 +12,12 @@ Json = dict[str, Any]
 _WORKLOADS = ("Deployment", "StatefulSet", "ReplicaSet")
 _KEEPS_STATUS = ("Node",)  # kinds whose status a client may set on creation
 
+_FIRST_STATUS: dict[str, Json] = {
+    "Pod": {"phase": "Pending", "qosClass": "BestEffort"},
+    "Namespace": {"phase": "Active"},
+    "HorizontalPodAutoscaler": {"desiredReplicas": 0, "currentMetrics": None},
+}
+
 
 def _default(obj: Json, **values: Any) -> None:
     for key, value in values.items():
@@ -34,13 +40,8 @@ def fill(kind: Kind, obj: Json, creating: bool) -> None:
     elif kind.kind == "Pod" and isinstance(spec, dict):
         _default(spec, restartPolicy="Always", terminationGracePeriodSeconds=30)
     if creating:
-        first = {
-            "Pod": {"phase": "Pending", "qosClass": "BestEffort"},
-            "Namespace": {"phase": "Active"},
-            "HorizontalPodAutoscaler": {"desiredReplicas": 0, "currentMetrics": None},
-        }.get(kind.kind, {})
         if kind.has_status and kind.kind not in _KEEPS_STATUS:
-            obj["status"] = dict(first)
+            obj["status"] = dict(_FIRST_STATUS.get(kind.kind, {}))
         if kind.kind == "Namespace":
             obj["spec"] = {"finalizers": ["kubernetes"]}
             obj["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = obj["metadata"]["name"]

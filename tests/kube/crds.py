@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import celpy
+from celpy.celparser import CELParseError
 
 from .errors import Cause
 from .kinds import Kind, ScalePaths
@@ -157,6 +157,6 @@ def _check_rules(schema: Json, where: str) -> Iterator[Cause]:
             if word in rule:
                 try:
                     compiled(rule[word])
-                except celpy.CELParseError as failure:
+                except CELParseError as failure:
                     path = f"{where}.x-kubernetes-validations[{index}].{word}"
                     yield Cause("FieldValueInvalid", path, f"Invalid value: compilation failed: {failure.args[0]}")

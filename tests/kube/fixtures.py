@@ -10,23 +10,23 @@ from .api import ApiServer
 from .real import RealApiServer, real_assets
 from .server import FakeApiServer
 
+SERVERS = ["fake", "real"] if real_assets() else ["fake"]
 HOW_TO_GET_A_REAL_ONE = (
     "real API server: set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd (setup-envtest use -p path)"
 )
 
 
-@pytest.fixture(params=["fake", "real"])
+def start_server(name: str) -> ApiServer:
+    """A fresh server by its name in SERVERS."""
+    assets = real_assets()
+    return FakeApiServer() if name == "fake" or assets is None else RealApiServer(assets)
+
+
+@pytest.fixture(params=SERVERS)
 def api_server(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
     """A fresh API server: the fake one always, the real one too where its binaries are at hand."""
-    if request.param == "fake":
-        with FakeApiServer() as server:
-            yield server
-        return
-    assets = real_assets()
-    if assets is None:
-        pytest.skip(HOW_TO_GET_A_REAL_ONE)
-    with RealApiServer(assets) as real:
-        yield real
+    with start_server(request.param) as server:
+        yield server
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ class Kubelet:
             "annotations": (template.get("metadata") or {}).get("annotations") or {},
             "ownerReferences": [reference | {"controller": True, "blockOwnerDeletion": True}],
         }
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": dict(template["spec"])}
+        pod: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": dict(template["spec"])}
         if node := self.node_of(pod):
             pod["spec"]["nodeName"] = node
         async with self._session.post(f"/api/v1/namespaces/{namespace}/pods", json=pod) as answer:

@@ -80,7 +80,7 @@ class Operations:
             return Answer(200, dumps(scale_of(kind, item.obj)))
         return Answer(200, item.form(kind, convert))
 
-    def list(self, kind: Kind, namespace: str, query: Query) -> Answer:
+    def list_all(self, kind: Kind, namespace: str, query: Query) -> Answer:
         storage, table = self._storage, self._storage.table(kind.storage)
         version, after = storage.version, None
         if token := query.get("continue"):

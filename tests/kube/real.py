@@ -139,7 +139,7 @@ class RealApiServer(ApiServer):
         while time.monotonic() < until:
             for process in self._processes:
                 if process.poll() is not None:
-                    raise RuntimeError(f"{process.args}: ended with {process.returncode}: {self._last_words()}")
+                    raise RuntimeError(f"{process.args!r}: ended with {process.returncode}: {self._last_words()}")
             try:
                 ready = self.request("GET", "/readyz")[0] == 200
                 if ready and self.request("GET", "/api/v1/namespaces/default")[0] == 200:

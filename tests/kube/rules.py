@@ -9,6 +9,8 @@ from typing import Any
 
 import celpy
 from celpy import celtypes
+from celpy.adapter import json_to_cel
+from celpy.evaluation import CELEvalError
 
 from .errors import Cause
 
@@ -118,7 +120,7 @@ def to_cel(value: Any, schema: dict[str, Any]) -> Any:
                 return celtypes.TimestampType(value)
             case "duration":
                 return celtypes.DurationType(value)
-    return celpy.json_to_cel(value)
+    return json_to_cel(value)
 
 
 def _shown(value: Any) -> str:
@@ -164,7 +166,7 @@ def _evaluate(rule: dict[str, Any], names: dict[str, Any]) -> str:
             return ""
         if expression := rule.get("messageExpression"):
             return str(compiled(expression).evaluate(names))
-    except celpy.CELEvalError as failure:
+    except CELEvalError as failure:
         return f"rule evaluation error: {failure.args[0]}: {rule['rule']}"
     return str(rule.get("message") or f"failed rule: {rule['rule']}").strip()
 

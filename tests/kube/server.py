@@ -184,7 +184,7 @@ class FakeApiServer(ApiServer):
         raw = await request.content.read()
         if not self._thawed.is_set():
             await self._thawed.wait()
-        call = _call(route, request, user, 0, self._loop.time())
+        call = _call(route, request, user, raw, self._loop.time())
         fault = None if user == "admin" else next((one for one in self._faults if one.takes(call)), None)
         if fault is not None:
             response = await self._fail(fault, request)
@@ -287,7 +287,7 @@ class FakeApiServer(ApiServer):
             case "get":
                 return operations.get(kind, space, name, sub)
             case "list":
-                return operations.list(kind, space, query)
+                return operations.list_all(kind, space, query)
             case "create" if not name:
                 return operations.create(kind, space, raw, query)
             case "update" if name:
@@ -337,7 +337,7 @@ def _respond(answer: Answer) -> web.Response:
     return response
 
 
-def _call(route: Route, request: web.BaseRequest, user: User | None, code: int, at: float) -> Call:
+def _call(route: Route, request: web.BaseRequest, user: User | None, raw: bytes, at: float) -> Call:
     return Call(
         route.verb,
         route.group,
@@ -345,9 +345,18 @@ def _call(route: Route, request: web.BaseRequest, user: User | None, code: int, 
         route.resource,
         route.subresource,
         route.namespace,
-        route.name,
+        route.name or (_name_in(raw) if route.verb == "create" else ""),
         request.headers.get("User-Agent", ""),
-        code,
+        0,
         at,
         user or "unknown",
     )
+
+
+def _name_in(raw: bytes) -> str:
+    """The name of a new object, as far as the body can be read."""
+    try:
+        name = json.loads(raw)["metadata"]["name"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return name if isinstance(name, str) else ""
