@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from harmony.model.record import Record
     from simulator.result import ReplayResult
 
-__all__ = ["replay"]
+__all__ = ["Decisions", "print_table", "progress", "replay", "start_up"]
 
 
 def replay(
@@ -90,7 +90,7 @@ def replay(
     settings = ReplaySettings(
         replica_capacity=replica_capacity,
         mean_replicas=mean_replicas,
-        start_up=_start_up(lead_time),
+        start_up=start_up(lead_time),
         objective=Objective(
             epsilon=epsilon,
             min_replicas=min_replicas,
@@ -110,8 +110,8 @@ def replay(
     )
     loaded = load_trace(trace, demand=demand, step_s=None if step is None else parse_duration(step))
     with staged(out) as stage:
-        sink = None if stage is None or not decisions else _Decisions(stage / "decisions.jsonl")
-        with _progress() as report:
+        sink = None if stage is None or not decisions else Decisions(stage / "decisions.jsonl")
+        with progress() as report:
             result = run_replay(loaded, names, settings, on_progress=report, journal=sink)
         if sink is not None:
             sink.close()
@@ -120,7 +120,7 @@ def replay(
     if as_json:
         print(json.dumps(result.to_json(), sort_keys=True, indent=2, allow_nan=False))
     else:
-        _print_table(result)
+        print_table(result)
         if out is not None:
             print(f"\nreport: {out / 'report.html'}   figures: {out / 'replay.json'}   series: {out / 'replicas.csv'}")
     if fail_on:
@@ -129,7 +129,7 @@ def replay(
     return 0
 
 
-def _start_up(text: str) -> Any:  # noqa: ANN401 - simulator types are imported lazily
+def start_up(text: str) -> Any:  # noqa: ANN401 - simulator types are imported lazily
     """``5m`` or ``5m*1.4`` (lognormal: median times a spread factor)."""
     from forecasting.errors import UsageError
     from harmony.cli.durations import parse_duration
@@ -143,21 +143,23 @@ def _start_up(text: str) -> Any:  # noqa: ANN401 - simulator types are imported 
     return StartUp(parse_duration(median), factor)
 
 
-class _Decisions:
+class Decisions:
     """Writes every record of a replay as one JSON line."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8")
 
     def __call__(self, policy: str, record: Record) -> None:
+        """Write one record."""
         line = {"policy": policy, **record.to_json()}
         self._file.write(json.dumps(line, sort_keys=True) + "\n")
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
-class _progress:  # noqa: N801 - used as a context manager function
+class progress:  # noqa: N801 - used as a context manager function
     """A progress line on stderr while it is a terminal; silent otherwise."""
 
     def __enter__(self) -> Any:  # noqa: ANN401
@@ -179,7 +181,7 @@ class _progress:  # noqa: N801 - used as a context manager function
         self._bar.stop()
 
 
-def _print_table(result: ReplayResult) -> None:
+def print_table(result: ReplayResult) -> None:
     """The table on the terminal."""
     from rich.console import Console
     from rich.table import Table
