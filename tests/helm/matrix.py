@@ -16,7 +16,7 @@ EVERYTHING: dict[str, Any] = {
         "url": "https://thanos.monitoring:10902/api",
         "existingSecret": "prometheus-token",
         "existingConfigMap": "ca",
-        "queryParams": {"dedup": "true", "tenant": "a b"},
+        "queryParams": {"dedup": "true", "tenant": "a-b"},
     },
     "controller": {
         "replicaCount": 3,
@@ -38,7 +38,7 @@ EVERYTHING: dict[str, Any] = {
     },
     "keda": {
         "enabled": True,
-        "tls": {"existingSecret": "keda-tls"},
+        "tls": {"existingSecret": "keda-tls", "verifyClients": True},
         "service": {"annotations": {"example.com/owner": "sre"}},
     },
     "serviceAccount": {"annotations": {"example.com/role": "reader"}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import kubernetes_validate
@@ -81,29 +82,57 @@ def test_pod_is_hardened(values: dict[str, Any]) -> None:
     assert caches["OMP_NUM_THREADS"] == "1"
 
 
-def test_arguments_say_what_the_values_say() -> None:
-    args = container(documents(EVERYTHING))["args"]
-    assert args[0] == "controller"
-    for wanted in (
-        "--interval=30s",
-        "--namespace=serving",
-        "--namespace=batch",
-        "--selector=shard=a,tier!=dev",
-        "--prometheus-url=https://thanos.monitoring:10902/api",
-        "--prometheus-token-file=/etc/harmony/prometheus-token/token",
-        "--prometheus-ca-file=/etc/harmony/prometheus-ca/ca.crt",
-        "--prometheus-query-param=dedup=true",
-        "--prometheus-query-param=tenant=a b",
-        "--leader-elect",
-        f"--lease-namespace={NAMESPACE}",
-        "--keda-address=:9090",
-        "--keda-tls-cert-file=/etc/harmony/keda-tls/tls.crt",
-        "--keda-tls-key-file=/etc/harmony/keda-tls/tls.key",
-        "--journal=/data/journal.jsonl",
-    ):
-        assert wanted in args
-    assert "--dry-run" in container(documents(MATRIX["dry run"]))["args"]
-    assert "--no-leader-elect" in container(documents(MATRIX["minimal"]))["args"]
+def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The settings that the program really starts with, given the rendered arguments and environment."""
+    import controller.runner
+    from harmony.cli.main import run as run_cli
+
+    began: list[Any] = []
+
+    async def run(settings: Any) -> None:
+        began.append(settings)
+
+    monkeypatch.setattr(controller.runner, "run_controller", run)
+    for name in [name for name in os.environ if name.startswith("HARMONY_")]:
+        monkeypatch.delenv(name)
+    spec = container(documents(values))
+    for entry in spec["env"]:
+        if entry["name"].startswith("HARMONY_"):
+            monkeypatch.setenv(entry["name"], entry["value"])
+    monkeypatch.setattr("controller.logs.configure", lambda *_: None)
+    assert run_cli(spec["args"]) == 0
+    return began[0]
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_the_program_accepts_what_the_chart_says(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {**values, "controller": {**values.get("controller", {}), "extraArgs": []}}
+    settings = started(values, monkeypatch)
+    assert settings.dry_run == values["controller"].get("dryRun", False)
+    assert bool(settings.keda_address) == values.get("keda", {}).get("enabled", False)
+    assert settings.namespaces == tuple(values.get("watch", {}).get("namespaces", ()))
+    assert settings.leader_elect == values["controller"].get("leaderElection", {}).get("enabled", True)
+
+
+def test_the_program_starts_with_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = started(EVERYTHING, monkeypatch)
+    assert settings.prometheus.url == "https://thanos.monitoring:10902/api"
+    assert settings.prometheus.params == (("dedup", "true"), ("tenant", "a-b"))
+    assert settings.prometheus.token_file == "/etc/harmony/prometheus-token/token"
+    assert settings.prometheus.ca_file == "/etc/harmony/prometheus-ca/ca.crt"
+    assert settings.namespaces == ("serving", "batch")
+    assert settings.selector == "shard=a,tier!=dev"
+    assert (settings.lease_namespace, settings.lease_name) == (NAMESPACE, "harmony-controller")
+    assert (settings.metrics_address, settings.health_address, settings.keda_address) == (":8080", ":8081", ":9090")
+    assert settings.keda_cert_file == "/etc/harmony/keda-tls/tls.crt"
+    assert settings.keda_ca_file == "/etc/harmony/keda-tls/ca.crt"
+    assert (settings.interval_s, settings.forecaster, settings.journal) == (30.0, "base", "/data/journal.jsonl")
+
+
+def test_token_and_ca_of_the_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = started(MATRIX["token of the pod"], monkeypatch)
+    assert settings.prometheus.token_file == "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    assert settings.prometheus.ca_file == "/etc/ssl/service-ca.crt"
 
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())

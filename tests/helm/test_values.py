@@ -190,6 +190,7 @@ def test_schema_accepts_sensible_values(values: dict[str, Any]) -> None:
         ({"watch": {"namespaces": ["Not_A_Namespace"]}}, "at '/watch/namespaces/0'", "pattern"),
         ({"prometheus": {"url": "prometheus:9090"}}, "at '/prometheus/url'", "pattern"),
         ({"prometheus": {"queryParams": {"dedup": True}}}, "at '/prometheus/queryParams/dedup'", "string"),
+        ({"prometheus": {"queryParams": {"tenant": "a b"}}}, "at '/prometheus/queryParams/tenant'", "pattern"),
         ({"image": {"digest": "latest"}}, "at '/image/digest'", "pattern"),
         ({"rbac": {"scaledRefKinds": [{"group": "apps", "resources": ["x"]}]}}, "at '/rbac/scaledRefKinds/0'", "group"),
         (

@@ -3,7 +3,6 @@
 {{- define "harmony.args" -}}
 - controller
 - --interval={{ .Values.controller.interval }}
-- --forecaster={{ .Values.controller.forecaster }}
 - --log-level={{ .Values.controller.logLevel }}
 - --log-format={{ .Values.controller.logFormat }}
 - --metrics-address=:{{ .Values.controller.ports.metrics }}
@@ -18,35 +17,14 @@
 {{- else }}
 - --no-leader-elect
 {{- end }}
-{{- range .Values.watch.namespaces }}
-- --namespace={{ . }}
-{{- end }}
-{{- with .Values.watch.selector }}
-- {{ printf "--selector=%s" . | quote }}
-{{- end }}
-{{- with .Values.prometheus }}
-{{- with .url }}
-- {{ printf "--prometheus-url=%s" . | quote }}
-{{- end }}
-{{- if .existingSecret }}
-- --prometheus-token-file=/etc/harmony/prometheus-token/token
-{{- else if .tokenFile }}
-- {{ printf "--prometheus-token-file=%s" .tokenFile | quote }}
-{{- end }}
-{{- if .existingConfigMap }}
-- --prometheus-ca-file=/etc/harmony/prometheus-ca/ca.crt
-{{- else if .caFile }}
-- {{ printf "--prometheus-ca-file=%s" .caFile | quote }}
-{{- end }}
-{{- range $key, $value := .queryParams }}
-- {{ printf "--prometheus-query-param=%s=%s" $key $value | quote }}
-{{- end }}
-{{- end }}
 {{- if .Values.keda.enabled }}
 - --keda-address=:{{ .Values.keda.port }}
 {{- if .Values.keda.tls.existingSecret }}
 - --keda-tls-cert-file=/etc/harmony/keda-tls/tls.crt
 - --keda-tls-key-file=/etc/harmony/keda-tls/tls.key
+{{- if .Values.keda.tls.verifyClients }}
+- --keda-tls-ca-file=/etc/harmony/keda-tls/ca.crt
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.controller.extraArgs }}
@@ -59,6 +37,30 @@
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+# Settings that `harmony doctor` and `harmony recommend` share with the controller: all three read them from here.
+- {name: HARMONY_FORECASTER, value: {{ .Values.controller.forecaster | quote }}}
+{{- with .Values.watch.namespaces }}
+- {name: HARMONY_NAMESPACE, value: {{ join " " . | quote }}}
+{{- end }}
+{{- with .Values.watch.selector }}
+- {name: HARMONY_SELECTOR, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.prometheus }}
+{{- with .url }}
+- {name: HARMONY_PROMETHEUS_URL, value: {{ . | quote }}}
+{{- end }}
+{{- with ternary "/etc/harmony/prometheus-token/token" .tokenFile (ne .existingSecret "") }}
+- {name: HARMONY_PROMETHEUS_TOKEN_FILE, value: {{ . | quote }}}
+{{- end }}
+{{- with ternary "/etc/harmony/prometheus-ca/ca.crt" .caFile (ne .existingConfigMap "") }}
+- {name: HARMONY_PROMETHEUS_CA_FILE, value: {{ . | quote }}}
+{{- end }}
+{{- if .queryParams }}
+{{- $pairs := list }}
+{{- range $key, $value := .queryParams }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end }}
+- {name: HARMONY_PROMETHEUS_QUERY_PARAM, value: {{ join " " $pairs | quote }}}
+{{- end }}
+{{- end }}
 # The root file system is read-only: every library that caches does so in /tmp.
 - {name: HOME, value: /tmp}
 - {name: XDG_CACHE_HOME, value: /tmp/cache}
