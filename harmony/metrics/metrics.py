@@ -29,7 +29,7 @@ Z_95 = 1.6448536269514722  # standard normal quantile at 95 %
 
 
 class Metrics:
-    """All metrics of one process, in a registry of their own.
+    """All metrics of one process: those of the process in a registry of their own, those of services beside it.
 
     Numbers that are absent are NaN (or None) and take their series away: a dashboard shows a gap, never a zero. A
     service's series live until `forget`.
@@ -39,7 +39,6 @@ class Metrics:
         """Register everything once; ``process`` adds memory, CPU and interpreter facts of this process."""
         self.registry = CollectorRegistry()
         self._services = ServiceSeries()
-        self.registry.register(self._services)
         if process:
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
@@ -217,7 +216,8 @@ class Metrics:
     def exposition(self, accept: str = "", accept_encoding: str = "") -> tuple[bytes, dict[str, str]]:
         """The text that Prometheus reads and its HTTP headers, in the format and encoding that it accepts."""
         encode, content_type = choose_encoder(accept)
-        body = encode(self.registry)
+        of_services = self._services.text(openmetrics=content_type.startswith("application/openmetrics-text"))
+        body = of_services + encode(self.registry)  # in this order: OpenMetrics ends with the library's "# EOF"
         headers = {"Content-Type": content_type}
         if any(token.split(";")[0].strip() == "gzip" for token in accept_encoding.split(",")):
             body = gzip.compress(body, compresslevel=1)

@@ -1,22 +1,19 @@
-"""Per-service series: plain numbers in one small record per service, turned into families when they are scraped.
+"""Per-service series: plain numbers in one small record per service, written as text when they are scraped.
 
-One library child per series would cost about a kilobyte and a lock each; a fleet has dozens of series per service.
+The library's children would cost about a kilobyte and a lock per series, and its text a dozen microseconds per line; a
+fleet has dozens of series per service. So the numbers are kept and written here, and only the registry's own metrics
+(of the process) take the library's way.
 """
 
 from __future__ import annotations
 
 import bisect
+import math
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
-
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
 
 from harmony.metrics.catalogue import (
     MANAGED,
@@ -67,7 +64,7 @@ class _Service:
         self.start_sum_s = 0.0
 
 
-class ServiceSeries(Collector):
+class ServiceSeries:
     """All series that carry a service's labels; safe to update and to scrape from different threads."""
 
     def __init__(self) -> None:
@@ -121,61 +118,94 @@ class ServiceSeries(Collector):
         with self._lock:
             self._services.pop((key.namespace, key.name, key.kind), None)
 
-    def collect(self) -> Iterator[Metric]:
-        """One family per metric; values are copied under the lock, text is made outside of it."""
+    def text(self, *, openmetrics: bool) -> bytes:
+        """All families in one of the two text formats; values are copied under the lock, text is made outside of it."""
         with self._lock:
-            rows = [(list(k), s, dict(s.gauges), dict(s.counters)) for k, s in self._services.items()]
-            starts = [(k, s.start_counts.copy(), s.start_sum_s) for k, s, _, _ in rows if s.start_counts is not None]
-            modes = [(k, s.mode) for k, s, _, _ in rows if s.mode is not None]
-        for definition in SERVICE_GAUGES:
-            yield _gauge_family(definition, [(labels, gauges) for labels, _, gauges, _ in rows])
-        for definition in SERVICE_COUNTERS:
-            yield _counter_family(definition, [(labels, counters) for labels, _, _, counters in rows])
-        yield _starts_family(starts)
-        mode_family = GaugeMetricFamily(MODE.name, MODE.help, labels=(*SERVICE_LABELS, *MODE.labels))
-        for labels, pair in modes:
-            mode_family.add_metric([*labels, *pair], 1.0)
-        yield mode_family
-        managed = GaugeMetricFamily(MANAGED.name, MANAGED.help, labels=MANAGED.labels)
-        granted = [pair[0] for _, pair in modes]
-        for mode in Mode:
-            managed.add_metric([str(mode)], float(granted.count(mode)))
-        yield managed
-
-    def describe(self) -> Iterator[Metric]:
-        """The families without values, so that a name cannot be registered twice."""
-        return ServiceSeries().collect()
+            rows = [_Row.of(labels, service) for labels, service in self._services.items()]
+        parts = [_gauge_text(definition, rows) for definition in SERVICE_GAUGES]
+        parts += [_counter_text(definition, rows, openmetrics) for definition in SERVICE_COUNTERS]
+        parts += [_starts_text(rows), *_mode_texts(rows)]
+        return "".join(parts).encode()
 
 
-def _gauge_family(definition: Definition, rows: list[tuple[list[str], dict[Slot, float]]]) -> Metric:
-    family = GaugeMetricFamily(definition.name, definition.help, labels=(*SERVICE_LABELS, *definition.labels))
-    own: list[list[str]] = [[v] for v in definition.values] or [[]]
-    slots = [(extra, (definition.name, tuple(extra))) for extra in own]
-    for labels, gauges in rows:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Copy of one service's numbers with its labels as they are written."""
+
+    labels: str
+    gauges: dict[Slot, float]
+    counters: dict[Slot, float]
+    mode: tuple[str, str] | None
+    starts: tuple[list[int], float] | None
+
+    @classmethod
+    def of(cls, labels: tuple[str, str, str], service: _Service) -> _Row:
+        counts = service.start_counts
+        starts = None if counts is None else (counts.copy(), service.start_sum_s)
+        written = ",".join(_label(name, value) for name, value in zip(SERVICE_LABELS, labels, strict=True))
+        return cls(written, service.gauges.copy(), service.counters.copy(), service.mode, starts)
+
+
+def _label(name: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    return f'{name}="{escaped}"'
+
+
+def _number(value: float) -> str:
+    if value in (math.inf, -math.inf):
+        return "+Inf" if value > 0 else "-Inf"
+    return repr(float(value))  # numpy writes its floats in words
+
+
+def _head(name: str, definition: Definition) -> list[str]:
+    return [f"# HELP {name} {definition.help}\n", f"# TYPE {name} {definition.type}\n"]
+
+
+def _gauge_text(definition: Definition, rows: list[_Row]) -> str:
+    name, lines = definition.name, _head(definition.name, definition)
+    own: list[tuple[str, ...]] = [(v,) for v in definition.values] or [()]
+    slots = [("".join("," + _label(definition.labels[0], v) for v in values), (name, values)) for values in own]
+    for row in rows:
         for extra, slot in slots:
-            value = gauges.get(slot)
+            value = row.gauges.get(slot)
             if value is not None:
-                family.add_metric(labels + extra, value)
-    return family
+                lines.append(f"{name}{{{row.labels}{extra}}} {_number(value)}\n")
+    return "".join(lines)
 
 
-def _counter_family(definition: Definition, rows: list[tuple[list[str], dict[Slot, float]]]) -> Metric:
-    family = CounterMetricFamily(definition.name, definition.help, labels=(*SERVICE_LABELS, *definition.labels))
-    for labels, counters in rows:
-        for (name, extra), value in counters.items():
-            if name == definition.name:
-                family.add_metric([*labels, *extra], value)
-    return family
+def _counter_text(definition: Definition, rows: list[_Row], openmetrics: bool) -> str:
+    """OpenMetrics calls the family by the name without `_total`, the older text by the name of its samples."""
+    name = definition.name
+    lines = _head(name.removesuffix("_total") if openmetrics else name, definition)
+    for row in rows:
+        for (counted, values), value in row.counters.items():
+            if counted == name:
+                extra = "".join("," + _label(n, v) for n, v in zip(definition.labels, values, strict=True))
+                lines.append(f"{name}{{{row.labels}{extra}}} {_number(value)}\n")
+    return "".join(lines)
 
 
-def _starts_family(starts: list[tuple[list[str], list[int], float]]) -> Metric:
-    family = HistogramMetricFamily(STARTS.name, STARTS.help, labels=SERVICE_LABELS)
-    bounds = [*(str(b) for b in START_BUCKETS_S), "+Inf"]
-    for labels, counts, total_s in starts:
-        upto = 0
-        buckets = []
-        for bound, count in zip(bounds, counts, strict=True):
-            upto += count
-            buckets.append((bound, float(upto)))
-        family.add_metric(labels, buckets, total_s)
-    return family
+def _starts_text(rows: list[_Row]) -> str:
+    name, lines = STARTS.name, _head(STARTS.name, STARTS)
+    bounds = [*map(str, START_BUCKETS_S), "+Inf"]
+    for row in rows:
+        if row.starts is None:
+            continue
+        counts, total_s = row.starts
+        for bound, upto in zip(bounds, accumulate(counts), strict=True):
+            lines.append(f'{name}_bucket{{{row.labels},le="{bound}"}} {upto}.0\n')
+        lines.append(f"{name}_count{{{row.labels}}} {sum(counts)}.0\n")
+        lines.append(f"{name}_sum{{{row.labels}}} {_number(total_s)}\n")
+    return "".join(lines)
+
+
+def _mode_texts(rows: list[_Row]) -> list[str]:
+    lines, granted = _head(MODE.name, MODE), Counter(dict.fromkeys(map(str, Mode), 0))
+    for row in rows:
+        if row.mode is not None:
+            granted[row.mode[0]] += 1
+            extra = ",".join(_label(n, v) for n, v in zip(MODE.labels, row.mode, strict=True))
+            lines.append(f"{MODE.name}{{{row.labels},{extra}}} 1.0\n")
+    lines += _head(MANAGED.name, MANAGED)
+    lines += [f"{MANAGED.name}{{{_label('mode', mode)}}} {count}.0\n" for mode, count in granted.items()]
+    return lines

@@ -207,6 +207,18 @@ def test_absent_numbers_have_no_series_and_come_back() -> None:
     assert of(series(metrics), "harmony_demand") == 100
 
 
+def test_numpy_numbers_are_numbers() -> None:
+    metrics = Metrics(process=False)
+    metrics.observe_scores(Key(), {0.8: np.float64(0.81)}, np.float32(0.5))  # type: ignore[arg-type]
+    metrics.observe_start(Key(), np.float64(30.5))
+    metrics.observe_replicas(Key(), np.int64(4), np.float64("nan"))
+    found = series(metrics)
+    assert of(found, "harmony_forecast_coverage_ratio", interval="0.8") == 0.81
+    assert of(found, "harmony_replica_start_seconds_sum") == 30.5
+    assert of(found, "harmony_current_replicas") == 4
+    assert of(found, "harmony_ready_replicas") is None
+
+
 def test_nothing_is_shown_before_it_happened() -> None:
     found = series(Metrics())
     assert not any(name == "harmony_last_tick_timestamp_seconds" for name, _ in found)

@@ -43,10 +43,7 @@ asyncio.run(main())
 
 @pytest.mark.slow
 def test_500_questions_a_second_are_answered_while_a_thread_computes() -> None:
-    """On an idle machine p99 is a few milliseconds; the bound leaves room for a machine that others use.
-
-    Without the shorter switch interval, p99 here is above three seconds, which is when KEDA gives up.
-    """
+    """The bound leaves room for a machine that others use; without the shorter switch interval p99 is seconds."""
     before = sys.getswitchinterval()
     done = threading.Event()
 
