@@ -138,7 +138,9 @@ class Events:
         """Write what is waiting, for three seconds at most, and end."""
         if self._task is None:
             return
-        await asyncio.wait({asyncio.ensure_future(self._queue.join()), self._task}, timeout=_DRAIN_S)
+        drained = asyncio.create_task(self._queue.join())
+        await asyncio.wait({drained, self._task}, timeout=_DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
@@ -149,13 +151,13 @@ class Events:
         tokens, at_s = _BURST, self._monotonic()
         while True:
             series = await self._queue.get()
-            now = self._monotonic()
-            tokens, at_s = min(_BURST, tokens + (now - at_s) * _PER_S), now
-            if tokens < 1.0:
-                await asyncio.sleep((1.0 - tokens) / _PER_S)
-            tokens -= 1.0
-            series.queued = False
             try:
+                now = self._monotonic()
+                tokens, at_s = min(_BURST, tokens + (now - at_s) * _PER_S), now
+                if tokens < 1.0:
+                    await asyncio.sleep((1.0 - tokens) / _PER_S)
+                tokens -= 1.0
+                series.queued = False
                 await self._write(series)
                 self.written += 1
                 self._failing = False
@@ -164,6 +166,9 @@ class Events:
                 if not self._failing:
                     _log.warning("an event was not written (further ones are only counted): %s", error)
                 self._failing = True
+            except asyncio.CancelledError:
+                self.dropped += 1
+                raise
             finally:
                 self._queue.task_done()
 

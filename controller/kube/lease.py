@@ -1,9 +1,10 @@
 """`LeaseElection`: one controller acts, others stand by, and never two at once.
 
-Written by hand because the official client's election compares the `renewTime` in the record with its own wall clock:
-a step of either machine's clock makes two leaders. Here all expiry is judged by a monotonic clock and by when *we*
-saw the record change, as client-go does (k8s.io/client-go/tools/leaderelection); the times in the record are for
-people. See docs/decisions/0001-own-lease-election.md.
+Written by hand because the official client's election measures durations with the wall clock: when that steps forward,
+a standby believes that a lease has expired which is being renewed, and when it steps back, a leader that cannot renew
+believes that it still may act. Here all expiry is judged by a monotonic clock and by when *we* saw the record change, as
+client-go does (k8s.io/client-go/tools/leaderelection); the times in the record are for people. See
+docs/decisions/0001-own-lease-election.md.
 
 Why two never act: a leader stops acting `renew_deadline_s` after it *sent* its last successful renewal; another takes
 over no sooner than `duration_s` after it *saw* that renewal, which is later; and the write that takes over carries the
