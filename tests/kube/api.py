@@ -118,11 +118,14 @@ class ApiServer(ABC):
             answer = self._send(connection, "GET", path, None, user, None, None)
             if answer.status != 200:
                 return [{"type": "REFUSED", "object": json.loads(answer.read())}]
-            while len(events) < count and (text := answer.readline()):
-                events.append(json.loads(text))
+            rest = b""
+            # read1, because readline takes a cut stream for an ended one
+            while len(events) < count and (chunk := answer.read1()):
+                *lines, rest = (rest + chunk).split(b"\n")
+                events += [json.loads(text) for text in lines]
         finally:
             connection.close()
-        return events
+        return events[:count]
 
     def _send(
         self,

@@ -248,7 +248,8 @@ class FakeApiServer(ApiServer):
         body = fault.body
         if body is None:
             body = ApiError(fault.status, fault.reason, "injected failure").body()
-        return web.Response(status=fault.status, body=body, headers=fault.headers, content_type="application/json")
+        kind = "application/json" if body.startswith(b"{") else "text/plain"
+        return web.Response(status=fault.status, body=body, headers={"Content-Type": kind} | dict(fault.headers))
 
     def _authorise(self, route: Route, user: User) -> None:
         if self._rules is None or user == "admin":
