@@ -87,8 +87,8 @@ class Feed:
     async def refresh(self, now_s: float) -> FeedState:
         """Read what is new up to ``now_s`` (Prometheus's time); never raises for Prometheus's faults.
 
-        The first call reads the past: a week and an hour of the demand, the lookback of others. If that is too much
-        for Prometheus, the lookback comes first and the rest in pieces with later calls.
+        The first call reads the past: the lookback of all, then a week and an hour of the demand. If that is too much
+        for Prometheus (or the call is cancelled), it goes on with later calls, in smaller pieces.
         """
         if self.history.forget_after(now_s):
             for cursor in self._cursors:
@@ -112,21 +112,17 @@ class Feed:
         return self._state(column, now_s, reason, message, self._notes(column))
 
     async def _recent(self, column: int, now_s: float, now: int) -> list[Series]:
-        """The rows that are new, or all of the past if nothing was ever read."""
+        """The rows that are new; at first the lookback, and what lies before it is noted as the past to be read."""
         cursor, step_s = self._cursors[column], self.history.step_s
-        earliest = now - (math.ceil(BACKFILL_S / step_s) if column == 0 else self.history.lookback)
-        near = max(earliest, now - self.history.lookback - OVERLAP_ROWS)
+        earliest = now - self.history.lookback - OVERLAP_ROWS
         if cursor.read is not None:
-            seen = cursor.newest_s / step_s
-            start = max(seen, min(cursor.read, now) - LATE_ROWS)
-            return await self._range(column, max(earliest, min(math.floor(start), now) - OVERLAP_ROWS), now, now_s)
-        try:
-            return await self._range(column, earliest, now, now_s)
-        except (Slow, QueryRefused):
-            if near <= earliest:
-                raise
-        series = await self._range(column, near, now, now_s)
-        self._past = _Past(before=near, until=earliest, rows=(near - earliest) // 7)
+            seen = max(cursor.newest_s / step_s, min(cursor.read, now) - LATE_ROWS)
+            oldest = now - math.ceil(BACKFILL_S / step_s) if column == 0 else earliest
+            earliest = max(oldest, min(math.floor(seen), now) - OVERLAP_ROWS)
+        series = await self._range(column, earliest, now, now_s)
+        until = now - math.ceil(BACKFILL_S / step_s)
+        if column == 0 and cursor.read is None and earliest > until:
+            self._past = _Past(before=earliest, until=until, rows=earliest - until)
         return series
 
     async def _range(self, column: int, first: int, last: int, tick: float) -> list[Series]:
@@ -219,7 +215,7 @@ class Feed:
         try:
             series = await self._range(0, first, past.before, now_s)
         except PrometheusError:
-            past.rows = max(SHORTEST_PIECE_ROWS, past.rows // 2)
+            past.rows = max(SHORTEST_PIECE_ROWS, past.rows // 4)
             past.not_before_s = now_s + RETRY_PIECE_S
             return
         if len(series) == 1:

@@ -68,12 +68,11 @@ def test_the_past_is_read_once_and_then_what_is_new(prom: RealPrometheus) -> Non
         first = await made.refresh(END - 600)
         assert [i.reason for i in first.indicators] == [FeedReason.FRESH, FeedReason.FRESH]
         assert (first.available, first.demand_age_s, first.message) == (True, 0.0, "")
-        spans = {p["query"].split()[0][1:]: float(p["end"]) - float(p["start"]) for _, _, p, _ in proxy.seen}
-        assert len(proxy.seen) == 2
-        assert spans == {"demand": 7 * 86_400 + 3600, "queue": 144 * 60}
+        spans = sorted((p["query"].split()[0][1:], float(p["end"]) - float(p["start"])) for _, _, p, _ in proxy.seen)
+        assert spans == [("demand", 146 * 60), ("demand", 7 * 86_400 + 3600 - 146 * 60), ("queue", 146 * 60)]
         state = await made.refresh(END - 480 + 25)
         assert state.demand_age_s == 25
-        later = [float(p["end"]) - float(p["start"]) for _, _, p, _ in proxy.seen[2:]]
+        later = [float(p["end"]) - float(p["start"]) for _, _, p, _ in proxy.seen[3:]]
         assert later == [4 * 60, 4 * 60]
         times, values = made.history.demand_between(END - DAYS * 86_400, END - 480)
         assert not np.isnan(values).any()
@@ -194,7 +193,7 @@ def test_a_query_that_bears_no_age_limit_is_asked_as_it_is(prom: RealPrometheus)
         assert made.history.demand_at(END - 60, 60) == 2
         assert (await made.refresh(END)).available
         assert proxy.seen[-1][2]["query"] == given
-        assert len(proxy.seen) == 3
+        assert len(proxy.seen) == 4
 
     through_proxy(prom, use)
 
@@ -246,9 +245,9 @@ def test_equal_queries_of_a_tick_are_asked_once(prom: RealPrometheus) -> None:
         feeds = [feed(client, query("demand"), query("queue", level=2)) for _ in range(20)]
         states = await asyncio.gather(*(f.refresh(END - 60) for f in feeds))
         assert all(s.available for s in states)
-        assert len(proxy.seen) == 2
+        assert len(proxy.seen) == 3
         await asyncio.gather(*(f.refresh(END) for f in feeds))
-        assert len(proxy.seen) == 4
+        assert len(proxy.seen) == 5
         waiting = asyncio.ensure_future(feeds[0].refresh(END + 60))
         other = asyncio.ensure_future(feeds[1].refresh(END + 60))
         await asyncio.sleep(0)
@@ -260,21 +259,37 @@ def test_equal_queries_of_a_tick_are_asked_once(prom: RealPrometheus) -> None:
     through_proxy(prom, use)
 
 
-def test_a_week_that_is_too_much_comes_in_pieces(prom: RealPrometheus, tmp_path: Path) -> None:
+def test_a_week_that_is_too_much_comes_in_pieces(prom: RealPrometheus) -> None:
     async def use(proxy: FaultyProxy, client: Prometheus) -> None:
         made = feed(client, query("demand"))
-        proxy.next.append("hang")
-        state = await made.refresh(END)
-        assert state.available  # the lookback was read in place of the week
-        assert np.isnan(made.history.demand_between(END - DAYS * 86_400, END)[1][:60]).all()
-        for minute in range(1, 12):
-            await made.refresh(END + minute)
-        assert not np.isnan(made.history.demand_between(END - ROWS * 60, END)[1]).any()
+        start = END - 7200
+        proxy.next.extend(["pass", "hang"])
+        assert (await made.refresh(start)).available  # the lookback is there, the week is not
+        past = (END - ROWS * 60, start - 150 * 60)
+        assert np.isnan(made.history.demand_between(*past)[1]).all()
+        await made.refresh(start + 60)
+        assert len(proxy.seen) == 3  # an overloaded Prometheus is left alone for a while
+        for again in range(1, 7):
+            await made.refresh(start + 310 * again)
+        assert not np.isnan(made.history.demand_between(*past)[1]).any()
         before = len(proxy.seen)
-        await made.refresh(END + 60)
+        await made.refresh(END)
         assert len(proxy.seen) == before + 1
 
     through_proxy(prom, use, timeout=0.5)
+
+
+def test_a_first_call_that_is_cancelled_is_not_in_vain(prom: RealPrometheus) -> None:
+    async def use(proxy: FaultyProxy, client: Prometheus) -> None:
+        made = feed(client, query("demand"))
+        proxy.next.extend(["pass", "hang"])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(made.refresh(END - 600), 0.5)
+        assert (await made.refresh(END - 540)).available
+        assert not np.isnan(made.history.demand_between(END - (ROWS - 20) * 60, END - 540)[1]).any()
+        assert len(proxy.seen) == 4
+
+    through_proxy(prom, use, timeout=5.0)
 
 
 def test_a_clock_that_was_a_day_ahead_loses_nothing(prom: RealPrometheus) -> None:
