@@ -28,16 +28,21 @@ LIMITERS = (
     "stabilization",
     "behavior",
     "stages",
-    "schedule",
-    "mode",
-    "paused",
-    "paused_scale_in",
-    "paused_scale_out",
+    "fallback",
     "absent_demand",
     "absent_data",
-    "fallback",
+    "absent_forecast",
+    "mode",
+    "paused",
+    "paused_replicas",
+    "paused_scale_in",
+    "paused_scale_out",
+    "rollout_paused",
+    "zero_by_hand",
     "other",
 )
+
+_SAID = {"its_rollout_is_paused": "rollout_paused", "scaled_to_zero_by_hand": "zero_by_hand"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,9 @@ class Definition:
 
 
 def limiter(bound_by: str) -> str:
-    """The label value for `Decision.bound_by`."""
+    """The label value for what bound a decision or held a plan, as it is said to people."""
     name = bound_by.strip().lower().replace(" ", "_").replace("-", "_")
+    name = _SAID.get(name, "mode" if name.startswith("mode_") else name)
     return name if name in LIMITERS else "other"
 
 

@@ -86,12 +86,13 @@ class Metrics:
         desired: int | None = None,
         floor: int | None = None,
         realized: float = NAN,
+        held_by: str = "",
     ) -> None:
         """One turn of the loop.
 
         ``recommended`` is what full authority would order (default: the decision's count), ``desired`` what is
         ordered (default: what the target accepted), ``floor`` the bound held for another autoscaler, ``realized`` the
-        share of missed steps so far.
+        share of missed steps so far, ``held_by`` what kept the order from the recommendation (mode, pause).
         """
         seen, decision = record.observation, record.decision
         wanted = decision.replicas if recommended is None else recommended
@@ -126,8 +127,8 @@ class Metrics:
             (names.STEPS.name, ()): float(record.outcome.steps),
             (names.MISSED.name, ()): float(record.outcome.violated),
         }
-        if decision.bound_by:
-            amounts[names.LIMITED.name, (limiter(decision.bound_by),)] = 1.0
+        for limit in {limiter(said) for said in (decision.bound_by, held_by) if said}:
+            amounts[names.LIMITED.name, (limit,)] = 1.0
         self._services.add(key, amounts)
 
     def observe_fallback(self, key: ServiceName, active: bool) -> None:
@@ -173,6 +174,10 @@ class Metrics:
     def forget(self, key: ServiceName) -> None:
         """Take all series of a service away, because it is gone."""
         self._services.forget(key)
+
+    def forget_services(self) -> None:
+        """Take the series of all services away: who no longer leads no longer knows."""
+        self._services.clear()
 
     # the process -----------------------------------------------------------------------------------------------
 
@@ -232,6 +237,6 @@ def _capacity_points(capacity: Capacity) -> tuple[float, float, float]:
 
 
 @functools.lru_cache(maxsize=16_384)
-def _lead_quantiles(lead_time: LeadTime) -> tuple[float, ...]:
-    """Quantiles of the next start; kept, because it changes with starts only and Student's t is slow."""
-    return tuple(lead_time.quantile_s(float(q)) for q in names.LEAD_QUANTILES)
+def _lead_quantiles(lead_time: LeadTime) -> tuple[float, float]:
+    """Median and 90 % quantile of the next start; kept, because it changes with starts only and Student's t is slow."""
+    return (lead_time.median_s, lead_time.quantile_s(0.9))

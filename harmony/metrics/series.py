@@ -118,6 +118,11 @@ class ServiceSeries:
         with self._lock:
             self._services.pop((key.namespace, key.name, key.kind), None)
 
+    def clear(self) -> None:
+        """Take all series of all services away."""
+        with self._lock:
+            self._services.clear()
+
     def text(self, *, openmetrics: bool) -> bytes:
         """All families in one of the two text formats; values are copied under the lock, text is made outside of it."""
         with self._lock:

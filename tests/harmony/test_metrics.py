@@ -257,17 +257,39 @@ def test_limits_never_grow_the_number_of_series(bounds: list[str]) -> None:
     assert sum(limited) == sum(1 for b in bounds if b)
 
 
-def test_limits_that_the_rule_and_the_guards_name_are_known() -> None:
-    for named in (
-        "epsilon",
-        "reactive floor",
-        "absent demand",
-        "absent data",
-        "max_replicas",
-        "stabilization",
-        "behavior",
-    ):
-        assert limiter(named) != "other"
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ("epsilon", "epsilon"),
+        ("reactive floor", "reactive_floor"),
+        ("absent demand", "absent_demand"),
+        ("max_replicas", "max_replicas"),
+        ("mode Recommend", "mode"),
+        ("paused-scale-in", "paused_scale_in"),
+        ("scaled to zero by hand", "zero_by_hand"),
+        ("its rollout is paused", "rollout_paused"),
+        ("the moon", "other"),
+    ],
+)
+def test_limits_are_named_alike_in_sentences_and_labels(said: str, label: str) -> None:
+    assert limiter(said) == label
+
+
+def test_what_bound_the_decision_and_what_held_the_order_are_both_counted() -> None:
+    metrics = Metrics(process=False)
+    metrics.observe_decision(Key(), record(), held_by="mode Recommend")
+    metrics.observe_decision(Key(), record(made=decision(bound_by="paused")), held_by="paused")
+    found = series(metrics)
+    counted = [of(found, "harmony_decisions_limited_total", limiter=x) for x in ("epsilon", "mode", "paused")]
+    assert counted == [1, 1, 1]
+
+
+def test_who_no_longer_leads_shows_no_services() -> None:
+    metrics = filled()
+    metrics.forget_services()
+    found = series(metrics)
+    assert not any(dict(labels).get("kind") for _, labels in found)
+    assert found["harmony_ticks_total", frozenset()] == 1
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
@@ -303,7 +325,7 @@ def test_what_does_not_exist_is_refused() -> None:
 
 
 def test_scraping_while_the_loop_writes() -> None:
-    metrics, problems, done = Metrics(process=False), list[BaseException](), threading.Event()
+    metrics, problems = Metrics(process=False), list[BaseException]()
 
     def write(start: int) -> None:
         try:
@@ -321,7 +343,6 @@ def test_scraping_while_the_loop_writes() -> None:
         writer.start()
     while any(w.is_alive() for w in writers):
         assert metrics.exposition()[0]
-    done.set()
     for writer in writers:
         writer.join()
     assert problems == []
