@@ -17,7 +17,7 @@ from controller.keda import externalscaler_pb2 as pb
 from controller.keda.answers import DEFAULT_MAX_AGE_S, METRIC, TARGET, Answers, Refusal, names_of
 from controller.keda.board import Board, Name
 from controller.keda.tls import Tls, credentials
-from forecasting.errors import UsageError
+from forecasting.errors import HarmonyError, UsageError
 from harmony.ports import Clock
 
 __all__ = ["KedaScaler", "Tls"]
@@ -66,13 +66,11 @@ class KedaScaler:
         host, port = parse_address(address)
         started: Future[int] = Future()
         place = f"[{host or '::'}]:{port}" if ":" in host or not host else f"{host}:{port}"
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(place, tls, started)), name="keda-scaler", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(place, tls, started), name="keda-scaler", daemon=True)
         self._thread.start()
         try:
             listening = await asyncio.wrap_future(started)
-        except UsageError:
+        except HarmonyError:
             self._thread = None
             raise
         self._switch_s = sys.getswitchinterval()
@@ -84,7 +82,7 @@ class KedaScaler:
         thread, self._thread = self._thread, None
         if thread is None or self._loop is None or self._stopping is None:
             return
-        sys.setswitchinterval(self._switch_s)
+        sys.setswitchinterval(self._switch_s or sys.getswitchinterval())
         self._grace_s = grace_s
         if thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
@@ -95,6 +93,14 @@ class KedaScaler:
         if self._thread is None:
             return "the KEDA scaler has not been started"
         return None if self._thread.is_alive() and self._loop is not None else "the KEDA scaler has ended"
+
+    def _run(self, place: str, tls: Tls | None, started: Future[int]) -> None:
+        """The thread; whoever waits for the start hears of its end, whatever ended it."""
+        try:
+            asyncio.run(self._serve(place, tls, started))
+        finally:
+            if not started.done():
+                started.set_exception(HarmonyError("the KEDA scaler ended before it listened"))
 
     async def _serve(self, place: str, tls: Tls | None, started: Future[int]) -> None:
         server = grpc.aio.server(options=OPTIONS)

@@ -20,7 +20,7 @@ from controller.keda import externalscaler_pb2 as pb
 from controller.keda.answers import Answers, Refusal
 from controller.keda.board import Board, Posting
 from controller.keda.server import KedaScaler
-from forecasting.errors import UsageError
+from forecasting.errors import HarmonyError, UsageError
 from tests.controller.keda.client import NOW, Clock, Key, World, world
 
 CHAT = pb.ScaledObjectRef(name="chat", namespace="serving")
@@ -269,6 +269,24 @@ def test_a_taken_port_is_said_in_a_sentence() -> None:
             await scaler.stop()
         with pytest.raises(UsageError, match="expected host:port"):
             await KedaScaler(Board(), Clock()).start("9090")
+
+    asyncio.run(main())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_before_it_listens_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise MemoryError("no room")
+
+    async def main() -> None:
+        scaler = KedaScaler(Board(), Clock())
+        monkeypatch.setattr(grpc.aio, "server", fail)
+        async with asyncio.timeout(5.0):
+            with pytest.raises(HarmonyError, match="ended before it listened"):
+                await scaler.start("127.0.0.1:0")
+        monkeypatch.undo()
+        assert await scaler.start("127.0.0.1:0") > 0
+        await scaler.stop()
 
     asyncio.run(main())
 
