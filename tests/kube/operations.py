@@ -25,6 +25,7 @@ from .errors import (
 )
 from .kinds import Kind, Registry
 from .patches import APPLY, JSON_PATCH, MERGE, STRATEGIC, apply_patch
+from .quota import check_quota
 from .scale import scale_of, wanted_replicas, with_replicas
 from .selectors import Predicate, field_selector, label_selector
 from .storage import Item, Json, Key, Storage, dumps
@@ -159,6 +160,8 @@ class Operations:
         key = (namespace, metadata["name"])
         if self._storage.get(kind.storage, key) is not None:
             raise already_exists(kind.plural, kind.group, key[1])
+        if kind.storage == "/pods":
+            check_quota(self._storage, namespace, obj)
         if query.get("dryRun"):
             return Answer(201, dumps(obj), warnings)
         if kind.plural == "customresourcedefinitions":
@@ -288,6 +291,13 @@ class Operations:
         if metadata.get("finalizers"):
             return Answer(200, self._mark_deleted(kind, key, item).form(kind, convert))
         return self._deleted(kind, self._remove(kind, key, orphan))
+
+    def delete_all(self, kind: Kind, namespace: str, raw: bytes, query: Query) -> Answer:
+        """Deletes what a list with the same selectors would show, and answers with that list."""
+        listed = self.list_all(kind, namespace, query)
+        for obj in json.loads(listed.body)["items"]:
+            self.delete(kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"], raw, query)
+        return listed
 
     def _mark_deleted(self, kind: Kind, key: Key, item: Item) -> Item:
         metadata = item.obj["metadata"]

@@ -13,9 +13,10 @@ from aiohttp import web
 
 from .api import ApiServer, Call, Json, User
 from .discovery import discovery
-from .errors import ApiError, bad_request, forbidden, method_not_allowed, unauthorized
+from .errors import ApiError, bad_request, forbidden, method_not_allowed, unauthorized, unsupported_media
 from .faults import Fault
 from .kinds import Kind, Registry
+from .openapi import openapi
 from .operations import Answer, Operations
 from .rbac import allows, reviewed
 from .routes import Route, parse
@@ -23,10 +24,11 @@ from .storage import Storage, dumps
 from .watch import Watch
 
 T = TypeVar("T")
+PROTOBUF = "application/vnd.kubernetes.protobuf"
 Response = web.StreamResponse
 _USERS: dict[User, str] = {"controller": "system:serviceaccount:harmony-system:harmony", "admin": "system:admin"}
 _NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
-_OPEN_PATHS = ("/healthz", "/readyz", "/livez", "/version", "/api", "/apis")
+_OPEN_PATHS = ("/healthz", "/readyz", "/livez", "/version", "/api", "/apis", "/openapi/v3")
 
 
 def utc_now() -> str:
@@ -273,7 +275,7 @@ class FakeApiServer(ApiServer):
         if route.path.startswith(_OPEN_PATHS) and not route.resource:
             if route.path.split("/")[1] in ("healthz", "readyz", "livez"):
                 return web.Response(text="ok")
-            document = discovery(self._registry, route.path)
+            document = openapi(self._registry, route.path) or discovery(self._registry, route.path)
             if document is not None:
                 return web.json_response(document)
         return web.Response(status=404, text="404 page not found\n")
@@ -283,6 +285,8 @@ class FakeApiServer(ApiServer):
             return self._review(route, raw)
         if query.get("dryRun", "All") != "All":
             raise bad_request(f'Invalid value: "{query["dryRun"]}": dryRun: supported values: "All"')
+        if raw and content_type == PROTOBUF:
+            raise unsupported_media(["application/json", "application/yaml"])
         operations, space, name, sub = self._operations, _where(route), route.name, route.subresource
         match route.verb:
             case "get":
@@ -295,6 +299,8 @@ class FakeApiServer(ApiServer):
                 return operations.update(kind, space, name, sub, raw, query)
             case "patch" if name:
                 return operations.patch(kind, space, name, sub, raw, query, content_type)
+            case "deletecollection":
+                return operations.delete_all(kind, space, raw, query)
             case "delete" if name and not sub:
                 return operations.delete(kind, space, name, raw, query)
         raise method_not_allowed(route.resource, route.group)

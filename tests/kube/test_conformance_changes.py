@@ -187,6 +187,13 @@ def test_delete_of_another_uid(api: ApiServer, at: At) -> None:
     refused(answer, 409, "Conflict")
 
 
+def test_delete_of_a_selection(api: ApiServer, at: At) -> None:
+    for name, label in (("a", "x"), ("b", "x"), ("c", "y")):
+        api.must("POST", at.maps, config_map(name, {"mine": label}))
+    api.must("DELETE", f"{at.maps}?labelSelector=mine%3Dx")
+    assert [one["metadata"]["name"] for one in api.must("GET", f"{at.maps}?labelSelector=mine")["items"]] == ["c"]
+
+
 def test_finalizers_hold_an_object(api: ApiServer, at: At) -> None:
     body = objects.widget(namespace="")
     body["metadata"]["finalizers"] = ["example.org/hold"]
