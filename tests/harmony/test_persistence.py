@@ -19,7 +19,9 @@ from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Behavior, ScalingPolicy, ScalingRules, Stages
 from harmony.model.observation import Outcome
-from harmony.persistence import learned_from_json, learned_to_json
+from harmony.persistence import learned_from_json, learned_to_json, regret_from_json, regret_to_json
+from harmony.ports import Replicas
+from harmony.shadow import Regret
 
 NOW = 1_790_000_000.0
 LIMITS = Behavior(
@@ -194,3 +196,21 @@ def test_thinned_marks_hold_no_shorter() -> None:
         full = apply_behavior(GuardMemory(highs=highs), hold, NOW + 500 + now, 60, 1)
         thin = apply_behavior(kept.guards, hold, NOW + 500 + now, 60, 1)
         assert thin.replicas >= full.replicas
+
+
+@given(st.lists(st.tuples(st.floats(1.0, 5000.0), st.integers(0, 9), st.integers(0, 9)), max_size=60), anything)
+def test_regret_goes_on_after_a_restart(turns: list[tuple[float, int, int]], noise: Any) -> None:
+    regret = Regret()
+    for dt, actual, shadow in turns:
+        regret = regret.add(dt, 300.0, 100.0, Replicas(actual, actual), Replicas(shadow, shadow))
+    stored = through_text(regret_to_json(regret))
+    restored = regret_from_json(stored)
+    assert regret_to_json(restored) == stored
+    one, two = regret.lower_bound(), restored.lower_bound()
+    assert (one is None) == (two is None)
+    assert one is None or two == pytest.approx(one, rel=1e-3, abs=1e-3)
+    assert regret_from_json(noise) == Regret()
+    damaged = regret_from_json(stored | {"seconds": noise})
+    if isinstance(noise, bool) or not isinstance(noise, int | float):
+        assert damaged == Regret()
+    assert damaged.seconds >= 0
