@@ -1,9 +1,9 @@
 """`LeaseElection`: one controller acts, others stand by, and never two at once.
 
-Written by hand because the official client's election measures durations with the wall clock: when that steps forward,
-a standby believes that a lease has expired which is being renewed, and when it steps back, a leader that cannot renew
-believes that it still may act. Here all expiry is judged by a monotonic clock and by when *we* saw the record change, as
-client-go does (k8s.io/client-go/tools/leaderelection); the times in the record are for people. See
+Written by hand because the official client's election measures durations with the wall clock: when that steps
+forward, a standby believes that a lease has expired which is being renewed, and when it steps back, a leader that
+cannot renew believes that it still may act. Here all expiry is judged by a monotonic clock and by when *we* saw the
+record change, as client-go does (k8s.io/client-go/tools/leaderelection); the times in the record are for people. See
 docs/decisions/0001-own-lease-election.md.
 
 Why two never act: a leader stops acting `renew_deadline_s` after it *sent* its last successful renewal; another takes
@@ -255,8 +255,11 @@ class LeaseElection:
             return
         try:
             async with asyncio.timeout(_RELEASE_S):
-                if self.holder == self.identity:
-                    await self._write("", 1.0)
+                while self.holder == self.identity:
+                    try:
+                        await self._write("", 1.0)
+                    except Conflict:  # an earlier renewal took effect unanswered
+                        await self._look()
         except (KubeError, TimeoutError) as error:
             _log.warning("the lease %s/%s was not released: %s", self._namespace, self._name, error or "no answer")
 

@@ -129,7 +129,8 @@ def test_list_starts_again_when_its_token_expires_and_gives_nothing_twice(tmp_pa
     assert listing == ([POD], "12")
     assert "continue" not in script.requests[2][2]
 
-    endless = Script(*[first, status(410, "Expired", "too old")] * 4)
+    pair: tuple[Any, ...] = (first, status(410, "Expired", "too old"))
+    endless = Script(*pair * 4)
     fail(endless, tmp_path, Expired, lambda kube: kube.list(PODS))
     assert len(endless.requests) == 6
 

@@ -264,7 +264,7 @@ def in_one_loop(server: ApiServer, folder: Path, use: Callable[[LeaseElection], 
     asyncio.run(inside())
 
 
-async def never(*_: object) -> None:
+async def never(*_: object) -> object:
     raise AssertionError("must not be called")
 
 
