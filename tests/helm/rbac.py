@@ -37,6 +37,15 @@ class PolicyRule:
             and (not self.resource_names or name in self.resource_names)
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """As a role spells it, with `namespaces` where it holds (the shape that `ApiServer.enforce` takes)."""
+        rule = {"apiGroups": self.api_groups, "resources": self.resources, "verbs": self.verbs}
+        if self.resource_names:
+            rule["resourceNames"] = self.resource_names
+        if self.namespace:
+            rule["namespaces"] = (self.namespace,)
+        return {key: list(value) for key, value in rule.items()}
+
 
 def granted_rules(
     values: dict[str, Any] | None = None, name: str = RELEASE, namespace: str = NAMESPACE

@@ -173,3 +173,15 @@ def test_rule_matching_follows_the_authorizer() -> None:
     assert not rule.allows("get", "apps", "deployments", "other", "chat")
     assert not rule.allows("get", "apps", "deployments/scale", "serving", "chat")
     assert PolicyRule("", ("*",), ("*",), ("*",)).allows("delete", "", "pods", "x", "y")
+
+
+@pytest.mark.parametrize("values", [{}, {"watch": {"namespaces": ["serving"]}}], ids=["cluster", "namespaced"])
+def test_doctor_finds_every_right_that_it_asks_for(values: dict[str, Any]) -> None:
+    from controller.doctor import NEEDED, WANTED
+
+    rules = granted_rules(values)
+    asked = [(verb, resource, sub) for verb, resource, sub in NEEDED]
+    asked += [(verb, resource, sub) for verb, resource, sub, _ in WANTED if resource.namespaced]
+    for verb, resource, sub in asked:
+        plural = f"{resource.plural}/{sub}" if sub else resource.plural
+        assert allows(rules, verb, resource.group, plural, "serving" if resource.namespaced else ""), (verb, plural)

@@ -7,16 +7,6 @@
 - --log-format={{ .Values.controller.logFormat }}
 - --metrics-address=:{{ .Values.controller.ports.metrics }}
 - --health-address=:{{ .Values.controller.ports.health }}
-{{- if .Values.controller.dryRun }}
-- --dry-run
-{{- end }}
-{{- if .Values.controller.leaderElection.enabled }}
-- --leader-elect
-- --lease-namespace={{ .Release.Namespace }}
-- --lease-name={{ include "harmony.leaseName" . }}
-{{- else }}
-- --no-leader-elect
-{{- end }}
 {{- if .Values.keda.enabled }}
 - --keda-address=:{{ .Values.keda.port }}
 {{- if .Values.keda.tls.existingSecret }}
@@ -39,6 +29,10 @@
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 # Settings that `harmony doctor` and `harmony recommend` share with the controller: all three read them from here.
 - {name: HARMONY_FORECASTER, value: {{ .Values.controller.forecaster | quote }}}
+- {name: HARMONY_DRY_RUN, value: {{ .Values.controller.dryRun | quote }}}
+- {name: HARMONY_LEADER_ELECT, value: {{ .Values.controller.leaderElection.enabled | quote }}}
+- {name: HARMONY_LEASE_NAMESPACE, value: {{ .Release.Namespace }}}
+- {name: HARMONY_LEASE_NAME, value: {{ include "harmony.leaseName" . }}}
 {{- with .Values.watch.namespaces }}
 - {name: HARMONY_NAMESPACE, value: {{ join " " . | quote }}}
 {{- end }}
