@@ -79,7 +79,8 @@ class Prometheus:
         self.url = str(self._base.with_user(None).with_query(None)).rstrip("/")
         self.timeout_s = timeout_s
         self.clock = ServerClock(monotonic)
-        self.tick_cache = TickCache()
+        self.tick_cache = TickCache(monotonic)
+        self.past_gate = asyncio.Semaphore(max(1, concurrency // 2))  # long ranges leave room for short ones
         self.requests = 0
         self._tls = _tls(ca_file)
         self._concurrency = concurrency

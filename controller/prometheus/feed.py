@@ -28,6 +28,7 @@ BACKFILL_S = WEEK_S + 3600.0
 STALE_ROWS = 3
 STALE_AT_LEAST_S = 120.0
 SHORTEST_PIECE_ROWS = 60
+PAST_BUDGET_S = 5.0  # of a tick, for all services of one Prometheus together
 RETRY_PIECE_S = 300.0  # after a piece of the past failed
 
 
@@ -88,7 +89,7 @@ class Feed:
         """Read what is new up to ``now_s`` (Prometheus's time); never raises for Prometheus's faults.
 
         The first call reads the past: the lookback of all, then a week and an hour of the demand. If that is too much
-        for Prometheus (or the call is cancelled), it goes on with later calls, in smaller pieces.
+        for Prometheus, too much for one tick, or the call is cancelled, it goes on with later calls.
         """
         if self.history.forget_after(now_s):
             for cursor in self._cursors:
@@ -206,14 +207,20 @@ class Feed:
 
     # ---- the past in pieces -------------------------------------------------------------------------------------
     async def _piece_of_past(self, now_s: float) -> None:
-        """One more piece of the demand's past; a smaller one after a failure, some minutes later."""
+        """One more piece of the demand's past, if this tick still has time for it.
+
+        After a failure it is a smaller one, some minutes later.
+        """
         past = self._past
         assert past is not None
         if now_s < past.not_before_s:
             return
         first = max(past.until, past.before - past.rows)
         try:
-            series = await self._range(0, first, past.before, now_s)
+            async with self.prometheus.past_gate:
+                if self.prometheus.tick_cache.age_s > PAST_BUDGET_S:
+                    return
+                series = await self._range(0, first, past.before, now_s)
         except PrometheusError:
             past.rows = max(SHORTEST_PIECE_ROWS, past.rows // 4)
             past.not_before_s = now_s + RETRY_PIECE_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from controller.prometheus.answers import Series
@@ -17,8 +18,10 @@ Key = tuple[str, float, float, float]
 class TickCache:
     """Answers of the present tick by (query, start, end, step); a new tick begins with an empty cache."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._tick = float("nan")
+        self._began = monotonic()
         self._tasks: dict[Key, asyncio.Task[list[Series]]] = {}
         self._points = 0
 
@@ -26,12 +29,18 @@ class TickCache:
         """The answer to ``key`` in this tick, asked for with ``ask`` if nobody has yet; raises what it raises."""
         if tick != self._tick:
             self._tick, self._tasks, self._points = tick, {}, 0
+            self._began = self._monotonic()
         task = self._tasks.get(key)
         if task is None or task.cancelled():
             task = asyncio.ensure_future(_await(ask))
             task.add_done_callback(lambda done: self._finished(tick, key, done))
             self._tasks[key] = task
         return await asyncio.shield(task)  # one waiter that gives up does not take the answer from the others
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the present tick asked for the first time."""
+        return self._monotonic() - self._began
 
     def _finished(self, tick: float, key: Key, task: asyncio.Task[list[Series]]) -> None:
         if task.cancelled() or task.exception() is not None or tick != self._tick:

@@ -279,6 +279,26 @@ def test_a_week_that_is_too_much_comes_in_pieces(prom: RealPrometheus) -> None:
     through_proxy(prom, use, timeout=0.5)
 
 
+def test_the_past_waits_while_a_tick_is_short_of_time(prom: RealPrometheus) -> None:
+    async def run() -> None:
+        clock = {"now": 0.0, "step": 10.0}
+
+        def monotonic() -> float:
+            clock["now"] += clock["step"]
+            return clock["now"]
+
+        async with Prometheus(prom.url, monotonic=monotonic) as client:
+            made = feed(client, query("demand"))
+            assert (await made.refresh(END - 60)).available
+            assert client.requests == 1
+            clock["step"] = 0.0
+            assert (await made.refresh(END)).available
+            assert client.requests == 3
+            assert not np.isnan(made.history.demand_between(END - (ROWS - 1) * 60, END)[1]).any()
+
+    asyncio.run(run())
+
+
 def test_a_first_call_that_is_cancelled_is_not_in_vain(prom: RealPrometheus) -> None:
     async def use(proxy: FaultyProxy, client: Prometheus) -> None:
         made = feed(client, query("demand"))
