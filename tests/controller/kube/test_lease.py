@@ -332,9 +332,9 @@ def test_no_permission_is_said_and_tried_again(fake_api: FakeApiServer, tmp_path
             await asyncio.Event().wait()
 
         run = asyncio.create_task(election.run(work, never))
-        while election.last_error is None:
+        while (error := election.last_error) is None:
             await asyncio.sleep(0.01)
-        assert "leases default/lead: HTTP 403" in str(election.last_error)
+        assert "leases default/lead: HTTP 403" in str(error)
         fake_api.enforce(None)
         await asyncio.wait_for(led.wait(), 5)
         assert election.last_error is None
