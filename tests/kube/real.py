@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .api import HARNESS_AGENT, ApiServer, Call, Json, User
+from .rbac import allows
 
 _USERS: Final[dict[str, User]] = {"harmony-controller": "controller", "harmony-admin": "admin"}
 _AUDIT_POLICY = {
@@ -176,18 +177,19 @@ class RealApiServer(ApiServer):
             bare = {key: value for key, value in rule.items() if key != "namespaces"}
             for namespace in rule.get("namespaces") or [""]:
                 self._grant(f"{_ROLE}-{index}", namespace, bare)
-        self._await_rules(rules is None)
+        self._await_rules(rules)
 
-    def _await_rules(self, all_allowed: bool) -> None:
+    def _await_rules(self, rules: Sequence[Json] | None) -> None:
         """The authoriser learns of roles by a watch of its own: waits until what no rule names is as it should be."""
         asked = {"verb": "get", "group": "harmony.invalid", "resource": "probes"}
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
-        review |= {"spec": {"resourceAttributes": asked}}
+        review: Json = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+        review["spec"] = {"resourceAttributes": asked}
+        expected = rules is None or allows(rules, **asked)
         until = time.monotonic() + 10
         while time.monotonic() < until:
             path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
             _, answer = self.request("POST", path, review, user="controller")
-            if answer["status"]["allowed"] == all_allowed:
+            if answer["status"]["allowed"] == expected:
                 return
             time.sleep(0.05)
         raise RuntimeError("the new roles did not take effect within 10 s")

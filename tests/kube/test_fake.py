@@ -229,7 +229,7 @@ def test_it_is_fast_enough_for_a_thousand_objects(fake_api: FakeApiServer) -> No
         assert answer.status == 200
     used_s = time.process_time() - start
     connection.close()
-    # The server alone reaches 1,500 and more; the client costs about as much again, and tracing for coverage a multiple.
+    # The server alone reaches 1,500 and more; the client costs about as much again, and coverage a multiple.
     assert count / used_s >= 400
 
 
