@@ -66,12 +66,14 @@ class KedaScaler:
         host, port = parse_address(address)
         started: Future[int] = Future()
         place = f"[{host or '::'}]:{port}" if ":" in host or not host else f"{host}:{port}"
-        self._thread = threading.Thread(target=self._run, args=(place, tls, started), name="keda-scaler", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(place, tls, started), name="keda-scaler", daemon=True)
+        self._thread = thread
+        thread.start()
         try:
             listening = await asyncio.wrap_future(started)
         except HarmonyError:
             self._thread = None
+            await asyncio.to_thread(thread.join)
             raise
         self._switch_s = sys.getswitchinterval()
         sys.setswitchinterval(min(SWITCH_S, self._switch_s))
