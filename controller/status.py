@@ -318,7 +318,15 @@ def differs(old: Json, new: Json) -> bool:
     last, next_ = old.get("lastScaleDecision") or {}, new.get("lastScaleDecision") or {}
     if (last.get("reason"), last.get("boundBy")) != (next_.get("reason"), next_.get("boundBy")):
         return True
+    if _risk_level(old) != _risk_level(new):
+        return True
     return _meaning(old.get("conditions")) != _meaning(new.get("conditions"))
+
+
+def _risk_level(status: Json) -> int | None:
+    """The stated probability in powers of four: small drifts are no news, a doubling or two is."""
+    risk = status.get("violationProbability")
+    return None if risk is None else round(math.log(max(risk, 1e-4), 4))
 
 
 def _meaning(conditions: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401  (JSON from the API server)
