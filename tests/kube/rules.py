@@ -10,7 +10,7 @@ from typing import Any
 import celpy
 from celpy import celtypes
 from celpy.adapter import json_to_cel
-from celpy.evaluation import CELEvalError
+from celpy.evaluation import CELEvalError, base_functions
 
 from .errors import Cause
 
@@ -75,6 +75,22 @@ _FUNCTIONS: dict[str, Any] = {
     "split": lambda text, by: celtypes.ListType([celtypes.StringType(part) for part in text.split(by)]),
     "join": lambda parts, by="": celtypes.StringType(by.join(parts)),
 }
+
+
+def _alike(left: Any, right: Any) -> tuple[Any, Any]:
+    """Numbers of different types as doubles: the API server compares across types, cel-python does not."""
+    if isinstance(left, celtypes.DoubleType) != isinstance(right, celtypes.DoubleType):
+        numbers = (celtypes.IntType, celtypes.UintType, celtypes.DoubleType)
+        if isinstance(left, numbers) and isinstance(right, numbers):
+            return celtypes.DoubleType(left), celtypes.DoubleType(right)
+    return left, right
+
+
+def _across_types(compare: Any) -> Any:
+    return lambda left, right: compare(*_alike(left, right))
+
+
+_FUNCTIONS |= {name: _across_types(base_functions[name]) for name in ("_<_", "_<=_", "_>_", "_>=_", "_==_", "_!=_")}
 _ENVIRONMENT = celpy.Environment()
 
 
