@@ -13,7 +13,7 @@ from controller.kube.errors import Conflict, KubeError, NotFound
 from controller.kube.resources import DEPLOYMENTS, LEADER_WORKER_SETS, NODES, PODS, STATEFUL_SETS, Resource
 from controller.resource.settings import TargetRef
 from controller.starts import GPU_LABEL, PodStarts, Starts
-from forecasting.errors import HarmonyError
+from forecasting.errors import HarmonyError, UsageError
 
 __all__ = ["LeadershipLostError", "ReplicasMovedError", "TargetView", "Targets", "selector_text"]
 
@@ -122,7 +122,10 @@ class Targets:
             return TargetView(problem=f"{where} does not exist")
         if not scale.selector:
             return TargetView(problem=f"{where} gives no pod selector in its scale status; its pods cannot be counted")
-        pods = self.pods.select(namespace, scale.selector)
+        try:
+            pods = self.pods.select(namespace, scale.selector)
+        except UsageError as error:
+            return TargetView(problem=f"{where}: its pod selector cannot be read: {error}")
         return TargetView(
             ordered=scale.ordered,
             starts=starts.look(pods, now_s, self._node_type),
