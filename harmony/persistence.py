@@ -1,11 +1,10 @@
-"""What a service has learned, and its regret, as small JSON and back: damaged parts fall back to the defaults."""
+"""What a service has learned as small JSON, and back: damaged or unknown parts fall back to the defaults."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,9 +15,8 @@ from harmony.decision.trust import Trust
 from harmony.loop import Learned
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
-from harmony.shadow import Regret
 
-__all__ = ["Restored", "learned_from_json", "learned_to_json", "regret_from_json", "regret_to_json"]
+__all__ = ["Restored", "learned_from_json", "learned_to_json"]
 
 VERSION = 1
 MAX_MARKS = 12  # marks kept per list of guards
@@ -98,26 +96,6 @@ def learned_from_json(data: Any, defaults: Learned) -> Restored:  # noqa: ANN401
         learned_s=part("learnedS", lambda v: _number(v, -LATEST_S, LATEST_S), defaults.learned_s),
     )
     return Restored(learned, tuple(notes))
-
-
-def regret_to_json(regret: Regret) -> dict[str, Any]:
-    """Plain values, about 0.3 kB; floats to 9 significant digits, so that long totals go on growing."""
-    return {f.name: float(f"{getattr(regret, f.name):.9g}") for f in fields_of(regret)}
-
-
-def regret_from_json(data: Any) -> Regret:  # noqa: ANN401 (any JSON at all)
-    """What `regret_to_json` wrote; a new one if any of it is damaged (totals make sense only together)."""
-    unsigned = {"misses_avoided_s", "misses_caused_s", "seconds", "absent_s", "squares"}
-    try:
-        stored = _object(data)
-        values: dict[str, Any] = {
-            f.name: _number(stored.get(f.name), 0.0 if f.name in unsigned else -1e15, 1e15) for f in fields_of(Regret)
-        }
-        values["part_s"] = _number(values["part_s"], 0.0, Regret.BLOCK_S)
-        values["blocks"] = _whole(values["blocks"], 0, 10**9)
-        return Regret(**values)
-    except _DamagedError:
-        return Regret()
 
 
 class _DamagedError(Exception):

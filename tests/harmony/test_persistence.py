@@ -19,7 +19,7 @@ from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Behavior, ScalingPolicy, ScalingRules, Stages
 from harmony.model.observation import Outcome
-from harmony.persistence import learned_from_json, learned_to_json, regret_from_json, regret_to_json
+from harmony.persistence import learned_from_json, learned_to_json
 from harmony.ports import Replicas
 from harmony.shadow import Regret
 
@@ -85,7 +85,9 @@ def test_round_trip(seed: int, turns: int) -> None:
 
 def test_it_is_small() -> None:
     assert len(json.dumps(learned_to_json(experienced()), separators=(",", ":"))) < 1500
-    worst = replace(experienced(), guards=GuardMemory(*[tuple((NOW + i, 40 - i) for i in range(40))] * 2))
+    falling = tuple((NOW + i, 40 - i) for i in range(40))
+    rising = tuple((NOW + i, i) for i in range(40))
+    worst = replace(experienced(), guards=GuardMemory(falling, rising, rising, rising))
     assert len(json.dumps(learned_to_json(worst), separators=(",", ":"))) < 2500
 
 
@@ -203,14 +205,14 @@ def test_regret_goes_on_after_a_restart(turns: list[tuple[float, int, int]], noi
     regret = Regret()
     for dt, actual, shadow in turns:
         regret = regret.add(dt, 300.0, 100.0, Replicas(actual, actual), Replicas(shadow, shadow))
-    stored = through_text(regret_to_json(regret))
-    restored = regret_from_json(stored)
-    assert regret_to_json(restored) == stored
+    stored = through_text(regret.to_json())
+    restored = Regret.from_json(stored)
+    assert restored.to_json() == stored
     one, two = regret.lower_bound(), restored.lower_bound()
     assert (one is None) == (two is None)
     assert one is None or two == pytest.approx(one, rel=1e-3, abs=1e-3)
-    assert regret_from_json(noise) == Regret()
-    damaged = regret_from_json(stored | {"seconds": noise})
+    assert Regret.from_json(noise) == Regret()
+    damaged = Regret.from_json(stored | {"seconds": noise})
     if isinstance(noise, bool) or not isinstance(noise, int | float):
         assert damaged == Regret()
     assert damaged.seconds >= 0

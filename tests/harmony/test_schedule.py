@@ -25,7 +25,7 @@ def window(start: str, end: str, days: frozenset[int] = EVERY_DAY, zone: str = B
     def minutes(text: str) -> int:
         return int(text[:2]) * 60 + int(text[3:])
 
-    return Schedule("test", zone, days, minutes(start), minutes(end), **(bounds or {"min_replicas": 5}))  # type: ignore[arg-type]
+    return Schedule("test", zone, days, minutes(start), minutes(end), **(bounds or {"min_replicas": 5}))
 
 
 @pytest.mark.parametrize(
