@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import math
 import ssl
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from controller.prometheus.answers import parse_answer
+from controller.prometheus.answers import parse_answer, refusal
 from controller.prometheus.client import Prometheus, QueryRefused, Series, Slow, Unreachable
 from forecasting.errors import HarmonyError, UsageError
 from tests.controller.prometheus.data import END, demand
@@ -181,7 +182,14 @@ def test_options_that_cannot_be_used(tmp_path: Path) -> None:
         Prometheus("http://me:secret@x", token_file="t")
 
 
-def test_a_password_in_the_address_is_sent_but_never_shown() -> None:
+def test_a_password_in_the_address_is_sent_but_never_shown(prom: RealPrometheus) -> None:
+    async def run() -> str:
+        async with FaultyProxy(prom.url) as proxy, Prometheus(proxy.url.replace("//", "//me:secret@")) as client:
+            await client.query("vector(1)")
+            assert "secret" not in client.url
+            return proxy.seen[0][3]["Authorization"]
+
+    assert asyncio.run(run()) == "Basic " + base64.b64encode(b"me:secret").decode()
     url = f"http://me:secret@127.0.0.1:{free_port()}"
     with pytest.raises(Unreachable) as caught:
         asked(url, lambda c: c.query("1"))
@@ -280,6 +288,26 @@ def test_warnings_are_kept_beside_the_query() -> None:
         "one store was unreachable",
         "metric might not be a counter",
     )
+
+
+def test_a_query_that_prometheus_gives_up_on_is_slow_not_unreachable() -> None:
+    body = b'{"status":"error","errorType":"timeout","error":"query timed out in expression evaluation"}'
+    error = refusal(503, body, "x", 10.0)
+    assert isinstance(error, Slow)
+    assert "query timed out" in str(error)
+    assert isinstance(refusal(404, b"404 page not found", "x", 10.0), Unreachable)
+
+
+def test_warnings_of_the_newest_queries_are_kept_and_no_more(prom: RealPrometheus) -> None:
+    async def run() -> None:
+        async with Prometheus(prom.url) as client:
+            for i in range(300):
+                client._keep_notes(str(i), ("note",))
+            assert (client.notes("0"), client.notes("299")) == ((), ("note",))
+            client._keep_notes("299", ())
+            assert client.notes("299") == ()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
