@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -254,10 +254,11 @@ class Controller:
                     found_s = began
                     await self._try("kinds", self.fleet.find_kinds)
                 await self._try("clock", self._follow_clock)
-                await self._try("tick", self._tick)
+                done = await self._try("tick", self._tick)
                 took = self.clock.monotonic_s() - began
                 pause = self.settings.interval_s * (1 + self._jitter.uniform(-JITTER, JITTER)) - took
-                self.metrics.observe_tick(self.clock.now_s(), overrun=took > self.settings.interval_s)
+                if done:
+                    self.metrics.observe_tick(self.clock.now_s(), overrun=took > self.settings.interval_s)
                 await self._sleep(max(0.01, pause))
             await self.tick.finish()
             failed = await self.reporter.save_all()
@@ -266,21 +267,25 @@ class Controller:
         finally:
             self._leading = False
             self.metrics.observe_leader(False)
+            self.metrics.forget_services()  # their figures are the next leader's to export
 
     async def _lost(self) -> None:
         """Leadership went to another."""
         log.warning("no longer leading")
 
-    async def _try(self, what: str, work: Callable[[], object]) -> None:
+    async def _try(self, what: str, work: Callable[[], Awaitable[None]]) -> bool:
         """Run one part of the loop; its failure is logged and counted, and never ends the loop."""
         try:
-            await work()  # type: ignore[misc]
+            await work()
         except HarmonyError as error:
             log.warning("%s: %s", what, error)
             self.metrics.observe_error(what, error)
         except Exception as error:
             log.exception("%s failed", what)
             self.metrics.observe_error(what, error)
+        else:
+            return True
+        return False
 
     async def _tick(self) -> None:
         report = await self.tick.run()

@@ -1,33 +1,20 @@
-"""What a service has learned beside its loop, as small JSON: regret and counts; damaged parts begin anew."""
+"""What stands beside the loop's own memory in an object's status: helpers to write it small and read it safely."""
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import math
-from typing import Any
 
-from harmony.shadow import Regret
+from controller.resource.settings import ServiceSettings
 
-__all__ = ["number_or", "regret_from_json", "regret_to_json"]
-
-
-def regret_to_json(regret: Regret) -> dict[str, float]:
-    """Its totals to six significant digits; empty before anything was seen."""
-    if regret == Regret():
-        return {}
-    return {f.name: float(f"{getattr(regret, f.name):.6g}") for f in dataclasses.fields(regret)}
+__all__ = ["demand_mark", "number_or"]
 
 
-def regret_from_json(data: object) -> Regret:
-    """From what `regret_to_json` gave; anything else counts as nothing seen."""
-    names = [f.name for f in dataclasses.fields(Regret)]
-    if not isinstance(data, dict) or set(data) != set(names):
-        return Regret()
-    values = {name: number_or(data[name], math.nan) for name in names}
-    if any(math.isnan(v) for v in values.values()):
-        return Regret()
-    counted: dict[str, Any] = {**values, "blocks": max(0, round(values["blocks"]))}
-    return Regret(**counted)
+def demand_mark(settings: ServiceSettings) -> str:
+    """A short name for what is measured: equal for equal demand queries, units and bounds."""
+    demand, bound = settings.queries[0], settings.objective.bound
+    text = f"{demand.promql}|{demand.indicator.unit}|{demand.indicator.kind}|{bound}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def number_or(value: object, default: float) -> float:

@@ -14,7 +14,7 @@ from controller.ledger import Ledger, Note
 from controller.prometheus.feed import Feed, FeedState
 from controller.prometheus.history import History
 from controller.resource.settings import ServiceSettings
-from controller.saving import number_or, regret_from_json, regret_to_json
+from controller.saving import demand_mark, number_or
 from controller.scoring import ForecastScores
 from controller.starts import PodStarts
 from controller.targets import TargetView
@@ -31,7 +31,7 @@ from harmony.model.record import Record
 from harmony.persistence import learned_from_json, learned_to_json
 from harmony.policies.harmony import HarmonyPolicy
 from harmony.ports import Journal, Reading, Replicas
-from harmony.shadow import ShadowPool
+from harmony.shadow import Regret, ShadowPool
 
 __all__ = ["LOOKBACK", "Plan", "Service"]
 
@@ -90,9 +90,12 @@ class Service:
         self._outcome = Outcome()
         self._integrated_s = math.nan
         saved = saved if isinstance(saved, dict) else {}
+        if saved and saved.get("demand") != demand_mark(settings):
+            # What was learned of another quantity means nothing here; only starts are still starts.
+            saved = {name: saved[name] for name in ("starts", "failed", "starts_since") if name in saved}
         self.scores = ForecastScores.from_json(saved.get("scores"))
         self.ledger = Ledger(settings.step_s, max_gap_s=max(2.5 * interval_s, settings.step_s))
-        self.regret = regret_from_json(saved.get("regret"))
+        self.regret = Regret.from_json(saved.get("regret"))
         self.shadow_since_s = number_or(saved.get("shadow_since"), math.nan)
         self.starts.since_s = number_or(saved.get("starts_since"), -math.inf)
         self.finished_starts = int(number_or(saved.get("starts"), 0))
@@ -331,9 +334,10 @@ class Service:
     def to_json(self) -> dict[str, Any]:
         """All that must survive a restart, small enough for an object's status."""
         out: dict[str, Any] = {
+            "demand": demand_mark(self.settings),
             "loop": learned_to_json(self.learned),
             "scores": self.scores.to_json(),
-            "regret": regret_to_json(self.regret),
+            "regret": self.regret.to_json(),
             "starts": self.finished_starts,
             "failed": self.failed_starts,
         }

@@ -211,6 +211,8 @@ class Tick:
 
     async def _reject(self, now_s: float, report: TickReport) -> None:
         for key, rejected in list(self._fleet.rejected.items()):
+            if key not in self._fleet.services:
+                self._board.forget(key)
             try:
                 await self._reporter.reject(key, rejected, now_s)
             except KubeError as error:
@@ -249,6 +251,7 @@ class Tick:
             recommended=plan.wanted,
             desired=plan.desired if service.settings.actuation == "External" else done.applied,
             floor=done.floor,
+            held_by=plan.bound_by,
             realized=math.nan if realized is None else realized,
         )
         metrics.observe_replicas(key, service.view.ordered, service.view.ready, service.settings.objective.max_replicas)

@@ -130,7 +130,9 @@ class ScaleCandidate(StatusModel):
 
     replicas: int = Field(ge=0, description="The count.")
     violation_probability: Number = Field(default=None, description="Stated probability of a miss at this count.")
-    expected_cost_per_hour: Number = Field(default=None, description="Expected money per hour at this count.")
+    expected_cost_per_hour: Number = Field(
+        default=None, description="Expected money per hour for idle and missing replicas and switching, at this count."
+    )
 
 
 class ScaleDecision(StatusModel):
@@ -147,7 +149,9 @@ class ScaleDecision(StatusModel):
     message: str | None = Field(default=None, max_length=4096, description="The same as a sentence.")
     bound_by: Text | None = Field(default=None, description="The limit that bound; absent for none.")
     violation_probability: Number = Field(default=None, description="Stated probability of a miss at toReplicas.")
-    expected_cost_per_hour: Number = Field(default=None, description="Expected money per hour at toReplicas.")
+    expected_cost_per_hour: Number = Field(
+        default=None, description="Expected money per hour for idle and missing replicas and switching, at toReplicas."
+    )
     model: Text | None = Field(default=None, description="Name and version of the forecaster; absent without one.")
     quantiles: tuple[QuantileStatus, ...] | None = Field(
         default=None,

@@ -319,7 +319,12 @@ def _show(name: str, namespace: str, status: dict[str, Any]) -> None:
     console.print(f"[bold]{namespace}/{name}[/]: {decision['message']}")
     console.print(f"reason {decision['reason']}" + (f", bound by {decision['boundBy']}" if decision["boundBy"] else ""))
     if decision["candidates"]:
-        table = Table("replicas", "P(miss)", "expected cost per hour", title="what every count would risk and cost")
+        table = Table(
+            "replicas",
+            "P(miss)",
+            "idle, missing, switching: cost per hour",
+            title="what every count would risk and cost",
+        )
         for c in decision["candidates"]:
             chosen = c["replicas"] == decision["recommendedReplicas"]
             risk = "-" if c["violationProbability"] is None else f"{c['violationProbability']:.3g}"

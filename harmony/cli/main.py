@@ -12,6 +12,7 @@ import harmony
 from forecasting.errors import HarmonyError
 from harmony.cli import controller as cluster_verbs
 from harmony.cli import forecasting as forecasting_verbs
+from harmony.cli.backtest import backtest
 from harmony.cli.crd import crd
 from harmony.cli.replay import replay
 from harmony.cli.traces import traces_app
@@ -37,6 +38,7 @@ app.add_typer(traces_app, name="traces")
 app.command("train")(forecasting_verbs.train)
 app.command("forecast")(forecasting_verbs.forecast)
 app.command("evaluate")(forecasting_verbs.evaluate)
+app.command("backtest")(backtest)
 app.command("controller")(cluster_verbs.controller)
 app.command("recommend")(cluster_verbs.recommend)
 app.command("doctor")(cluster_verbs.doctor)

@@ -130,7 +130,7 @@ def follows(seen: list[Seen]) -> None:
     assert late > 0.3, f"the trace is too easy: a rule without foresight is short in {late:.0%}"
     assert short < late / 2, f"short in {short:.0%} of the time; without foresight {late:.0%}"
     idle = np.mean([s.ordered * PER_REPLICA / s.demand for s in settled])
-    assert idle < 2.5, f"ordered {idle:.2f} times the demand"
+    assert idle < 1.8, f"ordered {idle:.2f} times the demand"
 
 
 def reactive_ready(seen: list[Seen], at_s: float) -> int:

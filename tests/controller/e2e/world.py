@@ -28,7 +28,8 @@ NAMESPACE = "serving"
 NAME = "chat"
 STEP_S = 5
 PER_REPLICA = 25.0
-DEMAND_QUERY = 'sum(gpu_service_requests_running{service="chat"})'
+# max, not sum: for some minutes Prometheus shows the end of the back-dated series beside the one that is scraped
+DEMAND_QUERY = 'max(gpu_service_requests_running{service="chat"})'
 
 
 @functools.cache
