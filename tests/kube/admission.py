@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from . import builtins, crds
-from .errors import Cause, bad_request, invalid
+from .errors import Cause, UndecodableError, bad_request, invalid
 from .kinds import Kind
 from .rules import ABSENT
 from .schema import fill_defaults, prune, validate
@@ -118,7 +118,9 @@ def _check_strings(kind: Kind, metadata: Json) -> None:
         for key, value in values.items():
             if not isinstance(value, str):
                 text = f"cannot unmarshal {type(value).__name__} into ObjectMeta.metadata.{name} of type string"
-                raise bad_request(f'{kind.kind} in version "{kind.version}" cannot be handled: json: {text} ({key})')
+                raise UndecodableError(
+                    f'{kind.kind} in version "{kind.version}" cannot be handled: json: {text} ({key})'
+                )
 
 
 def _check_name(kind: Kind, metadata: Json) -> Iterator[Cause]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import Cause
+from .errors import Cause, UndecodableError
 from .kinds import Kind
 
 Json = dict[str, Any]
@@ -48,7 +48,11 @@ def fill(kind: Kind, obj: Json, creating: bool) -> None:
 
 
 def _at_least(path: str, value: Any, least: int) -> Iterator[Cause]:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UndecodableError(
+            f"json: cannot unmarshal {type(value).__name__} into Go struct field {path} of type int32"
+        )
+    if value < least:
         text = f"must be greater than or equal to {least}" if least == 0 else f"must be greater than {least - 1}"
         yield Cause("FieldValueInvalid", path, f"Invalid value: {value}: {text}")
 

@@ -91,6 +91,16 @@ def bad_request(message: str) -> ApiError:
     return ApiError(400, "BadRequest", message)
 
 
+class UndecodableError(ApiError):
+    """A body whose types do not fit; in a patch it is the patch that is invalid."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, "BadRequest", message)
+
+    def of_patch(self) -> ApiError:
+        return invalid("", "", "", [Cause("FieldValueInvalid", "patch", f'Invalid value: "object": {self.message}')])
+
+
 def unprocessable() -> ApiError:
     return ApiError(422, "Invalid", "the server rejected our request due to an error in our request")
 

@@ -14,6 +14,7 @@ from .admission import Admission, decode
 from .builtins import convert
 from .errors import (
     Cause,
+    UndecodableError,
     already_exists,
     bad_request,
     conflict,
@@ -178,7 +179,7 @@ class Operations:
         if subresource == "scale":
             scale = decode(None, raw)
             self._check_precondition(kind, name, item, scale.get("metadata") or {})
-            new = with_replicas(kind, json.loads(item.form(kind, convert)), wanted_replicas(kind, scale, name))
+            new = with_replicas(kind, json.loads(item.form(kind, convert)), wanted_replicas(scale, name))
             return self._store(kind, item, new, "scale", query)
         new = decode(kind, raw)
         metadata = new["metadata"]
@@ -200,8 +201,13 @@ class Operations:
         accepted = [JSON_PATCH, MERGE, *([] if kind.custom and subresource != "scale" else [STRATEGIC]), *APPLY]
         if content_type not in accepted:
             raise unsupported_media(accepted)
-        body = decode(None, raw)
-        key = (namespace, name)
+        try:
+            return self._patch(kind, (namespace, name), subresource, decode(None, raw), query, content_type)
+        except UndecodableError as failure:
+            raise failure.of_patch() from failure
+
+    def _patch(self, kind: Kind, key: Key, subresource: str, body: Any, query: Query, content_type: str) -> Answer:
+        namespace, name = key
         item = self._storage.get(kind.storage, key)
         if content_type in APPLY:
             self._check_apply(kind, name, body, query)
@@ -216,7 +222,7 @@ class Operations:
         if subresource == "scale":
             scale = apply_patch(content_type, scale_of(kind, item.obj), body, kind.custom)
             self._check_precondition(kind, name, item, scale["metadata"])
-            new = with_replicas(kind, json.loads(item.form(kind, convert)), wanted_replicas(kind, scale, name))
+            new = with_replicas(kind, json.loads(item.form(kind, convert)), wanted_replicas(scale, name))
         else:
             new = apply_patch(content_type, json.loads(item.form(kind, convert)), body, kind.custom)
             if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):

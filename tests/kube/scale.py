@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import Cause, bad_request, internal, invalid
+from .errors import Cause, UndecodableError, bad_request, internal, invalid
 from .kinds import Kind
 from .selectors import lookup, selector_text
 
@@ -31,7 +31,7 @@ def scale_of(kind: Kind, obj: Json) -> Json:
     }
 
 
-def wanted_replicas(kind: Kind, scale: Any, name: str) -> int:
+def wanted_replicas(scale: Any, name: str) -> int:
     """The replicas that a written Scale asks for (absent = 0, as on a real server).
 
     Raises:
@@ -44,11 +44,10 @@ def wanted_replicas(kind: Kind, scale: Any, name: str) -> int:
         replicas = 0
     if not isinstance(replicas, int) or isinstance(replicas, bool):
         text = f"cannot unmarshal {type(replicas).__name__} into Go struct field ScaleSpec.spec.replicas of type int32"
-        raise bad_request(f'Scale in version "v1" cannot be handled as a Scale: json: {text}')
+        raise UndecodableError(f'Scale in version "v1" cannot be handled as a Scale: json: {text}')
     if replicas < 0:
         text = f"Invalid value: {replicas}: must be greater than or equal to 0"
-        group = kind.group if kind.custom else "autoscaling"
-        raise invalid("Scale", group, name, [Cause("FieldValueInvalid", "spec.replicas", text)])
+        raise invalid("Scale", "autoscaling", name, [Cause("FieldValueInvalid", "spec.replicas", text)])
     return replicas
 
 

@@ -142,7 +142,20 @@ def test_a_body_that_is_no_object(api: ApiServer, at: At) -> None:
 def test_an_annotation_must_be_text(api: ApiServer, at: At) -> None:
     api.must("POST", at.deployments, objects.deployment("chat", ""))
     patch = {"metadata": {"annotations": {"a": 5}}}
-    refused(api.request("PATCH", f"{at.deployments}/chat", patch), 400, "BadRequest")
+    assert "patch" in causes(refused(api.request("PATCH", f"{at.deployments}/chat", patch), 422, "Invalid"))
+    body = config_map("a") | {"metadata": {"name": "a"} | patch["metadata"]}
+    refused(api.request("POST", at.maps, body), 400, "BadRequest")
+
+
+@pytest.mark.parametrize("replicas", ["three", 1.5])
+def test_replicas_must_be_a_whole_number(api: ApiServer, at: At, replicas: str | float) -> None:
+    body = objects.deployment("chat", "")
+    body["spec"]["replicas"] = replicas
+    refused(api.request("POST", at.deployments, body), 400, "BadRequest")
+    api.must("POST", at.deployments, objects.deployment("chat", ""))
+    patch = {"spec": {"replicas": replicas}}
+    for path in (f"{at.deployments}/chat", f"{at.deployments}/chat/scale"):
+        assert "patch" in causes(refused(api.request("PATCH", path, patch), 422, "Invalid"))
 
 
 def test_dry_run_stores_nothing(api: ApiServer, at: At) -> None:

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from .errors import ApiError
@@ -35,12 +35,14 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
+@settings(deadline=None, max_examples=60)
 @given(json_objects, json_objects)
 def test_a_merge_patch_leads_where_it_was_made_for(old: Any, new: Any) -> None:
     old, new = without_nulls(old), without_nulls(new)
     assert merge(copy.deepcopy(old), difference(old, new)) == new
 
 
+@settings(deadline=None, max_examples=60)
 @given(json_objects, json_objects)
 def test_a_merge_patch_twice_is_a_merge_patch_once(old: Any, patch: Any) -> None:
     once = merge(copy.deepcopy(old), copy.deepcopy(patch))

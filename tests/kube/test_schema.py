@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from . import objects
@@ -44,6 +44,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.di
 specs = st.dictionaries(names, values, max_size=6)
 
 
+@settings(deadline=None, max_examples=60)
 @given(specs)
 def test_what_is_normal_stays_as_it_is(spec: Any) -> None:
     prune(WIDGET, spec, "spec")
@@ -54,11 +55,13 @@ def test_what_is_normal_stays_as_it_is(spec: Any) -> None:
     assert spec == once
 
 
+@settings(deadline=None, max_examples=60)
 @given(specs)
 def test_what_has_not_changed_is_not_judged_again(spec: Any) -> None:
     assert validate(WIDGET, spec, copy.deepcopy(spec), "spec") == []
 
 
+@settings(deadline=None, max_examples=60)
 @given(specs)
 def test_every_finding_names_its_place(spec: Any) -> None:
     for cause in validate(WIDGET, spec, ABSENT, "spec"):
