@@ -9,7 +9,7 @@ export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test lint format bench clean e2e debian-packages
+.PHONY: help setup setup-test demo test lint format bench clean e2e debian-packages generated
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,12 @@ format: $(VENV)/.installed-test ## format the code and mend what the linter can
 bench: $(VENV)/.installed-test ## time forecasting and replaying
 	$(BIN)/python benchmarks/forecast_speed.py
 	$(BIN)/python benchmarks/replay_speed.py
+
+generated: $(VENV)/.installed-test ## renew what is generated from the code: CRD, reference pages, KEDA's messages
+	$(BIN)/harmony crd > helm/harmony/files/crd.yaml
+	$(BIN)/python -m controller.resource.reference
+	$(BIN)/python -m harmony.metrics.docs
+	$(BIN)/python -m controller.keda.generate
 
 clean: ## remove the environment and what was made
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -131,21 +131,27 @@ async def _crd(kube: Kube) -> Finding:
 
 async def _permissions(kube: Kube, settings: ControllerSettings) -> list[Finding]:
     scopes: tuple[str | None, ...] = settings.namespaces or (None,)
+    reading = ("get", "list", "watch")
     denied: list[str] = []
     out: list[Finding] = []
     for namespace in scopes:
         where = f" in namespace {namespace}" if namespace else ""
         for verb, resource, subresource in NEEDED:
+            if settings.dry_run and verb not in reading:
+                continue
             if not await kube.allowed(verb, resource, namespace, subresource):
                 denied.append(f"{verb} {_named(resource, subresource)}{where}")
         for verb, resource, subresource, cost in WANTED:
+            if settings.dry_run and verb not in reading:
+                continue
             scope = namespace if resource.namespaced else None
             if not await kube.allowed(verb, resource, scope, subresource):
                 text = f"may not {verb} {_named(resource, subresource)}{where}: {cost}"
                 out.append(Finding("permissions", "warning", text, "see rbac.* in the chart's values"))
     lease_namespace = settings.lease_namespace or own_namespace()
-    if settings.leader_elect and not await kube.allowed("update", LEASES, lease_namespace):
-        denied.append(f"update leases in namespace {lease_namespace}")
+    lease = settings.lease_name
+    if settings.leader_elect and not await kube.allowed("update", LEASES, lease_namespace, name=lease):
+        denied.append(f"update the lease {lease} in namespace {lease_namespace}")
     if denied:
         cure = "install the chart's roles (rbac.create=true), or run with the controller's service account"
         out.insert(0, Finding("permissions", "failed", f"may not {'; '.join(denied)}", cure))

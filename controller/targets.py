@@ -80,17 +80,19 @@ class Targets:
         self._namespaces = namespaces
         self._workloads: dict[Resource, Cache] = {}
         self.pods = Cache(kube, PODS, namespaces=namespaces, transform=_trim_pod)
-        self.nodes = Cache(kube, NODES, namespaces=None, transform=_trim_node) if read_nodes else None
+        self._read_nodes = read_nodes
+        self.nodes: Cache | None = None  # GPU types of nodes are a help, no must
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- life -----------------------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Begin watching pods (and nodes, whose types are a help and no must); returns when all pods are known."""
+        """Begin watching pods, and nodes where that is allowed; returns when all pods are known."""
         if not self._tasks:
             self._run(self.pods)
-            if self.nodes is not None:
-                self._run(self.nodes)
         await self.pods.synced()
+        if self._read_nodes and self.nodes is None and await self._kube.allowed("watch", NODES):
+            self.nodes = Cache(self._kube, NODES, namespaces=None, transform=_trim_node)
+            self._run(self.nodes)
 
     async def stop(self) -> None:
         """End all watches."""

@@ -56,7 +56,7 @@ def assemble(spec: AutoscalerSpec, key: ServiceKey, uid: str, generation: int, p
         prometheus_url="" if spec.prometheus is None else spec.prometheus.url,
         objective=_objective(spec, queries, where),
         capacity=_capacity(spec, preset, queries[0].indicator.name),
-        lead_time=LeadTime.known(lead.seconds) if lead.source == "Fixed" else LeadTime.prior(lead.seconds),
+        lead_time=LeadTime.known(lead.seconds) if lead.source == "Fixed" else LeadTime.measured(lead.seconds),
         gpu_type=cost.gpu_type,
         currency=cost.currency,
         step_s=float(spec.step_seconds),

@@ -44,6 +44,16 @@ Namespaces = Annotated[
 Selector = Annotated[
     str, typer.Option(envvar="HARMONY_SELECTOR", help="Serve only objects with these labels (sharding).")
 ]
+LeaderElect = Annotated[
+    bool, typer.Option(envvar="HARMONY_LEADER_ELECT", help="Take a Lease before acting; needed with replicas.")
+]
+LeaseNamespace = Annotated[
+    str, typer.Option(envvar="HARMONY_LEASE_NAMESPACE", help="Namespace of the Lease; the pod's own by default.")
+]
+LeaseName = Annotated[str, typer.Option(envvar="HARMONY_LEASE_NAME", help="Name of the Lease; one per shard.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", envvar="HARMONY_DRY_RUN", help="Decide and log; write nothing to the cluster.")
+]
 Interval = Annotated[str, typer.Option(envvar="HARMONY_INTERVAL", help="Time between ticks, such as 30s.")]
 ForecasterName = Annotated[
     str, typer.Option("--forecaster", envvar="HARMONY_FORECASTER", help="base, or a model folder.")
@@ -59,20 +69,12 @@ def controller(
     namespace: Namespaces = None,
     selector: Selector = "",
     interval: Interval = "30s",
-    leader_elect: Annotated[
-        bool, typer.Option(envvar="HARMONY_LEADER_ELECT", help="Take a Lease before acting; needed with replicas.")
-    ] = True,
-    lease_namespace: Annotated[
-        str, typer.Option(envvar="HARMONY_LEASE_NAMESPACE", help="Namespace of the Lease; the pod's own by default.")
-    ] = "",
-    lease_name: Annotated[
-        str, typer.Option(envvar="HARMONY_LEASE_NAME", help="Name of the Lease; one per shard.")
-    ] = "harmony-controller",
+    leader_elect: LeaderElect = True,
+    lease_namespace: LeaseNamespace = "",
+    lease_name: LeaseName = "harmony-controller",
     kubeconfig: Kubeconfig = "",
     context: Context = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", envvar="HARMONY_DRY_RUN", help="Decide and log; write nothing to the cluster.")
-    ] = False,
+    dry_run: DryRun = False,
     forecaster: ForecasterName = "base",
     metrics_address: Annotated[
         str, typer.Option(envvar="HARMONY_METRICS_ADDRESS", help="Where /metrics listens; empty for nowhere.")
@@ -148,6 +150,10 @@ def doctor(
     prometheus_query_param: QueryParam = None,
     namespace: Namespaces = None,
     selector: Selector = "",
+    leader_elect: LeaderElect = True,
+    lease_namespace: LeaseNamespace = "",
+    lease_name: LeaseName = "harmony-controller",
+    dry_run: DryRun = False,
     kubeconfig: Kubeconfig = "",
     context: Context = "",
     as_json: AsJson = False,
@@ -173,6 +179,10 @@ def doctor(
             "base",
         ),
         selector=selector,
+        leader_elect=leader_elect,
+        lease_namespace=lease_namespace,
+        lease_name=lease_name,
+        dry_run=dry_run,
     )
     findings = asyncio.run(_collect(examine(settings), as_json))
     failed = sum(f.verdict == "failed" for f in findings)
