@@ -33,10 +33,11 @@ class ForecastScores:
 
     def keep(self, forecast: ForecastDistribution, demand: str, lead_steps: int) -> None:
         """Remember what is forecast for one lead time ahead; once per step."""
+        lead_steps = min(lead_steps, forecast.horizon)
         at = forecast.origin_s + lead_steps * forecast.step_s
         if self._waiting and self._waiting[-1][0] >= at:
             return
-        paths = forecast.of(demand)[:, min(lead_steps, forecast.horizon) - 1]
+        paths = forecast.of(demand)[:, lead_steps - 1]
         if np.isnan(paths).any():
             return
         ordered = np.quantile(paths, np.linspace(0.0, 1.0, KEPT))

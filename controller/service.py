@@ -26,6 +26,7 @@ from harmony.decision.rule import lead_window
 from harmony.decision.trust import Trust
 from harmony.loop import ControlLoop, Learned, Turn
 from harmony.model.authority import Mode
+from harmony.model.decision import Reason
 from harmony.model.observation import Outcome
 from harmony.model.record import Record
 from harmony.persistence import learned_from_json, learned_to_json
@@ -36,6 +37,8 @@ from harmony.shadow import Regret, ShadowPool
 __all__ = ["LOOKBACK", "Plan", "Service"]
 
 LOOKBACK = 144
+WARM_UP_ROWS = 12  # known readings before the first forecast
+MOST_STEPS = 96  # furthest look ahead
 STALE_STEPS = 2.5  # demand older than this many steps (and never younger than `STALE_S`) is absent
 STALE_S = 60.0
 SETTLE_S = 120.0  # replicas that became ready within this time are cold: such steps teach nothing about capacity
@@ -219,14 +222,20 @@ class Service:
         """The forecast that this turn needs; None while there is nothing to make one from."""
         if self.feed_state is None or math.isnan(self.demand):
             return None
+        known = self.history.recent_between(0, -math.inf, self.clock_s)[1]
+        if np.count_nonzero(~np.isnan(known)) < WARM_UP_ROWS:
+            return None
         return Wanted(self.settings.key, self.history, self.horizon)
 
     @property
     def horizon(self) -> int:
-        """Steps ahead to forecast: the decision's window, and one for a reading that is not in yet."""
+        """Steps ahead to forecast: the decision's window, and one for a reading that is not in yet.
+
+        Pods that are stuck for hours lengthen the lead time without end; no decision looks further than `MOST_STEPS`.
+        """
         lead = self.learned.lead_time.with_pending(self.view.starts.pending_s)
         wait = max(1, math.ceil(round(self.interval_s / self.settings.step_s, 9)))
-        return lead.steps(self.settings.step_s) + wait
+        return min(lead.steps(self.settings.step_s) + wait, MOST_STEPS)
 
     def consider(self, now_s: float, forecast: ForecastDistribution | None, error: str = "") -> Plan:
         """Judge what has come to pass, learn from it and decide; nothing is ordered yet."""
@@ -260,6 +269,8 @@ class Service:
         if current == 0 and turn.observation.objective.min_replicas > 0 and self.settings.pause.replicas is None:
             return Plan(wanted, 0, "scaled to zero by hand")
         allowed: Permitted = permitted(self.mode, self.settings.pause, current, wanted)
+        if turn.decision.reason is Reason.WARMING_UP and allowed.replicas < current:
+            return Plan(wanted, current, "warming up")  # a few readings are no reason to give replicas away
         if self.view.hold_down and allowed.replicas < current:
             return Plan(wanted, current, self.view.hold_down)
         return Plan(wanted, allowed.replicas, allowed.bound_by)

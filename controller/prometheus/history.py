@@ -152,7 +152,9 @@ class History:
     def recent_between(self, column: int, after_s: float, until_s: float) -> tuple[FloatArray, FloatArray]:
         """(rows,) times and values of any indicator in (after, until], NaN where absent; at most the lookback."""
         last = self.row_at(until_s)
-        first = max(self.row_at(after_s) + 1, last - self.lookback + 1)
+        first = last - self.lookback + 1
+        if after_s > first * self.step_s:
+            first = self.row_at(after_s) + 1
         rows = np.arange(first, last + 1)
         values = np.full(rows.size, np.nan)
         if self._recent is not None:
