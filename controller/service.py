@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from controller.forecasting import Wanted
+from controller.lead_times import LeadTimes
 from controller.ledger import Ledger, Note
 from controller.prometheus.feed import Feed, FeedState
 from controller.prometheus.history import History
@@ -87,27 +88,33 @@ class Service:
         self.buffer: int | None = None  # size of the CapacityBuffer as last written
         self.clock_s = math.nan
         self.notes: tuple[str, ...] = ()  # what could not be restored after a restart
-        self.failed_starts = self.finished_starts = 0
-        self.gpu_type = settings.gpu_type
         self._gate = LearningGate(SETTLE_S)
         self._outcome = Outcome()
-        self._integrated_s = math.nan
+        self.shadow: ShadowPool | None = None
+        self.ledger = Ledger(settings.step_s, max_gap_s=max(2.5 * interval_s, settings.step_s))
+        self.loop = self._loop(self._restore(saved), journal)
+
+    def _restore(self, saved: object) -> Learned:
+        """Take over what a controller before us had learned (anything at all may stand there)."""
+        settings = self.settings
         saved = saved if isinstance(saved, dict) else {}
         if saved and saved.get("demand") != demand_mark(settings):
             # What was learned of another quantity means nothing here; only starts are still starts.
-            saved = {name: saved[name] for name in ("starts", "failed", "starts_since") if name in saved}
+            saved = {
+                name: saved[name] for name in ("starts", "failed", "starts_since", "gpu", "leads") if name in saved
+            }
         self.scores = ForecastScores.from_json(saved.get("scores"))
-        self.ledger = Ledger(settings.step_s, max_gap_s=max(2.5 * interval_s, settings.step_s))
         self.regret = Regret.from_json(saved.get("regret"))
         self.shadow_since_s = number_or(saved.get("shadow_since"), math.nan)
         self.starts.since_s = number_or(saved.get("starts_since"), -math.inf)
         self.finished_starts = int(number_or(saved.get("starts"), 0))
         self.failed_starts = int(number_or(saved.get("failed"), 0))
-        learned, self.notes = learned_from_json(saved.get("loop"), self._fresh(settings))
+        self.gpu_type = str(saved.get("gpu") or settings.gpu_type)
+        self.lead_times = LeadTimes.from_json(settings.lead_time, saved.get("leads"))
         ordered = number_or(saved.get("shadow"), -1.0)  # negative: begin with what the target has
         self._shadow_ordered = int(ordered) if 0 <= ordered <= settings.objective.max_replicas else -1
-        self.shadow: ShadowPool | None = None
-        self.loop = self._loop(learned, journal)
+        learned, self.notes = learned_from_json(saved.get("loop"), self._fresh(settings))
+        return learned
 
     # ---- settings -------------------------------------------------------------------------------------------
     def _fresh(self, settings: ServiceSettings) -> Learned:
@@ -144,6 +151,7 @@ class Service:
             learned = replace(learned, capacity=fresh.capacity)
         if old.lead_time != settings.lead_time:
             learned = replace(learned, lead_time=fresh.lead_time)
+            self.lead_times = LeadTimes(fresh.lead_time)
         if old.objective.epsilon != settings.objective.epsilon or not same_demand:
             learned = replace(learned, feedback=fresh.feedback, trust=fresh.trust)
         if not same_demand:
@@ -210,8 +218,13 @@ class Service:
         return Replicas(self.view.ordered, self.view.ready)
 
     def started_s(self) -> Sequence[float]:
-        """Real starts that finished; the shadow has none to teach."""
-        return self.view.starts.took_s
+        """Real starts that finished on the present GPU type; the shadow has none to teach."""
+        return [took for took, on in self._took() if on == self.gpu_type]
+
+    def _took(self) -> list[tuple[float, str]]:
+        """Starts that finished and the GPU type of each; where nothing tells the type, the present one."""
+        starts = self.view.starts
+        return [(took, on or self.gpu_type) for took, on in zip(starts.took_s, starts.took_on, strict=True)]
 
     def scale(self, replicas: int) -> int:
         """Only the shadow is scaled through the loop; the target is written by the tick, with everything it needs."""
@@ -240,6 +253,7 @@ class Service:
     def consider(self, now_s: float, forecast: ForecastDistribution | None, error: str = "") -> Plan:
         """Judge what has come to pass, learn from it and decide; nothing is ordered yet."""
         self.clock_s, self.forecast, self.forecast_error = now_s, forecast, error
+        self._follow_gpu_type()
         self._cast_shadow()
         self._note(now_s)
         self._outcome = self._judge(now_s)
@@ -249,6 +263,14 @@ class Service:
         self.turn = turn
         self.plan = self._plan(turn)
         return self.plan
+
+    def _follow_gpu_type(self) -> None:
+        """Go on with what is known of starts on the GPU type of the newest pods."""
+        kind = self.view.starts.gpu_type or self.gpu_type
+        if kind != self.gpu_type:
+            lead = self.lead_times.move(self.gpu_type, kind, self.learned.lead_time)
+            self.gpu_type, self.loop.learned = kind, replace(self.learned, lead_time=lead)
+        self.lead_times.observe((took, on) for took, on in self._took() if on != self.gpu_type)
 
     def _cast_shadow(self) -> None:
         """While there is no authority, live on with what would have been ordered; otherwise with what is."""
@@ -290,7 +312,6 @@ class Service:
         """Write down who serves now."""
         starts = self.view.starts
         self._gate = self._gate.see(now_s, self.view.ordered, starts.ready)
-        self.gpu_type = starts.gpu_type or self.gpu_type
         self.finished_starts += len(starts.took_s)
         self.failed_starts += len(starts.failed_s)
         shadow = self.replicas()
@@ -352,6 +373,10 @@ class Service:
             "starts": self.finished_starts,
             "failed": self.failed_starts,
         }
+        if self.gpu_type:
+            out["gpu"] = self.gpu_type
+        if leads := self.lead_times.to_json():
+            out["leads"] = leads
         if math.isfinite(self.starts.since_s):
             out["starts_since"] = int(self.starts.since_s)
         if math.isfinite(self.shadow_since_s):

@@ -44,6 +44,7 @@ class Starts:
         pods: how many exist and are not going away.
         ready: how many of them serve.
         took_s: starts that finished since the last look, seconds from creation to ready.
+        took_on: the GPU type of each of them.
         failed_s: starts that were given up since the last look, seconds they had taken.
         pending_s: ages of the pods that still start, seconds.
         stuck: the reason that most pods wait for, for people; empty for none.
@@ -53,6 +54,7 @@ class Starts:
     pods: int = 0
     ready: int = 0
     took_s: tuple[float, ...] = ()
+    took_on: tuple[str, ...] = ()
     failed_s: tuple[float, ...] = ()
     pending_s: tuple[float, ...] = ()
     stuck: str = ""
@@ -73,7 +75,7 @@ class PodStarts:
 
     def look(self, pods: Iterable[Json], now_s: float, node_type: Callable[[str], str] = lambda _: "") -> Starts:
         """Read the pods of the target as they are at ``now_s``."""
-        took: list[float] = []
+        took: list[tuple[float, str]] = []
         failed: list[float] = []
         pending: list[float] = []
         reasons: dict[str, int] = {}
@@ -106,14 +108,23 @@ class PodStarts:
                 self._counted.add(uid)
                 believable = watched or became - created < LONGEST_UNWATCHED_S
                 if became > self.since_s and became > created and believable:
-                    took.append(became - created)
+                    took.append((became - created, kind))
                     latest = max(latest, became)
         for uid in [u for u in self._starting if u not in present]:
             self._give_up(uid, now_s, [])  # deleted before it was ready: cancelled, which says nothing about starting
         self._counted &= present
         self.since_s = latest
         stuck = max(reasons, key=lambda r: reasons[r]) if reasons else ""
-        return Starts(alive, ready, tuple(took), tuple(failed), tuple(sorted(pending)), stuck, gpu_type)
+        return Starts(
+            pods=alive,
+            ready=ready,
+            took_s=tuple(seconds for seconds, _ in took),
+            took_on=tuple(kind for _, kind in took),
+            failed_s=tuple(failed),
+            pending_s=tuple(sorted(pending)),
+            stuck=stuck,
+            gpu_type=gpu_type,
+        )
 
     def _give_up(self, uid: str, now_s: float, failed: list[float]) -> None:
         began = self._starting.pop(uid, None)
