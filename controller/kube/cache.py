@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from controller.kube.client import JSON, Kube
-from controller.kube.errors import Expired, KubeError
+from controller.kube.errors import Expired, KubeError, TooManyRequests, Unavailable
 from controller.kube.index import Key, LabelIndex, labels_of
 from controller.kube.resources import Resource
 from controller.kube.selectors import Selector
@@ -142,7 +142,7 @@ class Cache:
     async def _follow(self, part: _Part) -> None:
         """List and watch one namespace for ever."""
         while True:
-            began = self._monotonic()
+            began, asked_s = self._monotonic(), 0.0
             try:
                 if not part.version:
                     await self._list(part)
@@ -150,10 +150,11 @@ class Cache:
             except Expired:
                 part.version = ""
             except KubeError as error:
+                asked_s = min(_LONGEST_S, _retry_after_s(error))
                 await self._trouble(part, error)
             part.failures = 0 if self._monotonic() - began > _LASTED_S else part.failures + 1
             bound_s = min(_LONGEST_S, _FIRST_S * 2 ** min(part.failures, 10))
-            await asyncio.sleep(float(self._jitter.uniform(0.0, bound_s)))
+            await asyncio.sleep(asked_s + float(self._jitter.uniform(0.0, bound_s)))
 
     async def _trouble(self, part: _Part, error: KubeError) -> None:
         """Note why following failed; after some failures, list again.
@@ -240,6 +241,11 @@ class Cache:
             self._index.add(key, labels_of(obj))
         if self._on_change is not None and old != obj:
             self._on_change(*key, obj)
+
+
+def _retry_after_s(error: KubeError) -> float:
+    """Seconds of patience that the API server asks for; a watch that it refuses is not repeated by the client."""
+    return (error.retry_after_s if isinstance(error, TooManyRequests | Unavailable) else None) or 0.0
 
 
 def _key(obj: JSON) -> Key | None:
