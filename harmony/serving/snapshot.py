@@ -1,0 +1,90 @@
+"""`Snapshot`: one service after one turn, as the API, the dashboard and the journal see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from forecasting.panel import FloatArray
+from harmony.decision.guards import GuardMemory
+from harmony.model.objective import Behavior
+from harmony.model.record import Record
+
+__all__ = ["HISTORY_ROWS", "Snapshot"]
+
+HISTORY_ROWS = 288
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """One service after one turn; never changed once published, so that threads may share it.
+
+    Attributes:
+        service: "namespace/name".
+        kind: GPUAutoscaler, HorizontalPodAutoscaler, ScaledObject or Demo.
+        target: what is scaled, such as "Deployment chat".
+        mode, effective_mode: the authority that was granted, and the one in force after a step back.
+        unit, demand_name, gpu_type, currency: what numbers mean; empty where not known.
+        record: the turn: observation (with the forecast's sample paths), decision, applied, outcome.
+        guards_before: what the guards remembered before this decision.
+        behavior: the limits that the guards applied; None for none.
+        ordered, ready: replicas of the real target (the record's are the shadow's while there is no authority).
+        desired: what was ordered within the authority.
+        held_by: what kept the order from the recommendation ("mode Recommend", "paused"); empty for nothing.
+        history_s, history: (rows,) times and demand, oldest first, at most `HISTORY_ROWS`; NaN where absent.
+        conditions: as in the object's status (type, status, reason, message).
+        coverage: share of readings inside each central interval of the forecast; NaN before anything was scored.
+        crps: mean continuous ranked probability score, in the demand's unit.
+        realized, stated: share of judged steps that were missed, and the mean probability stated for them.
+        gpu_hours_saved, misses_avoided_s, misses_caused_s, shadow_s: running totals against what really happened
+            (`harmony.shadow.Regret`), and the seconds they were counted over.
+    """
+
+    service: str
+    kind: str
+    target: str
+    mode: str
+    effective_mode: str
+    unit: str
+    demand_name: str
+    gpu_type: str
+    currency: str
+    record: Record
+    guards_before: GuardMemory
+    behavior: Behavior | None
+    ordered: int
+    ready: int
+    desired: int
+    held_by: str
+    history_s: FloatArray
+    history: FloatArray
+    conditions: tuple[dict[str, str], ...] = ()
+    coverage: dict[float, float] = field(default_factory=dict)
+    crps: float = float("nan")
+    realized: float | None = None
+    stated: float | None = None
+    gpu_hours_saved: float = 0.0
+    misses_avoided_s: float = 0.0
+    misses_caused_s: float = 0.0
+    shadow_s: float = 0.0
+    cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # views of it, made once
+
+    @property
+    def at_s(self) -> float:
+        """When the decision was made, seconds since the Unix epoch."""
+        return self.record.observation.now_s
+
+    @property
+    def name(self) -> str:
+        """The service's name without its namespace."""
+        return self.service.rpartition("/")[2]
+
+    @property
+    def namespace(self) -> str:
+        """The service's namespace; empty where there is none."""
+        return self.service.rpartition("/")[0]
+
+    @property
+    def recommended(self) -> int:
+        """Replicas that full authority would order."""
+        return self.record.decision.replicas
