@@ -16,7 +16,6 @@ from controller.prometheus.feed import Feed, FeedState
 from controller.prometheus.history import History
 from controller.resource.settings import ServiceSettings
 from controller.saving import demand_mark, number_or
-from controller.scoring import ForecastScores
 from controller.starts import PodStarts
 from controller.targets import TargetView
 from forecasting.distribution import ForecastDistribution
@@ -33,6 +32,7 @@ from harmony.model.record import Record
 from harmony.persistence import learned_from_json, learned_to_json
 from harmony.policies.harmony import HarmonyPolicy
 from harmony.ports import Journal, Reading, Replicas
+from harmony.scoring import ForecastScores
 from harmony.shadow import Regret, ShadowPool
 
 __all__ = ["LOOKBACK", "Plan", "Service"]
