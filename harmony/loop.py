@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harmony.decision.feedback import RiskFeedback
-from harmony.decision.guards import GuardMemory, apply_behavior
-from harmony.decision.rule import with_bounds
 from harmony.decision.trust import Trust
+from harmony.decision.turn import decide_turn
 from harmony.model.capacity import Capacity
-from harmony.model.decision import Decision, Reason
+from harmony.model.decision import Decision
 from harmony.model.lead_time import LeadTime
-from harmony.model.objective import Behavior, Objective
+from harmony.model.memory import GuardMemory, TurnMemory
+from harmony.model.objective import Objective
 from harmony.model.observation import Observation, Outcome
 from harmony.model.record import Record
 from harmony.policies.base import Policy
@@ -50,11 +49,15 @@ class Learned:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Turn:
-    """A turn that was considered and not yet concluded: what was seen, decided, and came of the turns before."""
+    """A turn that was considered and not yet concluded: what was seen, decided, and came of the turns before.
+
+    `before` is what was remembered when it was decided.
+    """
 
     observation: Observation
     decision: Decision
     outcome: Outcome
+    before: TurnMemory = field(default_factory=TurnMemory)
 
 
 @dataclass(slots=True)
@@ -108,16 +111,18 @@ class ControlLoop:
             risk_level=learned.feedback.level,
             memory=learned.memory,
         )
-        decision = self.policy.decide(observation)
-        after = replace(learned, memory=decision.memory)
-        decision = self._without_data(decision, observation, after)
-        if self.policy.behavior is not None:
-            decision = _guarded(decision, observation, self.policy.behavior, after)
-        decision = with_bounds(decision, observation)
-        if after.trust is not None:
-            after.trust = after.trust.state(decision.violation_probability)
-        self.learned = after
-        return Turn(observation, decision, reading.outcome)
+        before = TurnMemory(learned.guards, learned.absent_turns, learned.forecast_seen, self.forecasts is not None)
+        decision, after = decide_turn(observation, self.policy.decide, self.policy.behavior, before)
+        trust = None if learned.trust is None else learned.trust.state(decision.violation_probability)
+        self.learned = replace(
+            learned,
+            memory=decision.memory,
+            guards=after.guards,
+            absent_turns=after.absent_turns,
+            forecast_seen=after.forecast_seen,
+            trust=trust,
+        )
+        return Turn(observation, decision, reading.outcome, before)
 
     def conclude(self, turn: Turn, applied: int) -> Record:
         """The second half: journal the turn with the count that the target accepted (``applied``).
@@ -128,7 +133,7 @@ class ControlLoop:
         if applied != turn.decision.replicas and self.policy.behavior is not None:
             guards = self.learned.guards.corrected(seen.now_s, seen.ordered, applied)
             self.learned = replace(self.learned, guards=guards)
-        record = Record(seen, turn.decision, applied, turn.outcome)
+        record = Record(seen, turn.decision, applied, turn.outcome, turn.before)
         if self.journal is not None:
             self.journal.append(record)
         return record
@@ -157,34 +162,3 @@ class ControlLoop:
             trust=trust,
             learned_s=now_s,
         )
-
-    def _without_data(self, decision: Decision, observation: Observation, after: Learned) -> Decision:
-        """Count turns without data in ``after``; a lost forecast never lowers the count, the fallback may raise it."""
-        demand_absent = math.isnan(observation.demand)
-        lost = self.forecasts is not None and observation.forecast is None and after.forecast_seen
-        if not (demand_absent or lost or decision.reason is Reason.ABSENT_DATA):
-            after.absent_turns = 0
-            after.forecast_seen = after.forecast_seen or observation.forecast is not None
-            return decision
-        after.absent_turns += 1
-        if decision.reason is Reason.WARMING_UP and decision.replicas < observation.ordered:
-            decision = decision.with_replicas(observation.ordered, Reason.ABSENT_DATA, "absent forecast")
-        fallback = observation.objective.fallback
-        if (
-            fallback is None
-            or fallback.behavior != "currentReplicasIfHigher"
-            or after.absent_turns < fallback.failure_threshold
-            or fallback.replicas <= decision.replicas
-        ):
-            return decision
-        return decision.with_replicas(fallback.replicas, Reason.FALLBACK, "fallback")
-
-
-def _guarded(decision: Decision, observation: Observation, behavior: Behavior, after: Learned) -> Decision:
-    """Stabilise and rate-limit the decision, and say so in it; ``after`` gets what the guards remember."""
-    guarded = apply_behavior(after.guards, behavior, observation.now_s, observation.ordered, decision.replicas)
-    after.guards = guarded.memory
-    if guarded.replicas == decision.replicas:
-        return decision
-    reason = Reason.STABILIZED if guarded.bound_by == "stabilization" else Reason.RATE_LIMITED
-    return decision.with_replicas(guarded.replicas, reason, guarded.bound_by)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harmony.model.decision import Decision
+from harmony.model.memory import TurnMemory
 from harmony.model.observation import Observation, Outcome
 
 __all__ = ["Record"]
@@ -15,13 +16,15 @@ __all__ = ["Record"]
 class Record:
     """What was seen, decided and applied in one turn, and what had come of the turn before.
 
-    `applied` is the count the scale target accepted; `outcome` counts the steps since the previous turn.
+    `applied` is the count the scale target accepted; `outcome` counts the steps since the previous turn;
+    `before` is what was remembered when it was decided: with observation and policy, all that the decision follows from.
     """
 
     observation: Observation
     decision: Decision
     applied: int
     outcome: Outcome
+    before: TurnMemory = field(default_factory=TurnMemory)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, one object per turn."""

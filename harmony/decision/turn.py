@@ -1,0 +1,64 @@
+"""One turn's decision from observation to final count, as a pure function: the loop makes it, a journal repeats it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from harmony.decision.guards import apply_behavior
+from harmony.decision.rule import with_bounds
+from harmony.model.decision import Decision, Reason
+from harmony.model.memory import TurnMemory
+from harmony.model.objective import Behavior
+from harmony.model.observation import Observation
+
+__all__ = ["decide_turn"]
+
+
+def decide_turn(
+    observation: Observation,
+    decide: Callable[[Observation], Decision],
+    behavior: Behavior | None,
+    before: TurnMemory,
+) -> tuple[Decision, TurnMemory]:
+    """What ``decide`` (a policy) wants, after fallback, guards (``behavior``; None for none) and bounds.
+
+    Returns the decision and what to remember for the next turn; equal arguments give equal results, bit for bit.
+    """
+    decision, after = _without_data(decide(observation), observation, before)
+    if behavior is not None:
+        decision, after = _guarded(decision, observation, behavior, after)
+    return with_bounds(decision, observation), after
+
+
+def _without_data(decision: Decision, observation: Observation, before: TurnMemory) -> tuple[Decision, TurnMemory]:
+    """Count turns without data; a lost forecast never lowers the count, the fallback may raise it."""
+    lost = before.expects_forecast and observation.forecast is None and before.forecast_seen
+    if not (math.isnan(observation.demand) or lost or decision.reason is Reason.ABSENT_DATA):
+        seen = before.forecast_seen or observation.forecast is not None
+        return decision, replace(before, absent_turns=0, forecast_seen=seen)
+    after = replace(before, absent_turns=before.absent_turns + 1)
+    if decision.reason is Reason.WARMING_UP and decision.replicas < observation.ordered:
+        decision = decision.with_replicas(observation.ordered, Reason.ABSENT_DATA, "absent forecast")
+    fallback = observation.objective.fallback
+    if (
+        fallback is None
+        or fallback.behavior != "currentReplicasIfHigher"
+        or after.absent_turns < fallback.failure_threshold
+        or fallback.replicas <= decision.replicas
+    ):
+        return decision, after
+    return decision.with_replicas(fallback.replicas, Reason.FALLBACK, "fallback"), after
+
+
+def _guarded(
+    decision: Decision, observation: Observation, behavior: Behavior, before: TurnMemory
+) -> tuple[Decision, TurnMemory]:
+    """Stabilise and rate-limit the decision, and say so in it."""
+    guarded = apply_behavior(before.guards, behavior, observation.now_s, observation.ordered, decision.replicas)
+    after = replace(before, guards=guarded.memory)
+    if guarded.replicas == decision.replicas:
+        return decision, after
+    reason = Reason.STABILIZED if guarded.bound_by == "stabilization" else Reason.RATE_LIMITED
+    return decision.with_replicas(guarded.replicas, reason, guarded.bound_by), after
