@@ -17,7 +17,7 @@ class Record:
     """What was seen, decided and applied in one turn, and what had come of the turn before.
 
     `applied` is the count the scale target accepted; `outcome` counts the steps since the previous turn;
-    `before` is what was remembered when it was decided: with observation and policy, all that the decision follows from.
+    `before` is what was remembered when it was decided (all it depends on besides observation and policy).
     """
 
     observation: Observation
