@@ -1,0 +1,171 @@
+"""Who is asking: API keys, and Kubernetes tokens by TokenReview; one way through for right and wrong credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from starlette.types import Scope
+
+from forecasting.errors import HarmonyError
+from harmony.api.keys import KeyRecord, parse_key, verify
+from harmony.api.ports import JournalPort, TokenReviewer
+from harmony.api.problems import Problem
+from harmony.api.roles import Caller, Role
+from harmony.api.state import ApiState
+
+__all__ = ["COOKIE", "Authenticator", "Credentials", "read_credentials"]
+
+log = logging.getLogger(__name__)
+COOKIE = "harmony_key"  # set by the dashboard's login page: HttpOnly, SameSite=Strict
+MOST_TOKENS = 4096
+CHALLENGE = {"www-authenticate": 'Bearer realm="harmony"'}
+
+
+class Credentials(NamedTuple):
+    """What a request carries: the key or token ("" for none), and whether a cookie brought it."""
+
+    text: str
+    by_cookie: bool = False
+
+
+def read_credentials(headers: Iterable[tuple[bytes, bytes]]) -> Credentials:
+    """Key or token of `Authorization: Bearer`, `X-API-Key` or the cookie; `Problem` where they contradict each other."""
+    found: set[str] = set()
+    cookie = ""
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, text = value.decode("latin-1").strip().partition(" ")
+            if scheme.lower() != "bearer" or not text.strip():
+                raise Problem("unauthenticated", "Authorization must be Bearer and a key (hk_...) or token.", CHALLENGE)
+            found.add(text.strip())
+        elif name == b"x-api-key":
+            found.add(value.decode("latin-1").strip())
+        elif name == b"cookie" and not cookie:
+            cookie = _cookie(value.decode("latin-1"))
+    if len(found) > 1:
+        raise Problem("bad-request", "Two different credentials were sent; send one of Authorization and X-API-Key.")
+    if found:
+        return Credentials(found.pop())
+    return Credentials(cookie, by_cookie=bool(cookie))
+
+
+def _cookie(header: str) -> str:
+    """Our cookie among others."""
+    for part in header.split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""
+
+
+class Authenticator:
+    """Turns credentials into a `Caller`."""
+
+    def __init__(self, state: ApiState) -> None:
+        self._state = state
+        self._ring = KeyRing(state.journal, state.settings.keys_ttl_s, state.monotonic_s)
+        self._tokens = Tokens(state)
+
+    async def caller(self, credentials: Credentials, address: str) -> Caller:
+        """Who that is; `Problem` "unauthenticated" for nobody."""
+        settings, text = self._state.settings, credentials.text
+        if settings.is_open and not text:
+            return Caller(f"address:{address}", "anyone", settings.open_role, "open")
+        if not text:
+            raise Problem("unauthenticated", "Send an API key as X-API-Key or as Authorization: Bearer.", CHALLENGE)
+        found = await self._by_key(text)
+        if found is None and self._state.token_review is not None and not text.startswith("hk_"):
+            found = await self._tokens.caller(text, self._state.token_review)
+        if found is None:
+            raise Problem("unauthenticated", "That key or token is unknown, revoked or expired.", CHALLENGE)
+        return found
+
+    def forget_keys(self) -> None:
+        """Keys have changed here: read them again with the next request."""
+        self._ring.forget()
+
+    async def _by_key(self, text: str) -> Caller | None:
+        records = await self._ring.records()
+        parsed = parse_key(text)
+        record = None if parsed is None else records.get(parsed[0])
+        if not verify(text, record, self._state.now_s()) or record is None:
+            return None
+        return Caller(f"key:{record.id}", record.name, Role.named(record.role), "key")
+
+
+class KeyRing:
+    """The journal's keys in memory, read again every few seconds: no request of a stranger reaches the database."""
+
+    def __init__(self, journal: JournalPort | None, ttl_s: float, monotonic_s: Callable[[], float]) -> None:
+        self._journal, self._ttl_s, self._monotonic_s = journal, ttl_s, monotonic_s
+        self._records: Mapping[str, KeyRecord] = {}
+        self._read_s = -float("inf")
+        self._busy: asyncio.Lock | None = None
+
+    def forget(self) -> None:
+        """Read again before the next answer."""
+        self._read_s = -float("inf")
+
+    async def records(self) -> Mapping[str, KeyRecord]:
+        """Keys by id, at most `ttl_s` old; as known last where the journal is in trouble."""
+        if self._journal is None or self._monotonic_s() - self._read_s < self._ttl_s:
+            return self._records
+        self._busy = self._busy or asyncio.Lock()
+        async with self._busy:
+            if self._monotonic_s() - self._read_s >= self._ttl_s:
+                await self._read(self._journal)
+        return self._records
+
+    async def _read(self, journal: JournalPort) -> None:
+        try:
+            found: Sequence[KeyRecord] = await asyncio.to_thread(journal.keys)
+        except Exception as error:
+            if self._read_s == -float("inf") and not self._records:
+                raise Problem("unavailable", "Keys cannot be read right now.", {"retry-after": "5"}) from error
+            log.warning("keys cannot be read, going on with those of before: %s", type(error).__name__)
+        else:
+            self._records = {record.id: record for record in found}
+        self._read_s = self._monotonic_s()
+
+
+class Tokens:
+    """Token reviews, believed for a minute; tokens are kept as digests only."""
+
+    def __init__(self, state: ApiState) -> None:
+        self._settings, self._monotonic_s = state.settings, state.monotonic_s
+        self._known: OrderedDict[bytes, tuple[float, Caller | None]] = OrderedDict()
+
+    async def caller(self, token: str, review: TokenReviewer) -> Caller | None:
+        """Whose token it is, with the highest role of their groups; None for nobody and for no role."""
+        digest, now_s = hashlib.sha256(token.encode()).digest(), self._monotonic_s()
+        until_s, known = self._known.get(digest, (-float("inf"), None))
+        if now_s < until_s:
+            return known
+        try:
+            user = await review(token)
+        except HarmonyError as error:
+            log.warning("a token could not be reviewed: %s", type(error).__name__)
+            raise Problem("unavailable", "Tokens cannot be reviewed right now.", {"retry-after": "5"}) from error
+        found = None
+        if user is not None:
+            roles = [self._settings.groups[g] for g in user.groups if g in self._settings.groups]
+            found = Caller(f"user:{user.name}", user.name, max(roles), "token") if roles else None
+        ttl_s = self._settings.token_failed_ttl_s if found is None else self._settings.token_ttl_s
+        self._known[digest] = (now_s + ttl_s, found)
+        self._known.move_to_end(digest)
+        if len(self._known) > MOST_TOKENS:
+            self._known.popitem(last=False)
+        return found
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Whom the gate found; `Problem` when it found nobody (a path that is open to all)."""
+    found = scope.get("caller")
+    if not isinstance(found, Caller):
+        raise Problem("unauthenticated", "Send an API key as X-API-Key or as Authorization: Bearer.", CHALLENGE)
+    return found

@@ -1,0 +1,116 @@
+"""Forecasts: the newest of a service, and of a history that is posted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, ConfigDict, Field, model_validator
+
+from harmony.api.models.base import Model, Number, Request
+
+__all__ = ["AdHocForecast", "AdHocRequest", "Forecast", "ForecastIndicator", "IndicatorRequest", "QuantileRow"]
+
+MOST_CELLS = 2_000_000  # samples x horizon x indicators of one answer
+
+
+class ForecastIndicator(Model):
+    """One indicator's future."""
+
+    level: int
+    unit: str
+    quantiles: dict[str, list[Number]] = Field(description="Level of the quantile -> value per step.")
+    paths: list[list[Number]] | None = Field(None, description="Joint sample paths, where asked for.")
+
+
+class Forecast(Model):
+    """The newest forecast of a service."""
+
+    service: str
+    origin: str | None = Field(description="Time of the last reading; step h is h steps later.")
+    step_s: float
+    horizon: int
+    lead_steps: int = Field(description="Steps that the decision answers for.")
+    times: list[str | None]
+    model: str
+    samples: int
+    demand: str = Field(description="The indicator that replicas are counted for.")
+    capacity_per_replica: Number
+    available: list[str]
+    indicators: dict[str, ForecastIndicator]
+
+
+Value = Annotated[float, Field(ge=-1e15, le=1e15)]
+Level = Annotated[float, Field(gt=0, lt=1)]
+
+
+class IndicatorRequest(Request):
+    """A column of the posted history."""
+
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
+    level: Literal[1, 2, 3] = Field(1, description="1 demand, 2 resource, 3 system.")
+    kind: Literal["gauge", "counter", "rate"] = "gauge"
+    unit: str = Field("", max_length=64)
+
+
+class AdHocRequest(Request):
+    """A history on a uniform grid; null is absent (never zero)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "indicators": [{"name": "requests", "unit": "requests/s"}, {"name": "gpu", "level": 2}],
+                    "step_seconds": 60,
+                    "start": "2026-03-01T12:00:00Z",
+                    "values": [[120.0, 0.61], [None, 0.64], [131.5, 0.66], [140.2, 0.71]],
+                    "horizon": 6,
+                }
+            ]
+        }
+    )
+
+    indicators: list[IndicatorRequest] = Field(min_length=1, max_length=64)
+    step_seconds: float = Field(ge=1, le=86_400)
+    start: AwareDatetime | None = Field(
+        None, description="Time of the first row; null where hour and weekday mean nothing.", strict=False
+    )
+    values: list[list[Value | None]] = Field(min_length=1, max_length=4096, description="One row per step.")
+    horizon: int = Field(12, ge=1, le=96)
+    samples: int = Field(200, ge=10, le=1000)
+    quantiles: list[Level] = Field([0.05, 0.25, 0.5, 0.75, 0.95, 0.99], min_length=1, max_length=20)
+    paths: int = Field(0, ge=0, le=50, description="How many sample paths to return.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> AdHocRequest:
+        width = len(self.indicators)
+        for at, row in enumerate(self.values):
+            if len(row) != width:
+                raise ValueError(f"values[{at}] has {len(row)} numbers, expected one per indicator ({width})")
+        names = [indicator.name for indicator in self.indicators]
+        if len(set(names)) < width:
+            raise ValueError("indicator names must be unique")
+        if self.samples * self.horizon * width > MOST_CELLS:
+            raise ValueError(f"samples x horizon x indicators must be at most {MOST_CELLS}")
+        return self
+
+
+class QuantileRow(Model):
+    """One indicator of an ad-hoc forecast."""
+
+    name: str
+    level: int
+    unit: str
+    mean: list[Number]
+    quantiles: dict[str, list[Number]]
+    paths: list[list[Number]] | None = None
+
+
+class AdHocForecast(Model):
+    """The joint future of a posted history."""
+
+    model: str
+    origin: str | None
+    step_seconds: float
+    horizon: int
+    samples: int
+    indicators: list[QuantileRow]

@@ -1,0 +1,95 @@
+"""Services as they are now."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from harmony.api.models.base import Model, Number, Probability
+from harmony.api.models.decisions import Decision
+from harmony.api.models.forecasts import Forecast
+
+__all__ = ["Calibration", "CalibrationPoint", "FleetPage", "FleetRow", "History", "Misses", "Service"]
+
+
+class Misses(Model):
+    """Seconds of missed demand against what really happened, while nothing was ordered (running totals)."""
+
+    avoided_s: Number
+    caused_s: Number
+
+
+class FleetRow(Model):
+    """One service in the fleet table."""
+
+    service: str = Field(examples=["serving/chat"])
+    kind: str
+    target: str
+    gpu_type: str
+    mode: str
+    effective_mode: str
+    ordered: int
+    ready: int
+    recommended: int = Field(description="What full authority would order.")
+    desired: int = Field(description="What is ordered within the authority.")
+    held_by: str = Field(description="What keeps the two apart; empty for nothing.")
+    demand: Number
+    unit: str
+    violation_probability: Probability = Field(description="Stated probability of a miss.")
+    epsilon: float = Field(description="The promise.")
+    reason: str
+    realized: Number = Field(description="Share of judged steps that were missed.")
+    stated: Number = Field(description="Mean probability stated for them.")
+    gpu_hours_saved: Number
+    misses: Misses
+    coverage_80: Number = Field(description="Share of readings inside the central 80 % interval of the forecast.")
+    at: str | None
+
+
+class FleetPage(Model):
+    """A page of the fleet."""
+
+    items: list[FleetRow]
+    next_cursor: str | None
+    total: int = Field(description="Services that fit the filters.")
+    version: int = Field(description="Grows with every change of the fleet.")
+
+
+class History(Model):
+    """Recent demand, oldest first."""
+
+    service: str
+    indicator: str
+    unit: str
+    times: list[str | None]
+    values: list[Number]
+
+
+class CalibrationPoint(Model):
+    """How often readings fell inside the central interval of this probability."""
+
+    nominal: float
+    observed: Number
+
+
+class Calibration(Model):
+    """Are the stated probabilities true?"""
+
+    service: str
+    coverage: list[CalibrationPoint]
+    crps: Number = Field(description="Mean continuous ranked probability score, in the demand's unit.")
+    unit: str
+    promised: float
+    stated: Number
+    realized: Number
+    risk_level: Number = Field(description="The model's own probability that has been found to realise the promise.")
+
+
+class Service(Model):
+    """All about one service."""
+
+    summary: FleetRow
+    decision: Decision
+    forecast: Forecast | None
+    history: History
+    calibration: Calibration
+    conditions: list[dict[str, str]]

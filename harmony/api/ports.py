@@ -1,0 +1,112 @@
+"""What the API needs of others, as protocols: the command line puts the real ones in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from forecasting.distribution import ForecastDistribution
+from forecasting.panel import Panel
+from harmony.api.keys import KeyRecord
+from harmony.serving.snapshot import Snapshot
+
+__all__ = [
+    "ForecastPort",
+    "JournalPort",
+    "JournalUnavailable",
+    "MetricsPort",
+    "ModelsPort",
+    "StoredAudit",
+    "StoredDecision",
+    "TokenReviewer",
+    "TokenUser",
+    "WorkPort",
+]
+
+
+class JournalUnavailable(Exception):
+    """The journal cannot be read or written right now; the message says why, without any address in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDecision:
+    """A decision of the journal: its id and the snapshot of that turn."""
+
+    id: str
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAudit:
+    """One line of the audit."""
+
+    id: str
+    at_s: float
+    actor: str
+    action: str
+    detail: Mapping[str, Any]
+
+
+class JournalPort(Protocol):
+    """The journal as the API reads it. Called on worker threads; raises `JournalUnavailable`."""
+
+    def decisions(self, service: str, *, before: str | None, limit: int) -> Sequence[StoredDecision]:
+        """Newest first, older than the id ``before``."""
+        ...
+
+    def decision(self, decision_id: str) -> StoredDecision | None:
+        """One decision."""
+        ...
+
+    def explain(self, decision_id: str) -> Mapping[str, Any] | None:
+        """The decision recomputed, and whether it differs; plain values."""
+        ...
+
+    def audit(self, actor: str, action: str, detail: Mapping[str, Any]) -> None:
+        """Write down a mutation."""
+        ...
+
+    def audits(self, *, before: str | None, limit: int) -> Sequence[StoredAudit]:
+        """Newest first, older than the id ``before``."""
+        ...
+
+    def add_key(self, record: KeyRecord) -> None:
+        """Keep a new key."""
+        ...
+
+    def keys(self) -> Sequence[KeyRecord]:
+        """All keys, revoked ones too."""
+        ...
+
+    def revoke_key(self, key_id: str) -> bool:
+        """Revoke; False when there is none of that id, or it was revoked before."""
+        ...
+
+
+# (history, horizon, samples) -> joint sample paths; called on one worker thread; InputError for what it cannot use
+ForecastPort = Callable[[Panel, int, int], ForecastDistribution]
+# what forecasters there are: plain values in the shape of `harmony.api.models.ModelCard`
+ModelsPort = Callable[[], Sequence[Mapping[str, Any]]]
+# (kind of job, its request, report(done, total, note)) -> its result; runs in a process of its own, so it is importable
+WorkPort = Callable[[str, Mapping[str, Any], Callable[[int, int, str], None]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUser:
+    """Whom the API server says that a token belongs to."""
+
+    name: str
+    groups: tuple[str, ...]
+
+
+# the user of a bearer token, None when the API server does not know it; may raise HarmonyError when it cannot be asked
+TokenReviewer = Callable[[str], Awaitable[TokenUser | None]]
+
+
+class MetricsPort(Protocol):
+    """`harmony.metrics.Metrics`."""
+
+    def exposition(self, accept: str = "", accept_encoding: str = "") -> tuple[bytes, dict[str, str]]:
+        """Body and headers; called on a worker thread."""
+        ...
