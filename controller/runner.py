@@ -28,6 +28,7 @@ from controller.kube.errors import KubeError
 from controller.kube.events import Events
 from controller.kube.lease import LeaseElection
 from controller.prometheus.errors import PrometheusError
+from controller.publishing import Publish
 from controller.settings import ControllerSettings
 from controller.sources import Sources
 from controller.targets import Targets
@@ -48,9 +49,14 @@ RETRY_S = 2.0
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-async def run_controller(settings: ControllerSettings, *, model: ForecastModel | None = None) -> None:
-    """Run until SIGTERM or SIGINT; raises `HarmonyError` when it cannot begin."""
-    controller = await Controller.create(settings, model=model)
+async def run_controller(
+    settings: ControllerSettings, *, model: ForecastModel | None = None, publish: Publish | None = None
+) -> None:
+    """Run until SIGTERM or SIGINT; raises `HarmonyError` when it cannot begin.
+
+    ``publish`` is given every service's snapshot after every tick.
+    """
+    controller = await Controller.create(settings, model=model, publish=publish)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, controller.stop)
@@ -67,6 +73,7 @@ class Controller:
         model: ForecastModel,
         clock: LiveClock,
         given: Sequence[dict[str, Any]] = (),
+        publish: Publish | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -111,6 +118,7 @@ class Controller:
             may_act=self.may_act,
             deadline_s=settings.read_deadline_s,
             dry_run=settings.dry_run,
+            publish=publish,
         )
         self.reporter = reporter
         self.ports: tuple[int, ...] = ()
@@ -123,12 +131,13 @@ class Controller:
         *,
         model: ForecastModel | None = None,
         given: Sequence[dict[str, Any]] = (),
+        publish: Publish | None = None,
     ) -> Controller:
         """Connect and load the model; raises `HarmonyError` naming what is missing."""
         kube = await Kube.connect(settings.kubeconfig or None, settings.context or None)
         try:
             loaded = model if model is not None else await asyncio.to_thread(load_model, settings.forecaster)
-            return cls(settings, kube, loaded, LiveClock(), given)
+            return cls(settings, kube, loaded, LiveClock(), given, publish)
         except BaseException:
             await kube.close()
             raise

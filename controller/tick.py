@@ -22,6 +22,7 @@ from controller.keda.board import Board, Posting
 from controller.kube.client import Kube
 from controller.kube.errors import KubeError
 from controller.kube.events import Events
+from controller.publishing import Publish, snapshot_of
 from controller.reasons import EventReason
 from controller.resource.settings import ServiceKey
 from controller.service import Plan, Service
@@ -74,6 +75,7 @@ class Tick:
         may_act: Callable[[], bool],
         deadline_s: float,
         dry_run: bool = False,
+        publish: Publish | None = None,
     ) -> None:
         self._kube = kube
         self._clock = clock
@@ -88,6 +90,8 @@ class Tick:
         self._may_act = may_act
         self._deadline_s = deadline_s
         self._dry_run = dry_run
+        self._show = publish
+        self._gone: list[str] = []
         self._busy: dict[ServiceKey, asyncio.Task[bool]] = {}
         self._looked_s: dict[ServiceKey, float] = {}
         self.number = 0
@@ -115,6 +119,7 @@ class Tick:
             await self._restore_floors(planned)
         with _Stage(self, report, "status"):
             self._publish(planned, acted, now_s)
+            self._show_all(planned, acted)
             await self._each("status", read, lambda s: self._status(s, acted, now_s), report)
             await self._reject(now_s, report)
         report.calls = self._kube.calls.total() - before
@@ -126,6 +131,7 @@ class Tick:
         self._board.forget(key)
         self._reporter.forget(key)
         self._looked_s.pop(key, None)
+        self._gone.append(f"{key.namespace}/{key.name}")
 
     # ---- stages ---------------------------------------------------------------------------------------------
     async def _read(self, service: Service, now_s: float) -> None:
@@ -239,6 +245,18 @@ class Tick:
                 ),
             )
             self._measure(service, plan, done)
+
+    def _show_all(self, planned: list[tuple[Service, Plan]], acted: dict[ServiceKey, Acted]) -> None:
+        """Publish a snapshot of every service that had its turn; whatever breaks there, scaling goes on."""
+        gone, self._gone = self._gone, []
+        if self._show is None:
+            return
+        try:
+            made = [snapshot_of(s, acted[s.settings.key]) for s, _ in planned if s.settings.key in acted]
+            self._show([s for s in made if s is not None], gone)
+        except Exception as error:
+            log.exception("publishing failed")
+            self._metrics.observe_error("publish", error)
 
     def _measure(self, service: Service, plan: Plan, done: Acted) -> None:
         """Export one service's figures."""

@@ -10,7 +10,6 @@ import numpy as np
 from forecasting.distribution import ForecastDistribution
 from harmony.decision.authority import permitted
 from harmony.decision.feedback import RiskFeedback
-from harmony.decision.guards import GuardMemory
 from harmony.decision.risk import ROUND
 from harmony.decision.rule import lead_window
 from harmony.decision.trust import Trust
@@ -71,7 +70,6 @@ class DemoService:
         self.turn: Turn | None = None
         self.record: Record | None = None
         self.acted = Acted(begin, begin)
-        self.guards_before = GuardMemory()
         self.took_s: list[float] = []  # starts that finished since the turn before
         self.utilization = 0.0
         self.waiting = 0.0
@@ -228,7 +226,6 @@ class DemoService:
         """Learn from what came of the turns before, and decide."""
         self.forecast = forecast
         self._cast_shadow()
-        self.guards_before = self.loop.learned.guards
         self.turn = self.loop.consider()
         if forecast is not None:
             self.scores.keep(forecast, "requests", max(1, lead_window(self.turn.observation)))

@@ -60,7 +60,7 @@ def snapshot_of(service: DemoService, readings: Readings) -> Snapshot:
         gpu_type=spec.gpu_type,
         currency="USD",
         record=record,
-        guards_before=service.guards_before,
+        guards_before=record.before.guards,
         behavior=service.loop.policy.behavior,
         ordered=service.pool.ordered,
         ready=service.pool.ready,
