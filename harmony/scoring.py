@@ -14,7 +14,7 @@ from forecasting.panel import FloatArray
 
 __all__ = ["INTERVALS", "ForecastScores"]
 
-INTERVALS = (0.5, 0.8, 0.95)
+INTERVALS = (0.5, 0.8, 0.9, 0.95)
 KEPT = 65  # order statistics kept of each forecast: enough for intervals and CRPS at a sixth of the memory
 FORGET = 0.999  # per scored step: about a thousand steps count
 ENOUGH = 60.0  # scored steps before coverage is judged
