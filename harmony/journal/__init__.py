@@ -1,0 +1,25 @@
+"""The journal: every decision with all that it was made of, append-only, in SQLite or PostgreSQL."""
+
+from harmony.journal.errors import JournalError, JournalUnavailable, JournalVersionError
+from harmony.journal.explaining import Difference, Explanation, explain
+from harmony.journal.retention import Removed
+from harmony.journal.store import JournalStore
+from harmony.journal.stored import ApiKey, AuditEntry, Info, Job, StoredDecision
+from harmony.journal.writer import JournalWriter
+
+__all__ = [
+    "ApiKey",
+    "AuditEntry",
+    "Difference",
+    "Explanation",
+    "Info",
+    "Job",
+    "JournalError",
+    "JournalStore",
+    "JournalUnavailable",
+    "JournalVersionError",
+    "JournalWriter",
+    "Removed",
+    "StoredDecision",
+    "explain",
+]

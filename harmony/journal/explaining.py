@@ -1,0 +1,238 @@
+"""`explain`: why a count is what it is, in words, and whether deciding again from the journal gives the same."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harmony.decision.rule import decide, lead_window
+from harmony.decision.turn import decide_turn
+from harmony.journal.inputs import whole
+from harmony.journal.store import JournalStore
+from harmony.journal.stored import StoredDecision
+from harmony.model.decision import Candidates, Decision, Reason
+from harmony.serving.snapshot import Snapshot
+from harmony.serving.views import decision_json, number, utc
+from harmony.serving.words import amount, duration, percent, sentence
+
+__all__ = ["Difference", "Explanation", "explain", "recompute"]
+
+# reasons that only other policies than HARMONY's own give
+OTHERS = frozenset({Reason.TARGET_RATIO, Reason.WITHIN_TOLERANCE, Reason.FIXED, Reason.MARGIN, Reason.FORESIGHT})
+COUNTS = ("replicas", "current", "unconstrained")
+NUMBERS = ("violation_probability", "expected_cost")
+COLUMNS = ("replicas", "violation_probability", "violated_time", "violated_window", "expected_cost")
+NEAR = 3  # candidates shown to either side of the choice
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field in which the recomputed decision differs from the stored one."""
+
+    field: str
+    stored: str
+    recomputed: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.field}: stored {self.stored}, recomputed {self.recomputed}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """A stored decision, the same decision made again, and the words for both.
+
+    Attributes:
+        decision: what the journal holds.
+        recomputed: what deciding again gives; None where that is not possible.
+        problem: why it is not possible; empty where it is.
+        differences: fields that differ; empty where all are equal to the last bit.
+        lines: the explanation, for a terminal or a page.
+    """
+
+    decision: StoredDecision
+    recomputed: Decision | None
+    problem: str
+    differences: tuple[Difference, ...]
+    lines: tuple[str, ...]
+
+    @property
+    def same(self) -> bool | None:
+        """Whether deciding again gives the same; None where that is not possible."""
+        return None if self.recomputed is None else not self.differences
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "id": self.decision.id,
+            "same": self.same,
+            "problem": self.problem,
+            "differences": [
+                {"field": d.field, "stored": d.stored, "recomputed": d.recomputed} for d in self.differences
+            ],
+            "text": list(self.lines),
+            "decision": decision_json(self.decision.snapshot),
+        }
+
+
+def explain(store: JournalStore, decision_id: str) -> Explanation | None:
+    """Why the decision is what it is, and whether it comes out the same again; None when there is none of that id."""
+    stored = store.decision(decision_id)
+    if stored is None:
+        return None
+    snapshot = stored.snapshot
+    problem = _problem(stored)
+    again = None if problem else recompute(snapshot)
+    differences = () if again is None else tuple(_differences(snapshot.record.decision, again, stored.rounded))
+    lines = (*_words(stored), *_verdict(problem, differences, stored.rounded))
+    return Explanation(stored, again, problem, differences, lines)
+
+
+def recompute(snapshot: Snapshot) -> Decision:
+    """The decision made again of what the snapshot says was seen and remembered, by the loop's own code."""
+    record = snapshot.record
+    return decide_turn(record.observation, decide, snapshot.behavior, record.before)[0]
+
+
+def _problem(stored: StoredDecision) -> str:
+    if not stored.has_inputs:
+        return "its inputs are no longer kept (see: harmony journal retain)"
+    if stored.snapshot.record.decision.reason in OTHERS:
+        return f"{stored.snapshot.record.decision.reason} is a reason of another policy, whose memory is not kept"
+    return ""
+
+
+# ---- comparing -----------------------------------------------------------------------------------------------
+def _differences(stored: Decision, again: Decision, rounded: bool) -> list[Difference]:
+    out = [
+        Difference(name, str(getattr(stored, name)), str(getattr(again, name)))
+        for name in COUNTS
+        if getattr(stored, name) != whole(getattr(again, name))
+    ]
+    out += [
+        Difference(name, repr(str(getattr(stored, name))), repr(str(getattr(again, name))))
+        for name in ("reason", "bound_by", "model")
+        if getattr(stored, name) != getattr(again, name)
+    ]
+    for name in NUMBERS:
+        mine, new = getattr(stored, name), getattr(again, name)
+        if not (mine == new or (math.isnan(mine) and math.isnan(new))):
+            out.append(Difference(name, repr(mine), repr(new)))
+    out += _candidate_differences(stored.candidates, again.candidates)
+    return out + _quantile_differences(stored, again, rounded)
+
+
+def _candidate_differences(stored: Candidates | None, again: Candidates | None) -> list[Difference]:
+    if stored is None or again is None:
+        if stored is again:
+            return []
+        return [Difference("candidates", *("none" if c is None else f"{len(c)}" for c in (stored, again)))]
+    out = []
+    for name in COLUMNS:
+        mine, new = getattr(stored, name), getattr(again, name)
+        if mine.shape != new.shape:
+            return [Difference("candidates", f"{len(stored)} of them", f"{len(again)} of them")]
+        differ = ~((mine == new) | (np.isnan(mine.astype(float)) & np.isnan(new.astype(float))))
+        if differ.any():
+            at = int(np.argmax(differ))
+            where = f"candidates.{name} at {int(stored.replicas[at])} replicas"
+            out.append(Difference(where, repr(mine[at].item()), repr(new[at].item())))
+    return out
+
+
+def _quantile_differences(stored: Decision, again: Decision, rounded: bool) -> list[Difference]:
+    """Of rounded paths the quantiles are the rounded quantiles (rounding keeps the order)."""
+    if set(stored.quantiles) != set(again.quantiles):
+        return [Difference("quantiles", str(sorted(stored.quantiles)), str(sorted(again.quantiles)))]
+    out = []
+    for level, mine in stored.quantiles.items():
+        new = again.quantiles[level]
+        kept = mine.astype(np.float32).astype(np.float64) if rounded else mine
+        if not np.array_equal(kept, new, equal_nan=True):
+            out.append(Difference(f"quantiles.{level:g}", str(mine.tolist()), str(new.tolist())))
+    return out
+
+
+# ---- words ---------------------------------------------------------------------------------------------------
+def _words(stored: StoredDecision) -> list[str]:
+    snapshot = stored.snapshot
+    return [
+        f"{snapshot.service} at {utc(snapshot.at_s) or snapshot.at_s} (decision {stored.id})",
+        sentence(snapshot),
+        "",
+        *_seen(snapshot),
+        *_candidates(snapshot),
+        *_bound(snapshot),
+    ]
+
+
+def _seen(snapshot: Snapshot) -> list[str]:
+    seen = snapshot.record.observation
+    objective, steps = seen.objective, lead_window(seen)
+    low, high = seen.capacity.interval(0.9)
+    known = f" ({amount(low)} to {amount(high)})" if high > low else ""
+    unit = f" {snapshot.unit}" if snapshot.unit else ""
+    out = [
+        f"Seen: demand {amount(seen.demand)}{unit}; {seen.ordered} replicas ordered, {seen.ready} ready; "
+        f"a replica carries {amount(seen.capacity.median)}{unit}{known}.",
+        f"Window: {duration(steps * seen.step_s)} ({steps} steps): a replica takes "
+        f"{duration(seen.lead_time.quantile_s(0.9))} to start (90 % of the time), the next decision is "
+        f"{duration(seen.interval_s)} away.",
+        f"Promise: at most {percent(objective.epsilon)} "
+        f"{'of time missed' if objective.measure == 'time' else 'of windows with a miss'}; "
+        f"so far that has meant deciding at the model's {percent(seen.risk_level)}.",
+    ]
+    forecast = seen.forecast
+    if forecast is not None:
+        out.append(f"Forecast: {forecast.samples} sample paths by {forecast.model or 'an unnamed model'}.")
+    return out
+
+
+def _candidates(snapshot: Snapshot) -> list[str]:
+    """The alternatives around the choice."""
+    decision = snapshot.record.decision
+    weighed = decision.candidates
+    if weighed is None or len(weighed) == 0:
+        return []
+    at = min(int(np.searchsorted(weighed.replicas, decision.replicas)), len(weighed) - 1)
+    cost = f"cost {snapshot.currency}".rstrip() + "/h"
+    out = ["", f"  {'replicas':>8}  {'P(miss)':>9}  {cost:>12}"]
+    for i in range(max(0, at - NEAR), min(len(weighed), at + NEAR + 1)):
+        count = int(weighed.replicas[i])
+        risk, money = float(weighed.violation_probability[i]), number(float(weighed.expected_cost[i]))
+        mark = "  <- decided" if count == decision.replicas else ""
+        mark += "  <- as ordered" if count == decision.current and count != decision.replicas else ""
+        told = "unknown" if money is None else f"{money:.2f}"
+        out.append(f"  {count:>8}  {percent(risk):>9}  {told:>12}{mark}")
+    return [*out, ""]
+
+
+def _bound(snapshot: Snapshot) -> list[str]:
+    record = snapshot.record
+    decision = record.decision
+    out = []
+    if decision.unconstrained not in (-1, decision.replicas):
+        bound = decision.bound_by or decision.reason
+        out.append(f"The rule alone asked for {decision.unconstrained}; {bound} made it {decision.replicas}.")
+    elif decision.bound_by:
+        out.append(f"What bound it: {decision.bound_by}.")
+    if record.before.absent_turns:
+        out.append(f"Data had been absent for {record.before.absent_turns} turns before.")
+    if snapshot.desired != decision.replicas or snapshot.held_by:
+        out.append(
+            f"Ordered within the authority ({snapshot.effective_mode}): {snapshot.desired}"
+            + (f", held by {snapshot.held_by}." if snapshot.held_by else ".")
+        )
+    return out
+
+
+def _verdict(problem: str, differences: tuple[Difference, ...], rounded: bool) -> list[str]:
+    if problem:
+        return ["", f"It cannot be decided again: {problem}."]
+    if not differences:
+        note = " (quantiles to single precision)" if rounded else ""
+        return ["", f"Decided again from the journal: the same, bit for bit{note}."]
+    return ["", "Decided again from the journal it DIFFERS:", *(f"  {d}" for d in differences)]

@@ -1,0 +1,128 @@
+"""The journal as Parquet files, for notebooks and warehouses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forecasting.errors import UsageError
+from harmony.journal.plain import loads
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from harmony.journal.store import JournalStore
+
+__all__ = ["export"]
+
+ROWS = 50_000  # per file
+PAGE = 1_000
+CANDIDATES = ("replicas", "violation_probability", "violated_time", "violated_window", "expected_cost")
+SCORES = ("crps", "realized", "stated", "gpu_hours_saved", "misses_avoided_s", "misses_caused_s", "shadow_s")
+
+
+def export(store: JournalStore, folder: Path) -> list[Path]:
+    """Write ``decisions-00000.parquet`` and so on, and ``audit-00000.parquet``, into ``folder``; returns their paths.
+
+    One row per decision: its columns, `at` (UTC), the objective and scores as columns, candidates and forecast
+    quantiles as lists. Files appear when they are complete. Raises `UsageError` where the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [
+            *_files(folder, "decisions", _decisions(store), _decision_frame),
+            *_files(folder, "audit", _audits(store), _audit_frame),
+        ]
+    except OSError as error:
+        raise UsageError(f"export to {folder}: {error.strerror}; expected a folder that can be written") from error
+
+
+def _files(folder: Path, name: str, rows: Iterable[dict[str, Any]], frame: Any) -> list[Path]:  # noqa: ANN401
+    written: list[Path] = []
+    part: list[dict[str, Any]] = []
+
+    def write() -> None:
+        path = folder / f"{name}-{len(written):05d}.parquet"
+        staged = path.with_suffix(".part")
+        frame(part).write_parquet(staged)
+        staged.replace(path)
+        written.append(path)
+        part.clear()
+
+    for row in rows:
+        part.append(row)
+        if len(part) == ROWS:
+            write()
+    if part or not written:
+        write()
+    return written
+
+
+def _decisions(store: JournalStore) -> Iterable[dict[str, Any]]:
+    last = ""
+    while rows := store.between(last, limit=PAGE):
+        yield from map(_decision, rows)
+        last = rows[-1]["id"]
+
+
+def _decision(row: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(row)
+    context, candidates = loads(out.pop("context")), out.pop("candidates")
+    objective = context["objective"]
+    columns = {} if candidates is None else loads(candidates)
+    quantiles = loads(out.pop("quantiles"))
+    out["epsilon"], out["measure"] = _numbers([objective["epsilon"]])[0], objective["measure"]
+    out["min_replicas"], out["max_replicas"] = objective["min_replicas"], objective["max_replicas"]
+    out["capacity_median"] = _numbers([context["capacity"]["median"]])[0]
+    out |= {name: _numbers([context["scores"][name]])[0] for name in SCORES}
+    out |= {f"candidate_{name}": _numbers(columns.get(name, [])) for name in CANDIDATES}
+    out["quantile_levels"] = [float(q) for q in quantiles]
+    out["quantile_values"] = [_numbers(v) for v in quantiles.values()]
+    return out
+
+
+def _audits(store: JournalStore) -> Iterable[dict[str, Any]]:
+    from harmony.journal.plain import dumps
+
+    before: str | None = None
+    while entries := store.audits(before=before, limit=PAGE):
+        for e in entries:
+            yield {"id": int(e.id), "at_s": e.at_s, "actor": e.actor, "action": e.action, "detail": dumps(e.detail)}
+        before = entries[-1].id
+
+
+def _numbers(values: Iterable[Any]) -> list[float | None]:
+    return [None if v is None else float(v) for v in values]
+
+
+def _decision_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    import polars as pl
+    from sqlalchemy import Double, Text
+
+    from harmony.journal.tables import DECISIONS
+
+    gone = ("candidates", "quantiles", "context")
+    schema: dict[str, Any] = {
+        c.name: pl.Float64 if isinstance(c.type, Double) else pl.String if isinstance(c.type, Text) else pl.Int64
+        for c in DECISIONS.columns
+        if c.name not in gone
+    }
+    schema |= {"epsilon": pl.Float64, "measure": pl.String, "min_replicas": pl.Int64, "max_replicas": pl.Int64}
+    schema |= {"capacity_median": pl.Float64} | dict.fromkeys(SCORES, pl.Float64)
+    schema |= {f"candidate_{name}": pl.List(pl.Float64) for name in CANDIDATES}
+    schema |= {"quantile_levels": pl.List(pl.Float64), "quantile_values": pl.List(pl.List(pl.Float64))}
+    return _with_time(pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+def _audit_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    import polars as pl
+
+    schema = {"id": pl.Int64, "at_s": pl.Float64, "actor": pl.String, "action": pl.String, "detail": pl.String}
+    return _with_time(pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+def _with_time(frame: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    return frame.with_columns((pl.col("at_s") * 1e6).round().cast(pl.Int64).cast(pl.Datetime("us", "UTC")).alias("at"))

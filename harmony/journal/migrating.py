@@ -1,0 +1,83 @@
+"""Bringing a database to the newest version, safely while others do the same; newer and foreign ones are refused."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
+
+from harmony.journal.errors import JournalError, JournalVersionError
+from harmony.journal.tables import METADATA, VERSION_TABLE
+
+__all__ = ["migrate", "newest_version", "stored_version"]
+
+FOLDER = Path(__file__).parent / "migrations"
+LOCK = 0x6861726D  # PostgreSQL's advisory lock while migrating ("harm")
+
+
+def migrate(connection: Connection, where: str, target: str = "head") -> None:
+    """Bring the database to version ``target``, in the caller's transaction; does nothing where it is there already.
+
+    Raises `JournalVersionError` where the database is of a newer version, or holds something else.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    stored = _checked(connection, where)
+    if stored == (newest_version() if target == "head" else target):
+        return
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, target)
+
+
+def check_version(connection: Connection, where: str) -> None:
+    """Raises `JournalError` unless the database is of this very version; changes nothing."""
+    stored = _checked(connection, where)
+    if stored is None:
+        raise JournalError(f"journal {where}: it is empty; harmony serve writes one")
+    if stored != newest_version():
+        raise JournalError(
+            f"journal {where}: it is of version {stored}, this harmony reads {newest_version()}; "
+            "the service that writes it brings it to the new version when it starts"
+        )
+
+
+def stored_version(connection: Connection) -> str | None:
+    """The version that the database is of; None for one without a journal."""
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+@cache
+def newest_version() -> str:
+    """The version that this code writes."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def _checked(connection: Connection, where: str) -> str | None:
+    stored = stored_version(connection)
+    if stored is None:
+        others = sorted(set(inspect(connection).get_table_names()) & set(METADATA.tables))
+        if others:
+            raise JournalVersionError(
+                f"journal {where}: a database of something else (it has a table {others[0]!r} and no version of a "
+                "journal); expected an empty one or a journal"
+            )
+        return None
+    known = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    if stored not in known:
+        raise JournalVersionError(
+            f"journal {where}: it is of version {stored}, which is newer than this harmony ({newest_version()}); "
+            "install a newer harmony, or name another journal"
+        )
+    return stored
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    return config

@@ -1,0 +1,242 @@
+"""Snapshots as rows of the tables, and rows as snapshots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import orjson
+
+from forecasting.distribution import ForecastDistribution
+from forecasting.errors import DataError
+from forecasting.panel import FloatArray
+from harmony.journal.ids import decision_id
+from harmony.journal.inputs import (
+    Inputs,
+    capacity_header,
+    decode_forecast,
+    decode_inputs,
+    encode_forecast,
+    encode_inputs,
+    whole,
+)
+from harmony.journal.packing import pack, unpack
+from harmony.journal.plain import dumps, floats, loads, plain, restored
+from harmony.model.capacity import Capacity
+from harmony.model.decision import Candidates, Decision, Reason
+from harmony.model.lead_time import LeadTime
+from harmony.model.memory import TurnMemory
+from harmony.model.objective import Behavior, Objective
+from harmony.model.observation import Observation, Outcome
+from harmony.model.record import Record
+from harmony.serving.snapshot import Snapshot
+
+__all__ = ["Encoded", "encode", "snapshot_of"]
+
+TEXTS = ("kind", "target", "mode", "effective_mode", "unit", "demand_name", "gpu_type", "currency", "held_by")
+SCORES = (
+    "crps", "realized", "stated", "gpu_hours_saved", "misses_avoided_s", "misses_caused_s", "shadow_s",
+)  # fmt: skip
+COLUMNS = ("replicas", "violation_probability", "violated_time", "violated_window", "expected_cost")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One snapshot as rows: of `decisions`, `inputs` and `services`."""
+
+    decision: Row
+    inputs: Row
+    service: Row
+
+
+def encode(snapshot: Snapshot, *, whole_forecast: bool) -> Encoded:
+    """The rows of a snapshot; `DataError` for what cannot be kept (a time before 1970, text that is no text).
+
+    ``whole_forecast`` keeps all of the newest forecast for those who follow the journal (see `JournalStore.latest`).
+    """
+    record, seen, decided = snapshot.record, snapshot.record.observation, snapshot.record.decision
+    row_id = decision_id(_text(snapshot.service), seen.now_s)
+    scores = _scores(snapshot)
+    row: Row = {name: _text(getattr(snapshot, name)) for name in TEXTS} | {
+        "id": row_id,
+        "service": snapshot.service,
+        "at_s": seen.now_s,
+        "step_s": seen.step_s,
+        "interval_s": seen.interval_s,
+        "demand": _absent(seen.demand),
+        "seen_ordered": whole(seen.ordered),
+        "seen_ready": whole(seen.ready),
+        "risk_level": _absent(seen.risk_level),
+        "ordered": whole(snapshot.ordered),
+        "ready": whole(snapshot.ready),
+        "replicas": whole(decided.replicas),
+        "current": whole(decided.current),
+        "unconstrained": whole(decided.unconstrained),
+        "reason": str(decided.reason),
+        "bound_by": _text(decided.bound_by),
+        "violation_probability": _absent(decided.violation_probability),
+        "expected_cost": _absent(decided.expected_cost),
+        "model": _text(decided.model),
+        "desired": whole(snapshot.desired),
+        "applied": whole(record.applied),
+        "outcome_steps": whole(record.outcome.steps),
+        "outcome_violated": whole(record.outcome.violated),
+        "candidates": _candidates_text(decided.candidates),
+        "quantiles": dumps({repr(float(q)): floats(np.asarray(v)) for q, v in decided.quantiles.items()}),
+        "context": _context(snapshot, scores),
+    }
+    summary = {"conditions": plain(snapshot.conditions), "scores": scores}
+    service = {
+        "service": snapshot.service,
+        "at_s": seen.now_s,
+        "decision_id": row_id,
+        "summary": _text(dumps(summary)),
+        "series": _series(snapshot, whole_forecast),
+    }
+    return Encoded(row, {"decision_id": row_id, "blob": encode_inputs(record)}, service)
+
+
+def snapshot_of(
+    row: Mapping[str, Any], blob: bytes | None = None, summary: str | None = None, series: bytes | None = None
+) -> Snapshot:
+    """The snapshot of a row of `decisions`, as much of it as there is.
+
+    With ``blob`` (its inputs) it has the demand's forecast over the decision's window, with ``series`` (of the
+    service, for its newest decision) the recent history and perhaps the whole forecast.
+    """
+    context = loads(row["context"])
+    inputs = None if blob is None else decode_inputs(blob)
+    header, arrays = ({}, {}) if series is None else unpack(series)
+    forecast = None if inputs is None else inputs.forecast
+    if "forecast" in header:
+        forecast = decode_forecast(header["forecast"], arrays)
+    about = {} if summary is None else loads(summary)
+    scores = about.get("scores", context["scores"])
+    record = _record(row, context, inputs, forecast)
+    none = np.empty(0)
+    named: dict[str, Any] = {name: row[name] for name in TEXTS}
+    named |= {name: None if scores[name] is None else float(scores[name]) for name in SCORES}
+    return Snapshot(
+        service=row["service"],
+        **named,
+        record=record,
+        guards_before=record.before.guards,
+        behavior=None if context["behavior"] is None else restored(Behavior, context["behavior"]),
+        ordered=row["ordered"],
+        ready=row["ready"],
+        desired=row["desired"],
+        history_s=arrays.get("history_s", none),
+        history=arrays.get("history", none),
+        conditions=tuple(about.get("conditions", ())),
+        coverage={float(level): float(share) for level, share in scores["coverage"].items()},
+    )
+
+
+def _record(
+    row: Mapping[str, Any], context: Mapping[str, Any], inputs: Inputs | None, forecast: ForecastDistribution | None
+) -> Record:
+    seen = Observation(
+        now_s=row["at_s"],
+        step_s=row["step_s"],
+        interval_s=row["interval_s"],
+        demand=_number(row["demand"]),
+        ordered=row["seen_ordered"],
+        ready=row["seen_ready"],
+        objective=restored(Objective, context["objective"]),
+        capacity=restored(Capacity, context["capacity"]) if inputs is None else inputs.capacity,
+        lead_time=restored(LeadTime, context["lead_time"]),
+        forecast=forecast,
+        risk_level=_number(row["risk_level"]),
+    )
+    decided = Decision(
+        replicas=row["replicas"],
+        current=row["current"],
+        reason=Reason(row["reason"]),
+        violation_probability=_number(row["violation_probability"]),
+        expected_cost=_number(row["expected_cost"]),
+        candidates=_candidates(row["candidates"]),
+        unconstrained=row["unconstrained"],
+        bound_by=row["bound_by"],
+        quantiles={float(q): np.asarray(v, dtype=np.float64) for q, v in loads(row["quantiles"]).items()},
+        model=row["model"],
+    )
+    samples, failed = ((), ()) if inputs is None else (inputs.bound_samples, inputs.failed_s)
+    outcome = Outcome(row["outcome_steps"], row["outcome_violated"], samples, failed)
+    return Record(seen, decided, row["applied"], outcome, TurnMemory() if inputs is None else inputs.before)
+
+
+# ---- parts ---------------------------------------------------------------------------------------------------
+def _absent(value: float) -> float | None:
+    """NULL for NaN (SQLite makes no difference between them, so no database shall)."""
+    return None if math.isnan(value) else float(value)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _text(value: str) -> str:
+    """Text that every database takes."""
+    if "\x00" in value:
+        raise DataError(f"journal: text with a NUL character: {value[:40]!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"journal: text that is no Unicode: {value[:40]!r}") from None
+    return value
+
+
+def _candidates_text(candidates: Candidates | None) -> str | None:
+    if candidates is None:
+        return None
+    return dumps({name: floats(getattr(candidates, name)) for name in COLUMNS})
+
+
+def _candidates(text: str | None) -> Candidates | None:
+    if text is None:
+        return None
+    columns = loads(text)
+    numbers = {name: np.asarray(columns[name], dtype=np.float64) for name in COLUMNS[1:]}
+    return Candidates(replicas=np.asarray(columns["replicas"], dtype=np.int64), **numbers)
+
+
+def _scores(snapshot: Snapshot) -> dict[str, Any]:
+    scores = {name: plain(getattr(snapshot, name)) for name in SCORES}
+    return scores | {"coverage": {repr(float(k)): plain(float(v)) for k, v in snapshot.coverage.items()}}
+
+
+def _context(snapshot: Snapshot, scores: dict[str, Any]) -> str:
+    seen = snapshot.record.observation
+    value = {
+        "objective": orjson.Fragment(_settings(seen.objective)),
+        "behavior": None if snapshot.behavior is None else orjson.Fragment(_settings(snapshot.behavior)),
+        "capacity": capacity_header(seen.capacity),
+        "lead_time": orjson.Fragment(_settings(seen.lead_time)),
+        "scores": scores,
+    }
+    return _text(orjson.dumps(value).decode())
+
+
+@lru_cache(maxsize=4096)
+def _settings(settings: Objective | Behavior | LeadTime) -> bytes:
+    """Settings as JSON; the same ones come again with every turn."""
+    return _text(dumps(plain(settings))).encode()
+
+
+def _series(snapshot: Snapshot, whole_forecast: bool) -> bytes:
+    header: dict[str, Any] = {}
+    arrays: dict[str, FloatArray] = {
+        "history_s": np.asarray(snapshot.history_s, dtype=np.float64),
+        "history": np.asarray(snapshot.history, dtype=np.float64),
+    }
+    forecast = snapshot.record.observation.forecast
+    if whole_forecast and forecast is not None:
+        header["forecast"], more = encode_forecast(forecast)
+        arrays |= more
+    return pack(header, arrays)

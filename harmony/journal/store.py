@@ -1,0 +1,299 @@
+"""`JournalStore`: the append-only record of every decision, in SQLite or PostgreSQL, through the same statements."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, Row, Select, delete, insert, literal_column, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from harmony.journal.connecting import connect, journal_url, shown
+from harmony.journal.errors import JournalError, translated
+from harmony.journal.ids import first_id_at
+from harmony.journal.info import read_info
+from harmony.journal.inputs import decode_inputs
+from harmony.journal.migrating import check_version, migrate
+from harmony.journal.plain import dumps, loads, plain
+from harmony.journal.retention import Removed, remove_old
+from harmony.journal.rows import Encoded, encode, snapshot_of
+from harmony.journal.stored import ApiKey, AuditEntry, Info, Job, StoredDecision
+from harmony.journal.tables import API_KEYS, AUDIT, DECISIONS, INPUTS, JOBS, SERVICES
+from harmony.serving.snapshot import Snapshot
+
+__all__ = ["JournalStore"]
+
+MOST_ROWS = 1_000  # of one page
+NOW_S = {  # the database's own clock, seconds since the epoch
+    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+    "postgresql": "extract(epoch FROM clock_timestamp())::double precision",
+}
+
+
+class JournalStore:
+    """One journal; safe to use from several threads, and by several processes at once.
+
+    All methods raise `JournalUnavailable` while the database cannot be read or written (full or read-only disk, lost
+    server) and work again when it can.
+    """
+
+    def __init__(self, engine: Engine, where: str, *, whole_forecasts: bool) -> None:
+        self.where = where
+        self._engine = engine
+        self._whole_forecasts = whole_forecasts
+        self._dialect = engine.dialect.name
+        self._upsert: Any = postgresql.insert if self._dialect == "postgresql" else sqlite.insert
+        self._writing = threading.Lock()
+
+    @classmethod
+    def open(cls, url: str, *, whole_forecasts: bool | None = None, read_only: bool = False) -> Self:
+        """Open (and create, or bring to the newest version) the journal at ``url``.
+
+        ``url`` is ``sqlite:///FILE``, ``postgresql://USER:PASSWORD@HOST/DATABASE`` or a file's path.
+        ``whole_forecasts`` keeps the newest forecast of every service with all its indicators, for readers that have
+        no loop (see `latest`); by default where there can be such readers: on PostgreSQL. ``read_only`` changes
+        nothing, not even the version.
+
+        Raises `UsageError` for an address that is none, `JournalVersionError` for a newer version or a database of
+        something else, `JournalUnavailable` where it cannot be opened.
+        """
+        address = journal_url(url)
+        where = shown(address)
+        is_file = address.get_backend_name() == "sqlite"
+        if is_file and read_only and not Path(str(address.database)).is_file():
+            raise JournalError(f"journal {where}: there is no such file")
+        engine = connect(address, read_only=read_only)
+        store = cls(engine, where, whole_forecasts=not is_file if whole_forecasts is None else whole_forecasts)
+        try:
+            if read_only:
+                with store._reading() as connection:
+                    check_version(connection, where)
+            else:
+                with store._write() as connection:
+                    migrate(connection, where)
+        except BaseException:
+            engine.dispose()
+            raise
+        return store
+
+    # ---- decisions ------------------------------------------------------------------------------------------
+    def append(self, snapshots: Sequence[Snapshot]) -> list[str]:
+        """Keep these turns, all of them or none; returns their ids, in order.
+
+        The same service and time again is the same decision: what was stored first stays. When this returns the turns
+        outlive the end of the process. Raises `DataError` (and keeps none) for a snapshot that cannot be kept.
+        """
+        return self.write([self.encode(snapshot) for snapshot in snapshots])
+
+    def encode(self, snapshot: Snapshot) -> Encoded:
+        """The rows of a snapshot, for `write`; `DataError` for one that cannot be kept."""
+        return encode(snapshot, whole_forecast=self._whole_forecasts)
+
+    def write(self, rows: Sequence[Encoded]) -> list[str]:
+        """As `append`, of what is encoded already."""
+        if not rows:
+            return []
+        newest: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            before = newest.get(row.service["service"])
+            if before is None or before["at_s"] <= row.service["at_s"]:
+                newest[row.service["service"]] = row.service
+        upsert = self._upsert(SERVICES)
+        upsert = upsert.on_conflict_do_update(
+            index_elements=["service"],
+            set_={name: upsert.excluded[name] for name in ("at_s", "decision_id", "summary", "series")},
+            where=SERVICES.c.at_s <= upsert.excluded.at_s,
+        )
+        # In one order everywhere, so that two writers cannot wait for each other.
+        services = [newest[name] for name in sorted(newest)]
+        with self._write() as connection:
+            connection.execute(self._upsert(DECISIONS).on_conflict_do_nothing(), [r.decision for r in rows])
+            connection.execute(self._upsert(INPUTS).on_conflict_do_nothing(), [r.inputs for r in rows])
+            connection.execute(upsert, services)
+        return [row.decision["id"] for row in rows]
+
+    def decisions(
+        self, service: str | None = None, *, before: str | None = None, limit: int = 50
+    ) -> list[StoredDecision]:
+        """Decisions of one service, or of all: newest first, at most 1000, older than the id ``before``."""
+        query = select(DECISIONS).order_by(DECISIONS.c.id.desc())
+        if service is not None:
+            query = query.where(DECISIONS.c.service == service)
+        if before is not None:
+            query = query.where(DECISIONS.c.id < before)
+        return [StoredDecision(row["id"], snapshot_of(row)) for row in self._all(query.limit(_page(limit)))]
+
+    def decision(self, decision_id: str) -> StoredDecision | None:
+        """One decision with its inputs, where these are still kept; None when there is none of that id."""
+        query = select(DECISIONS, INPUTS.c.blob).outerjoin(INPUTS, INPUTS.c.decision_id == DECISIONS.c.id)
+        rows = self._all(query.where(DECISIONS.c.id == decision_id))
+        if not rows:
+            return None
+        row = rows[0]
+        blob = row["blob"]
+        rounded = blob is not None and decode_inputs(blob).rounded
+        return StoredDecision(row["id"], snapshot_of(row, blob), blob is not None, rounded)
+
+    def between(
+        self, after: str = "", before_s: float | None = None, limit: int = MOST_ROWS
+    ) -> list[Mapping[str, Any]]:
+        """Rows of `decisions`, oldest first, with ids beyond ``after`` and times before ``before_s``; for exports."""
+        query = select(DECISIONS).where(DECISIONS.c.id > after).order_by(DECISIONS.c.id)
+        if before_s is not None:
+            query = query.where(DECISIONS.c.id < first_id_at(before_s))
+        return self._all(query.limit(limit))
+
+    def latest(self, since_s: float = 0.0) -> list[Snapshot]:
+        """The newest snapshot of every service whose newest decision is later than ``since_s``, ordered by name.
+
+        For readers without a loop. Writers' clocks differ a little: ask from some seconds before the newest time that
+        you know, and pass over what you have.
+        """
+        query = (
+            select(DECISIONS, INPUTS.c.blob, SERVICES.c.summary, SERVICES.c.series)
+            .select_from(SERVICES)
+            .join(DECISIONS, DECISIONS.c.id == SERVICES.c.decision_id)
+            .outerjoin(INPUTS, INPUTS.c.decision_id == DECISIONS.c.id)
+            .where(SERVICES.c.at_s > since_s)
+            .order_by(SERVICES.c.service)
+        )
+        return [snapshot_of(row, row["blob"], row["summary"], row["series"]) for row in self._all(query)]
+
+    # ---- audit ----------------------------------------------------------------------------------------------
+    def audit(self, actor: str, action: str, detail: Mapping[str, Any] | None = None) -> str:
+        """Write down that ``actor`` did ``action``, at the database's time; returns the entry's id."""
+        values = {"actor": actor, "action": action, "detail": dumps(plain(dict(detail or {})))}
+        with self._write() as connection:
+            made = connection.execute(insert(AUDIT).values(at_s=self._now, **values))
+            key = made.inserted_primary_key
+        return str(key[0]) if key is not None else ""
+
+    def audits(self, *, before: str | None = None, limit: int = 50, actor: str | None = None) -> list[AuditEntry]:
+        """Newest first, older than the id ``before``."""
+        query = select(AUDIT).order_by(AUDIT.c.id.desc())
+        if before is not None:
+            if not (before.isascii() and before.isdigit() and len(before) < 19):
+                return []
+            query = query.where(AUDIT.c.id < int(before))
+        if actor is not None:
+            query = query.where(AUDIT.c.actor == actor)
+        rows = self._all(query.limit(_page(limit)))
+        return [AuditEntry(str(r["id"]), r["at_s"], r["actor"], r["action"], loads(r["detail"])) for r in rows]
+
+    # ---- keys -----------------------------------------------------------------------------------------------
+    def add_key(self, key: ApiKey) -> None:
+        """Keep a new key (its hash); `JournalError` where there is one of that id."""
+        values = {column.name: getattr(key, column.name) for column in API_KEYS.columns}
+        with self._write() as connection:
+            connection.execute(insert(API_KEYS), [values])
+
+    def keys(self) -> list[ApiKey]:
+        """All keys, oldest first, revoked ones too."""
+        return [ApiKey(**row) for row in self._all(select(API_KEYS).order_by(API_KEYS.c.created_s, API_KEYS.c.id))]
+
+    def find_key(self, key_id: str) -> ApiKey | None:
+        """The key of that id."""
+        rows = self._all(select(API_KEYS).where(API_KEYS.c.id == key_id))
+        return ApiKey(**rows[0]) if rows else None
+
+    def revoke_key(self, key_id: str) -> bool:
+        """Revoke at the database's time; False when there is none of that id, or it was revoked before."""
+        mine = (API_KEYS.c.id == key_id) & API_KEYS.c.revoked_s.is_(None)
+        with self._write() as connection:
+            return connection.execute(update(API_KEYS).where(mine).values(revoked_s=self._now)).rowcount == 1
+
+    # ---- jobs -----------------------------------------------------------------------------------------------
+    def put_job(self, job: Job) -> None:
+        """Keep a job, or its newer state."""
+        values = {column.name: getattr(job, column.name) for column in JOBS.columns}
+        for name in ("request", "progress", "result"):
+            values[name] = None if values[name] is None else dumps(plain(dict(values[name])))
+        statement = self._upsert(JOBS)
+        changed = {name: statement.excluded[name] for name in ("state", "updated_s", "progress", "result", "error")}
+        with self._write() as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changed), [values])
+
+    def job(self, job_id: str) -> Job | None:
+        """The job of that id."""
+        rows = self._all(select(JOBS).where(JOBS.c.id == job_id))
+        return _job(rows[0]) if rows else None
+
+    def jobs(self, *, kind: str | None = None, limit: int = 50) -> list[Job]:
+        """Newest first."""
+        query = select(JOBS).order_by(JOBS.c.created_s.desc(), JOBS.c.id)
+        if kind is not None:
+            query = query.where(JOBS.c.kind == kind)
+        return [_job(row) for row in self._all(query.limit(_page(limit)))]
+
+    def remove_job(self, job_id: str) -> bool:
+        """Forget a job; False when there is none of that id."""
+        with self._write() as connection:
+            return connection.execute(delete(JOBS).where(JOBS.c.id == job_id)).rowcount == 1
+
+    # ---- upkeep ---------------------------------------------------------------------------------------------
+    def retain(self, days: float, *, inputs_days: float | None = None, audit_days: float | None = None) -> Removed:
+        """Remove decisions older than ``days``, and inputs older than ``inputs_days`` (by default with their decision).
+
+        Ages count back from the newest decision, or from the database's clock if that is earlier: neither a journal
+        of simulated time nor one decision from the future empties it. The audit is kept unless ``audit_days`` is given.
+        Removes in portions, so that writers wait for none of them long. Raises `UsageError` for ages that are none.
+        """
+        return remove_old(self._write, self._now, days, inputs_days, audit_days)
+
+    def info(self) -> Info:
+        """Rows, bytes, oldest and newest."""
+        with self._reading() as connection:
+            return read_info(connection, self.where)
+
+    def export(self, folder: Path) -> list[Path]:
+        """Write decisions and audit as Parquet files into ``folder`` (see `harmony.journal.exporting`)."""
+        from harmony.journal.exporting import export
+
+        return export(self, folder)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- the database ---------------------------------------------------------------------------------------
+    @property
+    def _now(self) -> Any:  # noqa: ANN401
+        return literal_column(NOW_S[self._dialect])
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """A writing transaction: all of it, or nothing."""
+        with translated(self.where), self._writing, self._engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A transaction that sees one moment of the journal."""
+        with translated(self.where), self._engine.connect() as connection:
+            yield connection
+
+    def _all(self, query: Select[Any]) -> list[Mapping[str, Any]]:
+        with self._reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _page(limit: int) -> int:
+    return max(1, min(limit, MOST_ROWS))
+
+
+def _job(row: Mapping[str, Any] | Row[Any]) -> Job:
+    values: dict[str, Any] = dict(row)
+    for name in ("request", "progress", "result"):
+        values[name] = None if values[name] is None else loads(values[name])
+    return Job(**values)
