@@ -1,0 +1,209 @@
+"""The fleet table: one `Row` per service, filtered and sorted as asked, in pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from harmony.dashboard.states import Ages, State, state_of
+from harmony.serving import Snapshot
+
+__all__ = ["COLUMNS", "Asked", "Column", "Fleet", "Row", "fleet", "service_url"]
+
+PAGE = 100
+SPARK_W, SPARK_H, SPARK_POINTS = 96, 22, 48
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One service as the table shows it; absent figures are None."""
+
+    snapshot: Snapshot
+    state: State
+    url: str
+    risk: float | None
+    promise: float
+    realized: float | None
+    coverage: float | None
+    saved_hours: float | None
+    saved_money: float | None
+    demand: float | None
+    spark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A sortable column: its key in the address, heading, an explanation, and the value it sorts by."""
+
+    key: str
+    title: str
+    hint: str
+    value: Callable[[Row], str | float | None]
+    numeric: bool = True
+
+
+def known(value: float | None) -> float | None:
+    """The number, or None where it is absent."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+COLUMNS = (
+    Column("service", "Service", "Namespace and name, and what is scaled", lambda r: r.snapshot.service, False),
+    Column("state", "State", "The most urgent thing to know", lambda r: r.state.rank, False),
+    Column("mode", "Mode", "The authority in force", lambda r: r.snapshot.effective_mode, False),
+    Column("demand", "Demand", "Newest reading, and the last hours as a line", lambda r: r.demand),
+    Column("replicas", "Replicas", "Ready of ordered", lambda r: r.snapshot.ordered),
+    Column("recommended", "Recommended", "What full authority would order", lambda r: r.snapshot.recommended),
+    Column("risk", "P(miss)", "Stated probability of a miss, against the promise", lambda r: r.risk),
+    Column("realized", "Missed", "Share of judged steps that were missed", lambda r: r.realized),
+    Column("coverage", "Coverage", "Readings inside the central 80 % interval; 80 % is right", lambda r: r.coverage),
+    Column("saved", "Saved", "GPU-hours and money, HARMONY's orders against what really ran", lambda r: r.saved_hours),
+)
+BY_KEY = {c.key: c for c in COLUMNS}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a person asked to see: search text, mode, urgency ("": all; "attention"), sorting, page from 1."""
+
+    q: str = ""
+    mode: str = ""
+    show: str = ""
+    sort: str = "state"
+    down: bool = False
+    page: int = 1
+
+    @classmethod
+    def of(cls, params: dict[str, str]) -> Asked:
+        """Read from an address; what makes no sense is ignored."""
+        sort = params.get("sort", "")
+        page = params.get("page", "")
+        return cls(
+            q=params.get("q", "").strip()[:100],
+            mode=params.get("mode", "")[:20],
+            show="attention" if params.get("show") == "attention" else "",
+            sort=sort if sort in BY_KEY else "state",
+            down=params.get("dir") == "desc",
+            page=int(page) if page.isascii() and page.isdigit() and 0 < len(page) < 6 else 1,
+        )
+
+    def url(self, *, sort: str = "", page: int = 1) -> str:
+        """The address of the same question sorted by another column (or the other way round), or of another page."""
+        down = self.down if not sort else (sort == self.sort and not self.down)
+        values = {
+            "q": self.q,
+            "mode": self.mode,
+            "show": self.show,
+            "sort": sort or self.sort,
+            "dir": "desc" if down else "",
+            "page": str(page) if page > 1 else "",
+        }
+        return "/?" + urlencode({k: v for k, v in values.items() if v})
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The page: rows that are shown, how many there are in all and of the question, and totals over the fleet."""
+
+    rows: tuple[Row, ...]
+    asked: Asked
+    found: int
+    total: int
+    pages: int
+    attention: int
+    ready: int
+    ordered: int
+    modes: tuple[str, ...]
+    saved_hours: float
+    saved_money: tuple[tuple[str, float], ...]
+    promises_kept: int
+    promises: int
+
+
+def service_url(service: str) -> str:
+    """The address of a service's page."""
+    return "/services/" + "/".join(quote(part, safe="") for part in service.split("/", 1))
+
+
+def row_of(snapshot: Snapshot, ages: Ages) -> Row:
+    """One service as the table shows it."""
+    seen, decision = snapshot.record.observation, snapshot.record.decision
+    judged = snapshot.shadow_s > 0
+    saved = known(snapshot.gpu_hours_saved) if judged else None
+    return Row(
+        snapshot=snapshot,
+        state=state_of(snapshot, ages),
+        url=service_url(snapshot.service),
+        risk=known(decision.violation_probability),
+        promise=seen.objective.epsilon,
+        realized=known(snapshot.realized),
+        coverage=known(snapshot.coverage.get(0.8)),
+        saved_hours=saved,
+        saved_money=None if saved is None else saved * seen.objective.price_per_gpu_hour,
+        demand=known(seen.demand),
+        spark=sparkline(snapshot.history.tolist()),
+    )
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """An SVG path of the newest values on a 96 x 22 grid; absent readings are gaps; empty for nothing known."""
+    values = values[-SPARK_POINTS:]
+    finite = [v for v in values if math.isfinite(v)]
+    if len(finite) < 2:
+        return ""
+    top, low = max(finite), min(0.0, *finite)
+    scale = (SPARK_H - 2) / ((top - low) or 1.0)
+    parts, pen = [], "M"
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            pen = "M"
+            continue
+        parts.append(f"{pen}{i * SPARK_W / (len(values) - 1):.1f} {SPARK_H - 1 - (value - low) * scale:.1f}")
+        pen = "L"
+    return "".join(parts)
+
+
+def fleet(snapshots: Iterable[Snapshot], asked: Asked, ages: Ages) -> Fleet:
+    """Filter, sort and cut into pages; totals are over the whole fleet."""
+    rows = [row_of(s, ages) for s in snapshots]
+    shown = [r for r in rows if _matches(r, asked)]
+    shown.sort(key=lambda r: r.snapshot.service)
+    value = BY_KEY[asked.sort].value
+    present = [r for r in shown if value(r) is not None]
+    absent = [r for r in shown if value(r) is None]  # last whichever way the others go
+    present.sort(key=value, reverse=asked.down)  # type: ignore[arg-type]  # one column has values of one type
+    shown = present + absent
+    pages = max(1, math.ceil(len(shown) / PAGE))
+    first = (min(asked.page, pages) - 1) * PAGE
+    money: dict[str, float] = {}
+    for r in rows:
+        if r.saved_money is not None:
+            money[r.snapshot.currency] = money.get(r.snapshot.currency, 0.0) + r.saved_money
+    judged = [r for r in rows if r.realized is not None]
+    return Fleet(
+        rows=tuple(shown[first : first + PAGE]),
+        asked=asked,
+        found=len(shown),
+        total=len(rows),
+        pages=pages,
+        attention=sum(r.state.level in ("bad", "warn") for r in rows),
+        ready=sum(r.snapshot.ready for r in rows),
+        ordered=sum(r.snapshot.ordered for r in rows),
+        modes=tuple(sorted({r.snapshot.effective_mode for r in rows})),
+        saved_hours=sum(r.saved_hours or 0.0 for r in rows),
+        saved_money=tuple(sorted(money.items())),
+        promises_kept=sum((r.realized or 0.0) <= r.promise for r in judged),
+        promises=len(judged),
+    )
+
+
+def _matches(row: Row, asked: Asked) -> bool:
+    snapshot = row.snapshot
+    text = f"{snapshot.service} {snapshot.target} {snapshot.gpu_type} {row.state.text}".casefold()
+    return (
+        all(word in text for word in asked.q.casefold().split())
+        and asked.mode in ("", snapshot.effective_mode)
+        and (not asked.show or row.state.level in ("bad", "warn"))
+    )

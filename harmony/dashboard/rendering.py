@@ -1,0 +1,107 @@
+"""Templates, their filters, and the headers that every page is sent with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import orjson
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.responses import HTMLResponse
+
+import harmony
+from harmony.dashboard.assets import Assets
+from harmony.model.decision import Reason
+from harmony.serving.words import amount, duration, percent
+
+__all__ = ["REPORT_HEADERS", "Renderer"]
+
+# Nothing inline is allowed but the styles that plotly.js makes, by their hashes.
+POLICY = (
+    "default-src 'self'; script-src 'self'; style-src 'self' {styles}; img-src 'self' data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+# A replay report is one file with its style and script inside; it is kept apart from this site by the sandbox.
+REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+)
+PAGE_HEADERS = {
+    "cache-control": "no-store",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+REPORT_HEADERS = {"content-security-policy": REPORT_POLICY, "cache-control": "no-store"}
+
+REASONS: dict[Reason, str] = {
+    Reason.FORECAST: "the least expected cost among the counts that keep the promise",
+    Reason.REACTIVE_FLOOR: "present demand already needs this many",
+    Reason.WARMING_UP: "no forecast yet: present demand and a margin",
+    Reason.ABSENT_DATA: "demand or forecast are absent, so the count is held",
+    Reason.STABILIZED: "a recent recommendation within the stabilisation window was different",
+    Reason.RATE_LIMITED: "a rate limit allows no more change at once",
+    Reason.MIN_REPLICAS: "the minimum holds it up",
+    Reason.MAX_REPLICAS: "the maximum holds it down",
+    Reason.FALLBACK: "data have been absent for several turns, so the fallback decides",
+    Reason.PAUSED: "scaling is paused",
+    Reason.MODE_LIMITED: "the granted mode allows less",
+    Reason.UNREACHABLE: "even the most replicas allowed may miss more than was promised",
+}
+
+
+class Renderer:
+    """Makes pages."""
+
+    def __init__(self, assets: Assets) -> None:
+        env = Environment(
+            loader=PackageLoader("harmony.dashboard"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        env.filters.update(json=safe_json, clock=clock, stamp=stamp)
+        env.globals.update(
+            assets=assets,
+            amount=amount,
+            duration=duration,
+            percent=percent,
+            money=money,
+            reason_words=lambda reason: REASONS.get(reason, "as its name says"),
+            version=harmony.__version__,
+        )
+        self._env = env
+        self._headers = PAGE_HEADERS | {
+            "content-security-policy": POLICY.format(styles=" ".join(assets.style_hashes()))
+        }
+
+    def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:  # noqa: ANN401
+        """An answer with everything that a page must be sent with."""
+        return HTMLResponse(self._env.get_template(f"{template}.html.j2").render(**values), status, self._headers)
+
+
+def safe_json(value: Any) -> Markup:  # noqa: ANN401 (any plain value)
+    """JSON that may stand inside a script element: nothing in it can end the element."""
+    text = orjson.dumps(value).decode()
+    for sign, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
+        text = text.replace(sign, code)
+    return Markup(text)
+
+
+def money(value: float | None, currency: str = "") -> str:
+    """An amount of money for people; "unknown" where it is absent."""
+    if value is None or not math.isfinite(value):
+        return "unknown"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
+    return f"{text} {currency}".rstrip().replace("-", "−", 1)
+
+
+def clock(at: str | None) -> str:
+    """The time of day of an RFC 3339 moment."""
+    return "unknown" if at is None else at[11:19]
+
+
+def stamp(at: str | None) -> str:
+    """Date and time of an RFC 3339 moment in UTC."""
+    return "unknown" if at is None else f"{at[:10]} {at[11:19]} UTC"

@@ -1,0 +1,102 @@
+"""One service's page: the newest turn with its figures, tables and words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from harmony.dashboard import figures
+from harmony.dashboard.fleet import Row, row_of
+from harmony.dashboard.states import Ages
+from harmony.dashboard.trail import Point
+from harmony.serving import Snapshot, sentence
+from harmony.serving.views import forecast_json, number, utc
+
+__all__ = ["Page", "page_of"]
+
+Json = dict[str, Any]
+RECENT = 12  # readings and turns in the tables that stand in for the charts
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the template of a service needs; absent figures are None."""
+
+    row: Row
+    sentence: str
+    announcement: str
+    figures: dict[str, figures.Figure]
+    candidates: list[Json]
+    candidates_weighed: int
+    forecast: list[Json]
+    readings: list[Json]
+    turns: list[Json]
+    coverage: list[tuple[float, float]]
+    capacity: Json
+    lead: Json
+    cost: float | None
+    crps: float | None
+    stated: float | None
+    level: float | None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What it is made of."""
+        return self.row.snapshot
+
+
+def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
+    """Everything about one service at one moment."""
+    seen, decision = snapshot.record.observation, snapshot.record.decision
+    drawn = [
+        figures.demand(snapshot, points),
+        figures.replicas(snapshot, points),
+        figures.candidates(snapshot),
+        figures.calibration(snapshot),
+    ]
+    low, high = seen.capacity.interval(0.9)
+    direction = "up" if snapshot.desired > snapshot.ordered else "down"
+    return Page(
+        row=row_of(snapshot, ages),
+        sentence=sentence(snapshot),
+        announcement=""
+        if snapshot.desired == snapshot.ordered
+        else f"{snapshot.name}: scaling {direction} from {snapshot.ordered} to {snapshot.desired} replicas.",
+        figures={f.name: f for f in drawn if f is not None},
+        candidates=figures.shown_candidates(snapshot),
+        candidates_weighed=0 if decision.candidates is None else len(decision.candidates),
+        forecast=_forecast(snapshot),
+        readings=[
+            {"at": utc(t), "value": number(v)}
+            for t, v in zip(snapshot.history_s.tolist(), snapshot.history.tolist(), strict=True)
+        ][: -RECENT - 1 : -1],
+        turns=[
+            {"at": utc(p.at_s), "ordered": p.ordered, "ready": p.ready, "recommended": p.recommended}
+            for p in points[: -RECENT - 1 : -1]
+        ],
+        coverage=sorted((q, c) for q, c in snapshot.coverage.items() if math.isfinite(c)),
+        capacity={"median": seen.capacity.median, "low": low, "high": high, "known": seen.capacity.is_known},
+        lead={
+            "median_s": seen.lead_time.median_s,
+            "p90_s": seen.lead_time.quantile_s(0.9),
+            "known": seen.lead_time.is_known,
+        },
+        cost=number(decision.expected_cost),
+        crps=number(snapshot.crps),
+        stated=number(snapshot.stated),
+        level=number(seen.risk_level),
+    )
+
+
+def _forecast(snapshot: Snapshot) -> list[Json]:
+    """Quantiles of demand per step ahead, for the table beside the fan."""
+    forecast = forecast_json(snapshot)
+    if forecast is None:
+        return []
+    levels = forecast["indicators"][forecast["demand"]]["quantiles"]
+    names = ("0.05", "0.5", "0.95", "0.99")
+    return [
+        {"at": at, "lead": h < forecast["lead_steps"], "values": [levels[q][h] for q in names]}
+        for h, at in enumerate(forecast["times"])
+    ]

@@ -1,0 +1,110 @@
+"""`State`: how a service is doing, in a few words, and how urgently a person should look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harmony.model.decision import Reason
+from harmony.serving import Snapshot
+from harmony.serving.words import duration
+
+__all__ = ["LEVELS", "STALE_S", "Ages", "State", "state_of"]
+
+LEVELS = ("bad", "warn", "info", "good")  # most urgent first
+STALE_INTERVALS = 3.0  # turns that may be missed before figures are called stale
+STALE_S = 90.0  # and never before that
+DEMO_STALE_S = 15.0  # where a minute passes in a second
+FALSE_IS_BAD = ("Ready", "AbleToScale", "MetricsAvailable")
+TRUE_IS_BAD = ("TargetConflict",)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`level` is one of `LEVELS`, `text` a few words for a table, `detail` a sentence or empty."""
+
+    level: str
+    text: str
+    detail: str = ""
+
+    @property
+    def rank(self) -> int:
+        """0 for the most urgent level."""
+        return LEVELS.index(self.level)
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How old snapshots are, in seconds of a person's life.
+
+    `now_s` is the present on the snapshots' scale, of which `speed` seconds pass in one of life (1, but for a demo).
+    """
+
+    now_s: float
+    speed: float = 1.0
+
+    def age_s(self, snapshot: Snapshot) -> float:
+        """Seconds since its turn, 0 or more."""
+        return max(0.0, self.now_s - snapshot.at_s) / self.speed
+
+    def stale_after_s(self, snapshot: Snapshot) -> float:
+        """Age from which its figures are stale: some turns are overdue."""
+        least = STALE_S if self.speed == 1.0 else DEMO_STALE_S
+        return max(least, STALE_INTERVALS * snapshot.record.observation.interval_s / self.speed)
+
+    def is_stale(self, snapshot: Snapshot) -> bool:
+        """True when turns are overdue."""
+        return self.age_s(snapshot) > self.stale_after_s(snapshot)
+
+
+def state_of(snapshot: Snapshot, ages: Ages) -> State:
+    """The most urgent thing to say about a service."""
+    if ages.is_stale(snapshot):
+        ago = duration(ages.age_s(snapshot))
+        return State("bad", f"Stale for {ago}", f"No turn since {ago}; nothing here is current.")
+    return _trouble(snapshot) or _limits(snapshot) or _movement(snapshot)
+
+
+def _trouble(snapshot: Snapshot) -> State | None:
+    decision = snapshot.record.decision
+    if decision.reason is Reason.FALLBACK:
+        return State("bad", "Fallback: data absent", "Demand or forecast have been absent for several turns.")
+    if decision.reason is Reason.ABSENT_DATA:
+        return State("bad", "Data absent, count held", f"{decision.bound_by or 'Absent data'}: the count is held.")
+    if decision.reason is Reason.UNREACHABLE:
+        return State("bad", "Promise out of reach", "Even the most replicas allowed may miss more than promised.")
+    for condition in snapshot.conditions:
+        kind, status = condition.get("type", ""), condition.get("status", "")
+        if (kind in FALSE_IS_BAD and status == "False") or (kind in TRUE_IS_BAD and status == "True"):
+            return State("bad", f"{kind}: {condition.get('reason', '')}", condition.get("message", ""))
+    if snapshot.effective_mode != snapshot.mode:
+        text = f"Stepped back to {snapshot.effective_mode}"
+        return State("warn", text, f"Granted {snapshot.mode}; more was missed than promised.")
+    return None
+
+
+def _limits(snapshot: Snapshot) -> State | None:
+    decision = snapshot.record.decision
+    if "paused" in snapshot.held_by:
+        return State("warn", "Paused", f"Held at {snapshot.desired} replicas ({snapshot.held_by}).")
+    if decision.reason is Reason.MAX_REPLICAS:
+        return State("warn", "At the maximum", f"{decision.unconstrained} replicas are wanted.")
+    if decision.reason is Reason.WARMING_UP:
+        return State("info", "Warming up", "Too little history for a forecast yet.")
+    return None
+
+
+def _movement(snapshot: Snapshot) -> State:
+    wanted, ordered = snapshot.recommended, snapshot.ordered
+    if snapshot.desired > ordered:
+        return State("info", f"Scaling up to {snapshot.desired}")
+    if snapshot.desired < ordered:
+        return State("info", f"Scaling down to {snapshot.desired}")
+    if snapshot.ready < ordered:
+        n = ordered - snapshot.ready
+        return State("info", f"{n} replica{'s'[: n > 1]} starting")
+    if wanted != ordered:
+        word = "more" if wanted > ordered else "fewer"
+        return State("info", f"Would order {abs(wanted - ordered)} {word}")
+    if snapshot.record.decision.reason is Reason.STABILIZED:
+        return State("good", "Steady, waiting to go down")
+    return State("good", "Steady")
