@@ -15,7 +15,7 @@ from harmony.decision.rule import lead_window
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.words import sentence
 
-__all__ = ["LEVELS", "decision_json", "forecast_json", "history_json", "number", "summary_json", "utc"]
+__all__ = ["LEVELS", "decision_json", "forecast_json", "history_json", "number", "numbers", "summary_json", "utc"]
 
 Json = dict[str, Any]
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)

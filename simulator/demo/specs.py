@@ -93,7 +93,7 @@ def _objective(epsilon: float, price: float, most: int, gpus: int = 1, fallback:
 _CHAT = PROFILES["chat"]
 _CALM = replace(_CHAT, outages_per_week=0.0, missing_share=0.0005, growth_per_week=0.0)
 _KINDS = (
-    DemoSpec(  # busy by day
+    DemoSpec(  # busy by day; the cluster refuses an order now and then
         namespace="serving",
         name="chat",
         mode=Mode.FULL,
@@ -104,6 +104,7 @@ _KINDS = (
         start_up=StartUp(4.0 * MINUTE_S, 1.2),
         guess_s=6 * MINUTE_S,
         gpu_type="H100-80GB",
+        refused=0.06,
     ),
     DemoSpec(  # bursts at any hour; a person trims at night what UpOnly keeps
         namespace="serving",
@@ -116,7 +117,6 @@ _KINDS = (
         start_up=StartUp(3.0 * MINUTE_S, 1.3),
         guess_s=5 * MINUTE_S,
         gpu_type="A100-40GB",
-        refused=0.05,
         trimmed_hour=3.0,
     ),
     DemoSpec(  # busy at night, still run by a HorizontalPodAutoscaler

@@ -1,0 +1,372 @@
+"""The demo cluster: the real loop, kept promises, equal for equal seeds, and something of everything to look at."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from forecasting.errors import UsageError
+from harmony.decision.rule import decide
+from harmony.decision.turn import decide_turn
+from harmony.metrics import CATALOGUE, Metrics
+from harmony.model.authority import Mode
+from harmony.model.decision import Reason
+from harmony.serving import Hub, Snapshot, decision_json, forecast_json, history_json, summary_json
+from simulator.demo import DemoCluster, demo_specs
+from simulator.demo.cluster import FIRST_ROW, LATE_STEPS
+
+STEPS = 150
+
+
+class Collected:
+    """Everything that a demo published, in order."""
+
+    def __init__(self, cluster: DemoCluster) -> None:
+        self.cluster = cluster
+        self.by_service: dict[str, list[Snapshot]] = {}
+        publish = cluster.hub.publish
+
+        def keep(snapshots: Sequence[Snapshot], gone: Sequence[str] = ()) -> int:
+            for snapshot in snapshots:
+                self.by_service.setdefault(snapshot.service, []).append(snapshot)
+            return publish(snapshots, gone)
+
+        cluster.hub.publish = keep  # type: ignore[method-assign,assignment]
+
+    def all(self) -> list[Snapshot]:
+        return [s for snapshots in self.by_service.values() for s in snapshots]
+
+
+@functools.cache
+def lived() -> Collected:
+    """Some hours after the past, of the demo as it comes."""
+    collected = Collected(DemoCluster(0))
+    collected.cluster.advance(STEPS)
+    return collected
+
+
+def trail(seed: int, steps: int, **changes: object) -> list[str]:
+    """All that was shown in every step, as text."""
+    collected = Collected(DemoCluster(seed, past_hours=2.0, **changes))  # type: ignore[arg-type]
+    collected.cluster.advance(steps)
+    return [json.dumps([summary_json(s), decision_json(s), forecast_json(s, paths=2)]) for s in collected.all()]
+
+
+# ---- it is the real thing ---------------------------------------------------------------------------------------
+def test_every_decision_is_the_rules_own() -> None:
+    checked = 0
+    for snapshot in lived().all():
+        turn = snapshot.record
+        again, _ = decide_turn(turn.observation, decide, snapshot.behavior, turn.before)
+        assert json.dumps(again.to_json()) == json.dumps(turn.decision.to_json())
+        if turn.decision.reason is Reason.FORECAST:
+            assert decide(turn.observation).to_json() == turn.decision.to_json()
+            checked += 1
+    assert checked > STEPS
+
+
+def test_forecasts_are_the_bundled_models_and_joint() -> None:
+    snapshot = lived().cluster.hub.latest("serving/chat")
+    assert snapshot is not None
+    forecast = snapshot.record.observation.forecast
+    assert forecast is not None
+    assert forecast.model == lived().cluster.model.name or forecast.model
+    assert forecast.names == ("requests", "output_tokens", "gpu_utilization", "waiting_requests")
+    assert forecast.paths.shape[0] == 200
+    assert forecast.origin_s == snapshot.at_s
+    tokens, requests = forecast.of("output_tokens")[:, 3], forecast.of("requests")[:, 3]
+    assert np.corrcoef(tokens, requests)[0, 1] > 0.1  # paths are joint, not each for itself
+
+
+def test_promises_are_kept() -> None:
+    for snapshot in lived().cluster.hub.all():
+        epsilon = snapshot.record.observation.objective.epsilon
+        assert snapshot.realized is not None
+        assert snapshot.stated is not None
+        assert snapshot.realized <= 1.5 * epsilon, snapshot.service
+        assert abs(snapshot.stated - snapshot.realized) <= epsilon, snapshot.service
+        assert snapshot.mode == snapshot.effective_mode, snapshot.service
+
+
+def test_forecasts_are_calibrated() -> None:
+    for snapshot in lived().cluster.hub.all():
+        assert 0.6 <= snapshot.coverage[0.8] <= 0.985, snapshot.service
+        assert snapshot.crps > 0.0
+
+
+# ---- each service is there for something --------------------------------------------------------------------------
+def test_modes_as_granted() -> None:
+    modes = {s.service: Mode(s.mode) for s in lived().cluster.hub.all()}
+    assert modes == {
+        "serving/chat": Mode.FULL,
+        "serving/code": Mode.UP_ONLY,
+        "batch/summaries": Mode.RECOMMEND,
+        "search/rerank": Mode.FLOOR,
+        "research/playground": Mode.FULL,
+    }
+
+
+def test_full_follows_both_ways_and_cold_starts_take_their_time() -> None:
+    chat = lived().by_service["serving/chat"]
+    ordered = [s.ordered for s in chat]
+    assert max(ordered) - min(ordered) >= 4
+    assert any(b < a for a, b in itertools.pairwise(ordered))
+    assert any(s.ready < s.ordered for s in chat)
+    assert all(s.ready <= s.ordered for s in chat)
+    for snapshot in chat:
+        able = {c["type"]: c["status"] for c in snapshot.conditions}["AbleToScale"] == "True"
+        assert able == (snapshot.desired == snapshot.ordered == snapshot.record.applied)
+    assert any(s.desired != s.ordered for s in chat)  # refused, and asked for again
+    lead = chat[-1].record.observation.lead_time
+    assert 200 < lead.median_s < 290  # 240 s, learned from a guess of 360 s
+
+
+def test_up_only_never_lowers() -> None:
+    code = lived().by_service["serving/code"]
+    assert all(b.ordered >= a.ordered for a, b in itertools.pairwise(code))
+    assert any(s.recommended < s.ordered and s.held_by == "mode UpOnly" for s in code)
+
+
+def test_recommend_lives_in_a_shadow_with_an_autoscaler_beside_it() -> None:
+    shown = lived().by_service["batch/summaries"]
+    assert any(s.record.observation.ordered != s.ordered for s in shown)
+    assert shown[-1].gpu_hours_saved > 0.0
+    assert shown[-1].shadow_s > 20 * 3600
+    assert all(s.desired == s.ordered for s in shown)
+    assert any(b.ordered != a.ordered for a, b in itertools.pairwise(shown))
+
+
+def test_floor_holds_under_another_autoscaler() -> None:
+    shown = lived().by_service["search/rerank"]
+    for before, after in itertools.pairwise(shown):
+        assert after.ordered >= before.recommended
+
+
+@functools.cache
+def long_lived() -> Collected:
+    """Five hours and a half from the first step on, for what happens seldom."""
+    collected = Collected(DemoCluster(0, past_hours=0.0))
+    collected.cluster.advance(330)
+    return collected
+
+
+def test_absent_readings_hold_the_count() -> None:
+    shown = long_lived().by_service["search/rerank"]
+    held = [s for s in shown if math.isnan(s.record.observation.demand)]
+    assert len(held) > 10
+    for snapshot in held:
+        decision = snapshot.record.decision
+        assert decision.reason in (Reason.ABSENT_DATA, Reason.FALLBACK, Reason.STABILIZED)
+        assert decision.replicas >= decision.current
+        assert {c["type"]: c["status"] for c in snapshot.conditions}["MetricsAvailable"] == "False"
+        assert summary_json(snapshot)["demand"] is None
+    assert any(math.isfinite(s.record.observation.demand) for s in shown[shown.index(held[-1]) :])
+
+
+def test_the_nearly_idle_one_keeps_its_minimum() -> None:
+    ordered = Counter(s.ordered for s in long_lived().by_service["research/playground"])
+    assert ordered.most_common(1)[0][0] == 1
+
+
+# ---- the first page is full --------------------------------------------------------------------------------------
+def test_the_first_page_is_full_and_plain_json() -> None:
+    cluster = DemoCluster(0)
+    began = time.process_time()
+    cluster.begin()
+    assert time.process_time() - began < 8.0  # about 3.5 s on an idle machine
+    assert cluster.hub.version == 1
+    for snapshot in cluster.hub.all():
+        known = np.count_nonzero(np.isfinite(snapshot.history))
+        assert snapshot.history.size == snapshot.history_s.size == 288
+        assert known > 200
+        assert snapshot.record.decision.candidates is not None
+        shown = [summary_json(snapshot), decision_json(snapshot), forecast_json(snapshot), history_json(snapshot)]
+        assert "null, null, null" not in json.dumps(shown[:2], allow_nan=False)
+        assert snapshot.realized is not None
+        assert not math.isnan(snapshot.coverage[0.8])
+    cluster.begin()
+    assert cluster.hub.version == 1  # once
+
+
+# ---- determinism --------------------------------------------------------------------------------------------------
+def test_equal_seeds_and_steps_show_equal_things_whatever_the_speed() -> None:
+    first = trail(3, 12)
+    assert first == trail(3, 12, speed=600.0)
+    assert first != trail(4, 12)
+    assert len(first) == 5 * 13  # the last turn of the past, and twelve
+
+
+def test_more_services_are_copies_of_other_sizes_with_names_of_their_own() -> None:
+    specs = demo_specs(60, 0)
+    assert len({s.service for s in specs}) == 60
+    assert specs[:5] == demo_specs(5, 0)
+    assert specs[5].service == "serving/chat-2"
+    cluster = DemoCluster(0, services=60)
+    cluster.advance(3)
+    assert len(cluster.hub.all()) == 60
+    assert cluster.times.count == 3
+    assert all(s.record.observation.forecast is not None for s in cluster.hub.all() if not s.name.startswith("rerank"))
+    one = {s.name: s for s in cluster.hub.all()}
+    assert not np.array_equal(one["chat"].history, one["chat-2"].history)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"services": 0}, {"seed": -1}, {"speed": 0.0}, {"speed": math.nan}, {"past_hours": -1}]
+)
+def test_what_makes_no_demo_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="demo"):
+        DemoCluster(**({"seed": 0} | wrong))  # type: ignore[arg-type]
+
+
+# ---- metrics ------------------------------------------------------------------------------------------------------
+def test_every_metric_of_a_service_is_exported() -> None:
+    cluster = lived().cluster
+    text = cluster.metrics.exposition()[0].decode()
+    found: dict[str, set[tuple[str, str]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if "namespace" in sample.labels:
+                names = found.setdefault(sample.name.removesuffix("_bucket"), set())
+                names.add((sample.labels["namespace"], sample.labels["name"]))
+    assert {d.name for d in CATALOGUE if d.per_service} - set(found) == set()
+    for name in ("harmony_current_replicas", "harmony_violation_probability", "harmony_judged_steps_total"):
+        assert len(found[name]) == 5
+    chat = cluster.hub.latest("serving/chat")
+    assert chat is not None
+    assert f'harmony_ready_replicas{{kind="Demo",name="chat",namespace="serving"}} {chat.ready}' in _plain(text)
+
+
+def _plain(text: str) -> str:
+    """The exposition with labels in alphabetical order and whole numbers without a point."""
+    lines = []
+    for family in text_string_to_metric_families(text):
+        for s in family.samples:
+            labels = ",".join(f'{k}="{v}"' for k, v in sorted(s.labels.items()))
+            lines.append(f"{s.name}{{{labels}}} {s.value:g}")
+    return "\n".join(lines)
+
+
+def test_figures_of_the_process() -> None:
+    metrics = Metrics("9.9.9", process=False)
+    cluster = DemoCluster(0, past_hours=0.0, metrics=metrics, wall=lambda: 1_800_000_000.0)
+    cluster.advance(4)
+    text = _plain(metrics.exposition()[0].decode())
+    assert "harmony_ticks_total{} 4" in text
+    assert "harmony_leader{} 1" in text
+    assert "harmony_last_tick_timestamp_seconds{} 1.8e+09" in text
+    assert 'harmony_tick_duration_seconds_count{stage="forecast"} 4' in text
+    assert 'harmony_managed_services{mode="Full"} 2' in text
+
+
+# ---- time ----------------------------------------------------------------------------------------------------------
+class FakeTime:
+    """A clock that only a `wait` moves, and an event that is set after so many of them."""
+
+    def __init__(self, ends_s: float, tick_s: float = 0.0) -> None:
+        self.now = 100.0
+        self.ends_s = self.now + ends_s
+        self.tick_s = tick_s
+        self.waits: list[float] = []
+        self.stalls: dict[int, float] = {}
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waits.append(timeout)
+        self.now += timeout + self.stalls.get(len(self.waits), 0.0)
+        return self.now >= self.ends_s
+
+
+def paced(clock: FakeTime, **changes: object) -> DemoCluster:
+    cluster = DemoCluster(0, past_hours=0.0, monotonic=clock.monotonic, **changes)  # type: ignore[arg-type]
+    cluster.run(clock)  # type: ignore[arg-type]
+    return cluster
+
+
+def test_run_keeps_to_its_speed_without_drift() -> None:
+    cluster = paced(FakeTime(20.0), speed=60.0)
+    assert cluster.times.count == 20
+    assert paced(FakeTime(10.0), speed=120.0).times.count == 20
+
+
+def test_late_steps_are_caught_up_but_not_those_of_a_night() -> None:
+    late = FakeTime(20.0)
+    late.stalls[5] = 7.5
+    assert paced(late).times.count == 20
+    assert late.waits[5:12] == [0.0] * 7  # as fast as it goes
+    suspended = FakeTime(LATE_STEPS + 60.0)
+    suspended.stalls[5] = LATE_STEPS + 50.0
+    assert paced(suspended).times.count < 20
+
+
+def test_run_ends_when_told_and_readers_may_read_meanwhile() -> None:
+    hub = Hub()
+    cluster = DemoCluster(0, past_hours=0.0, hub=hub, speed=6000.0)
+    cluster.model  # noqa: B018  (load it before the clock runs)
+    stop = threading.Event()
+    runner = threading.Thread(target=cluster.run, args=(stop,))
+    runner.start()
+    deadline = time.monotonic() + 30
+    while hub.version < 5 and time.monotonic() < deadline:
+        for snapshot in hub.all():
+            json.dumps([summary_json(snapshot), decision_json(snapshot)], allow_nan=False)
+    stop.set()
+    runner.join(10)
+    assert not runner.is_alive()
+    assert hub.version >= 5
+    assert cluster.row == FIRST_ROW - 1 + cluster.times.count
+
+
+def test_a_failed_step_is_counted_and_the_next_one_comes(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeTime(6.0)
+    cluster = DemoCluster(0, past_hours=0.0, monotonic=clock.monotonic)
+    forecasts = cluster._forecasts
+    calls = []
+
+    def fails_once() -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError("no room")
+        return forecasts()
+
+    cluster._forecasts = fails_once  # type: ignore[method-assign,assignment]
+    cluster.run(clock)  # type: ignore[arg-type]
+    assert cluster.times.count == 5
+    assert "a step failed" in caplog.text
+    assert 'harmony_errors_total{component="tick",type="MemoryError"} 1' in _plain(
+        cluster.metrics.exposition()[0].decode()
+    )
+
+
+def test_a_tick_is_quick() -> None:
+    cluster = DemoCluster(0, past_hours=0.0)
+    cluster.advance(3)
+    began = time.process_time()
+    cluster.advance(20)
+    assert (time.process_time() - began) / 20 < 0.15
+
+
+def test_two_weeks_on_demand_begins_again() -> None:
+    cluster = DemoCluster(0, past_hours=0.0)
+    cluster.row += 7 * 1440
+    for service in cluster.services:
+        service.row = service._first_row = cluster.row
+    cluster.advance(2)
+    chat = cluster.hub.latest("serving/chat")
+    assert chat is not None
+    assert math.isfinite(chat.record.observation.demand)
+    assert chat.at_s == cluster.now_s()
+    assert replace(cluster.specs[0], roll=0) == cluster.specs[0]
