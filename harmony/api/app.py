@@ -19,13 +19,12 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from forecasting.errors import InputError
+from forecasting.errors import HarmonyError, InputError
 from harmony import __version__
 from harmony.api.ad_hoc import AdHoc
 from harmony.api.auth import Authenticator
 from harmony.api.gate import Gate
 from harmony.api.models import ProblemDetails
-from harmony.api.ports import JournalUnavailable
 from harmony.api.problems import Problem, render
 from harmony.api.routes import admin, decisions, services, system, work
 from harmony.api.state import ApiState
@@ -48,9 +47,10 @@ GETs carry an ETag: ask again with If-None-Match and get 304 while nothing has c
 
 
 def create_app(state: ApiState) -> FastAPI:
-    """The application over these ports; nothing is open without a key but health, what the settings name, and where
-    the server is open altogether.
-    """  # noqa: D205, D212
+    """The application over these ports.
+
+    Nothing is open without a key but health, the paths that the settings name, and all of it where `is_open`.
+    """
     app = FastAPI(
         title="HARMONY",
         version=__version__,
@@ -75,7 +75,7 @@ def create_app(state: ApiState) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(InputError, _unusable)
-    app.add_exception_handler(JournalUnavailable, _unavailable)
+    app.add_exception_handler(HarmonyError, _unavailable)
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=5)
     app.add_middleware(Gate, state=state, authenticator=app.state.authenticator)
     if state.settings.cors_origins:
@@ -139,7 +139,7 @@ async def _unusable(_: Request, error: Exception) -> Response:
 
 
 async def _unavailable(_: Request, error: Exception) -> Response:
-    log.warning("the journal is not available: %s", error)
+    log.warning("something that an answer needs is not available: %s", error)
     return render(Problem("unavailable", "The journal is not available right now.", {"retry-after": "5"}))
 
 

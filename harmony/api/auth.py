@@ -12,11 +12,12 @@ from typing import NamedTuple
 from starlette.types import Scope
 
 from forecasting.errors import HarmonyError
-from harmony.api.keys import KeyRecord, parse_key, verify
+from harmony.api.keys import parse_key, verify
 from harmony.api.ports import JournalPort, TokenReviewer
 from harmony.api.problems import Problem
 from harmony.api.roles import Caller, Role
 from harmony.api.state import ApiState
+from harmony.journal.stored import ApiKey
 
 __all__ = ["COOKIE", "Authenticator", "Credentials", "read_credentials"]
 
@@ -34,7 +35,7 @@ class Credentials(NamedTuple):
 
 
 def read_credentials(headers: Iterable[tuple[bytes, bytes]]) -> Credentials:
-    """Key or token of `Authorization: Bearer`, `X-API-Key` or the cookie; `Problem` where they contradict each other."""
+    """Key or token of `Authorization: Bearer`, `X-API-Key` or the cookie; `Problem` where they contradict."""
     found: set[str] = set()
     cookie = ""
     for name, value in headers:
@@ -103,7 +104,7 @@ class KeyRing:
 
     def __init__(self, journal: JournalPort | None, ttl_s: float, monotonic_s: Callable[[], float]) -> None:
         self._journal, self._ttl_s, self._monotonic_s = journal, ttl_s, monotonic_s
-        self._records: Mapping[str, KeyRecord] = {}
+        self._records: Mapping[str, ApiKey] = {}
         self._read_s = -float("inf")
         self._busy: asyncio.Lock | None = None
 
@@ -111,7 +112,7 @@ class KeyRing:
         """Read again before the next answer."""
         self._read_s = -float("inf")
 
-    async def records(self) -> Mapping[str, KeyRecord]:
+    async def records(self) -> Mapping[str, ApiKey]:
         """Keys by id, at most `ttl_s` old; as known last where the journal is in trouble."""
         if self._journal is None or self._monotonic_s() - self._read_s < self._ttl_s:
             return self._records
@@ -123,7 +124,7 @@ class KeyRing:
 
     async def _read(self, journal: JournalPort) -> None:
         try:
-            found: Sequence[KeyRecord] = await asyncio.to_thread(journal.keys)
+            found: Sequence[ApiKey] = await asyncio.to_thread(journal.keys)
         except Exception as error:
             if self._read_s == -float("inf") and not self._records:
                 raise Problem("unavailable", "Keys cannot be read right now.", {"retry-after": "5"}) from error

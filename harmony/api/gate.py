@@ -1,4 +1,4 @@
-"""`Gate`: what every request passes before any route: host, credentials, limits, size, time; and what it is sent off with.
+"""`Gate`: what every request passes before any route: host, credentials, limits, size and time.
 
 Plain ASGI, so that the fast path costs no more than it must. Nothing that a proxy could claim (Forwarded,
 X-Forwarded-*, X-Real-IP) is read: an address is the peer's, a host is this server's own.
@@ -39,7 +39,7 @@ SECURITY = (
 POLICY = (b"content-security-policy", API_POLICY)
 
 
-class _LogInFirst(Exception):
+class _LogInFirst(Exception):  # noqa: N818
     """A page was asked for without a key."""
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from forecasting.errors import HarmonyError
 
-__all__ = ["Jobs", "JobsFull", "JobState"]
+__all__ = ["JobState", "Jobs", "JobsFull"]
 
 log = logging.getLogger(__name__)
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -25,7 +25,7 @@ QUEUE = 8
 LIMIT_S = 1800.0
 
 
-class JobsFull(Exception):
+class JobsFull(Exception):  # noqa: N818
     """So many wait already that no more are taken."""
 
 

@@ -13,28 +13,13 @@ import re
 import secrets
 from dataclasses import dataclass
 
-__all__ = ["KeyRecord", "NewKey", "hash_secret", "new_key", "parse_key", "verify"]
+from harmony.journal.stored import ApiKey
+
+__all__ = ["NewKey", "hash_secret", "is_valid", "new_key", "parse_key", "verify"]
 
 _KEY = re.compile(r"hk_([0-9a-f]{12})_([0-9a-f]{64})", re.ASCII)
 NO_ID = "0" * 12
 NO_HASH = "0" * 64
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """A key as it is kept: no secret in it. Times are seconds since the epoch; None: never."""
-
-    id: str
-    name: str
-    role: str
-    secret_hash: str
-    created_s: float
-    expires_s: float | None = None
-    revoked_s: float | None = None
-
-    def is_valid(self, now_s: float) -> bool:
-        """Neither revoked nor expired."""
-        return self.revoked_s is None and (self.expires_s is None or now_s < self.expires_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +48,12 @@ def parse_key(text: str) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2])
 
 
-def verify(text: str, record: KeyRecord | None, now_s: float) -> bool:
+def is_valid(record: ApiKey, now_s: float) -> bool:
+    """Neither revoked nor expired."""
+    return record.revoked_s is None and (record.expires_s is None or now_s < record.expires_s)
+
+
+def verify(text: str, record: ApiKey | None, now_s: float) -> bool:
     """Whether ``text`` is the key of ``record``; an unknown key or malformed text costs the same hash and comparison.
 
     Nothing returns early: how long it takes says nothing about which part was wrong.
@@ -71,5 +61,5 @@ def verify(text: str, record: KeyRecord | None, now_s: float) -> bool:
     key_id, secret = parse_key(text) or (NO_ID, NO_HASH)
     kept = NO_HASH if record is None else record.secret_hash
     same = hmac.compare_digest(hash_secret(key_id, secret), kept)
-    known = record is not None and record.id == key_id and record.is_valid(now_s)
+    known = record is not None and record.id == key_id and is_valid(record, now_s)
     return same and known

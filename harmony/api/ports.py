@@ -8,48 +8,22 @@ from typing import Any, Protocol
 
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import Panel
-from harmony.api.keys import KeyRecord
-from harmony.serving.snapshot import Snapshot
+from harmony.journal.stored import ApiKey, AuditEntry, StoredDecision
 
 __all__ = [
+    "ExplainPort",
     "ForecastPort",
     "JournalPort",
-    "JournalUnavailable",
     "MetricsPort",
     "ModelsPort",
-    "StoredAudit",
-    "StoredDecision",
     "TokenReviewer",
     "TokenUser",
     "WorkPort",
 ]
 
 
-class JournalUnavailable(Exception):
-    """The journal cannot be read or written right now; the message says why, without any address in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDecision:
-    """A decision of the journal: its id and the snapshot of that turn."""
-
-    id: str
-    snapshot: Snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAudit:
-    """One line of the audit."""
-
-    id: str
-    at_s: float
-    actor: str
-    action: str
-    detail: Mapping[str, Any]
-
-
 class JournalPort(Protocol):
-    """The journal as the API reads it. Called on worker threads; raises `JournalUnavailable`."""
+    """The journal as the API reads it. Called on worker threads; raises HarmonyError when it cannot be used now."""
 
     def decisions(self, service: str, *, before: str | None, limit: int) -> Sequence[StoredDecision]:
         """Newest first, older than the id ``before``."""
@@ -59,23 +33,19 @@ class JournalPort(Protocol):
         """One decision."""
         ...
 
-    def explain(self, decision_id: str) -> Mapping[str, Any] | None:
-        """The decision recomputed, and whether it differs; plain values."""
-        ...
-
-    def audit(self, actor: str, action: str, detail: Mapping[str, Any]) -> None:
+    def audit(self, actor: str, action: str, detail: Mapping[str, Any]) -> object:
         """Write down a mutation."""
         ...
 
-    def audits(self, *, before: str | None, limit: int) -> Sequence[StoredAudit]:
+    def audits(self, *, before: str | None, limit: int) -> Sequence[AuditEntry]:
         """Newest first, older than the id ``before``."""
         ...
 
-    def add_key(self, record: KeyRecord) -> None:
+    def add_key(self, key: ApiKey, /) -> None:
         """Keep a new key."""
         ...
 
-    def keys(self) -> Sequence[KeyRecord]:
+    def keys(self) -> Sequence[ApiKey]:
         """All keys, revoked ones too."""
         ...
 
@@ -86,6 +56,8 @@ class JournalPort(Protocol):
 
 # (history, horizon, samples) -> joint sample paths; called on one worker thread; InputError for what it cannot use
 ForecastPort = Callable[[Panel, int, int], ForecastDistribution]
+# a decision recomputed from the journal, in the shape of `harmony.api.models.Explanation`; None for an unknown id
+ExplainPort = Callable[[str], Mapping[str, Any] | None]
 # what forecasters there are: plain values in the shape of `harmony.api.models.ModelCard`
 ModelsPort = Callable[[], Sequence[Mapping[str, Any]]]
 # (kind of job, its request, report(done, total, note)) -> its result; runs in a process of its own, so it is importable

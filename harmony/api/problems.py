@@ -38,8 +38,8 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Problem(Exception):
+@dataclass(eq=False)
+class Problem(Exception):  # noqa: N818
     """An error to be answered: its slug (a key of `PROBLEMS`), a sentence, and more headers or fields."""
 
     slug: str

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from harmony.api.jobs import Jobs
-from harmony.api.ports import ForecastPort, JournalPort, MetricsPort, ModelsPort, TokenReviewer
+from harmony.api.ports import ExplainPort, ForecastPort, JournalPort, MetricsPort, ModelsPort, TokenReviewer
 from harmony.api.roles import Role
 from harmony.serving.hub import Hub
 
@@ -73,6 +73,7 @@ class ApiState:
 
     hub: Hub
     journal: JournalPort | None = None
+    explain: ExplainPort | None = None
     forecast: ForecastPort | None = None
     jobs: Jobs | None = None
     models: ModelsPort | None = None

@@ -14,7 +14,10 @@ from harmony.cli import controller as cluster_verbs
 from harmony.cli import forecasting as forecasting_verbs
 from harmony.cli.backtest import backtest
 from harmony.cli.crd import crd
+from harmony.cli.keys import keys_app
+from harmony.cli.remote import decisions, services, what_if
 from harmony.cli.replay import replay
+from harmony.cli.serve import serve
 from harmony.cli.traces import traces_app
 
 __all__ = ["app", "main"]
@@ -43,6 +46,11 @@ app.command("controller")(cluster_verbs.controller)
 app.command("recommend")(cluster_verbs.recommend)
 app.command("doctor")(cluster_verbs.doctor)
 app.command("crd")(crd)
+app.command("serve")(serve)
+app.add_typer(keys_app, name="keys")
+app.command("services")(services)
+app.command("decisions")(decisions)
+app.command("what-if")(what_if)
 
 
 def _version(wanted: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Health", "Model", "Number", "ProblemDetails", "Probability", "Request"]
+__all__ = ["Health", "Model", "Number", "Probability", "ProblemDetails", "Request"]
 
 Number = float | None  # None: absent
 Probability = Annotated[float, Field(ge=0, le=1)] | None

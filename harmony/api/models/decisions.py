@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
@@ -85,16 +85,23 @@ class DecisionPage(Model):
     next_cursor: str | None
 
 
+class Difference(Model):
+    """A field in which the recomputed decision differs."""
+
+    field: str
+    stored: str
+    recomputed: str
+
+
 class Explanation(Model):
     """The decision recomputed from the journal."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
     id: str
-    same: bool = Field(description="Whether the recomputed decision is the recorded one.")
-    differences: list[str]
-    recorded: dict[str, Any]
-    recomputed: dict[str, Any]
+    same: bool | None = Field(description="Whether it came out the same; null where it cannot be recomputed.")
+    problem: str = Field(description="Why it cannot; empty where it can.")
+    differences: list[Difference]
+    text: list[str] = Field(description="The explanation in words.")
+    decision: Decision
 
 
 class WhatIfRequest(Request):

@@ -10,11 +10,12 @@ from starlette.responses import Response
 from harmony.api.auth import Authenticator
 from harmony.api.depends import Admin, JournalOf, Reader, StateOf, audited
 from harmony.api.etags import answer
-from harmony.api.keys import KeyRecord, new_key
+from harmony.api.keys import new_key
 from harmony.api.models import Audit, AuditPage, Key, KeyPage, KeyRequest, Me, NewKeyAnswer
 from harmony.api.names import KeyId
 from harmony.api.pages import Cursor, Limit, read_cursor, write_cursor
 from harmony.api.problems import Problem
+from harmony.journal.stored import ApiKey
 from harmony.serving.views import utc
 
 __all__ = ["router"]
@@ -42,7 +43,7 @@ async def create_key(
     """The answer holds the key: it is shown this once."""
     fresh, now_s = new_key(), state.now_s()
     expires_s = None if wanted.expires_in_s is None else now_s + wanted.expires_in_s
-    record = KeyRecord(fresh.id, wanted.name, wanted.role, fresh.secret_hash, now_s, expires_s)
+    record = ApiKey(fresh.id, wanted.name, wanted.role, fresh.secret_hash, now_s, expires_s)
     await audited(state, caller, "keys.create", {"id": fresh.id, "name": wanted.name, "role": wanted.role})
     await asyncio.to_thread(journal.add_key, record)
     _authenticator(request).forget_keys()
@@ -79,7 +80,7 @@ def _authenticator(request: Request) -> Authenticator:
     return found
 
 
-def _key(record: KeyRecord) -> Key:
+def _key(record: ApiKey) -> Key:
     return Key(
         id=record.id,
         name=record.name,

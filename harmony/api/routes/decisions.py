@@ -7,7 +7,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from harmony.api.depends import JournalOf, Reader, StateOf
+from harmony.api.depends import JournalOf, Reader, StateOf, needed
 from harmony.api.etags import answer
 from harmony.api.models import Decision, DecisionPage, Explanation, WhatIf, WhatIfRequest
 from harmony.api.names import DecisionId, Name, Namespace
@@ -52,9 +52,9 @@ async def decision(request: Request, journal: JournalOf, _: Reader, decision_id:
 
 
 @router.get("/decisions/{decision_id}/explanation", response_model=Explanation, summary="A decision recomputed")
-async def explanation(request: Request, journal: JournalOf, _: Reader, decision_id: DecisionId) -> Response:
+async def explanation(request: Request, state: StateOf, _: Reader, decision_id: DecisionId) -> Response:
     """Computes the decision again from what the journal holds, and says whether it is the same."""
-    found = await asyncio.to_thread(journal.explain, decision_id)
+    found = await asyncio.to_thread(needed(state.explain, "a journal (--journal)"), decision_id)
     if found is None:
         raise Problem("not-found", "The journal has no decision of that id.")
     return answer(request, dict(found))

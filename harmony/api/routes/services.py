@@ -146,7 +146,7 @@ async def forecast(
     name: Name,
     paths: Annotated[int, Query(ge=0, le=1000, description="How many joint sample paths to add.")] = 0,
     level: Annotated[
-        Literal[1, 2, 3] | None, Query(description="All indicators of this level; the demand alone by default.")
+        int | None, Query(ge=1, le=3, description="All indicators of this level; the demand alone by default.")
     ] = None,
 ) -> Response:
     """Quantiles per step ahead, and joint sample paths on demand."""

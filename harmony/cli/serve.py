@@ -1,0 +1,221 @@
+"""`harmony serve`: API and dashboard over a loop (demo, cluster) or over a journal that others write."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harmony.cli.controller import Context, DryRun, Interval, Kubeconfig, LeaseName, Namespaces, PrometheusUrl, Selector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastapi import FastAPI
+
+    from harmony.api.roles import Role
+    from harmony.api.state import ApiSettings, ApiState
+    from harmony.cli.sources import Source
+    from harmony.journal import JournalStore
+
+__all__ = ["serve"]
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+def serve(
+    demo: Annotated[bool, typer.Option("--demo", help="Serve a simulated cluster under the real loop.")] = False,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Run the Kubernetes controller in this process.")] = False,
+    journal: Annotated[
+        str, typer.Option(envvar="HARMONY_JOURNAL_URL", help="sqlite:///FILE or postgresql://...: decisions and keys.")
+    ] = "",
+    address: Annotated[str, typer.Option(envvar="HARMONY_ADDRESS", help="Where to listen.")] = "127.0.0.1:8000",
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Another port of that address; 0 for any.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Ask nobody for a key, wherever they come from.")
+    ] = False,
+    token_review: Annotated[
+        bool, typer.Option("--token-review", help="Accept Kubernetes tokens (asks the API server).")
+    ] = False,
+    read_group: Annotated[list[str] | None, typer.Option(help="Kubernetes group that may read (repeat).")] = None,
+    operate_group: Annotated[list[str] | None, typer.Option(help="Group that may also start work.")] = None,
+    admin_group: Annotated[list[str] | None, typer.Option(help="Group that may also manage keys.")] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin whose pages may read answers (repeat); none by default.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=1, help="Requests per second and caller.")] = 50.0,
+    services: Annotated[int, typer.Option(min=1, max=2000, help="Demo: how many services.")] = 5,
+    speed: Annotated[float, typer.Option(min=0.1, max=600, help="Demo: seconds that pass in one second.")] = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="Demo: seed of everything random.")] = 0,
+    reports: Annotated[Path | None, typer.Option(help="Folder with replay reports for the dashboard.")] = None,
+    forecaster: Annotated[str, typer.Option(help="base, or a model folder.")] = "base",
+    prometheus_url: PrometheusUrl = "",
+    namespace: Namespaces = None,
+    selector: Selector = "",
+    kubeconfig: Kubeconfig = "",
+    context: Context = "",
+    interval: Interval = "30s",
+    lease_name: LeaseName = "harmony-controller",
+    dry_run: DryRun = False,
+    log_format: Annotated[str, typer.Option(help="json or text.")] = "text",
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+) -> int:
+    """Serve API and dashboard until stopped.
+
+    Examples:
+    `harmony serve --demo`
+
+    `harmony serve --cluster --prometheus-url http://prometheus:9090 --journal sqlite:///harmony.db --address :8000`
+
+    `harmony serve --journal postgresql://harmony@db/harmony --token-review --read-group developers`
+    """
+    from controller.logs import configure
+    from forecasting.errors import UsageError
+    from harmony.cli import sources
+
+    if demo and cluster:
+        raise UsageError("--demo and --cluster: choose one")
+    if not (demo or cluster or journal):
+        raise UsageError("nothing to serve: add --demo, --cluster, or --journal of a journal that others write")
+    configure(log_format, log_level)
+    groups = _groups(read_group, operate_group, admin_group)
+    if groups and not token_review:
+        raise UsageError("groups are looked up by --token-review: add it")
+    with sources.opened(journal, temporary=demo) as store:
+        source: Source
+        if demo:
+            source = sources.Demo(services, speed, seed)
+        elif cluster:
+            source = sources.Cluster(
+                prometheus_url,
+                namespace or (),
+                selector,
+                kubeconfig,
+                context,
+                interval,
+                lease_name,
+                forecaster,
+                dry_run,
+            )
+        else:
+            assert store is not None  # there is a --journal
+            source = sources.Follower(store)
+        review = sources.token_reviewer(kubeconfig, context) if token_review else None
+        where = _at(address, port)
+        return _run(where, insecure, store, source, groups, review, cors_origin or (), rate, reports, forecaster)
+
+
+def _run(
+    where: str,
+    insecure: bool,
+    store: JournalStore | None,
+    source: Source,
+    groups: dict[str, Role],
+    review: object,
+    cors: Sequence[str],
+    rate: float,
+    reports: Path | None,
+    forecaster: str,
+) -> int:
+    """Listen, then begin, then serve to the end."""
+    from harmony.api.jobs import Jobs
+    from harmony.api.server import ApiServer, listen
+    from harmony.api.state import ApiState
+    from harmony.cli import sources
+
+    listening, host, port = listen(where)
+    with listening:
+        settings = _settings(host, insecure, store, groups, review is not None, cors, rate)
+        state = ApiState(
+            hub=source.hub,
+            journal=store,
+            explain=None if store is None else sources.explainer(store),
+            forecast=sources.forecaster(forecaster),
+            jobs=Jobs("harmony.cli.backtest_job:work"),
+            models=sources.model_cards(forecaster),
+            metrics=source.metrics,
+            token_review=review,  # type: ignore[arg-type]
+            settings=settings,
+            health=source.health,
+        )
+        server = ApiServer(_application(state, source.speed, reports))
+        with sources.recording(store, source), source.running(server):
+            _greet(host, port, settings, source.what)
+            server.run(sockets=[listening])
+    return 0
+
+
+def _application(state: ApiState, speed: float, reports: Path | None) -> FastAPI:
+    """The API with the dashboard's pages."""
+    from harmony.api.app import create_app
+    from harmony.dashboard.dashboard import Dashboard, add_dashboard, dashboard_settings
+
+    state.settings = dashboard_settings(state.settings)
+    app = create_app(state)
+    add_dashboard(app, Dashboard(state, speed=speed, reports=reports))
+    return app
+
+
+def _settings(
+    host: str,
+    insecure: bool,
+    store: JournalStore | None,
+    groups: dict[str, Role],
+    reviewed: bool,
+    cors: Sequence[str],
+    rate: float,
+) -> ApiSettings:
+    """Open on loopback while there are no keys, or where the user insists; else there must be a way in."""
+    from forecasting.errors import UsageError
+    from harmony.api.keys import is_valid
+    from harmony.api.server import is_loopback
+    from harmony.api.state import ApiSettings
+
+    now_s = time.time()  # noqa: TID251 - the command line reads the clock
+    kept = [] if store is None else store.keys()
+    has_keys = any(is_valid(key, now_s) for key in kept)
+    local = is_loopback(host)
+    is_open = insecure or (local and not has_keys and not reviewed)
+    if not is_open and not has_keys and not groups:
+        raise UsageError(
+            f"{host or 'every address'} can be reached by others, and nobody has a key: make one with `harmony keys "
+            "create me --role admin --journal URL` and serve with that --journal; or --token-review with groups; or "
+            "--insecure to let everybody in"
+        )
+    return ApiSettings(
+        is_open=is_open,
+        hosts=LOOPBACK_HOSTS if is_open and local else frozenset(),
+        groups=groups,
+        cors_origins=tuple(cors),
+        rate=rate,
+        burst=4 * rate,
+    )
+
+
+def _groups(read: list[str] | None, operate: list[str] | None, admin: list[str] | None) -> dict[str, Role]:
+    """Role by group; the highest counts where a group is named twice."""
+    from harmony.api.roles import Role
+
+    pairs = ((read, Role.READ), (operate, Role.OPERATE), (admin, Role.ADMIN))
+    return {group: role for names, role in pairs for group in names or ()}
+
+
+def _at(address: str, port: int | None) -> str:
+    """The address with another port in it."""
+    return address if port is None else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _greet(host: str, port: int, settings: ApiSettings, what: str) -> None:
+    """Say where it is, and who may come in."""
+    shown = "127.0.0.1" if host in ("", "::", "0.0.0.0") else f"[{host}]" if ":" in host else host
+    print(f"{what}\n\n  dashboard  http://{shown}:{port}/\n  API        http://{shown}:{port}/api/v1/services\n")
+    if settings.is_open:
+        print(
+            "No key is asked for. To ask for keys, make one: harmony keys create me --role admin --journal "
+            "sqlite:///harmony.db\nand serve with --journal sqlite:///harmony.db"
+        )
+    print("Stop with Ctrl-C.", flush=True)

@@ -1,0 +1,356 @@
+"""What `harmony serve` shows: the demo, the cluster, or a journal that others write; and the API's other ports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harmony.serving import Hub
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from harmony.api.ports import ExplainPort, ForecastPort, MetricsPort, ModelsPort, TokenReviewer, TokenUser
+    from harmony.journal import JournalStore
+
+__all__ = ["Cluster", "Demo", "Follower", "Source", "explainer", "forecaster", "model_cards", "opened", "recording"]
+
+log = logging.getLogger(__name__)
+LOOKBACK = 144
+STILL_S = 60.0  # a loop that has shown nothing for so long, and for several intervals, stands still
+FOLLOW_S = 2.0
+OVERLAP_S = 120.0  # writers' clocks differ a little
+STOP_S = 30.0
+
+
+class Source(Protocol):
+    """Where snapshots come from."""
+
+    hub: Hub
+    metrics: MetricsPort | None
+    speed: float  # seconds of the snapshots' time that pass in one of life
+    what: str  # for the greeting
+    records: bool  # whether its turns are new to the journal
+
+    def health(self) -> str:
+        """What is wrong; empty for nothing."""
+        ...
+
+    def running(self, server: uvicorn.Server) -> contextlib.AbstractContextManager[None]:
+        """Begin, and end on leaving; a source that fails ends the server."""
+        ...
+
+
+class Watch:
+    """Says when a hub has been silent for too long."""
+
+    def __init__(self, hub: Hub, longest_s: float) -> None:
+        self._hub, self._longest_s = hub, longest_s
+        self._seen, self._since_s = -1, time.monotonic()
+        hub.subscribe(self._moved)
+
+    def _moved(self, _: object) -> None:
+        self._since_s = time.monotonic()
+
+    def problem(self) -> str:
+        """A sentence, or nothing."""
+        age_s = time.monotonic() - self._since_s
+        return "" if age_s <= self._longest_s else f"the loop has shown nothing for {age_s:.0f} s"
+
+
+class Demo:
+    """A simulated cluster on a thread of its own."""
+
+    def __init__(self, services: int, speed: float, seed: int) -> None:
+        from harmony.metrics import Metrics
+        from simulator.demo import DemoCluster
+
+        metrics = Metrics()
+        self.hub, self.speed = Hub(), speed
+        self.metrics: MetricsPort | None = metrics
+        self.records = True
+        self._cluster = DemoCluster(
+            seed,
+            services=services,
+            speed=speed,
+            hub=self.hub,
+            metrics=metrics,
+            wall=time.time,  # noqa: TID251
+        )
+        self._watch = Watch(self.hub, max(STILL_S, 300.0 / speed))
+        self.what = f"A simulated cluster of {services} services, {speed:g} times as fast as life."
+
+    def health(self) -> str:
+        """What is wrong."""
+        return self._watch.problem()
+
+    @contextlib.contextmanager
+    def running(self, server: uvicorn.Server) -> Iterator[None]:
+        """Live through the past, then go on beside the server."""
+        print("living through the demo's past ...", flush=True)
+        self._cluster.begin()
+        stop = threading.Event()
+        with _beside(lambda: self._cluster.run(stop), stop.set, server):
+            yield
+
+
+class Cluster:
+    """The Kubernetes controller on a thread of its own, with its own event loop."""
+
+    def __init__(
+        self,
+        prometheus_url: str,
+        namespaces: Sequence[str],
+        selector: str,
+        kubeconfig: str,
+        context: str,
+        interval: str,
+        lease_name: str,
+        forecaster: str,
+        dry_run: bool,
+    ) -> None:
+        import dataclasses
+
+        from harmony.cli.controller import _settings
+        from harmony.cli.durations import parse_duration
+
+        given = _settings(prometheus_url, "", "", None, list(namespaces), kubeconfig, context, forecaster)
+        self._settings = dataclasses.replace(
+            given,
+            selector=selector,
+            interval_s=parse_duration(interval),
+            lease_name=lease_name,
+            dry_run=dry_run,
+            metrics_address="",  # the API serves both
+            health_address="",
+        )
+        self.hub, self.speed = Hub(), 1.0
+        self.metrics: MetricsPort | None = None
+        self._watch = Watch(self.hub, max(STILL_S, 5 * self._settings.interval_s))
+        self.records = True
+        self.what = "The controller runs in this process."
+
+    def health(self) -> str:
+        """What is wrong."""
+        return self._watch.problem()
+
+    @contextlib.contextmanager
+    def running(self, server: uvicorn.Server) -> Iterator[None]:
+        """Run the controller beside the server."""
+        from controller.runner import Controller
+
+        ready = threading.Event()
+        held: dict[str, Any] = {}
+
+        async def live() -> None:
+            controller = await Controller.create(self._settings, publish=self.hub.publish)
+            held["loop"], held["controller"] = asyncio.get_running_loop(), controller
+            config: Any = server.config.app
+            config.state.api.metrics = controller.metrics
+            ready.set()
+            await controller.run()
+
+        def stop() -> None:
+            if "loop" in held:
+                with contextlib.suppress(RuntimeError):  # it has ended by itself
+                    held["loop"].call_soon_threadsafe(held["controller"].stop)
+
+        with _beside(lambda: asyncio.run(live()), stop, server) as failed:
+            while not ready.wait(0.1):
+                if failed:
+                    break
+            yield
+
+
+class Follower:
+    """The newest state of a journal that others write, read every few seconds."""
+
+    def __init__(self, store: JournalStore) -> None:
+        self.hub, self.speed = Hub(), 1.0
+        self.metrics: MetricsPort | None = None
+        self._store = store
+        self.records = False
+        self._trouble = ""
+        self.what = f"What the journal {store.where} tells."
+
+    def health(self) -> str:
+        """What is wrong with the journal."""
+        return self._trouble
+
+    @contextlib.contextmanager
+    def running(self, server: uvicorn.Server) -> Iterator[None]:
+        """Read once, then go on beside the server."""
+        stop = threading.Event()
+        self._read()
+        with _beside(lambda: self._follow(stop), stop.set, server):
+            yield
+
+    def _follow(self, stop: threading.Event) -> None:
+        while not stop.wait(FOLLOW_S):
+            self._read()
+
+    def _read(self) -> None:
+        """Publish what is newer than what is known."""
+        from forecasting.errors import HarmonyError
+
+        known = {s.service: s.at_s for s in self.hub.all()}
+        try:
+            found = self._store.latest(max(known.values(), default=0.0) - OVERLAP_S if known else 0.0)
+        except HarmonyError as error:
+            if not self._trouble:
+                log.warning("%s; going on with what is known", error)
+            self._trouble = "the journal cannot be read"
+            return
+        self._trouble = ""
+        new = [s for s in found if s.at_s > known.get(s.service, float("-inf"))]
+        if new:
+            self.hub.publish(new)
+
+
+@contextlib.contextmanager
+def _beside(
+    work: Callable[[], object], stop: Callable[[], object], server: uvicorn.Server
+) -> Iterator[list[Exception]]:
+    """Do ``work`` on a thread while the block runs; its failure ends the server and is raised at the end."""
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - raised again below
+            failed.append(error)
+            server.should_exit = True
+
+    thread = threading.Thread(target=run, name="harmony-loop", daemon=True)
+    thread.start()
+    try:
+        yield failed
+    finally:
+        stop()
+        thread.join(STOP_S)
+    if failed:
+        raise failed[0]
+
+
+# ---- journal ----------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def opened(url: str, *, temporary: bool) -> Iterator[JournalStore | None]:
+    """The journal at ``url``; without one, a ``temporary`` journal that goes with the process, or none."""
+    import tempfile
+
+    from harmony.journal import JournalStore
+
+    with contextlib.ExitStack() as stack:
+        if not url and temporary:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="harmony-demo-"))
+            url = f"sqlite:///{folder}/journal.db"
+        yield stack.enter_context(JournalStore.open(url)) if url else None
+
+
+@contextlib.contextmanager
+def recording(store: JournalStore | None, source: Source) -> Iterator[None]:
+    """Keep every turn that the hub is given."""
+    from harmony.journal import JournalWriter
+
+    if store is None or not source.records:
+        yield
+        return
+    writer = JournalWriter(store, _told).follow(source.hub)
+    try:
+        yield
+    finally:
+        writer.close()
+
+
+def _told(trouble: str) -> None:
+    log.error("%s; the loop goes on", trouble) if trouble else log.warning("the journal works again")
+
+
+def explainer(store: JournalStore) -> ExplainPort:
+    """Decisions recomputed from the journal."""
+    from harmony.journal import explain
+
+    def port(decision_id: str) -> Mapping[str, Any] | None:
+        found = explain(store, decision_id)
+        return None if found is None else found.to_json()
+
+    return port
+
+
+# ---- forecasting ------------------------------------------------------------------------------------------------
+def forecaster(name: str) -> ForecastPort:
+    """Joint forecasts of posted histories; the model is loaded with the first."""
+    import numpy as np
+
+    from forecasting.distribution import ForecastDistribution
+    from forecasting.panel import Panel
+    from forecasting.windows import WindowBatch
+
+    held: list[Any] = []
+
+    def forecast(panel: Panel, horizon: int, samples: int) -> ForecastDistribution:
+        if not held:
+            from forecasting.forecaster import Forecaster
+
+            held.append(Forecaster.load(name))
+        windows = WindowBatch.from_panel(panel, np.array([len(panel) - 1]), LOOKBACK, horizon=horizon)
+        found: ForecastDistribution = held[0].predict(windows, horizon, samples=samples)[0]
+        return found
+
+    return forecast
+
+
+def model_cards(name: str) -> ModelsPort:
+    """The model in use, and the methods that need none."""
+
+    def cards() -> Sequence[Mapping[str, Any]]:
+        from forecasting.forecaster import Forecaster
+        from forecasting.methods import DEFAULT_METHOD, method_names
+
+        model = Forecaster.load(name)
+        own = {
+            "name": name,
+            "version": model.version,
+            "kind": "flow",
+            "in_use": True,
+            "description": "Hierarchical attention with a normalizing flow: joint forecasts of all indicators.",
+            "lookback": model.config.lookback,
+            "horizon": model.config.horizon,
+        }
+        fitted = [
+            {"name": method, "version": "fitted", "kind": "baseline", "in_use": False, "description": "For backtests."}
+            for method in method_names()
+            if method != DEFAULT_METHOD
+        ]
+        return [own, *fitted]
+
+    return cards
+
+
+# ---- tokens -----------------------------------------------------------------------------------------------------
+def token_reviewer(kubeconfig: str, context: str) -> TokenReviewer:
+    """Asks the API server whose a token is (authentication.k8s.io/v1 TokenReview)."""
+    from controller.kube.client import Kube
+    from controller.kube.resources import Resource
+    from harmony.api.ports import TokenUser as User
+
+    reviews = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)
+    held: list[Kube] = []
+
+    async def review(token: str) -> TokenUser | None:
+        if not held:
+            held.append(await Kube.connect(kubeconfig or None, context or None))
+        answer = await held[0].create(reviews, {"apiVersion": reviews.api_version, "kind": "TokenReview",
+                                                "metadata": {}, "spec": {"token": token}})  # fmt: skip
+        status = answer.get("status") or {}
+        if not status.get("authenticated"):
+            return None
+        user = status.get("user") or {}
+        return User(str(user.get("username", "")), tuple(map(str, user.get("groups") or ())))
+
+    return review
