@@ -29,6 +29,7 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "_ext", "_static"]
 language = "en"
+smartquotes = False  # -- is an option and no dash
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4

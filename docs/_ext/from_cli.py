@@ -38,7 +38,7 @@ def cli_page() -> str:
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option" and not getattr(p, "hidden", False)]
         usage = " ".join([name, *(_argument(p) for p in arguments), *(["[OPTIONS]"] if options else [])])
-        parts.append(f"## {name}\n\n{_help(command.help)}\n\n```text\n{usage}\n```\n")
+        parts.append(f"## `{name}`\n\n{_help(command.help)}\n\n```text\n{usage}\n```\n")
         if arguments:
             rows = ((code(_argument(p)), _help(p.help)) for p in arguments)
             parts.append(table(("Argument", "Meaning"), rows))

@@ -42,7 +42,7 @@ def json_page() -> str:
         for shown, added, variable in RUNS:
             words = [w for w in shown.split()[1:] if not w.isupper()]
             rows = ((code(key), kind, code(value)) for key, kind, value in _rows(output([*words, *added]), variable))
-            parts.append(f"## {shown} --json\n\n" + table(("Key", "Type", "For example"), rows))
+            parts.append(f"## `{shown} --json`\n\n" + table(("Key", "Type", "For example"), rows))
     return "\n".join(parts)
 
 

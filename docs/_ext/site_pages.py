@@ -29,6 +29,7 @@ MAKERS: dict[str, Callable[[], str]] = {
 }
 # What these pages need on the site and nobody needs who reads them elsewhere.
 APPENDED = {"runbooks/README": "```{toctree}\n:hidden:\n:glob:\n\nHarmony*\n```\n"}
+SEVERAL = re.compile(r"^( +)((?:[a-z]\w*, )+[a-z]\w*): (.+)$")  # an entry of Attributes
 NAMED = re.compile(r"^(?:[^<\n]*<)?/?([\w./-]+)>?$", re.MULTILINE)
 
 
@@ -66,11 +67,20 @@ def _on_read(app: Sphinx, name: str, content: list[str]) -> None:
 
 
 def _on_docstring(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
-    """Docstrings are prose: |x| is an absolute value there and no substitution."""
-    for i, line in enumerate(lines):
-        parts = line.split("`")
-        parts[::2] = [part.replace("|", "\\|") for part in parts[::2]]
-        lines[i] = "`".join(parts)
+    lines[:] = [out for line in lines for out in readable(line)]
+
+
+def readable(line: str) -> list[str]:
+    """A docstring's line as reStructuredText wants it: |x| is no substitution, "a, b: text" speaks of two fields."""
+    parts = line.split("`")
+    parts[::2] = [part.replace("|", "\\|") for part in parts[::2]]
+    line = "`".join(parts)
+    found = SEVERAL.match(line)
+    if not found:
+        return [line]
+    indent, names, text = found.groups()
+    *first, last = names.split(", ")
+    return [*(f"{indent}{name}: see `{last}`." for name in first), f"{indent}{last}: {text}"]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
