@@ -28,6 +28,7 @@ FIRST_ROW = 8 * 1440 + 9 * 60  # a Tuesday at nine, with a whole week before it
 PAST_EVERY = 5  # rows between the turns of the past
 PAST_HOURS = 24.0
 PAST_HORIZON = 18
+SHOWN_TURNS = 60  # of the past, so that charts and journal do not begin empty: five hours
 DETAILED = 20  # up to this many services have a past, all indicators, and a forecast that reaches further
 HORIZONS = (12, 24, 48, 96)
 LATE_STEPS = 120  # further behind than this (a suspended machine), the rest is skipped
@@ -114,7 +115,7 @@ class DemoCluster:
 
     # ---- the past -------------------------------------------------------------------------------------------
     def begin(self) -> None:
-        """Live through the past (once; `advance` and `run` do it too) and publish its last turn."""
+        """Live through the past (once; `advance` and `run` do it too) and publish its newest turns."""
         if self._begun:
             return
         self._begun = True
@@ -131,10 +132,10 @@ class DemoCluster:
                     self._past_turn(service, made[service.number][turn])
                 service.settle()
             self._note(row)
+            if turn >= max(0, len(rows) - SHOWN_TURNS):
+                self._show()
         for service in self.services:
             service.loop.interval_s = STEP_S
-        if rows:
-            self._show()
 
     def _past_forecasts(self, service: DemoService, rows: Sequence[int]) -> list[ForecastDistribution]:
         """One service's forecasts of the demand for all turns of the past, each from what was read before it."""

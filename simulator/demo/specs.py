@@ -139,7 +139,7 @@ _KINDS = (
         demand=replace(PROFILES["web"], service="llm", mean=30.0, outages_per_week=0.0, fast_cv=0.15),
         seed=4,
         per_replica=4.0,
-        objective=_objective(0.01, 0.9, 40, fallback=Fallback(10, 8)),
+        objective=_objective(0.01, 0.9, 40, fallback=Fallback(4, 14)),
         start_up=StartUp(2.0 * MINUTE_S, 1.15),
         guess_s=4 * MINUTE_S,
         gpu_type="L40S",

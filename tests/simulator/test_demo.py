@@ -24,7 +24,7 @@ from harmony.model.authority import Mode
 from harmony.model.decision import Reason
 from harmony.serving import Hub, Snapshot, decision_json, forecast_json, history_json, summary_json
 from simulator.demo import DemoCluster, demo_specs
-from simulator.demo.cluster import FIRST_ROW, LATE_STEPS
+from simulator.demo.cluster import FIRST_ROW, LATE_STEPS, PAST_EVERY, SHOWN_TURNS
 
 STEPS = 150
 
@@ -185,7 +185,7 @@ def test_the_first_page_is_full_and_plain_json() -> None:
     began = time.process_time()
     cluster.begin()
     assert time.process_time() - began < 8.0  # about 3.5 s on an idle machine
-    assert cluster.hub.version == 1
+    assert cluster.hub.version == SHOWN_TURNS
     for snapshot in cluster.hub.all():
         known = np.count_nonzero(np.isfinite(snapshot.history))
         assert snapshot.history.size == snapshot.history_s.size == 288
@@ -196,7 +196,7 @@ def test_the_first_page_is_full_and_plain_json() -> None:
         assert snapshot.realized is not None
         assert not math.isnan(snapshot.coverage[0.8])
     cluster.begin()
-    assert cluster.hub.version == 1  # once
+    assert cluster.hub.version == SHOWN_TURNS  # once
 
 
 # ---- determinism --------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_equal_seeds_and_steps_show_equal_things_whatever_the_speed() -> None:
     first = trail(3, 12)
     assert first == trail(3, 12, speed=600.0)
     assert first != trail(4, 12)
-    assert len(first) == 5 * 13  # the last turn of the past, and twelve
+    assert len(first) == 5 * (2 * 60 // PAST_EVERY + 12)  # the turns of the past, and twelve
 
 
 def test_more_services_are_copies_of_other_sizes_with_names_of_their_own() -> None:
