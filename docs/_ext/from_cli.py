@@ -49,8 +49,13 @@ def cli_page() -> str:
 
 
 def _help(text: str | None) -> str:
-    """Help is Markdown already; dashes of options would become typographic ones outside of code."""
-    return re.sub(r"(?<![\w`-])(--[a-z][a-z-]*)(?![\w-]*`)", r"`\1`", (text or "").strip())
+    """Help is Markdown already. Options get the look of code where they have not, examples a block of their own."""
+    said, _, examples = re.sub(r"\n\n(?:Examples?):\s", "\0", (text or "").strip(), count=1).partition("\0")
+    parts = said.split("`")
+    parts[::2] = [re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", part) for part in parts[::2]]
+    commands = [" ".join(command.split()) for command in re.findall(r"`([^`]+)`", examples)]
+    block = "\n\n```console\n" + "\n".join(f"$ {command}" for command in commands) + "\n```" if commands else ""
+    return "`".join(parts) + block
 
 
 def _argument(parameter: Any) -> str:

@@ -144,7 +144,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 
 def test_a_file_that_a_page_names_is_there() -> None:
     """`docs/...`, `examples/...`, `harmony/...` in backticks are paths of the repository."""
-    roots = "docs|examples|helm|harmony|controller|forecasting|kernels|simulator|benchmarks|tests"
+    roots = "docs|examples|helm|harmony|controller|forecasting|kernels|simulator|tests"
     for page in PAGES:
         for path in re.findall(rf"`((?:{roots})/[\w./-]*\.(?:py|md|yaml|json|parquet))`", page.read_text()):
             assert (ROOT / path).exists(), f"{name(page)} names {path}"

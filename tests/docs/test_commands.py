@@ -10,7 +10,7 @@ from typing import Any
 
 import polars
 import pytest
-from from_cli import verbs
+from from_cli import cli_page, verbs
 
 from harmony.cli.main import run
 from tests.docs.pages import Command, commands, harmony_in, mentions
@@ -68,15 +68,13 @@ def test_verbs_and_options_in_sentences_exist(page: str, text: str) -> None:
 
 
 def test_help_texts_give_commands_that_are_understood() -> None:
-    found = 0
-    for verb in VERBS.values():
-        joined = (verb.help or "").replace("\n", " ")
-        for text in [part for part in joined.split("`") if part.startswith("harmony ")]:
-            (words,) = harmony_in(text)
-            target, rest = leaf(words)
-            target.make_context("harmony", list(rest))
-            found += 1
-    assert found > 15
+    examples = [line[2:] for line in cli_page().splitlines() if line.startswith("$ ")]
+    assert len(examples) > 15
+    for text in examples:
+        (words,) = harmony_in(text)
+        verb, rest = leaf(words)
+        with verb.make_context("harmony", list(rest)) as context:
+            assert context.params, text
 
 
 # ---- running ----------------------------------------------------------------------------------------------------
