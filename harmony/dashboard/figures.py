@@ -83,8 +83,7 @@ def demand(snapshot: Snapshot, points: list[Point]) -> Figure:
         data += _fan(ahead, levels)
         step = max(1, forecast["lead_steps"]) - 1
         shapes.append(_upright(ahead[step], "@blue"))
-        notes.append({"x": ahead[step], "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left", "showarrow": False,
-                      "text": " lead time", "font": {"color": "@blue", "size": 11}})  # fmt: skip
+        notes.append(_note(ahead[step], " lead time"))
         low, mid, high = (levels[q][step] for q in ("0.05", "0.5", "0.95"))
         if None not in (low, mid, high):
             text.append(f"One lead time ahead: {amount(mid)} (90 % interval {amount(low)} to {amount(high)}).")
@@ -153,6 +152,11 @@ def _steps(points: list[Point], snapshot: Snapshot, value: Any) -> tuple[list[An
 def _upright(x: int, colour: str) -> Json:
     return {"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1,
             "line": {"color": colour, "width": 1, "dash": "dot"}}  # fmt: skip
+
+
+def _note(x: int, text: str) -> Json:
+    return {"x": x, "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left", "showarrow": False,
+            "text": text, "font": {"color": "@blue", "size": 11}}  # fmt: skip
 
 
 # ---- replicas -----------------------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""axe-core on every page in both themes: nothing serious, nothing critical."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+
+from tests.dashboard.conftest import Tabs
+from tests.dashboard.site import CLOSED, Site, running
+
+PAGES = ["/", "/services/serving/chat", "/services/search/rerank", "/services/research/lab", "/services/no/such"]
+PAGES += ["/reports", "/reports/two-weeks", "/about", "/?q=nothing"]
+
+
+def faults(page: object) -> list[str]:
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{v['id']} ({v['impact']}): {n['html']}"
+        for v in found
+        for n in v["nodes"]
+        if v["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("path", PAGES)
+def test_no_serious_fault(tabs: Tabs, site: Site, path: str, theme: str) -> None:
+    page = tabs.open(path, color_scheme=theme)
+    page.wait_for_timeout(700)
+    for details in page.locator("details").all():
+        details.evaluate("e => { e.open = true; }")
+    assert faults(page) == []
+    tabs.errors[:] = [e for e in tabs.errors if "404" not in e]  # the page that is not there
+
+
+@pytest.mark.parametrize("path", ["/", "/services/serving/chat"])
+def test_no_serious_fault_on_a_phone(tabs: Tabs, path: str) -> None:
+    page = tabs.open(path, viewport={"width": 360, "height": 740})
+    page.wait_for_timeout(700)
+    assert faults(page) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_serious_fault_at_the_login(browser: Browser, reports: Path, theme: str) -> None:
+    with running(CLOSED, reports) as site:
+        tabs = Tabs(browser, site.url)
+        page = tabs.open("/", color_scheme=theme)
+        assert page.url.endswith("/login")
+        assert faults(page) == []
+        page.get_by_label("API key").fill("hk_wrong")
+        page.get_by_role("button", name="Sign in").click()
+        assert "unknown" in page.inner_text("[role=alert]")
+        assert faults(page) == []
+        tabs.contexts[0].close()
