@@ -276,7 +276,8 @@ class DemoService:
 
     def _is_trimmed(self) -> bool:
         """True in the minute in which a person gives back what UpOnly keeps."""
-        return self.spec.trimmed_hour >= 0 and self.row % DAY_ROWS == round(self.spec.trimmed_hour * 60)
+        every = self.spec.trimmed_every_h * 60
+        return every > 0 and self.row % every == 0
 
     def _judge(self, demand: float) -> None:
         """Keep the outcome of this step for all that learns from it; absent demand is neither kept nor missed."""

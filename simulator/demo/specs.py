@@ -42,7 +42,7 @@ class DemoSpec:
         hpa_target: utilisation that the HorizontalPodAutoscaler beside it aims at.
         lost_every_s, lost_s: readings are lost for about ``lost_s`` about every ``lost_every_s``; 0 for never.
         refused: share of orders that the cluster refuses (a quota).
-        trimmed_hour: hour (UTC) at which a person gives back what UpOnly never does; negative for never.
+        trimmed_every_h: hours after which a person gives back what UpOnly never does; 0 for never.
         roll: minutes by which the demand is shifted, `scale` what it is multiplied with (copies of a service).
     """
 
@@ -60,7 +60,7 @@ class DemoSpec:
     lost_every_s: float = 0.0
     lost_s: float = 0.0
     refused: float = 0.0
-    trimmed_hour: float = -1.0
+    trimmed_every_h: int = 0
     roll: int = 0
     scale: float = 1.0
 
@@ -100,24 +100,24 @@ _KINDS = (
         demand=replace(_CALM, mean=14.0),
         seed=1,
         per_replica=1.5,
-        objective=_objective(0.01, 2.9, 60),
+        objective=_objective(0.01, 2.9, 90),
         start_up=StartUp(4.0 * MINUTE_S, 1.2),
         guess_s=6 * MINUTE_S,
         gpu_type="H100-80GB",
         refused=0.06,
     ),
-    DemoSpec(  # bursts at any hour; a person trims at night what UpOnly keeps
+    DemoSpec(  # bursts at any hour; a person trims now and then what UpOnly keeps
         namespace="serving",
         name="code",
         mode=Mode.UP_ONLY,
         demand=replace(PROFILES["code"], fast_cv=0.4, burst_height_median=2.0, burst_cap=6.0, outages_per_week=0.0),
         seed=2,
         per_replica=0.8,
-        objective=_objective(0.02, 1.6, 32),
+        objective=_objective(0.02, 1.6, 48),
         start_up=StartUp(3.0 * MINUTE_S, 1.3),
         guess_s=5 * MINUTE_S,
         gpu_type="A100-40GB",
-        trimmed_hour=3.0,
+        trimmed_every_h=4,
     ),
     DemoSpec(  # busy at night, still run by a HorizontalPodAutoscaler
         namespace="batch",
@@ -139,7 +139,7 @@ _KINDS = (
         demand=replace(PROFILES["web"], service="llm", mean=30.0, outages_per_week=0.0, fast_cv=0.15),
         seed=4,
         per_replica=4.0,
-        objective=_objective(0.01, 0.9, 40, fallback=Fallback(4, 14)),
+        objective=_objective(0.01, 0.9, 40, fallback=Fallback(4, 16)),
         start_up=StartUp(2.0 * MINUTE_S, 1.15),
         guess_s=4 * MINUTE_S,
         gpu_type="L40S",
