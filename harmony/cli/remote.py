@@ -18,6 +18,7 @@ Key = Annotated[str, typer.Option(envvar="HARMONY_API_KEY", help="API key or Kub
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Service = Annotated[str, typer.Argument(help="NAMESPACE/NAME, such as serving/chat.")]
 URL = "http://127.0.0.1:8000"
+WIDE = 200
 
 
 def _client(url: str, key: str) -> Client:
@@ -164,7 +165,10 @@ def _percent(value: float | None) -> str:
 def _print(what: Any) -> None:  # noqa: ANN401
     from rich.console import Console
 
-    Console().print(what, highlight=False, soft_wrap=True)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)  # a file or a pipe has no edge to wrap at
+    console.print(what, highlight=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:  # noqa: ANN401

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harmony.serving import Hub
+from harmony.serving import Hub, Snapshot
 
 if TYPE_CHECKING:
     import uvicorn
@@ -26,6 +30,7 @@ STILL_S = 60.0  # a loop that has shown nothing for so long, and for several int
 FOLLOW_S = 2.0
 OVERLAP_S = 120.0  # writers' clocks differ a little
 STOP_S = 30.0
+PART = 10  # snapshots per message of a loop in another process
 
 
 class Source(Protocol):
@@ -97,6 +102,89 @@ class Demo:
         stop = threading.Event()
         with _beside(lambda: self._cluster.run(stop), stop.set, server):
             yield
+
+
+class DemoApart:
+    """The same in a process of its own: a loop of hundreds of services does not share an interpreter with the server.
+
+    Snapshots come through a pipe in small parts, so that taking one apart never keeps a request waiting for long.
+    """
+
+    def __init__(self, services: int, speed: float, seed: int) -> None:
+        self.hub, self.speed, self.records = Hub(), speed, True
+        self.metrics: MetricsPort | None = None
+        self._given = (services, speed, seed)
+        self._watch = Watch(self.hub, max(STILL_S, 300.0 / speed))
+        self.what = f"A simulated cluster of {services} services in a process of its own."
+        self.tick_s: list[float] = []  # how long each tick took
+
+    def health(self) -> str:
+        """What is wrong."""
+        return self._watch.problem()
+
+    @contextlib.contextmanager
+    def running(self, server: uvicorn.Server) -> Iterator[None]:
+        """Begin the process, and publish what it sends."""
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=_live_apart, args=(there, *self._given), daemon=True)
+        process.start()
+        there.close()
+        with _beside(lambda: self._take(here), here.close, server):
+            yield
+        process.join(STOP_S)
+        if process.is_alive():
+            process.kill()
+
+    def _take(self, pipe: Connection) -> None:
+        parts: list[Snapshot] = []
+        while True:
+            try:
+                kind, value = pipe.recv()
+            except (EOFError, OSError):
+                return
+            if kind == "part":
+                parts.extend(pickle.loads(value))  # from our own process
+            else:
+                self.hub.publish(parts)
+                self.tick_s.append(value)
+                parts = []
+
+
+def _live_apart(pipe: Connection, services: int, speed: float, seed: int) -> None:
+    """The process of `DemoApart`: ends when the other end of the pipe does."""
+    from simulator.demo import DemoCluster
+
+    hub, stop = Hub(), threading.Event()
+    cluster = DemoCluster(seed, services=services, speed=speed, hub=hub, wall=time.time)  # noqa: TID251
+
+    def show(snapshots: Sequence[Snapshot]) -> None:
+        try:
+            for first in range(0, len(snapshots), PART):
+                part = [_portable(s) for s in snapshots[first : first + PART]]
+                pipe.send(("part", pickle.dumps(part, protocol=5)))
+            pipe.send(("tick", cluster.times.last_s))
+        except OSError:
+            stop.set()
+
+    def wait_for_end() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            pipe.recv()
+        stop.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    hub.subscribe(show)
+    with contextlib.suppress(KeyboardInterrupt):  # the server ends us
+        cluster.run(stop)
+
+
+def _portable(snapshot: Snapshot) -> Snapshot:
+    """Without the density of its forecast, which is a function of the model's own process."""
+    seen = snapshot.record.observation
+    if seen.forecast is None or seen.forecast.log_prob_fn is None:
+        return snapshot
+    forecast = replace(seen.forecast, log_prob_fn=None)
+    return replace(snapshot, record=replace(snapshot.record, observation=replace(seen, forecast=forecast)))
 
 
 class Cluster:

@@ -1,0 +1,244 @@
+"""How many newest-forecast requests a server answers while its loop serves hundreds of services, on this machine.
+
+    python benchmarks/api_load.py --services 500 --loop process --seconds 60
+
+Server and client run on the same cores. The server is a process with the real application (key, rate limit, fast
+path); its loop is a demo cluster that ticks every 30 s, on a thread of the server or in a process beside it. The
+client sends a fixed number of requests per second over open connections and measures from the moment at which a
+request was due (so that a server that stalls is not asked less), and then as many as it can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import socket
+import tempfile
+import time
+
+import numpy as np
+
+INTERVAL_S = 30.0
+STEP_S = 60.0
+
+
+# ---- server -----------------------------------------------------------------------------------------------------
+def serve(pipe, services, loop) -> None:
+    """The process of the server; answers "ticks" with how long the ticks since the last question took."""
+    import threading
+
+    from harmony.api.app import create_app
+    from harmony.api.server import ApiServer, listen
+    from harmony.api.state import ApiSettings, ApiState
+    from harmony.cli import sources
+    from harmony.journal import JournalStore
+
+    source = (sources.DemoApart if loop == "process" else sources.Demo)(services, STEP_S / INTERVAL_S, 0)
+    ticks: list[float] = []
+    if loop == "thread":
+        times = source._cluster.times
+        source.hub.subscribe(lambda _: ticks.append(times.last_s))
+    else:
+        ticks = source.tick_s
+    with tempfile.TemporaryDirectory() as folder, JournalStore.open(f"sqlite:///{folder}/journal.db") as store:
+        state = ApiState(
+            hub=source.hub,
+            journal=store,
+            forecast=sources.forecaster("base"),
+            settings=ApiSettings(rate=1e6, burst=1e6),
+        )
+        key = make_key(store)
+        listening, _, port = listen("127.0.0.1:0")
+        server = ApiServer(create_app(state))
+
+        def control() -> None:
+            pipe.send((port, key))
+            with contextlib.suppress(EOFError):
+                while pipe.recv() == "ticks":
+                    pipe.send(list(ticks))
+            server.should_exit = True
+
+        with sources.recording(store, source), source.running(server):
+            threading.Thread(target=control, daemon=True).start()
+            server.run(sockets=[listening])
+
+
+def make_key(store) -> str:
+    from harmony.api.keys import new_key
+    from harmony.journal import ApiKey
+
+    fresh = new_key()
+    store.add_key(ApiKey(fresh.id, "load", "read", fresh.secret_hash, 0.0))
+    return fresh.text
+
+
+# ---- client -----------------------------------------------------------------------------------------------------
+class Connections:
+    """Open connections, each with one request under way at most."""
+
+    def __init__(self, port: int, key: str, services: list[str]) -> None:
+        self._port = port
+        head = f"Host: 127.0.0.1\r\nX-API-Key: {key}\r\n\r\n"
+        self._requests = [f"GET /api/v1/services/{s}/forecast HTTP/1.1\r\n{head}".encode() for s in services]
+        self._idle: asyncio.Queue = asyncio.Queue()
+        self.bytes = 0
+
+    async def open(self, count: int) -> None:
+        for _ in range(count):
+            self._idle.put_nowait(await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20))
+
+    async def ask(self, number: int) -> None:
+        reader, writer = link = await self._idle.get()
+        writer.write(self._requests[number % len(self._requests)])
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head[:200]
+        at = head.index(b"content-length: ") + 16
+        size = int(head[at : head.index(b"\r\n", at)])
+        await reader.readexactly(size)
+        self.bytes += size
+        self._idle.put_nowait(link)
+
+
+async def paced(links: Connections, rate: float, seconds: float) -> np.ndarray:
+    """Latencies (s) from when each request was due."""
+    found: list[float] = []
+    began = time.perf_counter()
+
+    async def one(number: int, due: float) -> None:
+        await links.ask(number)
+        found.append(time.perf_counter() - due)
+
+    tasks = set()
+    number = 0
+    while (now := time.perf_counter() - began) < seconds:
+        while number / rate <= now:
+            task = asyncio.ensure_future(one(number, began + number / rate))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            number += 1
+        await asyncio.sleep(max(0.0, number / rate - (time.perf_counter() - began)))
+    await asyncio.gather(*tasks)
+    return np.array(found)
+
+
+async def flat_out(links: Connections, workers: int, seconds: float) -> tuple[np.ndarray, float]:
+    """Latencies of as many as go, and how many per second."""
+    found: list[float] = []
+    began = time.perf_counter()
+
+    async def work(first: int) -> None:
+        number = first
+        while time.perf_counter() - began < seconds:
+            at = time.perf_counter()
+            await links.ask(number)
+            found.append(time.perf_counter() - at)
+            number += workers
+
+    await asyncio.gather(*(work(i) for i in range(workers)))
+    return np.array(found), len(found) / (time.perf_counter() - began)
+
+
+def ad_hoc(port: int, key: str, count: int) -> np.ndarray:
+    """Latencies of forecasts of 11 indicators x 144 rows, one after the other."""
+    import httpx
+
+    rng = np.random.default_rng(0)
+    body = {
+        "indicators": [{"name": f"i{i}", "level": 1 if i == 0 else 2 if i < 4 else 3} for i in range(11)],
+        "step_seconds": 60,
+        "start": "2026-03-02T12:00:00Z",
+        "values": (100 + 10 * rng.standard_normal((144, 11)).cumsum(axis=0)).tolist(),
+        "horizon": 12,
+    }
+    text, found = json.dumps(body), []
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"x-api-key": key}, timeout=60) as client:
+        for _ in range(count + 2):
+            at = time.perf_counter()
+            answer = client.post("/api/v1/forecast", content=text, headers={"content-type": "application/json"})
+            answer.raise_for_status()
+            found.append(time.perf_counter() - at)
+    return np.array(found[2:])  # the first loads the model
+
+
+def line(what: str, rate: float, found: np.ndarray) -> str:
+    p50, p99, worst = (1000 * np.quantile(found, q) for q in (0.5, 0.99, 1.0))
+    return f"| {what} | {rate:,.0f} | {p50:.1f} | {p99:.1f} | {worst:.0f} |"
+
+
+def free_services(port: int, key: str) -> list[str]:
+    """Services that have a forecast."""
+    import httpx
+
+    found, cursor = [], None
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", headers={"x-api-key": key}, timeout=60) as client:
+        while True:
+            page = client.get("/services", params={"limit": 500} | ({"cursor": cursor} if cursor else {})).json()
+            found += [row["service"] for row in page["items"] if row["violation_probability"] is not None]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+
+def main() -> None:
+    told = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    told.add_argument("--services", type=int, default=500)
+    told.add_argument("--loop", choices=("thread", "process"), default="process")
+    told.add_argument("--seconds", type=float, default=65.0, help="per phase; a tick comes every 30 s")
+    told.add_argument("--rate", type=float, default=1500.0)
+    told.add_argument("--connections", type=int, default=32)
+    told.add_argument("--ad-hoc", type=int, default=100)
+    given = told.parse_args()
+
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there, given.services, given.loop))
+    process.start()
+    there.close()
+    port, key = here.recv()
+    until = time.monotonic() + 300
+    services: list[str] = []
+    while len(services) < given.services // 2:
+        assert process.is_alive() and time.monotonic() < until, "the loop did not begin"
+        time.sleep(1)
+        with contextlib.suppress(OSError):
+            services = free_services(port, key)
+
+    def ticks() -> list[float]:
+        here.send("ticks")
+        return here.recv()
+
+    async def load() -> None:
+        skip = len(ticks())
+        time.sleep(given.seconds)
+        quiet = ticks()[skip:]
+        links = Connections(port, key, services)
+        await links.open(given.connections)
+        await flat_out(links, 4, 2.0)  # warm
+        skip = len(ticks())
+        found = await paced(links, given.rate, given.seconds)
+        under_load = ticks()[skip:]
+        print("\n| load | requests/s | p50 ms | p99 ms | worst ms |\n|---|---|---|---|---|")
+        print(line(f"paced, {given.connections} connections", len(found) / given.seconds, found))
+        found, rate = await flat_out(links, given.connections, given.seconds / 2)
+        print(line("as many as go", rate, found))
+        found = ad_hoc(port, key, given.ad_hoc)
+        print(line("ad-hoc forecast, 11 x 144", 1 / found.mean(), found))
+        print(
+            f"\nloop of {given.services} services ({given.loop}), tick: without load {np.mean(quiet):.2f} s "
+            f"({len(quiet)} ticks), under paced load {np.mean(under_load):.2f} s ({len(under_load)} ticks): "
+            f"{np.mean(under_load) / np.mean(quiet) - 1:+.0%}"
+        )
+
+    asyncio.run(load())
+    here.close()
+    process.join(60)
+    if process.is_alive():
+        process.kill()
+
+
+if __name__ == "__main__":
+    socket.setdefaulttimeout(60)
+    main()
