@@ -27,7 +27,7 @@ class Dashboard:
     """Everything that the pages use.
 
     ``reports`` is a folder of replay reports. ``speed`` is how many seconds of the snapshots' time pass in one of life;
-    where that is not 1 (a demo), the present is counted on from the newest snapshot.
+    of a demo the present is counted on from the newest snapshot.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Dashboard:
 
     def ages(self) -> Ages:
         """How to tell how old snapshots are at this moment."""
-        if self.speed == 1.0:
+        if not self.trail.is_simulated:
             return Ages(self.state.now_s())
         return Ages(self.trail.now_s(self.speed), self.speed)
 

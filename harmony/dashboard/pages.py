@@ -49,7 +49,7 @@ def page(request: Request, our: Dashboard, template: str, status: int = 200, **v
         "theme": theme if theme in THEMES else "auto",
         "here": request.url.path,
         "back": request.url.path + (f"?{query}" if query else ""),
-        "demo": our.speed != 1.0,
+        "demo": our.trail.is_simulated,
         "speed": our.speed,
         "signed_in": caller is not None,
         "can_sign_out": sessions.COOKIE in request.cookies and caller is not None,

@@ -11,6 +11,7 @@ from harmony.serving import Hub, Snapshot
 
 __all__ = ["Point", "Trail"]
 
+SIMULATED = "Demo"  # kind of service
 POINTS = 600  # per service: five hours of turns every 30 s, about 100 kB
 
 
@@ -38,6 +39,7 @@ class Trail:
         self._hub = hub
         self._monotonic_s = monotonic_s
         self._newest = (0.0, monotonic_s())  # time of the newest turn, and when it was seen
+        self.is_simulated = False  # a demo: its time is not ours
         self._points = points
         self._lock = threading.Lock()
         self._of: dict[str, deque[Point]] = {}
@@ -57,6 +59,7 @@ class Trail:
 
     def _saw(self, snapshots: Sequence[Snapshot]) -> None:
         newest = max((s.at_s for s in snapshots), default=0.0)
+        self.is_simulated = any(s.kind == SIMULATED for s in snapshots) or (self.is_simulated and not snapshots)
         if newest > self._newest[0]:
             self._newest = (newest, self._monotonic_s())
         with self._lock:

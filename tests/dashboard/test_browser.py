@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from tests.api.serving import key_for
 from tests.dashboard.conftest import Tabs
-from tests.dashboard.site import MARKUP, Site
+from tests.dashboard.site import CLOSED, MARKUP, Site, running
 
 CHAT = "/services/serving/chat"
 FAN = "document.getElementById('plot-demand').data"
@@ -21,7 +23,7 @@ def live(page: Page) -> None:
 
 def until(page: Page, expression: str) -> None:
     """Wait until it holds; asked from here, because the pages' policy forbids Playwright's own polling."""
-    for _ in range(200):
+    for _ in range(600):
         if page.evaluate(expression):
             return
         page.wait_for_timeout(50)
@@ -243,6 +245,23 @@ def test_without_javascript_it_is_a_plain_page(tabs: Tabs) -> None:
     page.locator("#d-candidates summary").click()
     assert page.locator("#d-candidates tbody tr.chosen").count() == 1
     assert not page.locator("#whatif-said").is_visible()
+
+
+def test_signing_in_and_out(browser: Browser, reports: Path) -> None:
+    with running(CLOSED, reports) as site:
+        tabs = Tabs(browser, site.url)
+        page = tabs.open(CHAT)
+        assert page.url.endswith("/login?next=%2Fservices%2Fserving%2Fchat")
+        page.get_by_label("API key").fill(key_for(site.journal, "read"))
+        site.clock.monotonic += 6  # keys are read again
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("serving/chat")
+        live(page)
+        expect(page.locator("[data-old=replicas]")).to_have_text(re.compile(r"\d+"))
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+        assert (tabs.errors, tabs.foreign) == ([], [])
+        tabs.contexts[0].close()
 
 
 def test_absent_is_said_and_never_zero(tabs: Tabs) -> None:

@@ -299,5 +299,5 @@
     ask();
   }
 
-  draw(false);
+  if (window.Plotly) draw(false); else addEventListener("load", () => draw(false)); // plotly.js is large and comes later
 })();
