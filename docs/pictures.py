@@ -337,6 +337,7 @@ def epsilon() -> Figure:
     right.plot(promised, promised, color=GREY, lw=1, ls="--", label="as promised")
     right.set(xscale="log", title="Share of time missed", xlabel="epsilon, promised")
     right.set_yscale("symlog", linthresh=0.002)
+    right.set_ylim(-0.0004, 0.15)
     right.legend(loc="upper left")
     for axes in (left, right):
         axes.set_xticks(promised, [f"{100 * p:g} %" for p in promised], minor=False)

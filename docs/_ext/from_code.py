@@ -29,6 +29,9 @@ PROMISED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "simulator.load_trace", "simulator.replay", "simulator.replaying.ReplaySettings",
         "simulator.result.ReplayResult", "simulator.result.PolicyRun",
     )),
+    ("Asking a server", "The typed client of the API.", (
+        "harmony.client.Client", "harmony.client.ApiError", "harmony.client.Unreachable",
+    )),
     ("Attention", "", ("kernels.attention", "kernels.available", "kernels.hierarchical_attention")),
     ("Errors", "A user's mistake is an `InputError` with one line that says what, where, and what would be accepted.", (
         "forecasting.errors.HarmonyError", "forecasting.errors.InputError", "forecasting.errors.DataError",
