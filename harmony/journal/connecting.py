@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,8 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
                 pool_timeout=10,
                 connect_args={"connect_timeout": 5, "application_name": "harmony"},
             )
-        query = {"mode": "ro", "uri": "true"} if read_only else {}
         path = str(url.database)
+        query = _reading(Path(path)) if read_only else {}
         engine = create_engine(
             url.set(database=f"{Path(path).absolute().as_uri()}" if read_only else path, query=query),
             connect_args={"timeout": BUSY_MS / 1000, "check_same_thread": False},
@@ -73,6 +74,15 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
     event.listen(engine, "connect", _prepare if not read_only else _prepare_reading)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _reading(path: Path) -> dict[str, str]:
+    """SQLite's options for reading alone.
+
+    Beside a writer it needs the writer's files; on a read-only disk it could not make them, and nobody else can write.
+    """
+    alone = not os.access(path.absolute().parent, os.W_OK) and not Path(f"{path}-wal").exists()
+    return {"mode": "ro", "uri": "true"} | ({"immutable": "1"} if alone else {})
 
 
 def _prepare(connection: sqlite3.Connection, _: Any) -> None:  # noqa: ANN401

@@ -1,0 +1,237 @@
+"""The writer under a full disk, a read-only one and a lost server: said once, counted, and over by itself."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from harmony.journal import JournalStore, JournalUnavailable, JournalWriter
+from harmony.serving import Hub, Snapshot
+from tests.journal.builders import fleet
+from tests.journal.postgres import RealPostgres, need_postgres
+
+QUICK = (0.02, 0.05)
+
+
+def turns(services: int, rounds: int, seed: int = 0) -> list[list[Snapshot]]:
+    worlds = fleet(services, seed)
+    return [[w.snapshot(f"serving/s{i}") for i, w in enumerate(worlds)] for _ in range(rounds)]
+
+
+def eventually(check: Callable[[], Any], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "did not come to pass"
+        time.sleep(0.01)
+
+
+def limit_pages(store: JournalStore) -> Callable[[int], None]:
+    """``PRAGMA max_page_count`` on every connection: beyond it SQLite says what it says on a full disk."""
+    pages = [0]
+
+    def begin(connection: Any) -> None:
+        if pages[0]:
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages[0]}")
+
+    event.listen(store._engine, "begin", begin)
+
+    def limit(count: int) -> None:
+        pages[0] = count
+
+    return limit
+
+
+def test_what_a_hub_publishes_is_kept(url: str) -> None:
+    hub = Hub()
+    with JournalStore.open(url) as store, JournalWriter(store).follow(hub) as writer:
+        for snapshots in turns(5, 6):
+            hub.publish(snapshots)
+        eventually(lambda: writer.written == 30)
+        assert writer.flush()
+        assert (writer.trouble, writer.dropped, writer.waiting) == ("", 0, 0)
+        assert store.info().rows["decisions"] == 30
+
+
+def test_closing_keeps_what_was_published_before(url: str) -> None:
+    hub = Hub()
+    with JournalStore.open(url) as store:
+        writer = JournalWriter(store).follow(hub)
+        for snapshots in turns(5, 6):
+            hub.publish(snapshots)
+        writer.close()
+        assert store.info().rows["decisions"] == 30
+        hub.publish(turns(1, 1, 7)[0])
+        assert store.info().rows["decisions"] == 30
+
+
+def test_a_full_disk_is_said_once_counted_and_over_by_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+    with JournalStore.open(str(tmp_path / "j.db")) as store:
+        limit = limit_pages(store)
+        batches = turns(10, 12)
+        store.append(batches[0])
+        limit(1)  # SQLite takes it for the present size: not one page more
+        with caplog.at_level(logging.WARNING), JournalWriter(store, told.append, waiting=60, retry_s=QUICK) as writer:
+            for snapshots in batches[1:]:
+                began = time.perf_counter()
+                writer.offer(snapshots)
+                assert time.perf_counter() - began < 0.5  # the loop does not wait for it
+            eventually(lambda: writer.trouble)
+            assert "the disk is full" in writer.trouble
+            eventually(lambda: writer.waiting <= 60)
+            eventually(lambda: writer.dropped >= 20)
+            assert "wait to be recorded" in writer.trouble
+            assert store.info().rows["decisions"] < 60  # and it can still be read
+            limit(1_000_000)
+            eventually(lambda: not writer.trouble)
+            assert writer.flush()
+            dropped, written = writer.dropped, writer.written
+        assert dropped + written == 110
+        assert store.info().rows["decisions"] == 10 + written
+        newest = {s.service: s.at_s for s in batches[-1]}
+        assert {s.service: s.at_s for s in store.latest()} == newest  # the oldest went, the newest are there
+    assert [bool(t) for t in told] == [True, False]
+    messages = [r.getMessage() for r in caplog.records if r.name.startswith("harmony.journal")]
+    assert len(messages) == 2, messages
+    assert "disk is full; decisions go on" in messages[0]
+    assert f"recording again, {dropped} decisions were lost" in messages[1]
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB of its own, where the tests may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs to mount a tmpfs (root); the same error is tested with PRAGMA max_page_count")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full_and_then_read_only(small_disk: Path) -> None:
+    with JournalStore.open(str(small_disk / "j.db")) as store:
+        batches = turns(40, 6)
+        store.append(batches[0])
+        ballast = small_disk / "ballast"
+        fill(ballast)
+        with JournalWriter(store, retry_s=QUICK) as writer:
+            for snapshots in batches[1:4]:
+                writer.offer(snapshots)
+            eventually(lambda: writer.trouble)
+            assert "the disk is full" in writer.trouble or "the disk fails" in writer.trouble
+            ballast.unlink()
+            eventually(lambda: not writer.trouble)
+            assert writer.flush()
+            assert store.info().rows["decisions"] == 160
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(JournalUnavailable, match=r"read-only|cannot be opened"):
+        JournalStore.open(str(small_disk / "j.db"))
+    with JournalStore.open(str(small_disk / "j.db"), read_only=True) as reader:
+        assert len(reader.decisions(limit=1000)) == 160
+
+
+def test_a_journal_that_became_read_only(tmp_path: Path) -> None:
+    with JournalStore.open(str(tmp_path / "j.db")) as store:
+        read_only = [True]
+
+        def take(connection: Any, *_: object) -> None:
+            connection.execute(f"PRAGMA query_only = {int(read_only[0])}")
+
+        event.listen(store._engine, "checkout", take)
+        with JournalWriter(store, retry_s=QUICK) as writer:
+            writer.offer(turns(2, 1)[0])
+            eventually(lambda: "it is read-only" in writer.trouble)
+            read_only[0] = False
+            eventually(lambda: writer.written == 2)
+            assert writer.trouble == ""
+
+
+def test_a_server_that_goes_and_comes_back() -> None:
+    with RealPostgres(need_postgres()) as server:
+        store = JournalStore.open(server.database())
+        batches = turns(3, 3)
+        with store, JournalWriter(store, retry_s=QUICK) as writer:
+            writer.offer(batches[0])
+            assert writer.flush()
+            server.stop()
+            writer.offer(batches[1])
+            eventually(lambda: writer.trouble)
+            assert "never-shown" not in writer.trouble
+            server.start()
+            writer.offer(batches[2])
+            eventually(lambda: writer.written == 9)
+            assert (writer.trouble, writer.dropped) == ("", 0)
+            assert store.info().rows["decisions"] == 9
+
+
+def test_one_turn_that_cannot_be_kept_does_not_cost_the_others(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    snapshots = turns(3, 1)[0]
+    broken = replace(snapshots[1], held_by=None)  # type: ignore[arg-type]
+    with JournalStore.open(url) as store, JournalWriter(store) as writer, caplog.at_level(logging.CRITICAL):
+        writer.offer([snapshots[0], replace(snapshots[1], unit="a\x00b"), broken, snapshots[2]])
+        eventually(lambda: writer.written == 2)
+        assert (writer.dropped, writer.trouble) == (2, "")
+        assert [s.service for s in store.latest()] == ["serving/s0", "serving/s2"]
+
+
+def test_a_listener_that_fails_does_not_end_the_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(text: str) -> None:
+        raise RuntimeError(text)
+
+    with JournalStore.open(str(tmp_path / "j.db")) as store, caplog.at_level(logging.CRITICAL):
+        limit = limit_pages(store)
+        limit(1)
+        with JournalWriter(store, broken, retry_s=QUICK) as writer:
+            writer.offer(turns(20, 1)[0])
+            eventually(lambda: writer.trouble)
+            limit(1_000_000)
+            eventually(lambda: writer.written == 20)
+
+
+def test_offering_never_waits_for_a_stuck_journal(tmp_path: Path) -> None:
+    """While another process holds the database, a thousand turns are offered in no time."""
+    path = str(tmp_path / "j.db")
+    with JournalStore.open(path) as store, JournalStore.open(path) as other, JournalWriter(store) as writer:
+        held, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with other._write():
+                held.set()
+                release.wait(20)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(10)
+        snapshots = turns(10, 1)[0]
+        began = time.perf_counter()
+        for _ in range(100):
+            writer.offer(snapshots)
+        took = time.perf_counter() - began
+        release.set()
+        thread.join(20)
+        assert took < 1.0
+        eventually(lambda: writer.waiting == 0)
+        assert store.info().rows["decisions"] == 10
