@@ -9,8 +9,9 @@ from urllib.parse import quote, urlencode
 
 from harmony.dashboard.states import Ages, State, state_of
 from harmony.serving import Snapshot
+from harmony.serving.words import percent
 
-__all__ = ["COLUMNS", "Asked", "Column", "Fleet", "Row", "fleet", "service_url"]
+__all__ = ["COLUMNS", "Asked", "Column", "Fleet", "Row", "chance", "fleet", "service_url"]
 
 PAGE = 100
 SPARK_W, SPARK_H, SPARK_POINTS = 96, 22, 48
@@ -24,6 +25,7 @@ class Row:
     state: State
     url: str
     risk: float | None
+    paths: int
     promise: float
     realized: float | None
     coverage: float | None
@@ -122,6 +124,13 @@ class Fleet:
     promises: int
 
 
+def chance(probability: float | None, paths: int) -> str:
+    """A probability that was counted on ``paths`` sample paths: none of them is no 0, but less than one of them."""
+    if probability is None:
+        return "unknown"
+    return f"< {percent(1 / paths)}" if probability == 0.0 and paths > 0 else percent(probability)
+
+
 def service_url(service: str) -> str:
     """The address of a service's page."""
     return "/services/" + "/".join(quote(part, safe="") for part in service.split("/", 1))
@@ -137,6 +146,7 @@ def row_of(snapshot: Snapshot, ages: Ages) -> Row:
         state=state_of(snapshot, ages),
         url=service_url(snapshot.service),
         risk=known(decision.violation_probability),
+        paths=0 if seen.forecast is None else seen.forecast.samples,
         promise=seen.objective.epsilon,
         realized=known(snapshot.realized),
         coverage=known(snapshot.coverage.get(0.8)),

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse
 
 import harmony
 from harmony.dashboard.assets import Assets
+from harmony.dashboard.fleet import chance
 from harmony.model.decision import Reason
 from harmony.serving.words import amount, duration, percent
 
@@ -65,6 +66,7 @@ class Renderer:
         env.globals.update(
             assets=assets,
             amount=amount,
+            chance=chance,
             duration=duration,
             percent=percent,
             money=money,

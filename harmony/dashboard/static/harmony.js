@@ -252,7 +252,9 @@
     const percent = (x) => (x === null || x === undefined ? "unknown" : x > 0 && x < 1e-4 ? "< 0.01 %" : `${Number((100 * x).toPrecision(2))} %`);
     const money = (x) => (x === null || x === undefined ? "unknown" : `${x.toFixed(2)} ${form.dataset.currency}`.trim());
     const written = { percent, money, count: String };
-    const figures = { replicas: String, violation_probability: percent, expected_cost: money, reason: String };
+    const paths = Number(form.dataset.paths);
+    const chance = (x) => (x === 0 && paths ? `< ${percent(1 / paths)}` : percent(x)); // on none of the paths is no 0
+    const figures = { replicas: String, violation_probability: chance, expected_cost: money, reason: String };
     const moved = () => sliders.filter((s) => s.dataset.moved);
 
     function label() {

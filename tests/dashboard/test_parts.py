@@ -1,0 +1,153 @@
+"""Rows, states, charts' data, sessions: without a browser."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harmony.dashboard import figures
+from harmony.dashboard.fleet import Asked, chance, fleet, row_of, sparkline
+from harmony.dashboard.sessions import Sessions
+from harmony.dashboard.sliders import sliders
+from harmony.dashboard.states import Ages, state_of
+from harmony.dashboard.trail import Point, Trail
+from harmony.model.decision import Reason
+from harmony.serving import Snapshot
+from tests.dashboard.site import Clock, Site
+from tests.serving import builders
+
+NOW = Ages(builders.NOON_S)
+
+
+def deciding(reason: Reason, **changes: object) -> Snapshot:
+    """A snapshot whose decision has that reason."""
+    turn = builders.record()
+    turn = replace(turn, decision=replace(turn.decision, reason=reason, replicas=10))
+    return builders.snapshot(record=turn, **({"ordered": 10, "ready": 10, "desired": 10} | changes))
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "level", "text"),
+    [
+        (deciding(Reason.FORECAST), "good", "Steady"),
+        (deciding(Reason.FORECAST, ready=8), "info", "2 replicas starting"),
+        (deciding(Reason.FORECAST, ready=9), "info", "1 replica starting"),
+        (deciding(Reason.FORECAST, desired=12), "info", "Scaling up to 12"),
+        (deciding(Reason.FORECAST, desired=7), "info", "Scaling down to 7"),
+        (deciding(Reason.FORECAST, ordered=12, desired=12, ready=12), "info", "Would order 2 fewer"),
+        (deciding(Reason.FORECAST, held_by="paused"), "warn", "Paused"),
+        (deciding(Reason.MAX_REPLICAS), "warn", "At the maximum"),
+        (deciding(Reason.FORECAST, effective_mode="UpOnly"), "warn", "Stepped back to UpOnly"),
+        (deciding(Reason.UNREACHABLE), "bad", "Promise out of reach"),
+        (deciding(Reason.ABSENT_DATA, effective_mode="UpOnly"), "bad", "Data absent, count held"),
+        (deciding(Reason.FALLBACK), "bad", "Fallback: data absent"),
+        (
+            deciding(Reason.FORECAST, conditions=({"type": "AbleToScale", "status": "False", "reason": "Refused"},)),
+            "bad",
+            "AbleToScale: Refused",
+        ),
+    ],
+)
+def test_the_most_urgent_thing_is_said(snapshot: Snapshot, level: str, text: str) -> None:
+    state = state_of(snapshot, NOW)
+    assert (state.level, state.text) == (level, text)
+
+
+def test_overdue_turns_are_stale_whatever_else() -> None:
+    snapshot = deciding(Reason.FORECAST)
+    limit = NOW.stale_after_s(snapshot)
+    assert limit >= 90
+    assert state_of(snapshot, Ages(snapshot.at_s + limit)).level == "good"
+    assert state_of(snapshot, Ages(snapshot.at_s + limit + 1)).text.startswith("Stale for")
+    assert Ages(snapshot.at_s - 5).age_s(snapshot) == 0.0
+
+
+def test_a_demo_is_as_old_as_its_viewer_is() -> None:
+    site = Site()
+    trail = Trail(site.hub, site.clock.monotonic_s)
+    site.hub.publish([builders.snapshot(kind="Demo")])
+    trail.close()
+    site.clock.monotonic += 2.0
+    assert trail.is_simulated
+    ages = Ages(trail.now_s(60.0), 60.0)
+    assert ages.age_s(builders.snapshot()) == pytest.approx(2.0)
+
+
+def test_gaps_stay_gaps_in_the_sparkline() -> None:
+    assert sparkline([1.0, math.nan, math.nan]) == ""
+    assert sparkline([1.0, 2.0, math.nan, 3.0, 4.0]).count("M") == 2
+    assert sparkline([math.inf, 1.0, 2.0]).count("M") == 1
+    assert "nan" not in sparkline([0.0, 0.0, 0.0])
+
+
+def test_none_of_the_paths_is_no_zero() -> None:
+    assert chance(0.0, 200) == "< 0.5 %"
+    assert chance(0.01, 200) == "1 %"
+    assert chance(None, 200) == "unknown"
+
+
+def test_savings_that_were_not_counted_are_absent() -> None:
+    assert row_of(builders.snapshot(shadow_s=0.0, gpu_hours_saved=0.0), NOW).saved_hours is None
+    row = row_of(builders.snapshot(), NOW)
+    assert row.saved_hours == 12.25
+    assert row.saved_money == 12.25 * row.snapshot.record.observation.objective.price_per_gpu_hour
+
+
+def test_totals_are_over_the_whole_fleet_and_pages_hold_what_was_asked() -> None:
+    many = [builders.snapshot(f"many/s{i:03d}", ordered=1, ready=1) for i in range(250)]
+    shown = fleet(many, Asked.of({"q": "S1", "sort": "service", "dir": "desc", "page": "9"}), NOW)
+    assert (shown.total, shown.found, shown.pages, len(shown.rows)) == (250, 100, 1, 100)
+    assert shown.rows[0].snapshot.service == "many/s199"
+    assert shown.ready == 250
+
+
+def test_missing_turns_are_gaps_in_the_charts() -> None:
+    long = {"history_s": builders.NOON_S + 60.0 * np.arange(-59, 1), "history": np.full(60, 900.0)}
+    snapshot = builders.snapshot(**long)
+    at = snapshot.at_s
+    step = snapshot.record.observation.interval_s
+    points = [Point(at - t * step, 5, 5, 5, 100.0) for t in (30, 29, 28, 1, 0)]
+    ready = next(t for t in figures.replicas(snapshot, points).data if t["name"] == "ready")
+    assert ready["y"] == [5, 5, 5, None, 5, 5]
+
+
+def test_a_turn_without_a_forecast_has_no_fan_and_says_so() -> None:
+    looked = builders.seen(demand=math.nan, forecast=None)
+    snapshot = builders.snapshot(record=builders.record(looked), history=np.full(5, np.nan))
+    figure = figures.demand(snapshot, [Point.of(snapshot)])
+    assert "There is no forecast" in figure.text
+    assert {t.get("name") for t in figure.data} == {"demand", "ready replicas carry", "recommended would carry"}
+    assert set(next(t for t in figure.data if t["name"] == "demand")["y"]) == {None}
+    assert figures.candidates(snapshot) is None
+    assert figures.calibration(builders.snapshot(coverage={0.8: math.nan})) is None
+
+
+def test_the_choice_is_among_the_candidates_that_are_shown() -> None:
+    rows = figures.shown_candidates(builders.snapshot())
+    assert len(rows) <= 25
+    assert [r["replicas"] for r in rows if r["chosen"]] == [builders.record().decision.replicas]
+    assert all(r["keeps"] == (r["violation_probability"] <= 0.05 * (1 + 1e-9)) for r in rows)
+
+
+def test_sliders_hold_what_is_set() -> None:
+    for slider in sliders(builders.snapshot()):
+        assert slider.min <= slider.value <= slider.max
+        assert slider.min < slider.max
+
+
+def test_sessions_are_few_and_end() -> None:
+    clock = Clock()
+    sessions = Sessions(clock.monotonic_s)
+    cookie = sessions.begin("key")
+    other = Sessions(clock.monotonic_s)
+    assert sessions.key(cookie) == "key"
+    assert other.key(cookie) is None
+    for _ in range(7):
+        clock.monotonic += 6000
+        assert (sessions.key(cookie) == "key") == (clock.monotonic <= 1000 + 12 * 3600)
+    assert sessions.key(cookie) == "key"
+    clock.monotonic += 6000
+    assert sessions.key(cookie) is None
