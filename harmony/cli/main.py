@@ -14,6 +14,7 @@ from harmony.cli import controller as cluster_verbs
 from harmony.cli import forecasting as forecasting_verbs
 from harmony.cli.backtest import backtest
 from harmony.cli.crd import crd
+from harmony.cli.explain import explain, journal_app
 from harmony.cli.keys import keys_app
 from harmony.cli.remote import decisions, services, what_if
 from harmony.cli.replay import replay
@@ -47,6 +48,8 @@ app.command("recommend")(cluster_verbs.recommend)
 app.command("doctor")(cluster_verbs.doctor)
 app.command("crd")(crd)
 app.command("serve")(serve)
+app.command("explain")(explain)
+app.add_typer(journal_app, name="journal")
 app.add_typer(keys_app, name="keys")
 app.command("services")(services)
 app.command("decisions")(decisions)

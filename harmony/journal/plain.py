@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401
 
     Numbers that JSON lacks become the words "nan", "inf" and "-inf".
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind is float:
         return value if isfinite(value) else str(value)
     if kind in AS_IT_IS:

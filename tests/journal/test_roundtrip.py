@@ -110,7 +110,7 @@ MOMENTS = itertools.count()
 
 
 @settings(deadline=None, max_examples=25)
-@given(service=TEXT, held_by=TEXT, demand=FLOAT, cost=FLOAT)
+@given(service=TEXT, held_by=TEXT, demand=st.one_of(st.just(math.nan), st.floats(-1e18, 1e18)), cost=FLOAT)
 def test_the_database_gives_back_what_it_took(
     tmp_path_factory: pytest.TempPathFactory, service: str, held_by: str, demand: float, cost: float
 ) -> None:
