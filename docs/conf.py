@@ -45,6 +45,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # fields are described once, in the class
 add_module_names = False
 python_use_unqualified_type_names = True
+highlight_language = "text"  # a bare block is a terminal
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 

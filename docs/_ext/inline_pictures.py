@@ -43,7 +43,7 @@ def _figure(path: Path, image: nodes.image) -> str:
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     caption = image.get("title", "")
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'<figure class="picture">{svg}{below}</figure>'
+    return f'<figure class="picture" tabindex="0">{svg}{below}</figure>'
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +11,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-sys.path.insert(0, str(DOCS / "_ext"))  # what the site is made with, as its conf.py has it
 
 PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if not {"_ext", "_static"} & set(p.parts))]
 FENCE = re.compile(
@@ -66,7 +64,7 @@ def lines_of(block: Block) -> Iterator[str]:
         if block.language == "console":
             if line.startswith("$ "):
                 yield line[2:]
-        elif block.language == "":
+        elif block.language in {"", "sh", "bash", "shell"}:
             yield line
 
 
