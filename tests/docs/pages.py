@@ -100,6 +100,8 @@ def harmony_in(line: str) -> list[tuple[str, ...]]:
     lexer.whitespace_split = True
     parts: list[list[str]] = [[]]
     for token in lexer:
+        if token == "...":  # and what else there is to say
+            continue
         if token in ENDS:
             parts.append([])
         else:
