@@ -52,10 +52,15 @@ def stored_version(connection: Connection) -> str | None:
     return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
-@cache
 def newest_version() -> str:
     """The version that this code writes."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return _known_versions()[0]
+
+
+@cache
+def _known_versions() -> tuple[str, ...]:
+    """All versions that there were, newest first."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _checked(connection: Connection, where: str) -> str | None:
@@ -68,8 +73,7 @@ def _checked(connection: Connection, where: str) -> str | None:
                 "journal); expected an empty one or a journal"
             )
         return None
-    known = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
-    if stored not in known:
+    if stored not in _known_versions():
         raise JournalVersionError(
             f"journal {where}: it is of version {stored}, which is newer than this harmony ({newest_version()}); "
             "install a newer harmony, or name another journal"

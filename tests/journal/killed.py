@@ -127,6 +127,8 @@ def main(folder: Path, kills: int, seed: int, cut: bool) -> dict[str, int]:
     for world in worlds:
         world.turn()
     snapshots = [w.snapshot(f"serving/s{i}") for i, w in enumerate(worlds)]
+    with JournalStore.open(str(folder / "warm.db")) as store:  # what is imported and compiled now, children have too
+        store.append(snapshots)
     reported: set[int] = set()
     totals = {"kills": 0, "reported": 0, "cut": 0, "cost_by_cut": 0}
     path = folder / "journal.db"
