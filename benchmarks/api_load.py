@@ -58,7 +58,7 @@ def serve(pipe, services, loop) -> None:
             pipe.send((port, key))
             with contextlib.suppress(EOFError):
                 while pipe.recv() == "ticks":
-                    pipe.send(list(ticks))
+                    pipe.send((list(ticks), time.process_time()))
             server.should_exit = True
 
         with sources.recording(store, source), source.running(server):
@@ -201,14 +201,19 @@ def main() -> None:
     until = time.monotonic() + 300
     services: list[str] = []
     while len(services) < given.services // 2:
-        assert process.is_alive() and time.monotonic() < until, "the loop did not begin"
+        assert process.is_alive(), "the server ended"
+        assert time.monotonic() < until, "the loop did not begin"
         time.sleep(1)
         with contextlib.suppress(OSError):
             services = free_services(port, key)
 
     def ticks() -> list[float]:
         here.send("ticks")
-        return here.recv()
+        return here.recv()[0]
+
+    def cpu_s() -> float:
+        here.send("ticks")
+        return here.recv()[1]
 
     async def load() -> None:
         skip = len(ticks())
@@ -222,8 +227,10 @@ def main() -> None:
         under_load = ticks()[skip:]
         print("\n| load | requests/s | p50 ms | p99 ms | worst ms |\n|---|---|---|---|---|")
         print(line(f"paced, {given.connections} connections", len(found) / given.seconds, found))
+        spent = cpu_s()
         found, rate = await flat_out(links, given.connections, given.seconds / 2)
         print(line("as many as go", rate, found))
+        print(f"| (the server's processor time for one of these: {1e6 * (cpu_s() - spent) / len(found):.0f} us) |||||")
         found = ad_hoc(port, key, given.ad_hoc)
         print(line("ad-hoc forecast, 11 x 144", 1 / found.mean(), found))
         print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -186,7 +186,7 @@ class Client:
         """Whether the server works; a failing one answers as well."""
         return models.Health.model_validate_json(self._ask("GET", "/healthz", accepted=(200, 503)))
 
-    def changes(self, seconds: float = 3600.0) -> Iterator[dict[str, Any]]:
+    def changes(self, seconds: float = 3600.0) -> Generator[dict[str, Any], None, None]:
         """{"version", "changed", "gone"} with every change of the fleet, for that long or until the server ends."""
         timeout = httpx.Timeout(30.0, read=60.0)
         try:

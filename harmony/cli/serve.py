@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+BESIDE = 20  # a larger demo gets a process of its own: sharing an interpreter, loop and server slow each other down
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -88,7 +89,8 @@ def serve(
     with sources.opened(journal, temporary=demo) as store:
         source: Source
         if demo:
-            source = sources.Demo(services, speed, seed)
+            kind = sources.Demo if services <= BESIDE else sources.DemoApart
+            source = kind(services, speed, seed)
         elif cluster:
             source = sources.Cluster(
                 prometheus_url,

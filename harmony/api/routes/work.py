@@ -46,7 +46,7 @@ async def start_backtest(state: StateOf, caller: Operator, backtest: BacktestReq
     try:
         return _job(jobs.start("backtest", backtest.model_dump(), caller.id))
     except JobsFull:
-        raise Problem("unavailable", "Too many jobs wait.", {"retry-after": "60"}) from None
+        raise Problem("rate-limited", "Too many jobs wait.", {"retry-after": "60"}) from None
 
 
 @router.get("/jobs", response_model=JobPage, summary="Jobs, newest first")

@@ -1,0 +1,483 @@
+"""What strangers try: keys, sizes, depths, names, headers, origins, time; and that no secret is written anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import inspect
+import io
+import json
+import logging
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from controller.logs import JsonFormatter
+from forecasting.errors import HarmonyError
+from harmony.api import keys as api_keys
+from harmony.api.app import create_app
+from harmony.api.bodies import json_depth
+from harmony.api.keys import hash_secret, new_key, parse_key, verify
+from harmony.api.limits import MOST, Buckets
+from harmony.api.ports import TokenUser
+from harmony.api.roles import Role
+from harmony.api.state import ApiSettings, ApiState
+from harmony.journal.stored import ApiKey
+from harmony.serving import Hub
+from tests.api.conftest import GENEROUS, World, make_state
+from tests.api.memory import MemoryJournal
+from tests.api.serving import key_for, serving
+
+Lived = tuple[Hub, MemoryJournal]
+
+
+@contextmanager
+def api(
+    lived: Lived, settings: ApiSettings = GENEROUS, **ports: object
+) -> Iterator[tuple[httpx.Client, ApiState, FastAPI]]:
+    """Another server over the same services with a journal of its own; the client has an admin's key."""
+    journal = MemoryJournal()
+    state = dataclasses.replace(make_state(lived[0], journal, settings), **ports)  # type: ignore[arg-type]
+    app = create_app(state)
+    with serving(app) as url:
+        key = key_for(journal, "admin")
+        with httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=30) as client:
+            yield client, state, app
+
+
+def raw(url: str, text: bytes) -> bytes:
+    """What a server answers to these very bytes."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as link:
+        with contextlib.suppress(OSError):  # it may have answered and closed before all was sent
+            link.sendall(text)
+        out = b""
+        while not _complete(out) and (part := link.recv(65536)):
+            out += part
+    return out
+
+
+def _complete(answer: bytes) -> bool:
+    """Whether an answer is there with all that its length says."""
+    head, ended, body = answer.partition(b"\r\n\r\n")
+    found = re.search(rb"content-length: (\d+)", head.lower())
+    return bool(ended) and found is not None and len(body) >= int(found[1])
+
+
+# ---- keys -------------------------------------------------------------------------------------------------------
+def test_key_is_256_random_bits_and_only_its_keyed_hash_is_kept() -> None:
+    one, other = new_key(), new_key()
+    assert parse_key(one.text) == (one.id, one.text.rpartition("_")[2])
+    assert len(bytes.fromhex(one.text.rpartition("_")[2])) == 32
+    secret = one.text.rpartition("_")[2]
+    assert secret not in one.secret_hash
+    assert hash_secret(one.id, secret) == one.secret_hash != hash_secret(other.id, secret)
+    assert one.secret_hash != hashlib.blake2b(secret.encode(), digest_size=32).hexdigest()
+
+
+def test_wrong_and_unknown_keys_cost_the_same_hash_and_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same calls whatever is wrong; nothing returns before them."""
+    calls: list[str] = []
+    real_hash, real_compare = api_keys.hash_secret, api_keys.hmac.compare_digest
+    monkeypatch.setattr(api_keys, "hash_secret", lambda *a: (calls.append("hash"), real_hash(*a))[1])
+    monkeypatch.setattr(api_keys.hmac, "compare_digest", lambda *a: (calls.append("compare"), real_compare(*a))[1])
+    good = new_key()
+    record = ApiKey(good.id, "x", "read", good.secret_hash, 0.0)
+    cases = {
+        good.text: (record, True),
+        good.text[:-1] + ("0" if good.text[-1] != "0" else "1"): (record, False),
+        new_key().text: (None, False),
+        "hk_short": (None, False),
+        "": (None, False),
+    }
+    calls.clear()
+    for text, (known, expected) in cases.items():
+        assert verify(text, known, 1.0) is expected
+        assert calls == ["hash", "compare"], text
+        calls.clear()
+    assert not verify(good.text, dataclasses.replace(record, revoked_s=0.5), 1.0)
+    assert not verify(good.text, dataclasses.replace(record, expires_s=1.0), 1.0)
+    assert verify(good.text, dataclasses.replace(record, expires_s=1.1), 1.0)
+    assert "==" not in inspect.getsource(verify).replace("record.id == key_id", "")
+
+
+def test_wrong_credentials_are_401_wherever_they_are_sent_and_never_reach_the_database(world: World) -> None:
+    wrong = new_key().text
+    good = world.keys["read"]
+    before = world.journal.key_reads
+    with httpx.Client(base_url=world.url) as client:
+        for headers in (
+            {"x-api-key": wrong},
+            {"authorization": f"Bearer {wrong}"},
+            {"authorization": f"bearer {good}x"},
+            {"authorization": f"Basic {good}"},
+            {"authorization": "Bearer"},
+            {"authorization": good},
+            {"cookie": f"harmony_key={wrong}"},
+            {"x-api-key": good.upper()},
+            {"x-api-key": f"{good}\x00".replace("\x00", "%00")},
+            {"x-forwarded-user": "admin", "x-remote-user": "admin"},
+        ):
+            for path in ("/api/v1/services", "/api/v1/nothing", "/", "/api/v1/openapi.json", "/docs", "/metrics"):
+                response = client.get(path, headers=headers)
+                assert response.status_code == 401, (path, headers)
+                assert response.headers["www-authenticate"] == 'Bearer realm="harmony"'
+        assert client.get("/api/v1/me", headers={"authorization": f"bearer {good}"}).status_code == 200
+        assert client.get("/api/v1/me", headers={"cookie": f"a=b; harmony_key={good}"}).status_code == 200
+        two = client.get("/api/v1/me", headers={"x-api-key": good, "authorization": f"Bearer {wrong}"})
+        assert two.json()["type"] == "urn:harmony:problem:bad-request"
+    assert world.journal.key_reads - before < 10  # every five seconds, not with every request
+
+
+def test_guesses_are_slowed_down_but_nobody_else_is_locked_out(lived: Lived) -> None:
+    settings = dataclasses.replace(GENEROUS, failed_rate=0.1, failed_burst=5)
+    with api(lived, settings) as (client, _, _):
+        url = str(client.base_url)
+        answers = [httpx.get(f"{url}/api/v1/me", headers={"x-api-key": new_key().text}) for _ in range(8)]
+        assert [a.status_code for a in answers] == [401] * 5 + [429] * 3
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert client.get("/api/v1/me").status_code == 200
+
+
+# ---- tokens -----------------------------------------------------------------------------------------------------
+def test_kubernetes_tokens_get_the_highest_role_of_their_groups_and_are_reviewed_once_a_minute(lived: Lived) -> None:
+    asked: list[str] = []
+    now = [0.0]
+    users = {"dev": TokenUser("ann", ("devs", "ops")), "none": TokenUser("bob", ("others",))}
+
+    async def review(token: str) -> TokenUser | None:
+        asked.append(token)
+        if token == "broken":
+            raise HarmonyError("cannot reach https://10.0.0.1: secret")
+        return users.get(token)
+
+    settings = dataclasses.replace(GENEROUS, groups={"devs": Role.READ, "ops": Role.OPERATE})
+    with api(lived, settings, token_review=review, monotonic_s=lambda: now[0]) as (client, _, _):
+        url = str(client.base_url)
+
+        def me(token: str) -> httpx.Response:
+            return httpx.get(f"{url}/api/v1/me", headers={"authorization": f"Bearer {token}"})
+
+        assert [me("dev").json()[k] for k in ("id", "role", "method")] == ["user:ann", "operate", "token"]
+        assert me("dev").status_code == 200
+        assert asked == ["dev"]
+        now[0] = 61.0
+        users["dev"] = TokenUser("ann", ())
+        assert me("dev").status_code == 401
+        assert asked == ["dev", "dev"]
+        assert me("none").status_code == me("unknown").status_code == 401
+        broken = me("broken")
+        assert broken.status_code == 503
+        assert "secret" not in broken.text
+        asked.clear()
+        assert me(new_key().text).status_code == 401
+        assert asked == []  # our own keys are shown to nobody
+
+
+# ---- sizes ------------------------------------------------------------------------------------------------------
+def test_oversized_body_is_refused_before_it_is_read(world: World) -> None:
+    head = "POST /api/v1/forecast HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += f"X-API-Key: {world.keys['read']}\r\n"
+    answer = raw(world.url, (head + "Content-Length: 2000000\r\n\r\n{").encode())
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"urn:harmony:problem:too-large" in answer
+    chunk = b"%x\r\n" % 300_000 + b" " * 300_000 + b"\r\n"
+    answer = raw(world.url, (head + "Transfer-Encoding: chunked\r\n\r\n").encode() + chunk * 5 + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_body_without_a_key_is_not_read_at_all(world: World) -> None:
+    answer = raw(world.url, b"POST /api/v1/forecast HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("body", ["[" * 200_000, '{"a":' * 500, "[" * 17 + "]" * 17])
+def test_deep_json_is_refused_without_parsing(world: World, body: str) -> None:
+    with world.client("read") as client:
+        response = client.post("/api/v1/forecast", content=body, headers={"content-type": "application/json"})
+        assert response.status_code == 400
+        assert "deeper than 16" in response.json()["detail"]
+
+
+def test_depth_counts_brackets_outside_of_strings_only() -> None:
+    assert json_depth(b'{"a": "[[[[[[{{{", "b": [1, "\\"[["]}', 16) == 2
+    assert json_depth(b'["' + b"[" * 100, 16) == 1
+    assert json_depth(b"", 16) == 0
+    began = time.perf_counter()
+    json_depth(b'"' + b"\\" * 1_000_000, 16)
+    json_depth(b"[]" * 500_000, 16)
+    assert time.perf_counter() - began < 5
+
+
+def test_too_many_headers_are_refused(world: World) -> None:
+    with world.client("read") as client:
+        response = client.get("/api/v1/me", headers={f"x-{i}": "y" * 500 for i in range(80)})
+        assert response.status_code == 431
+
+
+def test_content_types_other_than_json_are_refused(world: World) -> None:
+    with world.client("read") as client:
+        for kind in ("text/plain", "multipart/form-data; boundary=x", "", "application/xml"):
+            response = client.post("/api/v1/forecast", content=b"{}", headers={"content-type": kind})
+            assert response.status_code == 415, kind
+
+
+# ---- names ------------------------------------------------------------------------------------------------------
+NAMES = [
+    "..", "%2e%2e", "..%2f..%2fetc%2fpasswd", "a%00b", "a%0d%0aSet-Cookie:x=1", 'chat"}%20or%20vector(1)%23',
+    "chat%7B__name__%3D~%22.%2B%22%7D", "a'%20OR%201%3D1--", "%F0%9F%98%80", "A", "a_b", "-a", "a" * 300, "%ff",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_kubernetes_would_not_have_get_nowhere(world: World, name: str) -> None:
+    """Paths, queries and labels are never made of anything but checked names."""
+    lines = f"Host: x\r\nX-API-Key: {world.keys['admin']}\r\nConnection: close\r\n"
+    one = "/api/v1/services/serving"
+    for path in (
+        f"/api/v1/services/{name}/chat", f"{one}/{name}", f"{one}/{name}/forecast",
+        f"/api/v1/decisions/{name}", f"/api/v1/jobs/{name}", f"{one}/{name}/decisions",
+    ):  # fmt: skip
+        answer = raw(world.url, f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+        status = int(answer.split(b" ")[1])
+        assert status in (400, 404, 422), (path, answer[:200])
+        assert b"root:" not in answer
+        assert b"\r\nset-cookie" not in answer.lower()
+        assert b"vector(1)" not in answer
+
+
+# ---- headers ----------------------------------------------------------------------------------------------------
+def test_what_proxies_claim_is_not_believed(lived: Lived) -> None:
+    settings = dataclasses.replace(GENEROUS, rate=0.01, burst=3, is_open=True)
+    with api(lived, settings) as (client, _, _):
+        url = str(client.base_url)
+        answers = [
+            httpx.get(f"{url}/api/v1/me", headers={"x-forwarded-for": f"10.0.0.{i}", "forwarded": f"for=10.0.0.{i}"})
+            for i in range(6)
+        ]
+        assert [a.status_code for a in answers] == [200] * 3 + [429] * 3  # one address, whatever it says
+        assert answers[0].json()["id"] == "address:127.0.0.1"
+
+
+def test_host_header_shapes_no_answer_and_an_open_server_on_loopback_knows_its_own(lived: Lived) -> None:
+    settings = dataclasses.replace(GENEROUS, is_open=True, hosts=frozenset({"localhost", "127.0.0.1", "[::1]"}))
+    with api(lived, settings) as (client, _, _):
+        url = str(client.base_url)
+        for host, status in (("localhost:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example", 421)):
+            assert httpx.get(f"{url}/api/v1/me", headers={"host": host}).status_code == status, host
+        for path in ("/api/v1/services/", "/api/v1//services", "/api/v1/services?x="):
+            response = client.get(path, headers={"x-forwarded-host": "evil.example", "x-forwarded-prefix": "/evil"})
+            assert "evil" not in response.text + str(response.headers)
+            assert "location" not in response.headers
+        twice = raw(url, b"GET /api/v1/me HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
+        assert twice.startswith(b"HTTP/1.1 400 ")
+
+
+def test_method_override_and_internal_headers_change_nothing(world: World) -> None:
+    with world.client("read") as client:
+        response = client.get(
+            "/api/v1/me", headers={"x-http-method-override": "DELETE", "x-original-url": "/api/v1/keys"}
+        )
+        assert response.json()["role"] == "read"
+
+
+# ---- browsers ---------------------------------------------------------------------------------------------------
+def test_other_sites_may_neither_read_nor_change_anything(world: World) -> None:
+    with world.client("admin") as client:
+        body = {"name": "x"}
+        for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+            response = client.post("/api/v1/keys", json=body, headers=headers)
+            assert response.json()["type"] == "urn:harmony:problem:cross-origin"
+            assert "access-control-allow-origin" not in response.headers
+        read = client.get("/api/v1/services", headers={"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in read.headers
+        assert "access-control-allow-origin" not in client.options("/api/v1/services", headers=PREFLIGHT).headers
+        own = str(client.base_url)
+        assert client.post("/api/v1/keys", json=body, headers={"origin": own}).status_code == 201
+    with httpx.Client(base_url=world.url, cookies={"harmony_key": world.keys["admin"]}) as browser:
+        assert browser.post("/api/v1/keys", json=body).status_code == 403  # a cookie alone proves no intent
+        assert browser.post("/api/v1/keys", json=body, headers={"origin": world.url}).status_code == 201
+
+
+PREFLIGHT = {"origin": "https://ok.example", "access-control-request-method": "GET"}
+
+
+def test_cors_is_for_named_origins_only(lived: Lived) -> None:
+    settings = dataclasses.replace(GENEROUS, cors_origins=("https://ok.example",))
+    with api(lived, settings) as (client, _, _):
+        allowed = client.options("/api/v1/services", headers=PREFLIGHT)
+        assert allowed.headers["access-control-allow-origin"] == "https://ok.example"
+        refused = client.options("/api/v1/services", headers=PREFLIGHT | {"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in refused.headers
+
+
+# ---- limits -----------------------------------------------------------------------------------------------------
+def test_each_key_has_its_own_limit_and_is_told_when_to_come_back(lived: Lived) -> None:
+    settings = dataclasses.replace(GENEROUS, rate=2.0, burst=10)
+    with api(lived, settings) as (client, state, _):
+        other = key_for(state.journal, "read")  # type: ignore[arg-type]
+        answers = [client.get("/api/v1/me") for _ in range(12)]
+        codes = [a.status_code for a in answers]
+        assert codes[:10] == [200] * 10
+        assert 429 in codes[10:]
+        limited = answers[codes.index(429)]
+        assert limited.json()["type"] == "urn:harmony:problem:rate-limited"
+        assert int(limited.headers["retry-after"]) >= 1
+        time.sleep(5.1)  # the other key is known by now
+        assert client.get("/api/v1/me", headers={"x-api-key": other}).status_code == 200
+        assert client.post("/api/v1/forecast", json={}).status_code == 422  # worth five
+        assert client.get("/healthz").status_code == 200
+
+
+def test_buckets_refill_and_their_table_stays_small() -> None:
+    buckets = Buckets(rate=2.0, burst=4.0)
+    assert [buckets.take("a", 0.0) for _ in range(4)] == [0.0] * 4
+    assert buckets.take("a", 0.0) == 0.5
+    assert buckets.take("a", 0.5) == 0.0
+    assert buckets.take("a", 0.4) == 0.5  # a clock that goes back gives nothing
+    assert buckets.take("b", 0.5) == 0.0
+    for i in range(MOST + 50):
+        buckets.take(str(i), 1.0)
+    assert len(buckets) == MOST
+
+
+def test_what_takes_too_long_is_given_up(lived: Lived) -> None:
+    def slow(*_: object) -> object:
+        time.sleep(1.5)
+        raise AssertionError("nobody waits for this")
+
+    settings = dataclasses.replace(GENEROUS, time_limit_s=0.3)
+    with api(lived, settings, forecast=slow) as (client, _, _):
+        history = {"indicators": [{"name": "a"}], "step_seconds": 60, "values": [[1.0]] * 10}
+        began = time.perf_counter()
+        response = client.post("/api/v1/forecast", json=history)
+        assert time.perf_counter() - began < 1.2
+        assert (response.status_code, response.json()["type"]) == (504, "urn:harmony:problem:timeout")
+        assert client.get("/api/v1/me").status_code == 200
+        key = client.headers["x-api-key"]
+        head = f"POST /api/v1/forecast HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
+        host, port = client.base_url.host, client.base_url.port
+        with socket.create_connection((host, port or 0), timeout=5) as link:  # a body that never comes
+            link.sendall((head + "Content-Length: 100\r\n\r\n{").encode())
+            assert link.recv(4096).startswith(b"HTTP/1.1 504 ")
+
+
+def test_too_much_at_once_is_refused_kindly(lived: Lived) -> None:
+    async def run(url: str, key: str) -> list[int]:
+        async with httpx.AsyncClient(base_url=url, headers={"x-api-key": key}, timeout=20) as client:
+            history = {"indicators": [{"name": "a"}], "step_seconds": 60, "values": [[1.0]] * 10}
+            return [
+                r.status_code
+                for r in await asyncio.gather(*(client.post("/api/v1/forecast", json=history) for _ in range(6)))
+            ]
+
+    def slow(*_: object) -> object:
+        time.sleep(0.2)
+        raise HarmonyError("no")
+
+    settings = dataclasses.replace(GENEROUS, concurrency=3)
+    with api(lived, settings, forecast=slow) as (client, _, _):
+        codes = asyncio.run(run(str(client.base_url), client.headers["x-api-key"]))
+        assert set(codes) == {503}
+
+
+# ---- streams ----------------------------------------------------------------------------------------------------
+def events(response: httpx.Response, count: int) -> list[dict[str, object]]:
+    found = []
+    for line in response.iter_lines():
+        if line.startswith("data: "):
+            found.append(json.loads(line[6:]))
+            if len(found) == count:
+                break
+    return found
+
+
+def test_stream_tells_every_change_and_ends_with_the_server(lived: Lived) -> None:
+    hub = Hub()
+    snapshots = lived[0].all()
+    hub.publish(snapshots)
+    with api((hub, lived[1])) as (client, _, _), client.stream("GET", "/api/v1/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert events(response, 1) == [{"version": 1, "changed": [s.service for s in snapshots], "gone": []}]
+    with api((hub, lived[1])) as (client, _, _), client.stream("GET", "/api/v1/events") as response:
+        lines = response.iter_lines()
+        seen = []
+        for line in lines:
+            if line.startswith("data: "):
+                seen.append(json.loads(line[6:]))
+                if len(seen) == 1:
+                    hub.publish([dataclasses.replace(snapshots[0])], gone=[snapshots[1].service])
+                if len(seen) == 2:
+                    break
+        assert seen[1] == {"version": 2, "changed": [snapshots[0].service], "gone": [snapshots[1].service]}
+    began = time.perf_counter()
+    with api((hub, lived[1])) as (client, _, app), client.stream("GET", "/api/v1/events") as response:
+        assert events(response, 1)
+        assert not app.state.stopping.is_set()  # the server sets it when it ends, and the stream ends with that
+    assert time.perf_counter() - began < 10
+
+
+def test_only_so_many_streams(lived: Lived) -> None:
+    settings = dataclasses.replace(GENEROUS, streams=1)
+    with api(lived, settings) as (client, _, _), client.stream("GET", "/api/v1/events?seconds=20") as first:
+        assert events(first, 1)
+        second = client.get("/api/v1/events")
+        assert (second.status_code, second.json()["type"]) == (503, "urn:harmony:problem:unavailable")
+
+
+# ---- secrets ----------------------------------------------------------------------------------------------------
+def test_no_secret_is_ever_logged_or_told(lived: Lived) -> None:
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(JsonFormatter())
+    handler.addFilter(lambda record: not record.name.startswith(("httpx", "httpcore")))  # this test's own client
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+
+    async def review(token: str) -> TokenUser | None:
+        raise HarmonyError(f"no answer about {token}")
+
+    def broken(*_: object) -> object:
+        raise RuntimeError("internal detail 4711")
+
+    try:
+        with api(lived, GENEROUS, token_review=review, forecast=broken) as (client, state, _):
+            wrong = new_key().text
+            made = client.post("/api/v1/keys", json={"name": "n"}).json()["key"]
+            answers = [
+                client.get("/api/v1/me", headers={"x-api-key": wrong}),
+                client.get("/api/v1/me", headers={"x-api-key": "eyJtoken.secret.value"}),
+                client.get(f"/api/v1/decisions/{wrong}"),
+                client.post("/api/v1/keys", json={"name": {"x": wrong}}),
+                client.post("/api/v1/keys", json={wrong: 1}),
+                client.post(
+                    "/api/v1/forecast", json={"indicators": [{"name": "a"}], "step_seconds": 60, "values": [[1.0]]}
+                ),
+            ]
+            assert answers[-1].status_code == 500
+            assert answers[-1].json()["type"] == "urn:harmony:problem:internal"
+            assert "4711" not in answers[-1].text
+            audits = json.dumps([dict(a.detail) for a in state.journal.audits(before=None, limit=100)])  # type: ignore[union-attr]
+            kept = repr(state.journal.keys())  # type: ignore[union-attr]
+        told = written.getvalue()
+        assert "a wrong key or token" in told
+        assert "internal detail 4711" in told  # the fault itself is
+        for key in (wrong, made, client.headers["x-api-key"]):
+            secret = key.rpartition("_")[2]
+            assert secret not in told
+            assert secret not in audits
+            assert secret not in kept
+        assert "eyJtoken.secret.value" not in told
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
