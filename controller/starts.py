@@ -82,6 +82,7 @@ class PodStarts:
         present: set[str] = set()
         alive = ready = 0
         newest, gpu_type = float("-inf"), ""
+        self.since_s = min(self.since_s, now_s)  # from a machine whose clock was ahead: no start would ever count
         latest = self.since_s
         for pod in pods:
             meta, status = pod["metadata"], pod.get("status") or {}
