@@ -174,7 +174,7 @@ class ControlLoop:
             fallback is None
             or fallback.behavior != "currentReplicasIfHigher"
             or after.absent_turns < fallback.failure_threshold
-            or fallback.replicas <= decision.replicas
+            or fallback.replicas < decision.replicas
         ):
             return decision
         return decision.with_replicas(fallback.replicas, Reason.FALLBACK, "fallback")
