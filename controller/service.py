@@ -276,6 +276,10 @@ class Service:
     def _cast_shadow(self) -> None:
         """While there is no authority, live on with what would have been ordered; otherwise with what is."""
         if not self.is_shadowing:
+            if self.shadow is not None or self._shadow_ordered >= 0:
+                # What was only ordered in the shadow must not count against the rate of real orders.
+                guards = replace(self.learned.guards, ups=(), downs=(), stage=None)
+                self.loop.learned = replace(self.learned, guards=guards)
             self.shadow, self._shadow_ordered = None, -1
             return
         if self.shadow is None:

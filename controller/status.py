@@ -228,7 +228,7 @@ def _decision(service: Service, decision: Decision, acted: Acted, now_s: float) 
     before = service.view.ordered
     plan = service.plan
     to = acted.applied if service.settings.actuation == "Scale" or plan is None else plan.desired
-    bound_by = decision.bound_by or ("" if plan is None else plan.bound_by)
+    bound_by = (plan.bound_by if plan is not None else "") or decision.bound_by  # whatever bound last
     out: Json = {
         "time": rfc3339(now_s),
         "fromReplicas": before,

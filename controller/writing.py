@@ -112,18 +112,15 @@ class Reporter:
 
     # ---- events ---------------------------------------------------------------------------------------------
     def _tell(self, service: Service, acted: Acted, old: Json, new: Json) -> None:
-        """At most one event: what was done, else the first condition that turned."""
+        """What was done, and every condition that turned."""
         key = service.settings.key
         if acted.event is not None:
             self._event(key, *acted.event)
-            return
-        before = {c.get("type"): c.get("status") for c in old.get("conditions") or ()}
+        before = {c.get("type"): c for c in old.get("conditions") or ()}
         for condition in new["conditions"]:
-            was, is_ = before.get(condition["type"]), condition["status"]
-            reason = TURNS.get((condition["type"], is_))
-            if reason is not None and was != is_ and (was is not None or reason in WORTH_AT_FIRST):
+            was, reason = before.get(condition["type"]), _turn(condition)
+            if reason is not None and (reason in WORTH_AT_FIRST if was is None else reason is not _turn(was)):
                 self._event(key, reason, condition["message"])
-                return
         if old.get("effectiveMode") and old["effectiveMode"] != new["effectiveMode"] and old.get("mode") == new["mode"]:
             lost = service.mode.rank < service.settings.mode.rank
             reason = EventReason.AUTHORITY_REDUCED if lost else EventReason.AUTHORITY_RESTORED
@@ -140,9 +137,17 @@ class Reporter:
         self._events.record(obj, kind, str(reason), note[:1000])
 
 
+def _turn(condition: Json) -> EventReason | None:
+    """What is told when a condition comes to stand like this; None where it is told otherwise, or no news."""
+    kind = condition.get("type")
+    if kind == "AbleToScale":
+        return UNABLE.get(condition.get("reason"))
+    return TURNS.get((kind, condition.get("status")))
+
+
+UNABLE = {"FailedGetScale": EventReason.TARGET_MISSING, "PodsNotCreated": EventReason.RESCALE_FAILED}
 TURNS = {
     ("TargetConflict", "True"): EventReason.TARGET_CONFLICT,
-    ("AbleToScale", "False"): EventReason.TARGET_MISSING,
     ("MetricsAvailable", "False"): EventReason.METRICS_UNAVAILABLE,
     ("MetricsAvailable", "True"): EventReason.METRICS_AVAILABLE,
     ("Fallback", "True"): EventReason.FALLBACK_ON,
@@ -155,6 +160,7 @@ WORTH_AT_FIRST = frozenset(
     {
         EventReason.TARGET_CONFLICT,
         EventReason.TARGET_MISSING,
+        EventReason.RESCALE_FAILED,
         EventReason.METRICS_UNAVAILABLE,
         EventReason.FALLBACK_ON,
         EventReason.PAUSED,
