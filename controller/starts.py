@@ -108,7 +108,8 @@ class PodStarts:
             if uid not in self._counted:
                 self._counted.add(uid)
                 believable = watched or became - created < LONGEST_UNWATCHED_S
-                if became > self.since_s and became > created and believable:
+                # times are whole seconds: of two that became ready in one second, the second is still news
+                if (watched or became > self.since_s) and became > created and believable:
                     took.append((became - created, kind))
                     latest = max(latest, became)
         for uid in [u for u in self._starting if u not in present]:
