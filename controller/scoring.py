@@ -16,6 +16,7 @@ __all__ = ["INTERVALS", "ForecastScores"]
 
 INTERVALS = (0.5, 0.8, 0.95)
 KEPT = 65  # order statistics kept of each forecast: enough for intervals and CRPS at a sixth of the memory
+LEVELS = np.linspace(0.0, 1.0, KEPT)
 FORGET = 0.999  # per scored step: about a thousand steps count
 ENOUGH = 60.0  # scored steps before coverage is judged
 ACCEPTED_80 = (0.55, 0.985)  # coverage of the 80 % interval outside of this is called miscalibrated
@@ -40,7 +41,7 @@ class ForecastScores:
         paths = forecast.of(demand)[:, lead_steps - 1]
         if np.isnan(paths).any():
             return
-        ordered = np.quantile(paths, np.linspace(0.0, 1.0, KEPT))
+        ordered = np.interp(LEVELS * (paths.size - 1), np.arange(paths.size), np.sort(paths))
         self._waiting.append((at, ordered.astype(np.float32)))
 
     def settle(self, time_s: float, demand: float, step_s: float) -> None:
@@ -54,7 +55,7 @@ class ForecastScores:
             return
         self.weight = self.weight * FORGET + 1.0
         for i, share in enumerate(INTERVALS):
-            low, high = np.interp([(1 - share) / 2, (1 + share) / 2], np.linspace(0.0, 1.0, KEPT), x)
+            low, high = np.interp([(1 - share) / 2, (1 + share) / 2], LEVELS, x)
             self.covered[i] = self.covered[i] * FORGET + float(low <= demand <= high)
         n = x.size
         spread = float(np.sum((2 * np.arange(1, n + 1) - n - 1) * x)) / (n * n)
