@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from controller.saving import number_or
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import FloatArray
 
@@ -94,7 +95,7 @@ class ForecastScores:
         numbers = data.get("n") if isinstance(data, dict) else None
         if not isinstance(numbers, list) or len(numbers) != len(INTERVALS) + 3:
             return cls()
-        if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers) or numbers[0] < 0:
+        weight, *covered, crps, demand = (number_or(x, math.nan) for x in numbers)
+        if not weight >= 0 or any(math.isnan(x) for x in (*covered, crps, demand)):
             return cls()
-        weight, *covered, crps, demand = (float(x) for x in numbers)
         return cls(weight, covered, crps, demand)
