@@ -19,6 +19,7 @@ from controller.resource.group import KIND, Annotation
 from controller.resource.parsing import SpecError, parse_annotated, parse_autoscaler
 from controller.resource.settings import ServiceKey, ServiceSettings
 from controller.service import Service
+from controller.status import without_figures
 from harmony.ports import Journal
 
 __all__ = ["Fleet", "Rejected"]
@@ -91,7 +92,8 @@ class Fleet:
     def _watch(self, resource: Resource) -> None:
         if resource in self._caches:
             return
-        cache = self._caches[resource] = Cache(self._kube, resource, namespaces=self._namespaces)
+        transform = _trimmed if resource is AUTOSCALERS else None
+        cache = self._caches[resource] = Cache(self._kube, resource, namespaces=self._namespaces, transform=transform)
         task = asyncio.create_task(cache.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -219,12 +221,23 @@ class Fleet:
 def saved_of(key: ServiceKey, obj: Json) -> object:
     """What a controller before us had learned about an object; None when there is nothing (readable)."""
     if key.kind == KIND:
-        return (obj.get("status") or {}).get("learned")
+        saved = (obj.get("status") or {}).get("learned")
+        return json.loads(saved) if isinstance(saved, str) else saved
     text = (obj["metadata"].get("annotations") or {}).get(Annotation.LEARNED)
     try:
         return json.loads(text) if text else None
     except ValueError:
         return None
+
+
+def _trimmed(obj: Json) -> Json:
+    """An autoscaler as it is kept: of its own status what is read again, what was learned as text (far smaller)."""
+    status = obj.get("status")
+    if isinstance(status, dict):
+        obj["status"] = kept = without_figures(status)
+        if "learned" in kept:
+            kept["learned"] = json.dumps(kept["learned"], separators=(",", ":"))
+    return obj
 
 
 def _mark(obj: Json) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from controller.reasons import EventReason
 from controller.resource.group import KIND
 from controller.resource.settings import ServiceKey
 from controller.service import Service
-from controller.status import LEARNED_EVERY_S, annotations_of, differs, rejected_status, status_of
+from controller.status import LEARNED_EVERY_S, annotations_of, differs, rejected_status, status_of, without_figures
 
 __all__ = ["Reporter"]
 
@@ -35,7 +36,7 @@ class Reporter:
         self._dry_run = dry_run
         self._written: dict[ServiceKey, Json] = {}
         self._learned_at: dict[ServiceKey, float] = {}
-        self.current: dict[ServiceKey, Json] = {}  # what would stand in each status, written or not
+        self.current: dict[ServiceKey, Json] = {}  # in a dry run: what would stand in each status
 
     def forget(self, key: ServiceKey) -> None:
         """An object is gone."""
@@ -51,13 +52,19 @@ class Reporter:
             known.pop("learned", None)
         return known
 
+    def _show(self, key: ServiceKey, status: Json) -> None:
+        """Keep what a dry run would have written; otherwise it would be the largest thing kept of a service."""
+        if self._dry_run:
+            self.current[key] = status
+
     # ---- status ---------------------------------------------------------------------------------------------
     async def report(self, service: Service, acted: Acted, now_s: float) -> None:
         """Write a service's status if its meaning changed, and tell people what happened. Raises `KubeError`."""
         key = service.settings.key
         old = self._old(key)
-        status = self.current[key] = status_of(service, acted, old, now_s)
-        learned_due = now_s - self._learned_at.get(key, float("-inf")) >= LEARNED_EVERY_S
+        status = status_of(service, acted, old, now_s)
+        self._show(key, status)
+        learned_due = key not in self._learned_at or now_s >= self._learned_at[key] + LEARNED_EVERY_S
         if self._dry_run or not self._may_act():
             return
         self._tell(service, acted, old, status)
@@ -73,14 +80,17 @@ class Reporter:
                 await self._kube.patch(resource, key.namespace, key.name, {"metadata": {"annotations": notes}})
         except NotFound:
             return  # deleted a moment ago; the watch will say so
-        self._written[key] = status
-        self._learned_at[key] = now_s
+        self._written[key] = without_figures(status)
+        # The first time some of it counts as past: a fleet that began together must not write together for ever.
+        early_s = 0.0 if key in self._learned_at else zlib.crc32(str(key).encode()) % LEARNED_EVERY_S
+        self._learned_at[key] = now_s - early_s
 
     async def reject(self, key: ServiceKey, rejected: Rejected, now_s: float) -> None:
         """Say on the object itself why it is not served as it is written. Raises `KubeError`."""
         old = self._old(key)
         generation = int(rejected.obj["metadata"].get("generation", 0))
-        status = self.current[key] = rejected_status(old, rejected.why, generation, now_s)
+        status = rejected_status(old, rejected.why, generation, now_s)
+        self._show(key, status)
         if self._dry_run or not self._may_act() or not differs(old, status):
             return
         self._event(key, EventReason.INVALID_SPEC, rejected.why)
