@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from controller.status import LEARNED_EVERY_S, annotations_of, differs, rejected
 __all__ = ["Reporter"]
 
 Json = dict[str, Any]
+MOST_UNTOLD = 8
 
 
 class Reporter:
@@ -36,11 +38,12 @@ class Reporter:
         self._dry_run = dry_run
         self._written: dict[ServiceKey, Json] = {}
         self._learned_at: dict[ServiceKey, float] = {}
+        self._untold: dict[ServiceKey, deque[tuple[EventReason, str]]] = {}
         self.current: dict[ServiceKey, Json] = {}  # in a dry run: what would stand in each status
 
     def forget(self, key: ServiceKey) -> None:
         """An object is gone."""
-        for known in (self._written, self._learned_at, self.current):
+        for known in (self._written, self._learned_at, self._untold, self.current):
             known.pop(key, None)
 
     def _old(self, key: ServiceKey) -> Json:
@@ -122,22 +125,25 @@ class Reporter:
 
     # ---- events ---------------------------------------------------------------------------------------------
     def _tell(self, service: Service, acted: Acted, old: Json, new: Json) -> None:
-        """What was done, and every condition that turned."""
+        """What was done, and every condition that turned; one event a tick, the others wait for the next ones."""
         key = service.settings.key
+        news = self._untold.setdefault(key, deque(maxlen=MOST_UNTOLD))
         if acted.event is not None:
-            self._event(key, *acted.event)
+            news.append(acted.event)
         before = {c.get("type"): c for c in old.get("conditions") or ()}
         for condition in new["conditions"]:
             was, reason = before.get(condition["type"]), _turn(condition)
             if reason is not None and (reason in WORTH_AT_FIRST if was is None else reason is not _turn(was)):
-                self._event(key, reason, condition["message"])
+                news.append((reason, condition["message"]))
         if old.get("effectiveMode") and old["effectiveMode"] != new["effectiveMode"] and old.get("mode") == new["mode"]:
             lost = service.mode.rank < service.settings.mode.rank
             reason = EventReason.AUTHORITY_REDUCED if lost else EventReason.AUTHORITY_RESTORED
-            self._event(key, reason, f"mode {old['effectiveMode']} -> {new['effectiveMode']}")
-        elif service.notes:
-            self._event(key, EventReason.NOT_RESTORED, "; ".join(service.notes))
+            news.append((reason, f"mode {old['effectiveMode']} -> {new['effectiveMode']}"))
+        if service.notes:
+            news.append((EventReason.NOT_RESTORED, "; ".join(service.notes)))
             service.notes = ()
+        if news:
+            self._event(key, *news.popleft())
 
     def _event(self, key: ServiceKey, reason: EventReason, note: str) -> None:
         obj = self._fleet.objects.get(key)
@@ -149,10 +155,10 @@ class Reporter:
 
 def _turn(condition: Json) -> EventReason | None:
     """What is told when a condition comes to stand like this; None where it is told otherwise, or no news."""
-    kind = condition.get("type")
+    kind = str(condition.get("type"))
     if kind == "AbleToScale":
-        return UNABLE.get(condition.get("reason"))
-    return TURNS.get((kind, condition.get("status")))
+        return UNABLE.get(str(condition.get("reason")))
+    return TURNS.get((kind, str(condition.get("status"))))
 
 
 UNABLE = {"FailedGetScale": EventReason.TARGET_MISSING, "PodsNotCreated": EventReason.RESCALE_FAILED}
