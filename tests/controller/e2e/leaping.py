@@ -54,21 +54,21 @@ class Leaps:
         """When something that really happened at ``real`` happened to the controller."""
         return real + self._offsets[bisect.bisect_left(self._since, real) - 1]
 
-    def first_real(self, seen: float) -> float:
+    def first_real(self, seen: float, step_s: float) -> float:
         """The first real time on the same grid that the controller saw at ``seen`` or later."""
         for since, offset, until in zip(self._since, self._offsets, [*self._since[1:], math.inf], strict=True):
             at = seen - offset
             if at <= until:
-                return at if at > since else at + (math.floor((since - at) / STEP_S) + 1) * STEP_S
+                return at if at > since else at + (math.floor((since - at) / step_s) + 1) * step_s
         raise AssertionError("unreachable")
 
-    def last_real(self, seen: float) -> float:
+    def last_real(self, seen: float, step_s: float) -> float:
         """The last real time on the same grid that the controller saw at ``seen`` or earlier."""
         spans = zip(self._since, self._offsets, [*self._since[1:], math.inf], strict=True)
         for since, offset, until in reversed(list(spans)):
             at = seen - offset
             if at > since:
-                return at if at <= until else at - math.ceil((at - until) / STEP_S) * STEP_S
+                return at if at <= until else at - math.ceil((at - until) / step_s) * step_s
         raise AssertionError("unreachable")
 
 
@@ -85,8 +85,9 @@ class LeapingProxy(FaultyProxy):
             if asked["query"] == "time()":
                 return 200, _time(time.time() + self._leaps.offset)  # noqa: TID251
             if "start" in asked:
-                start = self._leaps.first_real(float(asked["start"]))
-                end = self._leaps.last_real(float(asked["end"]))
+                step_s = float(asked["step"])
+                start = self._leaps.first_real(float(asked["start"]), step_s)
+                end = self._leaps.last_real(float(asked["end"]), step_s)
                 if end < start:
                     return 200, _matrix([])
                 form = asked | {"start": f"{start:.3f}", "end": f"{end:.3f}"}
