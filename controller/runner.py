@@ -181,6 +181,10 @@ class Controller:
         if self._journal is not None:
             self._journal.close()
 
+    async def reach(self) -> None:
+        """Raises `KubeError` if the API server does not answer now, which `begin` would wait for."""
+        await self._kube.version()
+
     async def begin(self) -> None:
         """Take the time from Prometheus, and know all that exists."""
         if self.settings.prometheus.url:
