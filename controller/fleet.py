@@ -25,6 +25,7 @@ from harmony.ports import Journal
 __all__ = ["Fleet", "Rejected"]
 
 Json = dict[str, Any]
+NOT_YET = "9999"  # creation time of an object that is only tried out: all that exist are older
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class Fleet:
         self.claims = claims_of(self._items(HPAS), self._items(SCALED_OBJECTS))
         for key, service in self.services.items():
             if key.kind == KIND:
-                since = present[key]["metadata"].get("creationTimestamp", "")
+                since = present[key]["metadata"].get("creationTimestamp") or NOT_YET
                 claim = Claim(KIND, key.namespace, key.name, since)
                 ours.setdefault(target_id(key.namespace, service.settings.target), []).append(claim)
         rivals = {target: tuple(claims) for target, claims in ours.items()}
