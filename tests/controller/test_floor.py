@@ -64,7 +64,7 @@ def test_a_minimum_that_is_not_ours_is_the_users(minimum: int, maximum: int, ori
     assert state.original == minimum or (floor == str(minimum) and original == str(state.original)) or state.held
 
 
-def run(api: ApiServer, folder: Path, work: Any) -> None:  # noqa: ANN401
+def run(api: ApiServer, folder: Path, work: Any) -> None:
     async def main() -> None:
         kube = await Kube.connect(str(api.kubeconfig(folder / "kubeconfig")))
         try:
