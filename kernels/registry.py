@@ -18,14 +18,18 @@ from kernels.errors import KernelError, near
 __all__ = ["Backend", "Description", "Mechanism", "Taxonomy", "available", "describe", "mechanism"]
 
 _HOMES: dict[str, str] = {
+    "diffqkv": "kernels.dense.diffqkv",
     "elastic_window": "kernels.windows.elastic_window",
     "halo": "kernels.windows.halo",
     "lightning": "kernels.linear.lightning",
     "mala": "kernels.linear.mala",
+    "masked": "kernels.windows.masked",
     "neighborhood": "kernels.windows.neighborhood",
     "power": "kernels.windows.power",
     "sdpa": "kernels.dense.sdpa",
+    "selective": "kernels.dense.selective",
     "sliding_window": "kernels.windows.sliding_window",
+    "sqa": "kernels.dense.sqa",
     "wersa": "kernels.linear.wersa",
 }
 _COMMON = frozenset({"q", "k", "v", "call", "causal", "key_mask", "scale"})

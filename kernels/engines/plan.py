@@ -51,7 +51,7 @@ def plan_from_spans(rule: Rule, call: Call, *, block_q: int, block_k: int) -> Pl
     empty = hi <= lo
     lo, hi = lo.masked_fill(empty, call.lk), hi.masked_fill(empty, 0)
     pad = tiles * block_q - call.lq
-    tiled = (-1, groups, tiles, block_q)
+    tiled = (lo.shape[0], groups, tiles, block_q)
     lo = torch.nn.functional.pad(lo, (0, pad), value=call.lk).reshape(tiled).amin(dim=-1)
     hi = torch.nn.functional.pad(hi, (0, pad), value=0).reshape(tiled).amax(dim=-1)
     some = (hi > lo).to(torch.int32)

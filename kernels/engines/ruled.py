@@ -18,7 +18,8 @@ __all__ = ["call_of", "ruled_fast", "ruled_mechanism", "ruled_reference"]
 
 def call_of(q: Tensor, k: Tensor, *, causal: bool) -> Call:
     """The facts of a call on q (B, H, Lq, D) and k (B, H, Lk, D) that rules depend on."""
-    return Call(heads=q.shape[1], lq=q.shape[2], lk=k.shape[2], causal=causal, device=q.device)
+    lq, lk = q.shape[2], k.shape[2]
+    return Call(heads=q.shape[1], lq=lq, lk=lk, causal=causal, device=q.device, offset=lk - lq)
 
 
 def ruled_reference(

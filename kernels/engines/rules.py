@@ -20,11 +20,8 @@ class Call:
     lk: int
     causal: bool
     device: torch.device
-
-    @property
-    def offset(self) -> int:
-        """Position of the first query: the last query stands at the last key."""
-        return self.lk - self.lq
+    offset: int
+    """Position of the first query, lk - lq where the last query stands at the last key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,13 +50,19 @@ def mala_attention(
     if key_mask is not None:
         shown = key_mask[:, None, :, None]
         fk, v = fk.masked_fill(~shown, 0.0), v.masked_fill(~shown, 0.0)
+    seen, values = _counts(k, v, q.shape[2], causal, key_mask)
+    origin = torch.zeros_like(values)
+    if not causal:
+        # Weights sum to 1, so that values may be counted from their mean: then nothing large is subtracted.
+        origin, values = values / seen.clamp_min(1.0), origin
+        v = v - origin
     # A last column of ones makes the sum of the scores come out beside the sum of the values.
     both = linear_attention(fq, fk, pad(v, (0, 1), value=1.0), log_decay=None, causal=causal)
     raw, total = both[..., :-1], both[..., -1:]
-    seen, values = _counts(k, v, q.shape[2], causal, key_mask)
     factor = _factor(c, scale, seen)
     total = factor * total
     out = (1.0 + 1.0 / (total + _EPS)) * factor * raw - total * values / seen.clamp_min(1.0)
+    out = out + origin * total / (total + _EPS)
     return torch.where(seen > 0, out, torch.zeros_like(out)).to(dtype)
 
 

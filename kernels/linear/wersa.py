@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, softplus
 
 from kernels.checks import compute_dtype, positive, visible
+from kernels.dispatch import attention
 from kernels.engines.linear_scan import linear_attention
 from kernels.errors import KernelError
 from kernels.linear.features import check_feature_map, favor_features, random_projection, relu_features
@@ -188,8 +189,6 @@ class WersaAttention(nn.Module):
         gate_input: Tensor | None = None,
     ) -> Tensor:
         """(B, H, L, Dv) for q (B, H, L, D), k, v with head counts that divide H; see `attention`."""
-        from kernels.dispatch import attention  # the front door lists this module
-
         x = q.transpose(1, 2).flatten(2) if gate_input is None else gate_input
         if x.shape[-1] != self.width:
             raise KernelError(f"the gates read {self.width} features per position but were given {x.shape[-1]}")

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import attention, describe
+from kernels import Rule, attention, describe
+from kernels.masks import MASKS
 
 __all__ = ["CASES", "Case", "grads", "poisoned_memory", "random_qkv", "relative", "tolerance"]
 
@@ -25,6 +26,8 @@ class Case:
     least: int = 1
     grid: tuple[int, ...] | None = None
     rows_sum_to_one: bool = True
+    digits_lost: float = 1.0
+    """Factor on the tolerance where the definition itself subtracts large numbers."""
 
     @property
     def cross(self) -> bool:
@@ -49,12 +52,17 @@ class Case:
         return int(torch.Size(self.grid).numel()) if self.grid else max(wanted, self.least)
 
     def __str__(self) -> str:
-        shown = {k: v for k, v in self.kwargs.items() if k != "method" and not isinstance(v, Tensor)}
+        shown = {k: v for k, v in self.kwargs.items() if k != "method" and not isinstance(v, Tensor | Rule)}
         return self.method + "".join(f"-{k}={v}" for k, v in shown.items()).replace(" ", "")
 
 
+_HEADS = torch.tensor([0.2, 3.0])
 _ALL = [
     Case("sdpa"),
+    Case("selective", {"tau_q": _HEADS[:, None], "tau_v": torch.tensor(1.5)}, rows_sum_to_one=False),
+    Case("diffqkv", {"top_values": 6}),
+    Case("masked", {"rule": MASKS["causal_document"]([9, 1, 14, 40, 80])}),
+    Case("masked", {"rule": MASKS["global_sliding_window"](200, 4, 3)}),
     Case("sliding_window", {"window": 5}),
     Case("sliding_window", {"window": 20, "sinks": 3}),
     Case("power", {"window": 3, "block": 1, "sinks": 1}),
@@ -70,11 +78,11 @@ _ALL = [
     Case("lightning", {"chunk": 16}, rows_sum_to_one=False),
     Case("lightning", {"log_decay": 0.0}, rows_sum_to_one=False),
     Case("mala"),
-    Case("mala", {"c": 1.0}),
+    Case("mala", {"c": 1.0}, digits_lost=30.0),
     Case("wersa", {"levels": 3, "features": 24, "scale_weights": torch.tensor([0.2, 0.9, -0.4, 0.5])}),
     Case("wersa", {"levels": 2, "features": 40, "feature_map": "favor+"}),
 ]
-CASES = [pytest.param(c, id=str(c)) for c in _ALL]
+CASES = [pytest.param(c, id=f"{n}-{c}") for n, c in enumerate(_ALL)]
 
 
 def random_qkv(
@@ -93,6 +101,7 @@ def relative(got: Tensor, want: Tensor, *, beside: float = 0.0) -> float:
     that norm is measured against a tenth of it.
     """
     assert bool(torch.isfinite(got).all())
+    got, want = got.detach(), want.detach()
     floor = max(1e-1 * beside, 1e-300)
     return float((got.double() - want.double()).norm() / want.double().norm().clamp_min(floor))
 
