@@ -115,8 +115,10 @@ class _Chunk:
 
     jobs: Tensor
     blocks: Tensor
-    slots: int
     unseen: Tensor
+    """What the rule hides of the first keys, (jobs, block_q, n); the rest is seen whole."""
+    hidden: Tensor | None
+    """What the key mask hides, (B, 1, jobs, 1, keys)."""
 
     def gather(self, x: Tensor) -> Tensor:
         """Blocked keys or values to (B, R, jobs, slots * block, D)."""
@@ -126,9 +128,9 @@ class _Chunk:
 def _chunks(layout: _Layout, sees: Sees, key_mask: Tensor | None, offset: int, rows: int) -> Iterator[_Chunk]:
     """All tiles in chunks of tiles with about equally long lists; ``rows`` is how many problems share a chunk."""
     plan, lk = layout.plan, layout.lk
-    index, counts = plan.index.flatten(0, 1), plan.counts.flatten()
-    device = index.device
-    order = torch.argsort(counts, descending=True, stable=True)
+    index, counts, whole = plan.index.flatten(0, 1), plan.counts.flatten(), plan.whole.flatten()
+    device, most = index.device, index.shape[1]
+    order = torch.argsort(counts * (most + 1) - whole, descending=True, stable=True)
     sorted_counts = counts[order].tolist()
     within = torch.arange(plan.block_k, device=device)
     start = 0
@@ -137,23 +139,29 @@ def _chunks(layout: _Layout, sees: Sees, key_mask: Tensor | None, offset: int, r
         take = max(1, _CHUNK_SCORES // (rows * plan.block_q * plan.block_k * slots))
         jobs = order[start : start + take].sort().values
         start += take
-        listed = index[jobs, :slots]
-        group, tile = jobs // plan.tiles, jobs % plan.tiles
-        j = (listed[:, :, None] * plan.block_k + within).flatten(1)[:, None, :]
-        i = tile[:, None] * plan.block_q + torch.arange(plan.block_q, device=device)
-        if plan.order is not None:
-            i = plan.order[i]
-        i = i[:, :, None]
-        real = (j >= 0) & (j < lk) & (listed >= 0).repeat_interleave(plan.block_k, dim=1)[:, None, :]
-        # The rule is evaluated for every score: half as wide numbers are twice as fast.
-        seen = sees(group[:, None, None], (i + offset).int(), j.int()) & real
-        if plan.order is not None:
-            seen = seen & (i >= 0)
-        unseen = ~seen.expand(len(jobs), plan.block_q, j.shape[2])
+        listed = index[jobs, most - slots :]
+        group = jobs // plan.tiles
+        j = (listed[:, :, None] * plan.block_k + within).flatten(1)
+        asked = j[:, : (slots - int(whole[jobs].min())) * plan.block_k]
+        hidden = None
         if key_mask is not None:
-            unseen = (unseen | ~key_mask[:, j[:, 0].clamp(0, lk - 1)][:, :, None, :])[:, None]
+            hidden = ~key_mask[:, j.clamp(0, lk - 1)][:, None, :, None, :]
         blocks = (listed.clamp_min(0) + group[:, None] * layout.key_blocks).flatten()
-        yield _Chunk(jobs, blocks, slots, unseen)
+        yield _Chunk(jobs, blocks, _unseen(layout, sees, jobs, asked, offset), hidden)
+
+
+def _unseen(layout: _Layout, sees: Sees, jobs: Tensor, j: Tensor, offset: int) -> Tensor:
+    """What the rule hides from each query of the tiles ``jobs``, of the keys j (jobs, n); (jobs, block_q, n)."""
+    plan = layout.plan
+    i = (jobs % plan.tiles)[:, None] * plan.block_q + torch.arange(plan.block_q, device=j.device)
+    if plan.order is not None:
+        i = plan.order[i]
+    i, j = i[:, :, None], j[:, None, :]
+    # The rule is evaluated for every score: half as wide numbers are twice as fast.
+    seen = sees((jobs // plan.tiles)[:, None, None], (i + offset).int(), j.int()) & ((j >= 0) & (j < layout.lk))
+    if plan.order is not None:
+        seen = seen & (i >= 0)
+    return ~seen.expand(len(jobs), plan.block_q, j.shape[2])
 
 
 def _scores(chunk: _Chunk, qj: Tensor, kj: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -161,7 +169,8 @@ def _scores(chunk: _Chunk, qj: Tensor, kj: Tensor, bias: Tensor | None, scale: f
     s = (qj * scale) @ kj.transpose(-1, -2)
     if bias is not None:
         s = s + bias[None, :, None]
-    return s.masked_fill_(chunk.unseen, float("-inf"))
+    s[..., : chunk.unseen.shape[2]].masked_fill_(chunk.unseen, float("-inf"))
+    return s if chunk.hidden is None else s.masked_fill_(chunk.hidden, float("-inf"))
 
 
 class _Context(Protocol):

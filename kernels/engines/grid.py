@@ -55,6 +55,7 @@ def plan_from_axes(axes: Sequence[Axis], sizes: Sequence[int]) -> Plan:
         block_k=1,
         index=keys[None],
         counts=torch.full((1, tiles), listed, device=keys.device),
+        whole=torch.zeros(1, tiles, dtype=torch.int64, device=keys.device),
         order=queries.flatten(),
     )
 

@@ -19,8 +19,9 @@ _SMALLEST_BLOCK = 16
 class Plan:
     """Tiles of queries with the list of key blocks that each visits; G is 1, or the number of heads if they differ.
 
-    `index` (G, tiles, n) holds block numbers, of which the first `counts` (G, tiles) of a tile are used and those that
-    are -1 are skipped. Tile t holds the queries `order[t * block_q : ...]` (-1 for none), or without an order the
+    `index` (G, tiles, n) holds block numbers, of which the last `counts` (G, tiles) of a tile are used and those that
+    are -1 are skipped. The last `whole` (G, tiles) of them are seen in full by every query of the tile, so that the
+    rule need not be asked. Tile t holds the queries `order[t * block_q : ...]` (-1 for none), or without an order the
     rows t * block_q, t * block_q + 1, ...
     """
 
@@ -28,6 +29,7 @@ class Plan:
     block_k: int
     index: Tensor
     counts: Tensor
+    whole: Tensor
     order: Tensor | None = None
 
     @property
@@ -52,16 +54,22 @@ def plan_from_spans(rule: Rule, call: Call, *, block_q: int, block_k: int) -> Pl
     lo, hi = lo.masked_fill(empty, call.lk), hi.masked_fill(empty, 0)
     pad = tiles * block_q - call.lq
     tiled = (lo.shape[0], groups, tiles, block_q)
-    lo = torch.nn.functional.pad(lo, (0, pad), value=call.lk).reshape(tiled).amin(dim=-1)
-    hi = torch.nn.functional.pad(hi, (0, pad), value=0).reshape(tiled).amax(dim=-1)
-    some = (hi > lo).to(torch.int32)
-    # +1 where a range enters a block, -1 behind its last: the running sum counts the ranges that touch each block.
-    edges = torch.zeros(groups, tiles, blocks + 1, dtype=torch.int32, device=call.device)
-    first = torch.where(some.bool(), lo // block_k, 0)
-    behind = torch.where(some.bool(), (hi - 1) // block_k + 1, 0)
-    edges.scatter_add_(2, first.permute(1, 2, 0), some.permute(1, 2, 0))
-    edges.scatter_add_(2, behind.permute(1, 2, 0), -some.permute(1, 2, 0))
-    return _listed(edges.cumsum(dim=2)[..., :blocks] > 0, block_q, block_k)
+    lo = torch.nn.functional.pad(lo, (0, pad), value=call.lk).reshape(tiled)
+    hi = torch.nn.functional.pad(hi, (0, pad), value=0).reshape(tiled)
+    # A block is visited if a range of any query touches it, and seen whole if a range of every query holds it.
+    active = _touched(lo.amin(dim=-1) // block_k, (hi.amax(dim=-1) - 1).div(block_k, rounding_mode="floor") + 1, blocks)
+    whole = _touched((lo.amax(dim=-1) - 1).div(block_k, rounding_mode="floor") + 1, hi.amin(dim=-1) // block_k, blocks)
+    return _listed(active, whole & active, block_q, block_k)
+
+
+def _touched(first: Tensor, behind: Tensor, blocks: int) -> Tensor:
+    """(G, tiles, blocks): whether any of the ranges [first, behind), each (S, G, tiles), holds a block."""
+    some = (behind > first).to(torch.int32)
+    # +1 where a range starts, -1 behind its end: the running sum counts the ranges over each block.
+    edges = torch.zeros(*first.shape[1:], blocks + 1, dtype=torch.int32, device=first.device)
+    edges.scatter_add_(2, torch.where(some.bool(), first, 0).permute(1, 2, 0), some.permute(1, 2, 0))
+    edges.scatter_add_(2, torch.where(some.bool(), behind, 0).permute(1, 2, 0), -some.permute(1, 2, 0))
+    return edges.cumsum(dim=2)[..., :blocks] > 0
 
 
 def block_for(rule: Rule, call: Call) -> int:
@@ -81,12 +89,13 @@ def block_for(rule: Rule, call: Call) -> int:
     return size
 
 
-def _listed(active: Tensor, block_q: int, block_k: int) -> Plan:
-    """The plan that visits the blocks set in ``active`` (G, tiles, blocks)."""
-    counts = active.sum(dim=-1)
+def _listed(active: Tensor, whole: Tensor, block_q: int, block_k: int) -> Plan:
+    """The plan that visits the blocks set in ``active`` (G, tiles, blocks), those seen ``whole`` last."""
+    counts, full = active.sum(dim=-1), whole.sum(dim=-1)
     most = max(int(counts.max()) if counts.numel() else 0, 1)
     index = torch.full((*counts.shape, most), -1, dtype=torch.int64, device=active.device)
-    g, t, b = active.nonzero(as_tuple=True)
-    slot = (active.cumsum(dim=-1) - 1)[g, t, b]
-    index[g, t, slot] = b
-    return Plan(block_q, block_k, index, counts)
+    for chosen, first in ((active & ~whole, most - counts), (whole, most - full)):
+        g, t, b = chosen.nonzero(as_tuple=True)
+        rank = (chosen.cumsum(dim=-1) - 1)[g, t, b]
+        index[g, t, first[g, t] + rank] = b
+    return Plan(block_q, block_k, index, counts, full)
