@@ -73,10 +73,12 @@ def _touched(first: Tensor, behind: Tensor, blocks: int) -> Tensor:
 
 
 def block_for(rule: Rule, call: Call) -> int:
-    """A block size that suits a rule: half of the keys that a query sees on average, as a power of two in 16..128.
+    """A block size that suits a rule: its own, or a quarter of the keys that a query sees (a power of two in 16..128).
 
     Larger blocks are faster per score but compute more scores that the rule hides at their edges.
     """
+    if rule.block is not None and _SMALLEST_BLOCK <= rule.block <= _LARGEST_BLOCK:
+        return rule.block
     if call.lq == 0:
         return _SMALLEST_BLOCK
     h = torch.zeros(1, 1, dtype=torch.int64, device=call.device)
@@ -84,7 +86,7 @@ def block_for(rule: Rule, call: Call) -> int:
     lo, hi = rule.spans(h, rows + call.offset)
     seen = (hi.clamp(0, call.lk) - lo.clamp(0, call.lk)).clamp_min(0).expand(-1, 1, rows.shape[1]).sum(0).float().mean()
     size = _SMALLEST_BLOCK
-    while size < _LARGEST_BLOCK and 2 * size < float(seen):
+    while size < _LARGEST_BLOCK and 4 * size < float(seen):
         size *= 2
     return size
 

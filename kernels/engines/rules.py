@@ -39,6 +39,8 @@ class Rule:
     spans: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     per_head: bool = False
     """Whether heads differ; if not, h is not looked at."""
+    block: int | None = None
+    """Side of the blocks that the rule itself is made of, if it is."""
 
 
 def full(call: Call) -> Rule:
@@ -65,7 +67,7 @@ def causal_part(rule: Rule) -> Rule:
         lo, hi = rule.spans(h, i)
         return lo, torch.minimum(hi, i + 1)
 
-    return Rule(sees, spans, per_head=rule.per_head)
+    return Rule(sees, spans, per_head=rule.per_head, block=rule.block)
 
 
 def boolean(rule: Rule, call: Call) -> Tensor:

@@ -48,7 +48,7 @@ def elastic_window(
         hi = torch.stack([(bi + reach[h]) * c, torch.full_like(bi, c).expand_as(bi - reach[h])])
         return torch.where(bi == 0, 0, lo), torch.where(bi == 0, lk, hi)
 
-    return Rule(sees, spans, per_head=True)
+    return Rule(sees, spans, per_head=True, block=c)
 
 
 def _per_head(name: str, given: object, heads: int) -> list[float]:

@@ -160,7 +160,7 @@ def _rule_1d(call: Call, block: int, halo: int) -> Rule:
         start = i.div(block, rounding_mode="floor") * block
         return start - halo, i + 1 if causal else start + block + halo
 
-    return Rule(sees, spans)
+    return Rule(sees, spans, block=block)
 
 
 MECHANISM = Mechanism(

@@ -47,7 +47,7 @@ def power(call: Call, *, window: int = 256, block: int = 64, sinks: int = 64) ->
         end = torch.stack(hi)
         return torch.stack(lo), torch.minimum(end, i + 1) if causal else end
 
-    return Rule(sees, spans)
+    return Rule(sees, spans, block=c)
 
 
 MECHANISM = ruled_mechanism(
