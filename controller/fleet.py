@@ -19,11 +19,13 @@ from controller.resource.group import KIND, Annotation
 from controller.resource.parsing import SpecError, parse_annotated, parse_autoscaler
 from controller.resource.settings import ServiceKey, ServiceSettings
 from controller.service import Service
+from controller.status import without_figures
 from harmony.ports import Journal
 
 __all__ = ["Fleet", "Rejected"]
 
 Json = dict[str, Any]
+NOT_YET = "9999"  # creation time of an object that is only tried out: all that exist are older
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ class Fleet:
     def _watch(self, resource: Resource) -> None:
         if resource in self._caches:
             return
-        cache = self._caches[resource] = Cache(self._kube, resource, namespaces=self._namespaces)
+        transform = _trimmed if resource is AUTOSCALERS else None
+        cache = self._caches[resource] = Cache(self._kube, resource, namespaces=self._namespaces, transform=transform)
         task = asyncio.create_task(cache.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -157,7 +160,7 @@ class Fleet:
         self.claims = claims_of(self._items(HPAS), self._items(SCALED_OBJECTS))
         for key, service in self.services.items():
             if key.kind == KIND:
-                since = present[key]["metadata"].get("creationTimestamp", "")
+                since = present[key]["metadata"].get("creationTimestamp") or NOT_YET
                 claim = Claim(KIND, key.namespace, key.name, since)
                 ours.setdefault(target_id(key.namespace, service.settings.target), []).append(claim)
         rivals = {target: tuple(claims) for target, claims in ours.items()}
@@ -219,12 +222,23 @@ class Fleet:
 def saved_of(key: ServiceKey, obj: Json) -> object:
     """What a controller before us had learned about an object; None when there is nothing (readable)."""
     if key.kind == KIND:
-        return (obj.get("status") or {}).get("learned")
+        saved = (obj.get("status") or {}).get("learned")
+        return json.loads(saved) if isinstance(saved, str) else saved
     text = (obj["metadata"].get("annotations") or {}).get(Annotation.LEARNED)
     try:
         return json.loads(text) if text else None
     except ValueError:
         return None
+
+
+def _trimmed(obj: Json) -> Json:
+    """An autoscaler as it is kept: of its own status what is read again, what was learned as text (far smaller)."""
+    status = obj.get("status")
+    if isinstance(status, dict):
+        obj["status"] = kept = without_figures(status)
+        if "learned" in kept:
+            kept["learned"] = json.dumps(kept["learned"], separators=(",", ":"))
+    return obj
 
 
 def _mark(obj: Json) -> tuple[object, ...]:

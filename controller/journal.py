@@ -44,8 +44,11 @@ class JsonLines:
                 log.error("journal %s: %s; the loop goes on without it", self._path, error)
 
     def close(self) -> None:
-        """Finish the file."""
-        self._file.close()
+        """Finish the file; what a full disk does not take is lost, as it was before."""
+        try:
+            self._file.close()
+        except OSError as error:
+            log.error("journal %s: %s; its end is missing", self._path, error)
 
 
 class _Named:

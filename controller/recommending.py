@@ -35,6 +35,7 @@ async def recommend(settings: ControllerSettings, namespace: str, name: str, giv
     )
     controller = await Controller.create(alone, given=() if given is None else (given,))
     try:
+        await controller.reach()
         await controller.begin()
         for _ in range(ROUNDS):
             await controller.tick.run()

@@ -122,6 +122,7 @@ class Controller:
         )
         self.reporter = reporter
         self.ports: tuple[int, ...] = ()
+        self.keda_port = 0  # 0: KEDA is not served
         self.on_tick: Callable[[TickReport], None] = lambda _: None
 
     @classmethod
@@ -169,7 +170,7 @@ class Controller:
                 listeners.append(await serve_metrics(s.metrics_address, self.metrics))
             if s.keda_address:
                 tls = Tls(s.keda_cert_file, s.keda_key_file, s.keda_ca_file) if s.keda_cert_file else None
-                await keda.start(s.keda_address, tls)
+                self.keda_port = await keda.start(s.keda_address, tls)
             self.ports = tuple(listener.port for listener in listeners)
             await self.begin()
             await self._serve()
@@ -188,6 +189,10 @@ class Controller:
         await self._kube.close()
         if self._journal is not None:
             self._journal.close()
+
+    async def reach(self) -> None:
+        """Raises `KubeError` if the API server does not answer now, which `begin` would wait for."""
+        await self._kube.version()
 
     async def begin(self) -> None:
         """Take the time from Prometheus, and know all that exists."""

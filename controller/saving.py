@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 
 from controller.resource.settings import ServiceSettings
 
 __all__ = ["demand_mark", "number_or"]
+
+LARGEST = 1e300  # JSON may hold whole numbers that no float can
 
 
 def demand_mark(settings: ServiceSettings) -> str:
@@ -19,6 +20,6 @@ def demand_mark(settings: ServiceSettings) -> str:
 
 def number_or(value: object, default: float) -> float:
     """A finite number from what was saved, else the default."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return float(value)
     return default

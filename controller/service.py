@@ -255,6 +255,7 @@ class Service:
         self.clock_s, self.forecast, self.forecast_error = now_s, forecast, error
         self._follow_gpu_type()
         self._cast_shadow()
+        self._begin_window(now_s)
         self._note(now_s)
         self._outcome = self._judge(now_s)
         turn = self.loop.consider()
@@ -275,6 +276,10 @@ class Service:
     def _cast_shadow(self) -> None:
         """While there is no authority, live on with what would have been ordered; otherwise with what is."""
         if not self.is_shadowing:
+            if self.shadow is not None or self._shadow_ordered >= 0:
+                # What was only ordered in the shadow must not count against the rate of real orders.
+                guards = replace(self.learned.guards, ups=(), downs=(), stage=None)
+                self.loop.learned = replace(self.learned, guards=guards)
             self.shadow, self._shadow_ordered = None, -1
             return
         if self.shadow is None:
@@ -284,6 +289,17 @@ class Service:
                 self.shadow_since_s = self.clock_s
         self.shadow.lead_time = self.learned.lead_time
         self._shadow_ordered = self.shadow.replicas().ordered
+
+    def _begin_window(self, now_s: float) -> None:
+        """Before the first turn: what is ordered counts as recommended just now, unless newer marks were restored.
+
+        The HorizontalPodAutoscaler begins so too: what came before is unknown, and that is no reason to scale down.
+        """
+        guards, window_s = self.learned.guards, self.settings.objective.behavior.scale_down.stabilization_window_s
+        if self.record is not None or window_s <= 0.0 or any(at > now_s - window_s for at, _ in guards.highs):
+            return
+        highs = ((now_s, self.replicas().ordered),)
+        self.loop.learned = replace(self.learned, guards=replace(guards, highs=highs))
 
     def _plan(self, turn: Turn) -> Plan:
         """What the granted authority makes of the decision."""

@@ -82,6 +82,7 @@ class PodStarts:
         present: set[str] = set()
         alive = ready = 0
         newest, gpu_type = float("-inf"), ""
+        self.since_s = min(self.since_s, now_s)  # from a machine whose clock was ahead: no start would ever count
         latest = self.since_s
         for pod in pods:
             meta, status = pod["metadata"], pod.get("status") or {}
@@ -107,7 +108,8 @@ class PodStarts:
             if uid not in self._counted:
                 self._counted.add(uid)
                 believable = watched or became - created < LONGEST_UNWATCHED_S
-                if became > self.since_s and became > created and believable:
+                # times are whole seconds: of two that became ready in one second, the second is still news
+                if (watched or became > self.since_s) and became > created and believable:
                     took.append((became - created, kind))
                     latest = max(latest, became)
         for uid in [u for u in self._starting if u not in present]:

@@ -13,7 +13,15 @@ from controller.prometheus.states import FeedReason
 from controller.service import Service
 from harmony.model.decision import Candidates, Decision, Reason
 
-__all__ = ["LEARNED_EVERY_S", "annotations_of", "conditions_of", "differs", "rejected_status", "status_of"]
+__all__ = [
+    "LEARNED_EVERY_S",
+    "annotations_of",
+    "conditions_of",
+    "differs",
+    "rejected_status",
+    "status_of",
+    "without_figures",
+]
 
 Json = dict[str, Any]
 LEARNED_EVERY_S = 300.0  # what was learned is written with any other change, and else this often
@@ -228,7 +236,7 @@ def _decision(service: Service, decision: Decision, acted: Acted, now_s: float) 
     before = service.view.ordered
     plan = service.plan
     to = acted.applied if service.settings.actuation == "Scale" or plan is None else plan.desired
-    bound_by = decision.bound_by or ("" if plan is None else plan.bound_by)
+    bound_by = (plan.bound_by if plan is not None else "") or decision.bound_by  # whatever bound last
     out: Json = {
         "time": rfc3339(now_s),
         "fromReplicas": before,
@@ -321,6 +329,14 @@ def differs(old: Json, new: Json) -> bool:
     if _risk_level(old) != _risk_level(new):
         return True
     return _meaning(old.get("conditions")) != _meaning(new.get("conditions"))
+
+
+def without_figures(status: Json) -> Json:
+    """What must be known of a status to compare with it: forecasts and candidates are most of it, and are left out."""
+    decision = status.get("lastScaleDecision")
+    if not isinstance(decision, dict):
+        return status
+    return {**status, "lastScaleDecision": {k: decision[k] for k in ("reason", "boundBy") if k in decision}}
 
 
 def _risk_level(status: Json) -> int | None:

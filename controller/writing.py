@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +17,12 @@ from controller.reasons import EventReason
 from controller.resource.group import KIND
 from controller.resource.settings import ServiceKey
 from controller.service import Service
-from controller.status import LEARNED_EVERY_S, annotations_of, differs, rejected_status, status_of
+from controller.status import LEARNED_EVERY_S, annotations_of, differs, rejected_status, status_of, without_figures
 
 __all__ = ["Reporter"]
 
 Json = dict[str, Any]
+MOST_UNTOLD = 8
 
 
 class Reporter:
@@ -35,11 +38,12 @@ class Reporter:
         self._dry_run = dry_run
         self._written: dict[ServiceKey, Json] = {}
         self._learned_at: dict[ServiceKey, float] = {}
-        self.current: dict[ServiceKey, Json] = {}  # what would stand in each status, written or not
+        self._untold: dict[ServiceKey, deque[tuple[EventReason, str]]] = {}
+        self.current: dict[ServiceKey, Json] = {}  # in a dry run: what would stand in each status
 
     def forget(self, key: ServiceKey) -> None:
         """An object is gone."""
-        for known in (self._written, self._learned_at, self.current):
+        for known in (self._written, self._learned_at, self._untold, self.current):
             known.pop(key, None)
 
     def _old(self, key: ServiceKey) -> Json:
@@ -51,13 +55,19 @@ class Reporter:
             known.pop("learned", None)
         return known
 
+    def _show(self, key: ServiceKey, status: Json) -> None:
+        """Keep what a dry run would have written; otherwise it would be the largest thing kept of a service."""
+        if self._dry_run:
+            self.current[key] = status
+
     # ---- status ---------------------------------------------------------------------------------------------
     async def report(self, service: Service, acted: Acted, now_s: float) -> None:
         """Write a service's status if its meaning changed, and tell people what happened. Raises `KubeError`."""
         key = service.settings.key
         old = self._old(key)
-        status = self.current[key] = status_of(service, acted, old, now_s)
-        learned_due = now_s - self._learned_at.get(key, float("-inf")) >= LEARNED_EVERY_S
+        status = status_of(service, acted, old, now_s)
+        self._show(key, status)
+        learned_due = key not in self._learned_at or now_s >= self._learned_at[key] + LEARNED_EVERY_S
         if self._dry_run or not self._may_act():
             return
         self._tell(service, acted, old, status)
@@ -73,14 +83,17 @@ class Reporter:
                 await self._kube.patch(resource, key.namespace, key.name, {"metadata": {"annotations": notes}})
         except NotFound:
             return  # deleted a moment ago; the watch will say so
-        self._written[key] = status
-        self._learned_at[key] = now_s
+        self._written[key] = without_figures(status)
+        # The first time some of it counts as past: a fleet that began together must not write together for ever.
+        early_s = 0.0 if key in self._learned_at else zlib.crc32(str(key).encode()) % LEARNED_EVERY_S
+        self._learned_at[key] = now_s - early_s
 
     async def reject(self, key: ServiceKey, rejected: Rejected, now_s: float) -> None:
         """Say on the object itself why it is not served as it is written. Raises `KubeError`."""
         old = self._old(key)
         generation = int(rejected.obj["metadata"].get("generation", 0))
-        status = self.current[key] = rejected_status(old, rejected.why, generation, now_s)
+        status = rejected_status(old, rejected.why, generation, now_s)
+        self._show(key, status)
         if self._dry_run or not self._may_act() or not differs(old, status):
             return
         self._event(key, EventReason.INVALID_SPEC, rejected.why)
@@ -112,25 +125,25 @@ class Reporter:
 
     # ---- events ---------------------------------------------------------------------------------------------
     def _tell(self, service: Service, acted: Acted, old: Json, new: Json) -> None:
-        """At most one event: what was done, else the first condition that turned."""
+        """What was done, and every condition that turned; one event a tick, the others wait for the next ones."""
         key = service.settings.key
+        news = self._untold.setdefault(key, deque(maxlen=MOST_UNTOLD))
         if acted.event is not None:
-            self._event(key, *acted.event)
-            return
-        before = {c.get("type"): c.get("status") for c in old.get("conditions") or ()}
+            news.append(acted.event)
+        before = {c.get("type"): c for c in old.get("conditions") or ()}
         for condition in new["conditions"]:
-            was, is_ = before.get(condition["type"]), condition["status"]
-            reason = TURNS.get((condition["type"], is_))
-            if reason is not None and was != is_ and (was is not None or reason in WORTH_AT_FIRST):
-                self._event(key, reason, condition["message"])
-                return
+            was, reason = before.get(condition["type"]), _turn(condition)
+            if reason is not None and (reason in WORTH_AT_FIRST if was is None else reason is not _turn(was)):
+                news.append((reason, condition["message"]))
         if old.get("effectiveMode") and old["effectiveMode"] != new["effectiveMode"] and old.get("mode") == new["mode"]:
             lost = service.mode.rank < service.settings.mode.rank
             reason = EventReason.AUTHORITY_REDUCED if lost else EventReason.AUTHORITY_RESTORED
-            self._event(key, reason, f"mode {old['effectiveMode']} -> {new['effectiveMode']}")
-        elif service.notes:
-            self._event(key, EventReason.NOT_RESTORED, "; ".join(service.notes))
+            news.append((reason, f"mode {old['effectiveMode']} -> {new['effectiveMode']}"))
+        if service.notes:
+            news.append((EventReason.NOT_RESTORED, "; ".join(service.notes)))
             service.notes = ()
+        if news:
+            self._event(key, *news.popleft())
 
     def _event(self, key: ServiceKey, reason: EventReason, note: str) -> None:
         obj = self._fleet.objects.get(key)
@@ -140,9 +153,17 @@ class Reporter:
         self._events.record(obj, kind, str(reason), note[:1000])
 
 
+def _turn(condition: Json) -> EventReason | None:
+    """What is told when a condition comes to stand like this; None where it is told otherwise, or no news."""
+    kind = str(condition.get("type"))
+    if kind == "AbleToScale":
+        return UNABLE.get(str(condition.get("reason")))
+    return TURNS.get((kind, str(condition.get("status"))))
+
+
+UNABLE = {"FailedGetScale": EventReason.TARGET_MISSING, "PodsNotCreated": EventReason.RESCALE_FAILED}
 TURNS = {
     ("TargetConflict", "True"): EventReason.TARGET_CONFLICT,
-    ("AbleToScale", "False"): EventReason.TARGET_MISSING,
     ("MetricsAvailable", "False"): EventReason.METRICS_UNAVAILABLE,
     ("MetricsAvailable", "True"): EventReason.METRICS_AVAILABLE,
     ("Fallback", "True"): EventReason.FALLBACK_ON,
@@ -155,6 +176,7 @@ WORTH_AT_FIRST = frozenset(
     {
         EventReason.TARGET_CONFLICT,
         EventReason.TARGET_MISSING,
+        EventReason.RESCALE_FAILED,
         EventReason.METRICS_UNAVAILABLE,
         EventReason.FALLBACK_ON,
         EventReason.PAUSED,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from controller.saving import number_or
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import FloatArray
 
@@ -16,6 +17,7 @@ __all__ = ["INTERVALS", "ForecastScores"]
 
 INTERVALS = (0.5, 0.8, 0.9, 0.95)
 KEPT = 65  # order statistics kept of each forecast: enough for intervals and CRPS at a sixth of the memory
+LEVELS = np.linspace(0.0, 1.0, KEPT)
 FORGET = 0.999  # per scored step: about a thousand steps count
 ENOUGH = 60.0  # scored steps before coverage is judged
 ACCEPTED_80 = (0.55, 0.985)  # coverage of the 80 % interval outside of this is called miscalibrated
@@ -40,7 +42,7 @@ class ForecastScores:
         paths = forecast.of(demand)[:, lead_steps - 1]
         if np.isnan(paths).any():
             return
-        ordered = np.quantile(paths, np.linspace(0.0, 1.0, KEPT))
+        ordered = np.interp(LEVELS * (paths.size - 1), np.arange(paths.size), np.sort(paths))
         self._waiting.append((at, ordered.astype(np.float32)))
 
     def settle(self, time_s: float, demand: float, step_s: float) -> None:
@@ -54,7 +56,7 @@ class ForecastScores:
             return
         self.weight = self.weight * FORGET + 1.0
         for i, share in enumerate(INTERVALS):
-            low, high = np.interp([(1 - share) / 2, (1 + share) / 2], np.linspace(0.0, 1.0, KEPT), x)
+            low, high = np.interp([(1 - share) / 2, (1 + share) / 2], LEVELS, x)
             self.covered[i] = self.covered[i] * FORGET + float(low <= demand <= high)
         n = x.size
         spread = float(np.sum((2 * np.arange(1, n + 1) - n - 1) * x)) / (n * n)
@@ -93,7 +95,7 @@ class ForecastScores:
         numbers = data.get("n") if isinstance(data, dict) else None
         if not isinstance(numbers, list) or len(numbers) != len(INTERVALS) + 3:
             return cls()
-        if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers) or numbers[0] < 0:
+        weight, *covered, crps, demand = (number_or(x, math.nan) for x in numbers)
+        if not weight >= 0 or any(math.isnan(x) for x in (*covered, crps, demand)):
             return cls()
-        weight, *covered, crps, demand = (float(x) for x in numbers)
         return cls(weight, covered, crps, demand)

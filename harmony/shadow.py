@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from harmony.decision.risk import replicas_needed
 from harmony.model.lead_time import LeadTime
@@ -166,7 +166,7 @@ class Regret:
         r = min(max(neighbours / spread, 0.0), 0.99)
         effective = max(2.0, n * (1 - r) / (1 + r))
         error = math.sqrt(spread / (n - 1) / effective)
-        return mean - float(student_t.ppf(confidence, effective - 1)) * error
+        return mean - float(stdtrit(effective - 1, confidence)) * error
 
     def _in_blocks(self, dt_s: float, saved: float) -> Regret:
         """With these savings in the present hour; they are spread evenly where they fill several."""

@@ -5,9 +5,27 @@ They know nothing of time series, services or prices; a mechanism is a function 
 
 from __future__ import annotations
 
-from kernels.dispatch import attention
+from kernels.dispatch import attention, build
+from kernels.engines.partial import colstat, merge, partial_attention
+from kernels.engines.rules import Rule
 from kernels.errors import KernelError
 from kernels.hierarchical import hierarchical_attention
-from kernels.registry import Mechanism, available
+from kernels.layers.multihead import MultiHead
+from kernels.registry import Description, Mechanism, Taxonomy, available, describe
 
-__all__ = ["KernelError", "Mechanism", "attention", "available", "hierarchical_attention"]
+__all__ = [
+    "Description",
+    "KernelError",
+    "Mechanism",
+    "MultiHead",
+    "Rule",
+    "Taxonomy",
+    "attention",
+    "available",
+    "build",
+    "colstat",
+    "describe",
+    "hierarchical_attention",
+    "merge",
+    "partial_attention",
+]

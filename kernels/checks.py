@@ -9,11 +9,14 @@ from torch import Tensor
 
 from kernels.errors import KernelError
 
-__all__ = ["check_key_mask", "check_qkv", "default_scale", "repeat_heads", "visible"]
+__all__ = ["check_key_mask", "check_qkv", "compute_dtype", "default_scale", "positive", "repeat_heads", "visible"]
 
 
-def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Raise `KernelError` unless q (B, Hq, Lq, D), k (B, Hk, Lk, D), v (B, Hv, Lk, Dv) fit each other."""
+def check_qkv(q: Tensor, k: Tensor, v: Tensor, *, free_head_size: bool = False) -> int:
+    """Raise `KernelError` unless q (B, Hq, Lq, D), k (B, Hk, Lk, D), v (B, Hv, Lk, Dv) fit each other.
+
+    Returns the number of heads of the result, the largest of the three, which the others must divide.
+    """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4:
             raise KernelError(f"{name} has shape {tuple(x.shape)}, expected (batch, heads, length, head size)")
@@ -23,13 +26,18 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise KernelError(f"batch sizes differ: q {q.shape[0]}, k {k.shape[0]}, v {v.shape[0]}")
     if k.shape[2] != v.shape[2]:
         raise KernelError(f"k has {k.shape[2]} keys but v has {v.shape[2]} values")
-    if q.shape[3] != k.shape[3]:
+    if q.shape[3] != k.shape[3] and not free_head_size:
         raise KernelError(f"q has head size {q.shape[3]} but k has {k.shape[3]}")
     if not q.dtype == k.dtype == v.dtype:
         raise KernelError(f"types differ: q {q.dtype}, k {k.dtype}, v {v.dtype}")
-    for name, x in (("k", k), ("v", v)):
-        if x.shape[1] == 0 or q.shape[1] % x.shape[1]:
-            raise KernelError(f"{name} has {x.shape[1]} heads, which do not divide the {q.shape[1]} heads of q")
+    if not q.device == k.device == v.device:
+        raise KernelError(f"devices differ: q {q.device}, k {k.device}, v {v.device}")
+    counts = {"q": q.shape[1], "k": k.shape[1], "v": v.shape[1]}
+    most = max(counts, key=counts.__getitem__)
+    for name, count in counts.items():
+        if count == 0 or counts[most] % count:
+            raise KernelError(f"{name} has {count} heads, which do not divide the {counts[most]} heads of {most}")
+    return counts[most]
 
 
 def check_key_mask(key_mask: Tensor | None, k: Tensor) -> None:
@@ -43,13 +51,25 @@ def check_key_mask(key_mask: Tensor | None, k: Tensor) -> None:
         )
 
 
+def positive(name: str, value: object, least: int = 1) -> int:
+    """``value`` if it is a whole number of at least ``least``; `KernelError` with the option's name otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise KernelError(f"{name} is {value!r}, expected a whole number of at least {least}")
+    return value
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type of scores, statistics and states: float32, or float64 for float64 inputs."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def default_scale(q: Tensor, scale: float | None) -> float:
     """``scale``, or 1 / sqrt(head size) if it is None."""
     return 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
 
 
 def repeat_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, H, L, D) with each head repeated to ``heads`` (neighbouring queries share one), a view where equal."""
+    """(B, H, L, D) with each head repeated to ``heads`` (neighbouring heads share one), a view where equal."""
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 

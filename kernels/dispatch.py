@@ -1,14 +1,16 @@
-"""The front door: checks the arguments, finds the mechanism, and runs it."""
+"""The front door: checks the arguments, finds the mechanism and the backend, and runs it."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import Tensor, nn
 
 from kernels.checks import check_key_mask, check_qkv, default_scale, repeat_heads
 from kernels.errors import KernelError, near
-from kernels.registry import mechanism
+from kernels.registry import BACKENDS, Backend, Mechanism, build_options, mechanism
 
-__all__ = ["attention"]
+__all__ = ["Functional", "attention", "build"]
 
 
 def attention(
@@ -20,39 +22,122 @@ def attention(
     causal: bool = False,
     key_mask: Tensor | None = None,
     scale: float | None = None,
+    backend: Backend | None = None,
     **options: object,
 ) -> Tensor:
     """Attention of queries over keys and values by the mechanism ``method``.
 
+    The head counts are independent: each divides the largest of them, and heads are repeated to that number, so that
+    neighbouring query heads share a key head (GQA, MQA), or neighbouring key heads a query head.
+
     Args:
         q: queries (B, Hq, Lq, D).
-        k: keys (B, Hk, Lk, D); Hk divides Hq.
-        v: values (B, Hv, Lk, Dv); Hv divides Hq.
+        k: keys (B, Hk, Lk, D).
+        v: values (B, Hv, Lk, Dv).
         method: one of `kernels.available()`.
         causal: query i sees key j only if j <= i + (Lk - Lq), i.e. the last query sees all keys.
         key_mask: bool (B, Lk), True where a key may be seen.
-        scale: factor on the dot products, 1 / sqrt(D) if None.
-        options: what the method takes besides (`kernels.registry.mechanism(name).options`).
+        scale: factor on the dot products; 1 / sqrt(D) if None (1 for the mechanisms that have no scale).
+        backend: "reference" (the definition), "torch" or "triton"; None takes the fastest that serves the device.
+        options: what the method takes besides (`kernels.describe(method).options`).
 
     Returns:
-        (B, Hq, Lq, Dv); rows of queries that see no key are 0.
+        (B, max(Hq, Hk, Hv), Lq, Dv) in the type of q; rows of queries that see no key are 0. Scores, statistics and
+        states are float32 (float64 for float64 inputs) inside.
 
     Raises:
         KernelError: for an unknown method or option (naming the near ones) or for shapes that do not fit.
     """
     chosen = mechanism(method)
-    for name in options:
-        if name not in chosen.options:
-            raise KernelError(f"attention method {method!r} has no option {name!r}; {near(name, chosen.options)}")
-    check_qkv(q, k, v)
+    if chosen.reference is None:
+        raise KernelError(f"{method!r} is a layer with its own projections: kernels.build({method!r}, ...) makes it")
+    _check_options(f"attention method {method!r}", options, chosen.options)
+    run = _backend(chosen, backend, q.device.type)
+    heads = check_qkv(q, k, v, free_head_size=chosen.free_head_size)
     check_key_mask(key_mask, k)
-    heads = q.shape[1]
-    return chosen.run(
-        q,
-        repeat_heads(k, heads),
-        repeat_heads(v, heads),
-        causal=causal,
-        key_mask=key_mask,
-        scale=default_scale(q, scale),
-        **options,
-    )
+    if chosen.causal == "only" and not causal:
+        raise KernelError(f"attention method {method!r} is causal only; pass causal=True")
+    if chosen.causal == "never" and causal:
+        raise KernelError(f"attention method {method!r} cannot be causal")
+    if not chosen.cross and q.shape[2] != k.shape[2]:
+        raise KernelError(f"attention method {method!r} is self-attention: {q.shape[2]} queries, {k.shape[2]} keys")
+    scale = 1.0 if scale is None and chosen.unit_scale else default_scale(q, scale)
+    q, k, v = (repeat_heads(x, heads) for x in (q, k, v))
+    return run(q, k, v, causal=causal, key_mask=key_mask, scale=scale, **options)
+
+
+def build(method: str, *, heads: int, head_dim: int, **options: object) -> nn.Module:
+    """The module of a mechanism, called like `attention`: `module(q, k, v, causal=, key_mask=, scale=)`.
+
+    A mechanism without parameters gives a module that holds its options. A layer (`sqa`, `diffqkv`) takes model-wide
+    inputs (B, L, width) in place of q, k and v, as `torch.nn.MultiheadAttention` does.
+
+    Raises:
+        KernelError: for an unknown method or option, naming the near ones.
+    """
+    chosen = mechanism(method)
+    takes = build_options(chosen)
+    _check_options(f"the module of {method!r}", options, chosen.options if takes is None else takes)
+    if chosen.build is None:
+        return Functional(method, **options)
+    return chosen.build(heads=heads, head_dim=head_dim, **options)
+
+
+class Functional(nn.Module):
+    """A mechanism without parameters, with its options, as a module."""
+
+    def __init__(self, method: str, **options: object) -> None:
+        super().__init__()
+        self.method = method
+        self.options = dict(options)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool = False,
+        key_mask: Tensor | None = None,
+        scale: float | None = None,
+        backend: Backend | None = None,
+    ) -> Tensor:
+        """`attention` of q (B, Hq, Lq, D), k (B, Hk, Lk, D), v (B, Hv, Lk, Dv) with the options held here."""
+        call: Callable[..., Tensor] = attention
+        return call(
+            q,
+            k,
+            v,
+            method=self.method,
+            causal=causal,
+            key_mask=key_mask,
+            scale=scale,
+            backend=backend,
+            **self.options,
+        )
+
+    def extra_repr(self) -> str:
+        """Method and options, for `print(module)`."""
+        return ", ".join([repr(self.method), *(f"{k}={v!r}" for k, v in self.options.items())])
+
+
+def _check_options(owner: str, given: Iterable[str], known: Mapping[str, object]) -> None:
+    """Raise `KernelError` for the first of ``given`` that is not known, and for a required one that is missing."""
+    for name in given:
+        if name not in known:
+            raise KernelError(f"{owner} has no option {name!r}; {near(name, known)}")
+    missing = [name for name, default in known.items() if default == "required" and name not in set(given)]
+    if missing:
+        raise KernelError(f"{owner} needs the option {missing[0]!r}")
+
+
+def _backend(chosen: Mechanism, backend: str | None, device: str) -> Callable[..., Tensor]:
+    """The function that computes it: the one asked for, or the fastest there is for the device."""
+    if backend is not None and backend not in BACKENDS:
+        raise KernelError(f"no backend {backend!r}; {near(backend, BACKENDS)}")
+    order = (backend,) if backend is not None else (("triton", "torch") if device == "cuda" else ("torch",))
+    for name in (*order, *(() if backend else ("reference",))):
+        found: Callable[..., Tensor] | None = getattr(chosen, name)
+        if found is not None:
+            return found
+    raise KernelError(f"attention method {chosen.name!r} has no backend {backend!r}; it has {chosen.backends}")

@@ -1,50 +1,122 @@
-"""The list of attention mechanisms: a name, the module that holds it, and what it takes.
+"""The list of attention mechanisms: a name, the module that holds it, and what it declares about itself.
 
-Adding one means one folder with a module that defines `MECHANISM`, and one line in `_HOMES`.
+Adding one means one module that defines `MECHANISM`, and one line in `_HOMES` (`docs/kernels.md` walks through it).
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels.errors import KernelError, near
 
-__all__ = ["Mechanism", "available", "mechanism"]
+__all__ = ["Backend", "Description", "Mechanism", "Taxonomy", "available", "describe", "mechanism"]
 
 _HOMES: dict[str, str] = {
-    "reference": "kernels.dense.reference",
+    "diffqkv": "kernels.dense.diffqkv",
+    "elastic_window": "kernels.windows.elastic_window",
+    "halo": "kernels.windows.halo",
+    "lightning": "kernels.linear.lightning",
+    "mala": "kernels.linear.mala",
+    "masked": "kernels.windows.masked",
+    "neighborhood": "kernels.windows.neighborhood",
+    "power": "kernels.windows.power",
     "sdpa": "kernels.dense.sdpa",
+    "selective": "kernels.dense.selective",
+    "sliding_window": "kernels.windows.sliding_window",
+    "sqa": "kernels.dense.sqa",
+    "wersa": "kernels.linear.wersa",
 }
-_COMMON = frozenset({"q", "k", "v", "causal", "key_mask", "scale"})
+_COMMON = frozenset({"q", "k", "v", "call", "causal", "key_mask", "scale"})
+
+Backend = Literal["reference", "torch", "triton"]
+BACKENDS: tuple[Backend, ...] = ("reference", "torch", "triton")
+
+
+@dataclass(frozen=True, slots=True)
+class Taxonomy:
+    """The four axes of sparse attention (The Sparse Frontier, arXiv 2504.17768); a dense mechanism keeps the defaults.
+
+    `unit` is what is dropped (block, token, ...), `importance` how the kept part is found (fixed or content-aware),
+    `budget` how much each head or query keeps, `kv` what happens to the rest.
+    """
+
+    unit: str = "none"
+    importance: str = "none"
+    budget: str = "all"
+    kv: str = "keep all"
 
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
     """One way to compute (or to approximate) attention.
 
-    `run(q, k, v, *, causal, key_mask, scale, **options)` takes tensors that are already checked and whose head counts
-    are already equal; `exact` says whether it equals plain attention up to rounding; `source` cites where it is from.
+    `reference` is the definition without tricks, `torch` and `triton` are its rivals in speed; each is called as
+    `run(q, k, v, *, causal, key_mask, scale, **options)` with tensors that are already checked and whose head counts
+    are already equal. A mechanism with parameters has `build(heads=, head_dim=, **options)`; one that only exists as a
+    layer (its own projections) has nothing but that.
     """
 
     name: str
-    run: Callable[..., Tensor]
     summary: str
+    paper: str
+    cost: str
+    reference: Callable[..., Tensor] | None = None
+    torch: Callable[..., Tensor] | None = None
+    triton: Callable[..., Tensor] | None = None
+    build: Callable[..., nn.Module] | None = None
+    declared: Callable[..., object] | None = None
+    """Whose keyword arguments are the options, where that is not `reference` itself."""
+    function: str = "softmax over the visible keys"
+    """What is computed, up to rounding if `exact`."""
     exact: bool = True
-    source: str = ""
+    causal: Literal["both", "only", "never"] = "both"
+    cross: bool = True
+    """Queries and keys may be of different sequences and lengths."""
+    differentiable: bool = True
+    free_head_size: bool = False
+    """Whether q and k may have different head sizes."""
+    unit_scale: bool = False
+    """Whether the scale is 1 rather than 1 / sqrt(head size) where none is given."""
+    taxonomy: Taxonomy = field(default_factory=Taxonomy)
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """Names of the keyword options beyond the common ones, in the order of the signature."""
-        return tuple(p for p in inspect.signature(self.run).parameters if p not in _COMMON)
+    def options(self) -> dict[str, object]:
+        """Options of a call beyond the common ones with their defaults ("required" where there is none)."""
+        return _keywords(self.declared or self.reference)
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """What it can be computed with."""
+        return tuple(b for b in BACKENDS if getattr(self, b) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What one mechanism is and promises; `dataclasses.asdict` makes it JSON."""
+
+    name: str
+    summary: str
+    paper: str
+    cost: str
+    function: str
+    exact: bool
+    causal: str
+    cross: bool
+    differentiable: bool
+    backends: tuple[str, ...]
+    options: Mapping[str, object]
+    build_options: Mapping[str, object] | None
+    taxonomy: Taxonomy
 
 
 def available() -> tuple[str, ...]:
-    """Names that `attention(method=...)` accepts, in alphabetical order."""
+    """Names that `attention(method=...)` or `build(...)` accepts, in alphabetical order."""
     return tuple(sorted(_HOMES))
 
 
@@ -56,3 +128,36 @@ def mechanism(name: str) -> Mechanism:
     if not isinstance(found, Mechanism):
         raise TypeError(f"{_HOMES[name]}.MECHANISM is not a Mechanism")
     return found
+
+
+def describe(method: str) -> Description:
+    """Paper, cost, promises, options with defaults and taxonomy of one method; `KernelError` if there is none."""
+    m = mechanism(method)
+    return Description(
+        name=m.name,
+        summary=m.summary,
+        paper=m.paper,
+        cost=m.cost,
+        function=m.function,
+        exact=m.exact,
+        causal={"both": "causal or not", "only": "causal only", "never": "not causal"}[m.causal],
+        cross=m.cross,
+        differentiable=m.differentiable,
+        backends=m.backends,
+        options=m.options,
+        build_options=build_options(m),
+        taxonomy=m.taxonomy,
+    )
+
+
+def build_options(m: Mechanism) -> dict[str, object] | None:
+    """What `build` takes beyond heads and head_dim with defaults; None if the mechanism has no parameters."""
+    return None if m.build is None else _keywords(m.build, skip=frozenset({"heads", "head_dim"}))
+
+
+def _keywords(f: Callable[..., object] | None, skip: frozenset[str] = _COMMON) -> dict[str, object]:
+    """Parameters of ``f`` but those of ``skip``, with their defaults."""
+    if f is None:
+        return {}
+    found = inspect.signature(f).parameters.values()
+    return {p.name: "required" if p.default is p.empty else p.default for p in found if p.name not in skip}

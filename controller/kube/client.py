@@ -355,7 +355,9 @@ async def _configure(kubeconfig: str | os.PathLike[str] | None, context: str | N
     if given and not found:
         raise UsageError(f"there is no kubeconfig at {given}")
     # Bounded by our own semaphore; watches, which it does not count, must not use up connections either.
-    configuration = Configuration(connection_pool_maxsize=0, client_session_kwargs={"middlewares": (surface_cuts,)})
+    # trust_env would look into ~/.netrc on a thread for each request; credentials come from the configuration alone
+    session = {"middlewares": (surface_cuts,), "trust_env": False}
+    configuration = Configuration(connection_pool_maxsize=0, client_session_kwargs=session)
     try:
         if found:
             await load_kube_config(paths, context or None, configuration, persist_config=False)

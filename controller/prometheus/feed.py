@@ -13,7 +13,7 @@ import numpy as np
 from controller.prometheus.answers import Series
 from controller.prometheus.client import Prometheus
 from controller.prometheus.errors import PrometheusError, QueryRefused, Slow
-from controller.prometheus.freshness import is_selector, within
+from controller.prometheus.freshness import within
 from controller.prometheus.history import History
 from controller.prometheus.states import FeedReason, FeedState, IndicatorState
 from forecasting.errors import DataError
@@ -190,9 +190,8 @@ class Feed:
         """Times and values of a series up to now, a counter as its per-second rate."""
         inside = series.times_s <= now_s + self.history.step_s
         times, values = series.times_s[inside], series.values[inside]
-        query = self.queries[column]
-        if query.indicator.kind == "counter":
-            return times[1:], _rates(times, values, self.history.step_s, single=is_selector(query.promql))
+        if self.queries[column].indicator.kind == "counter":
+            return times[1:], _rates(times, values, self.history.step_s)
         return times, values
 
     def _state(
@@ -243,15 +242,13 @@ class _Past:
     not_before_s: float = -math.inf
 
 
-def _rates(times: FloatArray, levels: FloatArray, step_s: float, *, single: bool) -> FloatArray:
+def _rates(times: FloatArray, levels: FloatArray, step_s: float) -> FloatArray:
     """(points - 1,) per-second rates of a counter, absent where either end is or a row lies between them.
 
-    A fall of a single counter is its restart: the new level is the increase. A sum also falls when one of its parts
-    leaves; what it rose by is then unknown, and absent.
+    A counter falls when it restarts, a sum of counters when one of its parts leaves. What it rose by until then is
+    unknown, and absent: the new level alone may be next to nothing, which would look like a loss of demand.
     """
-    fallen = levels[1:] if single else np.full(max(0, levels.size - 1), np.nan)
-    rise = np.where(levels[1:] >= levels[:-1], levels[1:] - levels[:-1], fallen)
-    rise[np.isnan(levels[1:]) | np.isnan(levels[:-1])] = np.nan
+    rise = np.where(levels[1:] >= levels[:-1], levels[1:] - levels[:-1], np.nan)
     apart = np.diff(times)
     rates: FloatArray = np.where(np.abs(apart - step_s) <= 0.01 * step_s, rise / step_s, np.nan)
     return rates

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_selector", "within"]
+__all__ = ["within"]
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|\#[^\n]*)
@@ -56,12 +56,6 @@ def within(promql: str, age_s: float) -> str:
             out.append(f"({selector}{modifiers} and present_over_time({selector}{window}{modifiers}))")
             position = modified
     return "".join(out)
-
-
-def is_selector(promql: str) -> bool:
-    """Whether the query is one plain selector, so that its series are single counters or gauges."""
-    tokens = [t for t in _tokens(promql) if t[0] != "space"]
-    return _selector_end(tokens, 0) == len(tokens)
 
 
 def _tokens(promql: str) -> list[Token]:

@@ -46,7 +46,7 @@ def _without_data(decision: Decision, observation: Observation, before: TurnMemo
         fallback is None
         or fallback.behavior != "currentReplicasIfHigher"
         or after.absent_turns < fallback.failure_threshold
-        or fallback.replicas <= decision.replicas
+        or fallback.replicas < decision.replicas
     ):
         return decision, after
     return decision.with_replicas(fallback.replicas, Reason.FALLBACK, "fallback"), after

@@ -22,11 +22,14 @@ class Mode(StrEnum):
     @property
     def rank(self) -> int:
         """0 for the least authority, 4 for all of it."""
-        return list(Mode).index(self)
+        return _RANKS[self]
 
     def capped(self, most: Mode) -> Mode:
         """This mode, or ``most`` if that is less authority."""
         return self if self.rank <= most.rank else most
+
+
+_RANKS = {mode: rank for rank, mode in enumerate(Mode)}
 
 
 @dataclass(frozen=True, slots=True)

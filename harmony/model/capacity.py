@@ -8,8 +8,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import ndtr
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from forecasting.errors import UsageError
 from forecasting.panel import FloatArray
@@ -77,7 +76,7 @@ class Capacity:
         if self.sigma == 0.0:
             return np.full(np.shape(q), self.median)
         if not self.weights:
-            out: FloatArray = self.median * np.exp(self.sigma * norm.ppf(q))
+            out: FloatArray = self.median * np.exp(self.sigma * ndtri(q))
             return out
         return np.exp(_log_quantile(self.log_grid(), np.asarray(self.weights), q))
 

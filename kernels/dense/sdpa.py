@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from kernels.checks import visible
+from kernels.dense.reference import reference_attention
 from kernels.registry import Mechanism
 
 __all__ = ["MECHANISM", "sdpa_attention"]
@@ -28,7 +29,9 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: T
 
 MECHANISM = Mechanism(
     name="sdpa",
-    run=sdpa_attention,
-    summary="PyTorch's fused scaled_dot_product_attention",
-    source="Dao et al. 2022, arXiv 2205.14135 (where a flash kernel serves the device)",
+    summary="dense attention; PyTorch's fused scaled_dot_product_attention",
+    paper="Vaswani et al. 2017, arXiv 1706.03762, eq. 1; Dao et al. 2022, arXiv 2205.14135 where a flash kernel serves",
+    cost="O(Lq Lk (D + Dv)) time, O(L (D + Dv)) memory",
+    reference=reference_attention,
+    torch=sdpa_attention,
 )

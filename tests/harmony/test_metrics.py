@@ -350,7 +350,7 @@ def test_scraping_while_the_loop_writes() -> None:
 
 
 def test_a_thousand_services_are_updated_in_a_moment() -> None:
-    """About 30 ms of a core; the bound leaves room for a slower one."""
+    """About 30 ms of a core; the bound only catches what grows with the square (timings are for benchmarks)."""
     metrics = Metrics(process=False)
     keys = [Key(name=f"service-{i}") for i in range(1000)]
     turn = record()
@@ -365,7 +365,7 @@ def test_a_thousand_services_are_updated_in_a_moment() -> None:
             metrics.observe_shadow(key, 1.0, 2.0, 3.0)
             metrics.observe_scores(key, {0.5: 0.5, 0.8: 0.8}, 1.0)
         took.append(time.thread_time() - began)
-    assert min(took) < 0.1
+    assert min(took) < 1.0
 
 
 def test_the_page_is_up_to_date() -> None:

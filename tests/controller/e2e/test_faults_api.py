@@ -302,10 +302,13 @@ def test_a_server_that_is_not_there_at_the_start(tmp_path: Path) -> None:
     async def whole() -> None:
         async with a_controller(world) as running:
             await world.until(lambda: bool(running.controller.ports), "health is served")
-            await asyncio.sleep(1.0)
-            code, text = await health(running, "/readyz")
-            assert code == 503
-            assert "refused" in text or "connect" in text.lower(), text
+
+            async def says_why() -> bool:
+                code, text = await health(running, "/readyz")
+                assert code == 503
+                return "refused" in text or "connect" in text.lower()
+
+            await world.until(says_why, "readyz says what is waited for")
             assert (await health(running, "/healthz"))[0] == 200
             with FakeApiServer(port=port) as api:
                 world.api = world.kubelet._server = api

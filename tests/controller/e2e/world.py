@@ -97,7 +97,8 @@ class World:
         self.api.must("POST", f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments", deployment(replicas))
         now = math.floor(time.time() / STEP_S) * STEP_S  # noqa: TID251  (data for a real Prometheus)
         times = [now - k * STEP_S for k in range(self.history_rows, 2, -1)]
-        series = 'gpu_service_requests_running{service="chat",instance="past"}'
+        # the labels that a scrape gives: one series, so that a sum over it counts the past and the present once
+        series = f'gpu_service_requests_running{{service="chat",instance="{self.exporter.address}",job="service"}}'
         self.prometheus.load(openmetrics([(series, t, f"{demand(t):.6g}") for t in times]))
         self.set_demand(demand(now))
         with self.exporter, self.prometheus:
@@ -105,7 +106,9 @@ class World:
             async with self.kubelet:
                 await self.kubelet.settled()
                 self.start_up_s = startup
-                await self.until(lambda: self.prometheus_has(DEMAND_QUERY), "Prometheus has scraped the service")
+                await self.until(
+                    lambda: self.prometheus_has('up{job="service"} == 1'), "Prometheus has scraped the service"
+                )
                 yield self
 
     def set_demand(self, value: float | None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from controller.prometheus.client import Prometheus
-from controller.prometheus.freshness import is_selector, within
+from controller.prometheus.freshness import within
 from tests.controller.prometheus.data import END
 from tests.prom.real import RealPrometheus
 
@@ -83,8 +83,3 @@ def test_what_is_old_is_not_shown(prom: RealPrometheus) -> None:
             assert limited.times_s.tolist() == [END, END + 60]
 
     asyncio.run(run())
-
-
-def test_plain_selectors() -> None:
-    assert all(is_selector(q) for q in ("x", ' x{a="b"} ', "{__name__='x'}", "a:b:c"))
-    assert not any(is_selector(q) for q in ("", "sum(x)", "x + 1", "x[5m]", "x offset 5m", "rate(x[1m])", "sum"))

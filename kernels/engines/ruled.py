@@ -1,0 +1,79 @@
+"""A mechanism made of nothing but a rule: its reference is a written-out mask, its fast path engine 1."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from torch import Tensor
+
+from kernels.dense.reference import masked_attention
+from kernels.engines.block_sparse import block_sparse_attention
+from kernels.engines.plan import block_for, plan_from_spans
+from kernels.engines.rules import Call, Rule, boolean
+from kernels.registry import Mechanism, Taxonomy
+
+__all__ = ["call_of", "ruled_fast", "ruled_mechanism", "ruled_reference"]
+
+
+def call_of(q: Tensor, k: Tensor, *, causal: bool) -> Call:
+    """The facts of a call on q (B, H, Lq, D) and k (B, H, Lk, D) that rules depend on."""
+    lq, lk = q.shape[2], k.shape[2]
+    return Call(heads=q.shape[1], lq=lq, lk=lk, causal=causal, device=q.device, offset=lk - lq)
+
+
+def ruled_reference(
+    q: Tensor, k: Tensor, v: Tensor, rule: Rule, *, causal: bool, key_mask: Tensor | None, scale: float
+) -> Tensor:
+    """Attention under the rule's mask, written out; (B, H, Lq, Dv)."""
+    mask = boolean(rule, call_of(q, k, causal=causal))[None]
+    return masked_attention(q, k, v, mask if key_mask is None else mask & key_mask[:, None, None], scale=scale)[0]
+
+
+def ruled_fast(
+    q: Tensor, k: Tensor, v: Tensor, rule: Rule, *, causal: bool, key_mask: Tensor | None, scale: float
+) -> Tensor:
+    """The same by engine 1; (B, H, Lq, Dv)."""
+    call = call_of(q, k, causal=causal)
+    block = block_for(rule, call)
+    plan = plan_from_spans(rule, call, block_q=block, block_k=block)
+    return block_sparse_attention(q, k, v, plan=plan, sees=rule.sees, scale=scale, key_mask=key_mask)[0]
+
+
+def ruled_mechanism(
+    name: str,
+    rule: Callable[..., Rule],
+    *,
+    summary: str,
+    paper: str,
+    cost: str,
+    taxonomy: Taxonomy,
+    cross: bool = True,
+) -> Mechanism:
+    """The mechanism of `rule(call, **options) -> Rule`; the options and their defaults are those of ``rule``."""
+
+    def reference(
+        q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | None, scale: float, **options: object
+    ) -> Tensor:
+        made = rule(call_of(q, k, causal=causal), **options)
+        return ruled_reference(q, k, v, made, causal=causal, key_mask=key_mask, scale=scale)
+
+    def fast(
+        q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | None, scale: float, **options: object
+    ) -> Tensor:
+        made = rule(call_of(q, k, causal=causal), **options)
+        return ruled_fast(q, k, v, made, causal=causal, key_mask=key_mask, scale=scale)
+
+    if "call" not in inspect.signature(rule).parameters:
+        raise TypeError(f"the rule of {name!r} must take the facts of the call as `call`")
+    return Mechanism(
+        name=name,
+        summary=summary,
+        paper=paper,
+        cost=cost,
+        reference=reference,
+        torch=fast,
+        declared=rule,
+        cross=cross,
+        taxonomy=taxonomy,
+    )

@@ -1,0 +1,1 @@
+"""Layers: attention behind projections of model-wide inputs."""

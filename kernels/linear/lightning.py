@@ -1,0 +1,115 @@
+"""Lightning attention: causal linear attention in which each head forgets at its own rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kernels.checks import compute_dtype
+from kernels.engines.linear_reference import quadratic_linear_attention
+from kernels.engines.linear_scan import linear_attention
+from kernels.errors import KernelError
+from kernels.registry import Mechanism
+
+__all__ = ["MECHANISM", "alibi_log_decay", "lightning_attention", "linear_log_decay", "reference_lightning"]
+
+
+def alibi_log_decay(heads: int, *, layer: int = 0, layers: int = 1) -> Tensor:
+    """Log decays (H,) of TransNormerLLM: minus the ALiBi slopes, times 1 - layer / (layers - 1) + 1e-5.
+
+    The slopes are 2^(-8 (h + 1) / H) for a power of two; otherwise those of the power below, filled up with every
+    second one of the power above.
+    """
+
+    def slopes(n: int) -> list[float]:
+        if n & (n - 1) == 0:
+            return [2.0 ** (-8.0 * (h + 1) / n) for h in range(n)]
+        below = 1 << (n.bit_length() - 1)
+        return slopes(below) + slopes(2 * below)[::2][: n - below]
+
+    factor = 1.0 - layer / (layers - 1) + 1e-5 if layers > 1 else 1.0
+    return -factor * torch.tensor(slopes(heads))
+
+
+def linear_log_decay(heads: int, *, layer: int = 0, layers: int = 1) -> Tensor:
+    """Log decays (H,) as flash-linear-attention chooses them: -(8 / H) (1 - layer / layers) h; head 0 never forgets."""
+    return -(8.0 / heads) * (1.0 - layer / layers) * torch.arange(heads, dtype=torch.float32)
+
+
+def lightning_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    key_mask: Tensor | None,
+    scale: float,
+    log_decay: Tensor | Sequence[float] | float | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """The scaled sum over j <= i of exp(log_decay (i - j)) (q_i . k_j) v_j; (B, H, Lq, Dv).
+
+    There is no softmax and no normaliser, and the scale is 1 if none is given: outputs grow with the length where
+    nothing is forgotten, so a norm should follow.
+
+    Args:
+        q: queries (B, H, Lq, D).
+        k: keys (B, H, Lk, D).
+        v: values (B, H, Lk, Dv).
+        causal: always true.
+        key_mask: bool (B, Lk); hidden keys add nothing, and time passes over them all the same.
+        scale: factor on the dot products.
+        log_decay: one number at most 0 per head, or one for all; `alibi_log_decay` if None. It gets no gradient.
+        chunk: positions per chunk of the fast version; None chooses. The result does not depend on it.
+    """
+    k = k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
+    out = linear_attention(q * scale, k, v, log_decay=_decays(log_decay, q), causal=True, chunk=chunk)
+    return out.to(q.dtype)
+
+
+def reference_lightning(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    key_mask: Tensor | None,
+    scale: float,
+    log_decay: Tensor | Sequence[float] | float | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """The definition as a matrix of weights; arguments as for `lightning_attention`."""
+    to, decays = compute_dtype(q), _decays(log_decay, q)
+    k = k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
+    return quadratic_linear_attention(scale * q.to(to), k.to(to), v.to(to), log_decay=decays).to(q.dtype)
+
+
+def _decays(log_decay: Tensor | Sequence[float] | float | None, q: Tensor) -> Tensor:
+    """One log decay per head in the type of the states; `KernelError` unless they are all at most 0."""
+    heads, to = q.shape[1], compute_dtype(q)
+    if log_decay is None:
+        return alibi_log_decay(heads).to(device=q.device, dtype=to)
+    found = torch.as_tensor(log_decay, dtype=to, device=q.device).detach()
+    found = found.expand(heads) if found.ndim == 0 else found
+    if tuple(found.shape) != (heads,):
+        raise KernelError(f"log_decay has shape {tuple(found.shape)}, expected one number or ({heads},)")
+    worst = float(found.max()) if heads else 0.0
+    if not worst <= 0.0 or math.isnan(float(found.min())):
+        raise KernelError(f"log_decay reaches {worst}, expected numbers of at most 0")
+    return found
+
+
+MECHANISM = Mechanism(
+    name="lightning",
+    summary="causal linear attention with a decay per head; no softmax, no normaliser",
+    paper="Lightning attention / TransNormerLLM, arXiv 2405.17381, 2307.14995, 2401.04658",
+    cost="O(L (chunk + D) (D + Dv)) time, O(L D + D Dv) memory",
+    function="linear attention with decay",
+    reference=reference_lightning,
+    torch=lightning_attention,
+    causal="only",
+    unit_scale=True,
+)

@@ -1,0 +1,234 @@
+"""WERSA: wavelet-gated random-feature attention in linear time.
+
+Queries and keys are split into Haar levels, each level is multiplied by a gate and a weight, and what is put together
+again goes through random features into normalised linear attention; values are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, pad, softplus
+
+from kernels.checks import compute_dtype, positive, visible
+from kernels.dispatch import attention
+from kernels.engines.linear_scan import linear_attention
+from kernels.errors import KernelError
+from kernels.linear.features import check_feature_map, favor_features, random_projection, relu_features
+from kernels.linear.wavelet import causal_haar, haar, reference_causal_haar, reference_haar
+from kernels.registry import Backend, Mechanism
+
+__all__ = ["MECHANISM", "WersaAttention", "WersaOptions", "reference_wersa", "wersa_attention"]
+
+_EPS = 1e-6
+_Transform = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class WersaOptions:
+    """Options of one call."""
+
+    levels: int = 4
+    """J, levels of the transform."""
+    features: int = 128
+    """m, random features."""
+    feature_map: str = "relu"
+    """"relu" (the paper's) or "favor+" (tends to softmax as m grows; not causal)."""
+    gates: Tensor | None = None
+    """(B, J+1), or (B, L, J+1) if causal: one per level of detail, the last for the approximation; ones if None."""
+    scale_weights: Tensor | None = None
+    """(J+1,), factors on the gates; 0.5 each if None."""
+    beta: Tensor | float = 0.793
+    """Bandwidth of "relu"; it cancels but for the 1e-6 in the denominator."""
+    projection: Tensor | None = None
+    """(D, m); drawn from `seed` if None."""
+    key_projection: Tensor | None = None
+    """Another (D, m) for the keys, for comparison only: with it the weights forget the query as m grows."""
+    pre_gelu: bool = False
+    """Apply GELU to q and k first."""
+    seed: int = 0
+
+
+_options: Callable[..., WersaOptions] = WersaOptions
+
+
+def wersa_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | None, scale: float, **options: object
+) -> Tensor:
+    """Normalised random-feature attention of wavelet-filtered q, k (B, H, L, D) over v (B, H, L, Dv); (B, H, L, Dv).
+
+    A causal call uses the undecimated causal transform (ours), since the paper's looks ahead. Hidden positions
+    (``key_mask``) count as zeros in the transform of q and k, and their own rows are 0. ``scale`` matters to "favor+"
+    only; "relu" does not depend on the size of its arguments. Options: `WersaOptions`.
+    """
+    o = _options(**options)
+    fq, fk, wide = _features(q, k, v, o, causal, key_mask, scale, causal_haar if causal else haar)
+    both = linear_attention(fq, fk, pad(wide, (0, 1), value=1.0), log_decay=None, causal=causal)
+    return (both[..., :-1] / (both[..., -1:] + _EPS)).to(q.dtype)
+
+
+def reference_wersa(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | None, scale: float, **options: object
+) -> Tensor:
+    """The definition: analysis, synthesis and an L x L matrix of weights; arguments as for `wersa_attention`."""
+    o = _options(**options)
+    transform = reference_causal_haar if causal else reference_haar
+    fq, fk, wide = _features(q, k, v, o, causal, key_mask, scale, transform)
+    weights = torch.einsum("bhim,bhjm->bhij", fq, fk)
+    mask = visible(q, k, causal=causal, key_mask=key_mask)
+    weights = weights if mask is None else weights.masked_fill(~mask, 0.0)
+    weights = weights / (weights.sum(dim=-1, keepdim=True) + _EPS)
+    return torch.einsum("bhij,bhjd->bhid", weights, wide).to(q.dtype)
+
+
+def _features(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: WersaOptions,
+    causal: bool,
+    key_mask: Tensor | None,
+    scale: float,
+    transform: _Transform,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of the filtered queries and keys, (B, H, L, m), and the values, all in the type of the states."""
+    to = compute_dtype(q)
+    factors = _factors(q, o, causal)
+    projections = [
+        _projection(q, o, p) for p in (o.projection, o.projection if o.key_projection is None else o.key_projection)
+    ]
+    hidden = None if key_mask is None else ~key_mask[:, None, :, None]
+    found = []
+    for x, w, over_keys in ((q, projections[0], False), (k, projections[1], True)):
+        x = x.to(to) if hidden is None else x.to(to).masked_fill(hidden, 0.0)
+        x = transform(gelu(x) if o.pre_gelu else x, factors)
+        if o.feature_map == "favor+":
+            found.append(favor_features(x, w, scale, over_keys=over_keys))
+        else:
+            found.append(relu_features(x, w, o.beta))
+    if hidden is not None:
+        found = [f.masked_fill(hidden, 0.0) for f in found]
+    return found[0], found[1], v.to(to)
+
+
+def _factors(q: Tensor, o: WersaOptions, causal: bool) -> Tensor:
+    """Gates times weights, (B, J+1), or (B, L, J+1) if causal; `KernelError` for options that do not fit."""
+    batch, length, to = q.shape[0], q.shape[2], compute_dtype(q)
+    positive("levels", o.levels)
+    positive("features", o.features)
+    if check_feature_map(o.feature_map) == "favor+" and causal:
+        raise KernelError("feature_map='favor+' is not causal: its range control looks at all keys; use 'relu'")
+    levels = o.levels + 1
+    weights = torch.full((levels,), 0.5, device=q.device) if o.scale_weights is None else o.scale_weights
+    if tuple(weights.shape) != (levels,):
+        raise KernelError(f"scale_weights has shape {tuple(weights.shape)}, expected ({levels},)")
+    gates = torch.ones(batch, levels, device=q.device) if o.gates is None else o.gates
+    shapes = [(batch, levels), (batch, length, levels)] if causal else [(batch, levels)]
+    if tuple(gates.shape) not in shapes:
+        raise KernelError(f"gates has shape {tuple(gates.shape)}, expected " + " or ".join(map(str, shapes)))
+    factors = gates.to(to) * weights.to(to)
+    return factors[:, None].expand(-1, length, -1) if causal and factors.ndim == 2 else factors
+
+
+def _projection(q: Tensor, o: WersaOptions, given: Tensor | None) -> Tensor:
+    """The (D, m) matrix of a call."""
+    if given is None:
+        given = random_projection(q.shape[3], o.features, o.feature_map, seed=o.seed)
+    if given.ndim != 2 or given.shape[0] != q.shape[3]:
+        raise KernelError(f"projection has shape {tuple(given.shape)}, expected ({q.shape[3]}, features)")
+    return given.to(device=q.device, dtype=compute_dtype(q))
+
+
+class WersaAttention(nn.Module):
+    """WERSA with learned level weights, bandwidth and a gate network; called like `attention`.
+
+    The gates come from a two-layer network on the mean over the sequence (causal: on the mean so far) of
+    ``gate_input`` (B, L, model_dim), or of the queries of all heads side by side if none is given.
+    """
+
+    projection: Tensor
+
+    def __init__(
+        self,
+        heads: int,
+        head_dim: int,
+        *,
+        levels: int = 4,
+        features: int = 128,
+        feature_map: str = "relu",
+        model_dim: int | None = None,
+        dropout: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.levels, self.features, self.feature_map = levels, features, check_feature_map(feature_map)
+        width = heads * head_dim if model_dim is None else positive("model_dim", model_dim)
+        self.width = width
+        self.scale_weights = nn.Parameter(torch.full((positive("levels", levels) + 1,), 0.5))
+        self.bandwidth = nn.Parameter(torch.zeros(()))
+        inner = max(width // 4, 1)
+        self.gate = nn.Sequential(
+            nn.Linear(width, inner), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inner, levels + 1), nn.Sigmoid()
+        )
+        drawn = random_projection(head_dim, positive("features", features), feature_map, seed=seed)
+        self.register_buffer("projection", drawn)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool = False,
+        key_mask: Tensor | None = None,
+        scale: float | None = None,
+        backend: Backend | None = None,
+        gate_input: Tensor | None = None,
+    ) -> Tensor:
+        """(B, H, L, Dv) for q (B, H, L, D), k, v with head counts that divide H; see `attention`."""
+        x = q.transpose(1, 2).flatten(2) if gate_input is None else gate_input
+        if x.shape[-1] != self.width:
+            raise KernelError(f"the gates read {self.width} features per position but were given {x.shape[-1]}")
+        return attention(
+            q,
+            k,
+            v,
+            method="wersa",
+            causal=causal,
+            key_mask=key_mask,
+            scale=scale,
+            backend=backend,
+            levels=self.levels,
+            features=self.features,
+            feature_map=self.feature_map,
+            gates=self.gate(_mean(x, key_mask, causal)),
+            scale_weights=self.scale_weights,
+            beta=softplus(self.bandwidth) + 0.1,
+            projection=self.projection,
+        )
+
+
+def _mean(x: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
+    """Mean of x (B, L, C) over the visible positions, (B, C), or over those so far, (B, L, C)."""
+    shown = torch.ones_like(x[..., :1]) if key_mask is None else key_mask[..., None].to(x.dtype)
+    x = x if key_mask is None else x.masked_fill(~key_mask[..., None], 0.0)
+    if causal:
+        return x.cumsum(dim=1) / shown.cumsum(dim=1).clamp_min(1.0)
+    return x.sum(dim=1) / shown.sum(dim=1).clamp_min(1.0)
+
+
+MECHANISM = Mechanism(
+    name="wersa",
+    summary="wavelet-gated random-feature attention",
+    paper="WERSA, arXiv 2507.08637 (from its abstract and README, no code was released; the causal form is ours)",
+    cost="O(L D J + L m (D + Dv)) time, O(L (D + m) + m Dv) memory",
+    function="normalised linear attention of random features",
+    reference=reference_wersa,
+    torch=wersa_attention,
+    build=WersaAttention,
+    declared=WersaOptions,
+    cross=False,
+)

@@ -1,0 +1,40 @@
+"""The worked example of the documentation works as it stands there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels import attention, describe, registry
+from tests.kernels.cases import random_qkv, relative
+
+
+def test_the_mechanism_of_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text()
+    (source,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "MECHANISM" in block)
+    (tmp_path / "comb_of_the_docs.py").write_text(source)
+    spec = importlib.util.spec_from_file_location("comb_of_the_docs", tmp_path / "comb_of_the_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "comb_of_the_docs", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(registry._HOMES, "comb", "comb_of_the_docs")
+    assert describe("comb").options == {"window": 16, "period": 288}
+    (q, k, v), _ = random_qkv(41, 77, seed=1)
+    for causal in (False, True):
+        found = [
+            attention(q, k, v, method="comb", window=3, period=7, causal=causal, backend=backend)
+            for backend in ("torch", "reference")
+        ]
+        assert relative(*found) < 1e-12
+        eye = torch.eye(77, dtype=q.dtype).expand(2, 2, -1, -1)
+        seen = attention(q, k, eye, method="comb", window=3, period=7, causal=causal)[0, 0, 20] > 0
+        assert seen.nonzero()[:, 0].tolist() == [
+            j for j in range(77) if abs(56 - j) in (0, 1, 2, 7, 8, 9) and (not causal or j <= 56)
+        ]
