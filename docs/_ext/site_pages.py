@@ -83,8 +83,14 @@ def readable(line: str) -> list[str]:
     return [*(f"{indent}{name}: see `{last}`." for name in first), f"{indent}{last}: {text}"]
 
 
+def _on_outdated(_app: Sphinx, _env: object, added: set[str], _changed: set[str], removed: set[str]) -> list[str]:
+    """The index lists pages that it does not name, so it is read again when pages come or go."""
+    return ["index"] if added or removed else []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_lexer("promql", TextLexer)  # Pygments' own does not know names with colons
     app.connect("source-read", _on_read)
+    app.connect("env-get-outdated", _on_outdated)
     app.connect("autodoc-process-docstring", _on_docstring, priority=100)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
