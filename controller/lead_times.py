@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from controller.saving import number_or
 from forecasting.errors import UsageError
 from harmony.model.lead_time import LeadTime
+from harmony.persistence import number_or
 
 __all__ = ["LeadTimes"]
 

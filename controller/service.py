@@ -15,7 +15,7 @@ from controller.ledger import Ledger, Note
 from controller.prometheus.feed import Feed, FeedState
 from controller.prometheus.history import History
 from controller.resource.settings import ServiceSettings
-from controller.saving import demand_mark, number_or
+from controller.saving import demand_mark
 from controller.starts import PodStarts
 from controller.targets import TargetView
 from forecasting.distribution import ForecastDistribution
@@ -29,7 +29,7 @@ from harmony.model.authority import Mode
 from harmony.model.decision import Reason
 from harmony.model.observation import Outcome
 from harmony.model.record import Record
-from harmony.persistence import learned_from_json, learned_to_json
+from harmony.persistence import learned_from_json, learned_to_json, number_or
 from harmony.policies.harmony import HarmonyPolicy
 from harmony.ports import Journal, Reading, Replicas
 from harmony.scoring import ForecastScores

@@ -16,11 +16,12 @@ from harmony.loop import Learned
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 
-__all__ = ["Restored", "learned_from_json", "learned_to_json"]
+__all__ = ["Restored", "learned_from_json", "learned_to_json", "number_or"]
 
 VERSION = 1
 MAX_MARKS = 12  # marks kept per list of guards
 LOG_FLOOR = -25.0  # log-probability, relative to the likeliest, below which grid points are all alike
+LARGEST = 1e300  # JSON may hold whole numbers that no float can
 LATEST_S = 1e11  # the year 5138: no time that is later was ever written by a sane clock
 
 
@@ -96,6 +97,13 @@ def learned_from_json(data: Any, defaults: Learned) -> Restored:  # noqa: ANN401
         learned_s=part("learnedS", lambda v: _number(v, -LATEST_S, LATEST_S), defaults.learned_s),
     )
     return Restored(learned, tuple(notes))
+
+
+def number_or(value: object, default: float) -> float:
+    """A finite number from what was saved, else the default."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        return float(value)
+    return default
 
 
 class _DamagedError(Exception):

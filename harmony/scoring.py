@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from controller.saving import number_or
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import FloatArray
+from harmony.persistence import number_or
 
 __all__ = ["INTERVALS", "ForecastScores"]
 

@@ -39,6 +39,7 @@ LIMITERS = (
     "paused_scale_out",
     "rollout_paused",
     "zero_by_hand",
+    "warming_up",
     "other",
 )
 

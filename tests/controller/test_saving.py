@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.resource.parsing import parse_autoscaler
-from controller.saving import demand_mark, number_or
+from controller.saving import demand_mark
+from harmony.persistence import number_or
 from tests.controller.resource.builders import REQUESTS, autoscaler
 
 

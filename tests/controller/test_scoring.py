@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 import pytest
+from controller.scoring import ENOUGH, ForecastScores
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.scoring import ENOUGH, ForecastScores
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import Indicator
 
