@@ -313,6 +313,13 @@ class Service:
             return Plan(wanted, current, self.view.hold_down)
         return Plan(wanted, allowed.replicas, allowed.bound_by)
 
+    def shed(self) -> None:
+        """Let the sample paths go once they have been decided on; only a capacity buffer is still sized from them."""
+        if self.settings.buffer_quantile is not None or self.turn is None:
+            return
+        self.forecast = None
+        self.turn = replace(self.turn, observation=replace(self.turn.observation, forecast=None))
+
     def conclude(self, applied: int) -> Record:
         """End the turn with what was ordered (in the shadow's life: by the shadow)."""
         turn, self.turn = self.turn, None

@@ -36,6 +36,7 @@ from harmony.model.authority import Mode
 __all__ = ["Tick", "TickReport"]
 
 log = logging.getLogger(__name__)
+AT_ONCE = 512  # services forecast and decided together
 
 
 @dataclass(slots=True)
@@ -109,10 +110,7 @@ class Tick:
         report.services = len(services)
         with _Stage(self, report, "read"):
             read = await self._each("read", services, lambda s: self._read(s, now_s), report)
-        with _Stage(self, report, "forecast"):
-            forecasts = await asyncio.to_thread(self._forecast, read, now_s)
-        with _Stage(self, report, "decide"):
-            planned = await asyncio.to_thread(self._decide, read, forecasts, now_s, report)
+        planned = await self._plan(read, now_s, report)
         acted: dict[ServiceKey, Acted] = {}
         with _Stage(self, report, "act"):
             await self._each("act", [s for s, _ in planned], lambda s: self._act(s, acted), report)
@@ -123,7 +121,24 @@ class Tick:
             await self._each("status", read, lambda s: self._status(s, acted, now_s), report)
             await self._reject(now_s, report)
         report.calls = self._kube.calls.total() - before
+        for stage, seconds in report.seconds.items():
+            self._metrics.observe_stage(stage, seconds)
         return report
+
+    async def _plan(self, services: list[Service], now_s: float, report: TickReport) -> list[tuple[Service, Plan]]:
+        """Forecast and decide, some hundred services at a time: sample paths of thousands need not be held at once."""
+        planned: list[tuple[Service, Plan]] = []
+        for lo in range(0, len(services), AT_ONCE):
+            part = services[lo : lo + AT_ONCE]
+            with _Stage(self, report, "forecast"):
+                forecasts = await asyncio.to_thread(self._forecast, part, now_s)
+            with _Stage(self, report, "decide"):
+                planned += await asyncio.to_thread(self._decide, part, forecasts, now_s, report)
+            if self._show is None:
+                for service in part:
+                    service.shed()
+        report.decided = len(planned)
+        return planned
 
     def _forget(self, key: ServiceKey) -> None:
         """An object is gone: so is all that stands about it."""
@@ -174,7 +189,6 @@ class Tick:
                 report.errors += 1
                 continue
             planned.append((service, plan))
-        report.decided = len(planned)
         for failure in forecasts.failed.values():
             self._metrics.observe_error("forecast", failure.partition(":")[0])
         return planned
@@ -357,5 +371,4 @@ class _Stage:
 
     def __exit__(self, *_: object) -> None:
         took = self._tick._clock.monotonic_s() - self._began
-        self._report.seconds[self._name] = took
-        self._tick._metrics.observe_stage(self._name, took)
+        self._report.seconds[self._name] = self._report.seconds.get(self._name, 0.0) + took
