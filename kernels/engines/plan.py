@@ -69,7 +69,7 @@ def _touched(first: Tensor, behind: Tensor, blocks: int) -> Tensor:
     edges = torch.zeros(*first.shape[1:], blocks + 1, dtype=torch.int32, device=first.device)
     edges.scatter_add_(2, torch.where(some.bool(), first, 0).permute(1, 2, 0), some.permute(1, 2, 0))
     edges.scatter_add_(2, torch.where(some.bool(), behind, 0).permute(1, 2, 0), -some.permute(1, 2, 0))
-    return edges.cumsum(dim=2)[..., :blocks] > 0
+    return edges.cumsum(dim=2, dtype=torch.int32)[..., :blocks] > 0
 
 
 def block_for(rule: Rule, call: Call) -> int:
@@ -98,6 +98,6 @@ def _listed(active: Tensor, whole: Tensor, block_q: int, block_k: int) -> Plan:
     index = torch.full((*counts.shape, most), -1, dtype=torch.int64, device=active.device)
     for chosen, first in ((active & ~whole, most - counts), (whole, most - full)):
         g, t, b = chosen.nonzero(as_tuple=True)
-        rank = (chosen.cumsum(dim=-1) - 1)[g, t, b]
+        rank = chosen.cumsum(dim=-1, dtype=torch.int32)[g, t, b].long() - 1
         index[g, t, first[g, t] + rank] = b
     return Plan(block_q, block_k, index, counts, full)

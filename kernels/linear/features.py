@@ -38,7 +38,8 @@ def random_projection(head_dim: int, features: int, feature_map: str = "relu", *
 
 def relu_features(x: Tensor, projection: Tensor, beta: Tensor | float) -> Tensor:
     """ReLU(x W / beta) / sqrt(m); its expected dot product is the order-1 arc-cosine kernel. (B, H, L, m)."""
-    return torch.relu(x @ projection / beta) / math.sqrt(projection.shape[1])
+    # Positive factors pass through ReLU: they go to the small matrix rather than to the features.
+    return torch.relu(x @ (projection / (beta * math.sqrt(projection.shape[1]))))
 
 
 def favor_features(x: Tensor, projection: Tensor, scale: float, *, over_keys: bool) -> Tensor:

@@ -23,12 +23,15 @@ def haar(x: Tensor, factors: Tensor) -> Tensor:
     levels, length = factors.shape[-1] - 1, x.shape[2]
     padded = pad(x, (0, 0, 0, -length % (1 << levels)))
     steps = factors.diff(dim=-1)[:, :, None, None, None]
-    out = factors[:, 0, None, None, None] * x
-    mean = padded
-    for level in range(1, levels + 1):
-        mean = mean.reshape(*mean.shape[:2], -1, 2, mean.shape[3]).mean(dim=3)
-        out = out + steps[:, level - 1] * mean.repeat_interleave(1 << level, dim=2)[:, :, :length]
-    return out
+    means = [padded]
+    for _ in range(levels):
+        last = means[-1]
+        means.append(last.reshape(*last.shape[:2], -1, 2, last.shape[3]).mean(dim=3))
+    # From coarse to fine each level is half as long as the next: the sum costs two passes, not one per level.
+    coarse = steps[:, levels - 1] * means[levels]
+    for level in range(levels - 1, 0, -1):
+        coarse = coarse.repeat_interleave(2, dim=2) + steps[:, level - 1] * means[level]
+    return factors[:, 0, None, None, None] * x + coarse.repeat_interleave(2, dim=2)[:, :, :length]
 
 
 def causal_haar(x: Tensor, factors: Tensor) -> Tensor:
@@ -43,8 +46,8 @@ def causal_haar(x: Tensor, factors: Tensor) -> Tensor:
     for level in range(1, factors.shape[-1]):
         shift = min(1 << (level - 1), x.shape[2])
         back = torch.cat([smooth[:, :, :1].expand(-1, -1, shift, -1), smooth[:, :, : x.shape[2] - shift]], dim=2)
-        smooth = (smooth + back) / 2
-        out = out + steps[:, :, :, level - 1] * smooth
+        smooth = torch.lerp(smooth, back, 0.5)
+        out = torch.addcmul(out, steps[:, :, :, level - 1], smooth)
     return out
 
 
