@@ -9,7 +9,7 @@ export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test lint format bench clean e2e debian-packages generated
+.PHONY: help setup setup-test demo test lint format bench clean e2e debian-packages generated test-api docs serve-demo
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,10 +28,11 @@ setup: $(VENV)/.installed ## install the pinned versions into .venv
 
 setup-test: $(VENV)/.installed-test ## the same with the test tools
 
-# The tests drive the real Prometheus and Alertmanager. Where apt may be used they are installed, otherwise the tests say
-# which command would provide them.
+# The tests drive the real Prometheus, Alertmanager, Chromium and PostgreSQL. Where apt may be used they are installed,
+# otherwise the tests say which command would provide them.
 debian-packages:
-	@missing=""; for tool in prometheus prometheus-alertmanager; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@missing=""; for tool in prometheus prometheus-alertmanager chromium; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	if [ -n "$$missing" ] && command -v apt-get >/dev/null; then \
 	  if [ "$$(id -u)" = 0 ]; then run=""; else run="sudo -n"; fi; \
 	  $$run apt-get install --yes --no-install-recommends $$missing >/dev/null 2>&1 \
@@ -41,6 +42,14 @@ debian-packages:
 
 demo: $(VENV)/.installed ## replay the bundled trace, print the table, write out/demo/report.html
 	$(BIN)/harmony replay synthetic --tune --out out/demo
+	@echo "Next: make serve-demo   (a simulated cluster under the real loop: dashboard, API and metrics at http://127.0.0.1:8000)"
+
+$(VENV)/.installed-api: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[api]'
+	@touch $@
+
+serve-demo: $(VENV)/.installed-api ## a simulated cluster under the real loop, with dashboard, API and metrics
+	$(BIN)/harmony serve --demo
 
 lint: $(VENV)/.installed-test ## format check, lint, strict types, layer contracts
 	$(BIN)/ruff format --check .
@@ -63,6 +72,12 @@ format: $(VENV)/.installed-test ## format the code and mend what the linter can
 bench: $(VENV)/.installed-test ## time forecasting and replaying
 	$(BIN)/python benchmarks/forecast_speed.py
 	$(BIN)/python benchmarks/replay_speed.py
+
+test-api: $(VENV)/.installed-test ## thousands of generated requests against the API's own description
+	HARMONY_API_CASES=2000 $(BIN)/python -m pytest tests/api/test_schema.py -q
+
+docs: $(VENV)/.installed-test ## build the documentation site into out/docs; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs
 
 generated: $(VENV)/.installed-test ## renew what is generated from the code: CRD, reference pages, KEDA's messages
 	$(BIN)/harmony crd > helm/harmony/files/crd.yaml
