@@ -232,7 +232,7 @@ def _trim_workload(obj: Json) -> Json:
 def _trim_pod(pod: Json) -> Json:
     """Only what start-up times need."""
     meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
-    kept = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp", "resourceVersion")
+    kept = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
     waiting = [
         {"state": {"waiting": {"reason": c["state"]["waiting"].get("reason", "")}}}
         for c in status.get("containerStatuses") or ()
@@ -246,7 +246,7 @@ def _trim_pod(pod: Json) -> Json:
             "conditions": [
                 {k: c.get(k) for k in ("type", "status", "reason", "lastTransitionTime")}
                 for c in status.get("conditions") or ()
-                if c.get("type") in ("Ready", "PodScheduled")
+                if (c.get("type"), c.get("status")) in (("Ready", "True"), ("PodScheduled", "False"))
             ],
             "containerStatuses": waiting,
         },

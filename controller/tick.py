@@ -22,6 +22,7 @@ from controller.keda.board import Board, Posting
 from controller.kube.client import Kube
 from controller.kube.errors import KubeError
 from controller.kube.events import Events
+from controller.memory import give_back
 from controller.publishing import Publish, snapshot_of
 from controller.reasons import EventReason
 from controller.resource.settings import ServiceKey
@@ -37,6 +38,7 @@ __all__ = ["Tick", "TickReport"]
 
 log = logging.getLogger(__name__)
 AT_ONCE = 512  # services forecast and decided together
+MANY = 500  # from so many services on, what a tick freed is given back to the system
 
 
 @dataclass(slots=True)
@@ -120,6 +122,8 @@ class Tick:
             self._show_all(planned, acted)
             await self._each("status", read, lambda s: self._status(s, acted, now_s), report)
             await self._reject(now_s, report)
+        if report.services >= MANY:
+            await asyncio.to_thread(give_back)
         report.calls = self._kube.calls.total() - before
         for stage, seconds in report.seconds.items():
             self._metrics.observe_stage(stage, seconds)

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from scipy.special import stdtrit  # Student's quantile, without the checks that cost a hundred times as much
-from scipy.stats import t as student_t
+from scipy.special import stdtr, stdtrit  # Student's t without the checks, and the memory, of scipy.stats
 
 from forecasting.errors import UsageError
 
@@ -122,8 +121,8 @@ class LeadTime:
         freedom = 2 * self.alpha
         scale = math.sqrt(self.beta * (1 + 1 / self.kappa) / self.alpha)
         # survival functions rather than 1 - cdf: exact far out in the tail
-        beyond = float(student_t.sf((log_age - self.mu) / scale, freedom)) if scale > 0.0 else 0.0
-        x = log_age if beyond <= 0.0 else self.mu + scale * float(student_t.isf(beyond / 2, freedom))
+        beyond = float(stdtr(freedom, -(log_age - self.mu) / scale)) if scale > 0.0 else 0.0
+        x = log_age if beyond <= 0.0 else self.mu - scale * float(stdtrit(freedom, beyond / 2))
         full = self.observe(math.exp(x)) if x < LOG_MAX else self
         wider = max(self.beta, full.beta * self.alpha / full.alpha)
         return replace(self, mu=full.mu, beta=wider)
