@@ -187,6 +187,11 @@ class Service:
         return trust
 
     @property
+    def is_idle(self) -> bool:
+        """True while the user has stopped it: it is watched, but nobody acts on what would be decided."""
+        return self.settings.pause.paused or self.settings.pause.replicas is not None
+
+    @property
     def is_shadowing(self) -> bool:
         """True while the loop lives with counts that would have been."""
         return self.mode.rank < Mode.FLOOR.rank

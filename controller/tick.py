@@ -162,6 +162,7 @@ class Tick:
             self._looked_s[settings.key] = now_s
 
         async def refresh() -> None:
+            service.feed.reads_past = not service.is_idle
             service.feed_state = await service.feed.refresh(now_s)
 
         service.error = ""

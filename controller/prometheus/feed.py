@@ -84,6 +84,7 @@ class Feed:
         self.stale_after_s = stale_after_s or max(STALE_ROWS * history.step_s, STALE_AT_LEAST_S)
         self._cursors = [_Cursor() for _ in self.queries]
         self._past: _Past | None = None
+        self.reads_past = True  # False while nobody decides: the week of demand is dropped, and read when it is needed
 
     async def refresh(self, now_s: float) -> FeedState:
         """Read what is new up to ``now_s`` (Prometheus's time); never raises for Prometheus's faults.
@@ -96,7 +97,8 @@ class Feed:
                 cursor.read = None
                 cursor.newest_s = min(cursor.newest_s, now_s)
         states = await asyncio.gather(*(self._indicator(column, now_s) for column in range(len(self.queries))))
-        if self._past is not None:
+        self._follow_past(now_s)
+        if self._past is not None and self.reads_past:
             await self._piece_of_past(now_s)
         age = now_s - self.history.newest(0)[0]
         return FeedState(now_s, tuple(states), age, abs(age) <= self.stale_after_s)
@@ -203,6 +205,17 @@ class Feed:
     def _notes(self, column: int) -> tuple[str, ...]:
         promql = self.queries[column].promql
         return self.prometheus.notes(within(promql, self._shown_s(column))) or self.prometheus.notes(promql)
+
+    def _follow_past(self, now_s: float) -> None:
+        """Drop the week of demand, or begin to read it again, as `reads_past` says."""
+        history = self.history
+        if history.keeps_past and not self.reads_past:
+            history.drop_past()
+        elif self.reads_past and not history.keeps_past:
+            history.keeps_past = True
+            now = history.row_at(now_s)
+            until = now - math.ceil(BACKFILL_S / history.step_s)
+            self._past = _Past(before=now, until=until, rows=now - until)
 
     # ---- the past in pieces -------------------------------------------------------------------------------------
     async def _piece_of_past(self, now_s: float) -> None:

@@ -45,7 +45,7 @@ class History:
     1 s .. 1 h, or a lookback below 1.
     """
 
-    __slots__ = ("_head", "_long", "_newest", "_recent", "indicators", "lookback", "step_s")
+    __slots__ = ("_head", "_long", "_newest", "_recent", "indicators", "keeps_past", "lookback", "step_s")
 
     def __init__(self, indicators: Sequence[Indicator], step_s: float, lookback: int = 144) -> None:
         if not indicators:
@@ -57,6 +57,7 @@ class History:
         self.indicators = tuple(stored_indicator(i) for i in indicators)
         self.step_s = float(step_s)
         self.lookback = lookback
+        self.keeps_past = True  # False: only the newest rows are kept (see `drop_past`)
         self._head: int | None = None  # number of the newest row that the rings reach to
         self._recent: Float32Array | None = None  # (lookback + slack, indicators)
         self._long: Float32Array | None = None  # (week + slack,)
@@ -100,7 +101,7 @@ class History:
         assert self._recent is not None
         near = rows > head - self.recent_rows
         self._recent[rows[near] % self.recent_rows, column] = kept[near]
-        if column == 0:
+        if column == 0 and self.keeps_past:
             if self._long is None:
                 self._long = np.full(self.long_rows, np.nan, dtype=np.float32)
             near = rows > head - self.long_rows
@@ -108,6 +109,10 @@ class History:
         if times[-1] >= self._newest[column][0]:
             self._newest[column] = (float(times[-1]), float(readings[-1]))
         return int(near.sum())
+
+    def drop_past(self) -> None:
+        """Keep the newest rows only from now on: nobody decides here, and the week is most of the memory."""
+        self.keeps_past, self._long = False, None
 
     def forget_after(self, now_s: float) -> bool:
         """Drop what claims to be later than one step after ``now_s``; True if there was any.

@@ -86,6 +86,22 @@ def test_the_past_is_read_once_and_then_what_is_new(prom: RealPrometheus) -> Non
     through_proxy(prom, use, timeout=10.0)
 
 
+def test_a_service_that_nobody_decides_on_keeps_no_week_and_gets_it_back(prom: RealPrometheus) -> None:
+    async def use(proxy: FaultyProxy, client: Prometheus) -> None:
+        made = feed(client, query("demand"))
+        made.reads_past = False
+        await made.refresh(END - 600)
+        assert made.history.nbytes < 1000, "the newest rows only"
+        assert made.history.demand_at(END - 600, 60) == demand(END - 600)
+        made.reads_past = True
+        await made.refresh(END - 480)
+        times, values = made.history.demand_between(END - DAYS * 86_400, END - 480)
+        assert not np.isnan(values).any()
+        np.testing.assert_allclose(values, [demand(t) for t in times], rtol=1e-6)
+
+    through_proxy(prom, use, timeout=10.0)
+
+
 @pytest.mark.parametrize(
     ("promql", "reason", "words"),
     [
