@@ -18,6 +18,7 @@ import multiprocessing
 import socket
 import tempfile
 import time
+from collections import deque
 
 import numpy as np
 
@@ -36,14 +37,15 @@ def serve(pipe, services, loop) -> None:
     from harmony.cli import sources
     from harmony.journal import JournalStore
 
-    source = (sources.DemoApart if loop == "process" else sources.Demo)(services, STEP_S / INTERVAL_S, 0)
     ticks: list[float] = []
-    if loop == "thread":
-        times = source._cluster.times
-        source.hub.subscribe(lambda _: ticks.append(times.last_s))
-    else:
-        ticks = source.tick_s
     with tempfile.TemporaryDirectory() as folder, JournalStore.open(f"sqlite:///{folder}/journal.db") as store:
+        if loop == "thread":
+            source = sources.Demo(services, STEP_S / INTERVAL_S, 0)
+            times = source._cluster.times
+            source.hub.subscribe(lambda _: ticks.append(times.last_s))
+        else:
+            source = sources.DemoApart(services, STEP_S / INTERVAL_S, 0, f"sqlite:///{folder}/journal.db")
+            ticks = source.tick_s
         state = ApiState(
             hub=source.hub,
             journal=store,
@@ -76,69 +78,88 @@ def make_key(store) -> str:
 
 
 # ---- client -----------------------------------------------------------------------------------------------------
-class Connections:
-    """Open connections, each with one request under way at most."""
+class Link(asyncio.Protocol):
+    """A connection with one request under way at most; as little work per answer as Python can do."""
+
+    def connection_made(self, transport) -> None:
+        self.transport, self.got, self.size, self.done = transport, b"", -1, None
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+        if self.size < 0 and (end := self.got.find(b"\r\n\r\n")) >= 0:
+            assert self.got.startswith(b"HTTP/1.1 200"), self.got[:200]
+            at = self.got.index(b"content-length: ") + 16
+            self.size = end + 4 + int(self.got[at : self.got.index(b"\r\n", at)])
+        if len(self.got) == self.size:
+            self.got, self.size = b"", -1
+            self.done(self)
+
+
+class Load:
+    """Requests over open connections; latencies are counted from when each was due."""
 
     def __init__(self, port: int, key: str, services: list[str]) -> None:
         self._port = port
         head = f"Host: 127.0.0.1\r\nX-API-Key: {key}\r\n\r\n"
         self._requests = [f"GET /api/v1/services/{s}/forecast HTTP/1.1\r\n{head}".encode() for s in services]
-        self._idle: asyncio.Queue = asyncio.Queue()
-        self.bytes = 0
+        self._idle: list[Link] = []
+        self._due: deque = deque()
+        self._asked = 0
 
     async def open(self, count: int) -> None:
+        loop = asyncio.get_running_loop()
         for _ in range(count):
-            self._idle.put_nowait(await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20))
+            self._idle.append((await loop.create_connection(Link, "127.0.0.1", self._port))[1])
 
-    async def ask(self, number: int) -> None:
-        reader, writer = link = await self._idle.get()
-        writer.write(self._requests[number % len(self._requests)])
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head[:200]
-        at = head.index(b"content-length: ") + 16
-        size = int(head[at : head.index(b"\r\n", at)])
-        await reader.readexactly(size)
-        self.bytes += size
-        self._idle.put_nowait(link)
+    def ask(self, due: float, found: list[float], then=lambda: None) -> None:
+        self._due.append((due, found, then))
+        if self._idle:
+            self._send(self._idle.pop())
 
+    def _send(self, link: Link) -> None:
+        due, found, then = self._due.popleft()
 
-async def paced(links: Connections, rate: float, seconds: float) -> np.ndarray:
-    """Latencies (s) from when each request was due."""
-    found: list[float] = []
-    began = time.perf_counter()
+        def done(link: Link) -> None:
+            found.append(time.perf_counter() - due)
+            then()
+            if self._due:
+                self._send(link)
+            else:
+                self._idle.append(link)
 
-    async def one(number: int, due: float) -> None:
-        await links.ask(number)
-        found.append(time.perf_counter() - due)
+        link.done = done
+        self._asked += 1
+        link.transport.write(self._requests[self._asked % len(self._requests)])
 
-    tasks = set()
-    number = 0
-    while (now := time.perf_counter() - began) < seconds:
-        while number / rate <= now:
-            task = asyncio.ensure_future(one(number, began + number / rate))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            number += 1
-        await asyncio.sleep(max(0.0, number / rate - (time.perf_counter() - began)))
-    await asyncio.gather(*tasks)
-    return np.array(found)
+    async def paced(self, rate: float, seconds: float) -> np.ndarray:
+        found: list[float] = []
+        began, number = time.perf_counter(), 0
+        while number < rate * seconds:
+            now = time.perf_counter() - began
+            while number / rate <= now and number < rate * seconds:
+                self.ask(began + number / rate, found)
+                number += 1
+            await asyncio.sleep(0.002)
+        while len(found) < number:
+            await asyncio.sleep(0.01)
+        return np.array(found)
 
+    async def flat_out(self, workers: int, seconds: float) -> tuple[np.ndarray, float]:
+        found: list[float] = []
+        began = time.perf_counter()
+        asked = 0
 
-async def flat_out(links: Connections, workers: int, seconds: float) -> tuple[np.ndarray, float]:
-    """Latencies of as many as go, and how many per second."""
-    found: list[float] = []
-    began = time.perf_counter()
+        def again() -> None:
+            nonlocal asked
+            if time.perf_counter() - began < seconds:
+                asked += 1
+                self.ask(time.perf_counter(), found, again)
 
-    async def work(first: int) -> None:
-        number = first
-        while time.perf_counter() - began < seconds:
-            at = time.perf_counter()
-            await links.ask(number)
-            found.append(time.perf_counter() - at)
-            number += workers
-
-    await asyncio.gather(*(work(i) for i in range(workers)))
-    return np.array(found), len(found) / (time.perf_counter() - began)
+        for _ in range(workers):
+            again()
+        while len(found) < asked or time.perf_counter() - began < seconds:
+            await asyncio.sleep(0.01)
+        return np.array(found), len(found) / (time.perf_counter() - began)
 
 
 def ad_hoc(port: int, key: str, count: int) -> np.ndarray:
@@ -219,16 +240,16 @@ def main() -> None:
         skip = len(ticks())
         time.sleep(given.seconds)
         quiet = ticks()[skip:]
-        links = Connections(port, key, services)
+        links = Load(port, key, services)
         await links.open(given.connections)
-        await flat_out(links, 4, 2.0)  # warm
+        await links.flat_out(4, 2.0)  # warm
         skip = len(ticks())
-        found = await paced(links, given.rate, given.seconds)
+        found = await links.paced(given.rate, given.seconds)
         under_load = ticks()[skip:]
         print("\n| load | requests/s | p50 ms | p99 ms | worst ms |\n|---|---|---|---|---|")
         print(line(f"paced, {given.connections} connections", len(found) / given.seconds, found))
         spent = cpu_s()
-        found, rate = await flat_out(links, given.connections, given.seconds / 2)
+        found, rate = await links.flat_out(given.connections, given.seconds / 2)
         print(line("as many as go", rate, found))
         print(f"| (the server's processor time for one of these: {1e6 * (cpu_s() - spent) / len(found):.0f} us) |||||")
         found = ad_hoc(port, key, given.ad_hoc)

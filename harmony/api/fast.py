@@ -12,7 +12,7 @@ from harmony.serving.hub import Hub
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.views import forecast_json
 
-__all__ = ["Ready", "forecast_path", "ready_forecast"]
+__all__ = ["Ready", "forecast_path", "prepare", "ready_forecast"]
 
 HEAD, TAIL = "/api/v1/services/", "/forecast"
 ZIP_FROM = 2048
@@ -52,6 +52,13 @@ def ready_forecast(hub: Hub, service: str, if_none_match: str, accept_encoding: 
     if if_none_match and has_it(if_none_match, kept.etag):
         return kept.unchanged
     return kept.zipped if "gzip" in accept_encoding else kept.plain
+
+
+def prepare(snapshot: Snapshot) -> None:
+    """Make the answer now, where that keeps nobody waiting; it travels with the snapshot, also to another process."""
+    made = _made(snapshot)
+    snapshot.cache.clear()
+    snapshot.cache["api-forecast"] = made
 
 
 def _made(snapshot: Snapshot) -> _Kept | bool:

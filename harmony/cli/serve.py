@@ -86,11 +86,11 @@ def serve(
     groups = _groups(read_group, operate_group, admin_group)
     if groups and not token_review:
         raise UsageError("groups are looked up by --token-review: add it")
-    with sources.opened(journal, temporary=demo) as store:
+    with sources.opened(journal, temporary=demo) as (store, url):
         source: Source
         if demo:
-            kind = sources.Demo if services <= BESIDE else sources.DemoApart
-            source = kind(services, speed, seed)
+            few = services <= BESIDE
+            source = sources.Demo(services, speed, seed) if few else sources.DemoApart(services, speed, seed, url)
         elif cluster:
             source = sources.Cluster(
                 prometheus_url,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import multiprocessing
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,13 +108,14 @@ class Demo:
 class DemoApart:
     """The same in a process of its own: a loop of hundreds of services does not share an interpreter with the server.
 
-    Snapshots come through a pipe in small parts, so that taking one apart never keeps a request waiting for long.
+    That process keeps the journal, too, and makes the answers that are asked for most. Snapshots come through a pipe
+    in small parts, so that taking one apart never keeps a request waiting for long.
     """
 
-    def __init__(self, services: int, speed: float, seed: int) -> None:
-        self.hub, self.speed, self.records = Hub(), speed, True
+    def __init__(self, services: int, speed: float, seed: int, journal: str = "") -> None:
+        self.hub, self.speed, self.records = Hub(), speed, False
         self.metrics: MetricsPort | None = None
-        self._given = (services, speed, seed)
+        self._given = (services, speed, seed, journal)
         self._watch = Watch(self.hub, max(STILL_S, 300.0 / speed))
         self.what = f"A simulated cluster of {services} services in a process of its own."
         self.tick_s: list[float] = []  # how long each tick took
@@ -130,11 +132,19 @@ class DemoApart:
         process = context.Process(target=_live_apart, args=(there, *self._given), daemon=True)
         process.start()
         there.close()
-        with _beside(lambda: self._take(here), here.close, server):
-            yield
-        process.join(STOP_S)
-        if process.is_alive():
-            process.kill()
+
+        def stop() -> None:
+            with contextlib.suppress(OSError):
+                here.send("stop")
+
+        try:
+            with _beside(lambda: self._take(here), stop, server):
+                yield
+        finally:
+            process.join(STOP_S)
+            if process.is_alive():
+                process.kill()
+            here.close()
 
     def _take(self, pipe: Connection) -> None:
         parts: list[Snapshot] = []
@@ -151,8 +161,10 @@ class DemoApart:
                 parts = []
 
 
-def _live_apart(pipe: Connection, services: int, speed: float, seed: int) -> None:
-    """The process of `DemoApart`: ends when the other end of the pipe does."""
+def _live_apart(pipe: Connection, services: int, speed: float, seed: int, journal: str) -> None:
+    """The process of `DemoApart`: ends when it is told to, or the other end of the pipe is gone."""
+    from harmony.api.fast import prepare
+    from harmony.journal import JournalStore, JournalWriter
     from simulator.demo import DemoCluster
 
     hub, stop = Hub(), threading.Event()
@@ -162,6 +174,8 @@ def _live_apart(pipe: Connection, services: int, speed: float, seed: int) -> Non
         try:
             for first in range(0, len(snapshots), PART):
                 part = [_portable(s) for s in snapshots[first : first + PART]]
+                for snapshot in part:
+                    prepare(snapshot)
                 pipe.send(("part", pickle.dumps(part, protocol=5)))
             pipe.send(("tick", cluster.times.last_s))
         except OSError:
@@ -173,17 +187,19 @@ def _live_apart(pipe: Connection, services: int, speed: float, seed: int) -> Non
         stop.set()
 
     threading.Thread(target=wait_for_end, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server tells us when to end
     hub.subscribe(show)
-    with contextlib.suppress(KeyboardInterrupt):  # the server ends us
+    with contextlib.ExitStack() as stack:
+        if journal:
+            store = stack.enter_context(JournalStore.open(journal))
+            stack.callback(JournalWriter(store, _told).follow(hub).close)
         cluster.run(stop)
 
 
 def _portable(snapshot: Snapshot) -> Snapshot:
-    """Without the density of its forecast, which is a function of the model's own process."""
+    """Another of it without the density of its forecast, which is a function of the model's own process."""
     seen = snapshot.record.observation
-    if seen.forecast is None or seen.forecast.log_prob_fn is None:
-        return snapshot
-    forecast = replace(seen.forecast, log_prob_fn=None)
+    forecast = None if seen.forecast is None else replace(seen.forecast, log_prob_fn=None)
     return replace(snapshot, record=replace(snapshot.record, observation=replace(seen, forecast=forecast)))
 
 
@@ -327,8 +343,8 @@ def _beside(
 
 # ---- journal ----------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def opened(url: str, *, temporary: bool) -> Iterator[JournalStore | None]:
-    """The journal at ``url``; without one, a ``temporary`` journal that goes with the process, or none."""
+def opened(url: str, *, temporary: bool) -> Iterator[tuple[JournalStore | None, str]]:
+    """The journal at ``url`` and its address; without one, a ``temporary`` journal that ends with us, or none."""
     import tempfile
 
     from harmony.journal import JournalStore
@@ -337,7 +353,7 @@ def opened(url: str, *, temporary: bool) -> Iterator[JournalStore | None]:
         if not url and temporary:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="harmony-demo-"))
             url = f"sqlite:///{folder}/journal.db"
-        yield stack.enter_context(JournalStore.open(url)) if url else None
+        yield (stack.enter_context(JournalStore.open(url)) if url else None), url
 
 
 @contextlib.contextmanager

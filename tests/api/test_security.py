@@ -390,13 +390,9 @@ def test_too_much_at_once_is_refused_kindly(lived: Lived) -> None:
 
 
 # ---- streams ----------------------------------------------------------------------------------------------------
-def events(response: httpx.Response, count: int) -> list[dict[str, object]]:
-    found = []
-    for line in response.iter_lines():
-        if line.startswith("data: "):
-            found.append(json.loads(line[6:]))
-            if len(found) == count:
-                break
+def next_event(lines: Iterator[str]) -> dict[str, object]:
+    """The next one; whoever holds ``lines`` holds the stream open."""
+    found: dict[str, object] = json.loads(next(line for line in lines if line.startswith("data: "))[6:])
     return found
 
 
@@ -404,33 +400,42 @@ def test_stream_tells_every_change_and_ends_with_the_server(lived: Lived) -> Non
     hub = Hub()
     snapshots = lived[0].all()
     hub.publish(snapshots)
-    with api((hub, lived[1])) as (client, _, _), client.stream("GET", "/api/v1/events") as response:
-        assert response.headers["content-type"].startswith("text/event-stream")
-        assert events(response, 1) == [{"version": 1, "changed": [s.service for s in snapshots], "gone": []}]
-    with api((hub, lived[1])) as (client, _, _), client.stream("GET", "/api/v1/events") as response:
-        lines = response.iter_lines()
-        seen = []
-        for line in lines:
-            if line.startswith("data: "):
-                seen.append(json.loads(line[6:]))
-                if len(seen) == 1:
-                    hub.publish([dataclasses.replace(snapshots[0])], gone=[snapshots[1].service])
-                if len(seen) == 2:
-                    break
-        assert seen[1] == {"version": 2, "changed": [snapshots[0].service], "gone": [snapshots[1].service]}
-    began = time.perf_counter()
-    with api((hub, lived[1])) as (client, _, app), client.stream("GET", "/api/v1/events") as response:
-        assert events(response, 1)
-        assert not app.state.stopping.is_set()  # the server sets it when it ends, and the stream ends with that
-    assert time.perf_counter() - began < 10
+    ended = []
+    with contextlib.ExitStack() as stack:
+        with api((hub, lived[1])) as (client, _, app):
+            reader = stack.enter_context(httpx.Client(base_url=client.base_url, headers=client.headers, timeout=30))
+            response = stack.enter_context(reader.stream("GET", "/api/v1/events"))
+            assert response.headers["content-type"].startswith("text/event-stream")
+            lines = response.iter_lines()
+            assert next_event(lines) == {"version": 1, "changed": [s.service for s in snapshots], "gone": []}
+            hub.publish([dataclasses.replace(snapshots[0])], gone=[snapshots[1].service])
+            changed = {"version": 2, "changed": [snapshots[0].service], "gone": [snapshots[1].service]}
+            assert next_event(lines) == changed
+            assert not app.state.stopping.is_set()
+            began = time.perf_counter()
+        ended = list(lines)  # the server has ended, and the stream with it: properly, not cut off
+        assert time.perf_counter() - began < 4
+    assert not any(line.startswith("data: ") for line in ended)
+
+
+def test_stream_goes_on_from_what_is_known_and_ends_when_asked_to(world: World) -> None:
+    version = world.state.hub.version
+    with world.client("read") as client:
+        known = client.get("/api/v1/events", params={"seconds": 0.3}, headers={"last-event-id": str(version)})
+        assert "data:" not in known.text
+        fresh = client.get("/api/v1/events", params={"seconds": 0.3})
+        assert fresh.text.count("event: fleet") == 1
+        assert f"id: {version}\n" in fresh.text
 
 
 def test_only_so_many_streams(lived: Lived) -> None:
     settings = dataclasses.replace(GENEROUS, streams=1)
     with api(lived, settings) as (client, _, _), client.stream("GET", "/api/v1/events?seconds=20") as first:
-        assert events(first, 1)
-        second = client.get("/api/v1/events")
+        lines = first.iter_lines()
+        assert next_event(lines)
+        second = client.get("/api/v1/events?seconds=1")
         assert (second.status_code, second.json()["type"]) == (503, "urn:harmony:problem:unavailable")
+        del lines
 
 
 # ---- secrets ----------------------------------------------------------------------------------------------------
@@ -439,10 +444,11 @@ def test_no_secret_is_ever_logged_or_told(lived: Lived) -> None:
     handler = logging.StreamHandler(written)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(lambda record: not record.name.startswith(("httpx", "httpcore")))  # this test's own client
-    root = logging.getLogger()
-    level = root.level
+    root, own = logging.getLogger(), logging.getLogger("harmony")
+    levels = root.level, own.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
+    own.setLevel(logging.DEBUG)
 
     async def review(token: str) -> TokenUser | None:
         raise HarmonyError(f"no answer about {token}")
@@ -480,4 +486,5 @@ def test_no_secret_is_ever_logged_or_told(lived: Lived) -> None:
         assert "eyJtoken.secret.value" not in told
     finally:
         root.removeHandler(handler)
-        root.setLevel(level)
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])
