@@ -59,7 +59,9 @@ lint: $(VENV)/.installed-test ## format check, lint, strict types, layer contrac
 
 test: lint debian-packages ## everything that CI runs: lint, then all tests with coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report= --ignore=tests/dashboard
+	# Playwright keeps an event loop running in its thread for as long as a browser is open: a process of its own.
+	$(BIN)/python -m pytest tests/dashboard --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report --skip-covered --sort=cover
 
 e2e: $(VENV)/.installed-test debian-packages ## the controller against an API server and a real Prometheus, end to end

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from controller.scoring import ENOUGH, ForecastScores
+from harmony.scoring import ENOUGH, ForecastScores
 from hypothesis import given
 from hypothesis import strategies as st
 
