@@ -7,12 +7,12 @@ import math
 
 import numpy as np
 import pytest
-from harmony.scoring import ENOUGH, ForecastScores
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import Indicator
+from harmony.scoring import ENOUGH, ForecastScores
 
 STEP_S = 60.0
 
