@@ -281,6 +281,8 @@ class JournalStore:
     def _reading(self) -> Iterator[Connection]:
         """A transaction that sees one moment of the journal."""
         with translated(self.where), self._engine.connect() as connection:
+            if self._dialect == "postgresql":  # by default each statement there sees a moment of its own
+                connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             yield connection
 
     def _all(self, query: Select[Any]) -> list[Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,8 @@ def test_two_writers_and_two_readers(url: str) -> None:
     """Two stores write the same and different turns while two read: nothing is lost, doubled or torn."""
     shared, mine = turns(4, 6, 1), [turns(4, 6, seed) for seed in (2, 3)]
     mine = [[replace(s, service=f"{s.service}-{i}") for s in own] for i, own in enumerate(mine)]
-    stores = [JournalStore.open(url) for _ in range(4)]
+    opened = ExitStack()
+    stores = [opened.enter_context(JournalStore.open(url)) for _ in range(4)]
     problems: list[BaseException] = []
     done = threading.Event()
 
@@ -256,11 +258,10 @@ def test_two_writers_and_two_readers(url: str) -> None:
     done.set()
     for thread in readers:
         thread.join(60)
-    assert problems == []
-    assert stores[0].info().rows["decisions"] == 3 * 24
-    assert [s.service for s in stores[2].latest()] == [s.service for s in stores[3].latest()]
-    for store in stores:
-        store.close()
+    with opened:
+        assert problems == []
+        assert stores[0].info().rows["decisions"] == 3 * 24
+        assert [s.service for s in stores[2].latest()] == [s.service for s in stores[3].latest()]
 
 
 def test_addresses_are_refused_without_repeating_them(tmp_path: Path) -> None:
