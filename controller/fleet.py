@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,12 @@ from controller.resource.parsing import SpecError, parse_annotated, parse_autosc
 from controller.resource.settings import ServiceKey, ServiceSettings
 from controller.service import Service
 from controller.status import without_figures
+from forecasting.errors import HarmonyError
 from harmony.ports import Journal
 
 __all__ = ["Fleet", "Rejected"]
 
+log = logging.getLogger(__name__)
 Json = dict[str, Any]
 NOT_YET = "9999"  # creation time of an object that is only tried out: all that exist are older
 
@@ -134,7 +137,11 @@ class Fleet:
 
     # ---- keeping up -----------------------------------------------------------------------------------------
     def sync(self) -> list[ServiceKey]:
-        """Take over what changed in the cluster; returns the services that are gone."""
+        """Take over what changed in the cluster; returns the services that are gone or stand for a new object.
+
+        Nothing that stands in one object can keep the others from being served.
+        """
+        before = {key: service.settings.uid for key, service in self.services.items()}
         present: dict[ServiceKey, Json] = {}
         ours: dict[tuple[str, str, str, str], list[Claim]] = {}
         for kind, resource in (
@@ -151,7 +158,6 @@ class Fleet:
                 present[ServiceKey(kind, meta.get("namespace", ""), meta["name"])] = obj
         for key, obj in present.items():
             self._take(key, obj)
-        gone = [key for key in self.services if key not in present]
         for key in [k for k in (*self.services, *self.rejected, *self._seen) if k not in present]:
             self.services.pop(key, None)
             self.rejected.pop(key, None)
@@ -167,25 +173,49 @@ class Fleet:
         for key, service in self.services.items():
             rival = rival_of(key, target_id(key.namespace, service.settings.target), self.claims, rivals)
             service.rival = "" if rival is None else str(rival)
-        return gone
+        return [key for key, uid in before.items() if self._uid_of(key) != uid]
+
+    def _uid_of(self, key: ServiceKey) -> str | None:
+        service = self.services.get(key)
+        return None if service is None else service.settings.uid
 
     def _take(self, key: ServiceKey, obj: Json) -> None:
-        """Parse an object that is new or has changed."""
+        """Serve an object that is new or has changed, or say in `rejected` why it cannot be served.
+
+        What ran before goes on with its last good settings, unless it was another object of the same name.
+        """
         mark = _mark(obj)
         if self._seen.get(key) == mark:
             return
-        self._seen[key] = mark
+        known = self.services.get(key)
+        if known is not None and known.settings.uid != (obj["metadata"].get("uid") or ""):
+            del self.services[key]
         try:
-            settings = parse_autoscaler(obj) if key.kind == KIND else parse_annotated(obj)
+            self._serve(key, obj)
         except SpecError as error:
-            # What ran before goes on with its last good settings; what is new waits until it makes sense.
+            self._seen[key] = mark  # it says the same until it is changed
             self.rejected[key] = Rejected(obj, str(error))
-            return
-        self.rejected.pop(key, None)
+        except HarmonyError as error:
+            # What is missing may come without the object being changed (a file, say): tried again on every tick.
+            self._seen.pop(key, None)
+            self.rejected[key] = Rejected(obj, f"{key.namespace}/{key.name}: {error}")
+        except Exception as error:  # one object's bug must not take the others along
+            if key not in self.rejected:
+                log.exception("cannot be served", extra={"service": str(key)})
+            self._seen.pop(key, None)
+            why = f"{key.namespace}/{key.name}: cannot be served: {type(error).__name__}: {error}"
+            self.rejected[key] = Rejected(obj, why)
+        else:
+            self._seen[key] = mark
+            self.rejected.pop(key, None)
+
+    def _serve(self, key: ServiceKey, obj: Json) -> None:
+        """Make the service what the object says."""
+        settings = parse_autoscaler(obj) if key.kind == KIND else parse_annotated(obj)
         known = self.services.get(key)
         if settings is None:
             self.services.pop(key, None)
-        elif known is None or known.settings.uid != settings.uid:
+        elif known is None:
             saved = saved_of(key, obj)
             feed = self._make_feed(settings)
             journal = None if self._journal is None else self._journal(str(key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from controller.kube.errors import KubeError, NotFound
 from controller.kube.events import Events
 from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS
 from controller.reasons import EventReason
-from controller.resource.group import KIND
+from controller.resource.group import KIND, Annotation
 from controller.resource.settings import ServiceKey
 from controller.service import Service
 from controller.status import LEARNED_EVERY_S, annotations_of, differs, rejected_status, status_of, without_figures
@@ -39,11 +40,12 @@ class Reporter:
         self._written: dict[ServiceKey, Json] = {}
         self._learned_at: dict[ServiceKey, float] = {}
         self._untold: dict[ServiceKey, deque[tuple[EventReason, str]]] = {}
+        self._refused: dict[ServiceKey, str] = {}  # what was last told to be wrong with an object
         self.current: dict[ServiceKey, Json] = {}  # in a dry run: what would stand in each status
 
     def forget(self, key: ServiceKey) -> None:
         """An object is gone."""
-        for known in (self._written, self._learned_at, self._untold, self.current):
+        for known in (self._written, self._learned_at, self._untold, self._refused, self.current):
             known.pop(key, None)
 
     def _old(self, key: ServiceKey) -> Json:
@@ -66,12 +68,18 @@ class Reporter:
         key = service.settings.key
         old = self._old(key)
         status = status_of(service, acted, old, now_s)
+        rejected = self._fleet.rejected.get(key)
+        if rejected is None:
+            self._refused.pop(key, None)
+        else:
+            status = _refused(status, old, rejected, now_s)
         self._show(key, status)
         learned_due = key not in self._learned_at or now_s >= self._learned_at[key] + LEARNED_EVERY_S
         if self._dry_run or not self._may_act():
             return
+        news = rejected is not None and self._refuse(key, rejected, old)
         self._tell(service, acted, old, status)
-        if not (differs(old, status) or learned_due):
+        if not (differs(old, status) or learned_due or news):
             return
         learned = service.to_json()
         try:
@@ -79,8 +87,7 @@ class Reporter:
                 await self._write_status(key, old, {**status, "learned": learned})
             else:
                 notes = annotations_of(service, status, learned if learned_due else None)
-                resource = SCALED_OBJECTS if key.kind == "ScaledObject" else HPAS
-                await self._kube.patch(resource, key.namespace, key.name, {"metadata": {"annotations": notes}})
+                await self._annotate(key, notes if rejected is None else notes | _refusal_note(rejected))
         except NotFound:
             return  # deleted a moment ago; the watch will say so
         self._written[key] = without_figures(status)
@@ -89,26 +96,46 @@ class Reporter:
         self._learned_at[key] = now_s - early_s
 
     async def reject(self, key: ServiceKey, rejected: Rejected, now_s: float) -> None:
-        """Say on the object itself why it is not served as it is written. Raises `KubeError`."""
-        old = self._old(key)
-        generation = int(rejected.obj["metadata"].get("generation", 0))
-        status = rejected_status(old, rejected.why, generation, now_s)
-        self._show(key, status)
-        if self._dry_run or not self._may_act() or not differs(old, status):
+        """Say on the object itself why it is not served as it is written. Raises `KubeError`.
+
+        Where the last good settings are still served, `report` writes the status, with this in it.
+        """
+        old, served = self._old(key), key in self._fleet.services
+        status = _refused(old, old, rejected, now_s)
+        if not served:
+            self._show(key, status)
+        if self._dry_run or not self._may_act():
             return
-        self._event(key, EventReason.INVALID_SPEC, rejected.why)
-        if key.kind == KIND:
-            try:
+        news = self._refuse(key, rejected, old)
+        if served or not (news or differs(old, status)):
+            return
+        try:
+            if key.kind == KIND:
                 await self._write_status(key, old, status)
-            except NotFound:
-                return
+            else:
+                await self._annotate(key, _refusal_note(rejected))
+        except NotFound:
+            return
         self._written[key] = status
+
+    def _refuse(self, key: ServiceKey, rejected: Rejected, old: Json) -> bool:
+        """Tell what is wrong with an object, unless it was told: by us, or by a controller before us."""
+        stood = next((c.get("message") for c in old.get("conditions") or () if c.get("reason") == "InvalidSpec"), None)
+        news = self._refused.get(key, stood) != rejected.why
+        self._refused[key] = rejected.why
+        if news:
+            self._event(key, EventReason.INVALID_SPEC, rejected.why)
+        return news
 
     async def _write_status(self, key: ServiceKey, old: Json, status: Json) -> None:
         gone = {name: None for name in old if name not in status}
         await self._kube.patch(
             AUTOSCALERS, key.namespace, key.name, {"status": {**gone, **status}}, subresource="status"
         )
+
+    async def _annotate(self, key: ServiceKey, notes: dict[str, str]) -> None:
+        resource = SCALED_OBJECTS if key.kind == "ScaledObject" else HPAS
+        await self._kube.patch(resource, key.namespace, key.name, {"metadata": {"annotations": notes}})
 
     async def save_all(self) -> int:
         """Write what was learned of every service, before this process ends; returns how many writes failed."""
@@ -151,6 +178,19 @@ class Reporter:
             return
         kind = "Normal" if reason in GOOD else "Warning"
         self._events.record(obj, kind, str(reason), note[:1000])
+
+
+def _refused(status: Json, old: Json, rejected: Rejected, now_s: float) -> Json:
+    """A status that says why its object is not served as it is written, since when ``old`` has said so."""
+    conditions = [c for c in old.get("conditions") or () if c.get("type") == "Ready"]
+    conditions += [c for c in status.get("conditions") or () if c.get("type") != "Ready"]
+    generation = int(rejected.obj["metadata"].get("generation") or 0)
+    return rejected_status({**status, "conditions": conditions}, rejected.why, generation, now_s)
+
+
+def _refusal_note(rejected: Rejected) -> dict[str, str]:
+    """What stands on an annotated object that is not served as it is written."""
+    return {Annotation.STATUS: json.dumps({"ready": "False", "reason": "InvalidSpec", "message": rejected.why})}
 
 
 def _turn(condition: Json) -> EventReason | None:

@@ -19,6 +19,20 @@ from tests.kube.server import FakeApiServer
 Json = dict[str, Any]
 PREFIX = "autoscaling.harmony-autoscaler.io"
 CHAT = ServiceKey("GPUAutoscaler", NAMESPACE, "chat")
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBcDCCARegAwIBAgIUVTSN5A/2JReAMohrinufGX2QVyMwCgYIKoZIzj0EAwIw
+DTELMAkGA1UEAwwCY2EwIBcNMjYxMTI0MDYxNTM5WhgPMjEyNjEwMzEwNjE1Mzla
+MA0xCzAJBgNVBAMMAmNhMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEYMm6+Qy0
+eAZFpYSMHztpch3G/iO83JmJ0um9FioPCJfw0PxCAnI2OlXEkKactmaZPbVQouV3
+rcmImSFP42xNf6NTMFEwHQYDVR0OBBYEFDzta2sHTY25eJXohncO3mnkdvwRMB8G
+A1UdIwQYMBaAFDzta2sHTY25eJXohncO3mnkdvwRMA8GA1UdEwEB/wQFMAMBAf8w
+CgYIKoZIzj0EAwIDRwAwRAIgCWEF2vYqov6Tykjtho5k1YPWypMFpIWq1Mv6an53
+tkACICotSLc5UlKZLNvXRbUam+aokON4of+oQBeIA80xKUo3
+-----END CERTIFICATE-----
+"""
+THEIRS = PrometheusSettings("http://127.0.0.1:9")
+GPUAUTOSCALERS = f"{GROUP}/namespaces/{NAMESPACE}/gpuautoscalers"
 HPA_PATH = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
 
 
@@ -33,11 +47,16 @@ def hpa(name: str = "chat", **notes: str) -> Json:
 
 
 def in_fleet(
-    api: FakeApiServer, folder: Path, work: Callable[[Fleet], Awaitable[None]], selector: str = "", crd: bool = True
+    api: FakeApiServer,
+    folder: Path,
+    work: Callable[[Fleet], Awaitable[None]],
+    selector: str = "",
+    crd: bool = True,
+    prometheus: PrometheusSettings = THEIRS,
 ) -> None:
     async def whole() -> None:
         async with await Kube.connect(api.kubeconfig(folder / "kubeconfig")) as kube:
-            sources = Sources(PrometheusSettings("http://127.0.0.1:9"), lambda: 0.0)
+            sources = Sources(prometheus, lambda: 0.0)
             fleet = Fleet(kube, None, selector, sources.feed, interval_s=1.0)
             try:
                 await fleet.start()
@@ -126,6 +145,84 @@ def test_annotated_autoscalers_need_no_crd_and_nonsense_keeps_the_last_good_sett
         await until(fleet, lambda: not fleet.services)
 
     in_fleet(fake_api, tmp_path, work, crd=False)
+
+
+def named(name: str, **spec: Any) -> Json:
+    """A GPUAutoscaler of a Deployment of the same name."""
+    obj = autoscaler(**spec)
+    obj["metadata"]["name"] = obj["spec"]["scaleTargetRef"]["name"] = name
+    return obj
+
+
+def test_an_object_that_cannot_be_served_is_in_nobodys_way(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    """No Prometheus anywhere, and an address that only looks like one: rejected, and tried again when they change."""
+    at = {"url": "http://prometheus:9090"}
+    bare, odd, good = (ServiceKey("GPUAutoscaler", NAMESPACE, name) for name in ("bare", "odd", "good"))
+
+    async def work(fleet: Fleet) -> None:
+        fake_api.must("POST", GPUAUTOSCALERS, named("bare"))
+        fake_api.must("POST", GPUAUTOSCALERS, named("odd", prometheus={"url": "http://prometheus:port"}))
+        fake_api.must("POST", GPUAUTOSCALERS, named("good", prometheus=at))
+        await until(fleet, lambda: len(fleet.services) + len(fleet.rejected) == 3)
+        assert set(fleet.services) == {good}
+        assert "serving/bare: no Prometheus: set spec.prometheus.url" in fleet.rejected[bare].why
+        assert "'http://prometheus:port' is no address" in fleet.rejected[odd].why
+        fleet.sync()
+        assert set(fleet.rejected) == {bare, odd}, "not forgotten"
+        for name in ("bare", "odd"):
+            fake_api.must("PATCH", f"{GPUAUTOSCALERS}/{name}", {"spec": {"prometheus": at}})
+        await until(fleet, lambda: len(fleet.services) == 3)
+        assert not fleet.rejected
+        fake_api.must("PATCH", f"{GPUAUTOSCALERS}/good", {"spec": {"prometheus": {"url": "http://prometheus:port"}}})
+        await until(fleet, lambda: good in fleet.rejected)
+        assert fleet.services[good].settings.prometheus_url == at["url"], "the last good settings stay"
+        fake_api.must("PATCH", f"{GPUAUTOSCALERS}/good", {"spec": {"prometheus": at}})
+        await until(fleet, lambda: good not in fleet.rejected)
+
+    in_fleet(fake_api, tmp_path, work, prometheus=PrometheusSettings())
+
+
+def test_what_was_missing_may_come_without_the_object_being_changed(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+
+    async def work(fleet: Fleet) -> None:
+        fake_api.must("POST", GPUAUTOSCALERS, autoscaler())
+        await until(fleet, lambda: CHAT in fleet.rejected)
+        assert "ca.crt" in fleet.rejected[CHAT].why
+        ca.write_text(CERTIFICATE)
+        fleet.sync()
+        assert CHAT in fleet.services
+        assert not fleet.rejected
+
+    in_fleet(fake_api, tmp_path, work, prometheus=PrometheusSettings("https://127.0.0.1:9", ca_file=str(ca)))
+
+
+def test_an_object_of_the_same_name_is_another_one(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    """Deleted and made anew between two looks: what was known of the first is nothing of the second's."""
+
+    async def work(fleet: Fleet) -> None:
+        fake_api.must("POST", GPUAUTOSCALERS, autoscaler())
+        await until(fleet, lambda: CHAT in fleet.services)
+        first = fleet.services[CHAT]
+        fake_api.must("DELETE", f"{GPUAUTOSCALERS}/chat")
+        made = fake_api.must("POST", GPUAUTOSCALERS, autoscaler())
+        await until_seen(fleet, made)
+        assert fleet.sync() == [CHAT]
+        assert fleet.services[CHAT] is not first
+        fake_api.must("DELETE", f"{GPUAUTOSCALERS}/chat")
+        bad = autoscaler(prometheus={"url": "http://prometheus:port"})
+        await until_seen(fleet, fake_api.must("POST", GPUAUTOSCALERS, bad))
+        assert fleet.sync() == [CHAT]
+        assert CHAT in fleet.rejected
+        assert not fleet.services, "the settings of an object that is gone are in force no more"
+
+    in_fleet(fake_api, tmp_path, work)
+
+
+async def until_seen(fleet: Fleet, made: Json) -> None:
+    async with asyncio.timeout(10):
+        while [o["metadata"]["uid"] for o in fleet.autoscalers()] != [made["metadata"]["uid"]]:
+            await asyncio.sleep(0.02)
 
 
 def test_floors_that_nobody_keeps_are_found(fake_api: FakeApiServer, tmp_path: Path) -> None:
