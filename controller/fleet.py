@@ -14,9 +14,9 @@ from controller.kube.client import Kube
 from controller.kube.errors import UnknownKind
 from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS, Resource
 from controller.kube.selectors import Selector
-from controller.ownership import Claim, claims_of, rival_of, target_id
+from controller.ownership import Claim, TargetId, claims_of, is_kedas, rival_of, target_id, target_of
 from controller.prometheus.feed import Feed
-from controller.resource.group import KIND, Annotation
+from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND, Annotation
 from controller.resource.parsing import SpecError, parse_annotated, parse_autoscaler
 from controller.resource.settings import ServiceKey, ServiceSettings
 from controller.service import Service
@@ -28,6 +28,7 @@ __all__ = ["Fleet", "Rejected"]
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
+Claims = Mapping[TargetId, tuple[Claim, ...]]
 NOT_YET = "9999"  # creation time of an object that is only tried out: all that exist are older
 
 
@@ -71,7 +72,8 @@ class Fleet:
         self.services: dict[ServiceKey, Service] = {}
         self.rejected: dict[ServiceKey, Rejected] = {}
         self.objects: dict[ServiceKey, Json] = {}
-        self.claims: Mapping[tuple[str, str, str, str], tuple[Claim, ...]] = {}
+        self.claims: Claims = {}
+        self._theirs: dict[ServiceKey, Json] = {}
 
     # ---- watches --------------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -142,20 +144,7 @@ class Fleet:
         Nothing that stands in one object can keep the others from being served.
         """
         before = {key: service.settings.uid for key, service in self.services.items()}
-        present: dict[ServiceKey, Json] = {}
-        ours: dict[tuple[str, str, str, str], list[Claim]] = {}
-        for kind, resource in (
-            (KIND, AUTOSCALERS),
-            ("HorizontalPodAutoscaler", HPAS),
-            ("ScaledObject", SCALED_OBJECTS),
-        ):
-            for obj in self._items(resource):
-                if kind != KIND and Annotation.MANAGED not in (obj["metadata"].get("annotations") or {}):
-                    continue
-                meta = obj["metadata"]
-                if meta.get("deletionTimestamp") or not self._selector.matches(meta.get("labels") or {}):
-                    continue
-                present[ServiceKey(kind, meta.get("namespace", ""), meta["name"])] = obj
+        present = self._present()
         for key, obj in present.items():
             self._take(key, obj)
         for key in [k for k in (*self.services, *self.rejected, *self._seen) if k not in present]:
@@ -163,17 +152,47 @@ class Fleet:
             self.rejected.pop(key, None)
             self._seen.pop(key, None)
         self.objects = present
-        self.claims = claims_of(self._items(HPAS), self._items(SCALED_OBJECTS))
+        self.claims = claims_of((SCALED_OBJECT_KIND, self._items(SCALED_OBJECTS)), (HPA_KIND, self._items(HPAS)))
+        autoscalers = self._autoscaler_claims()
         for key, service in self.services.items():
-            if key.kind == KIND:
-                since = present[key]["metadata"].get("creationTimestamp") or NOT_YET
-                claim = Claim(KIND, key.namespace, key.name, since)
-                ours.setdefault(target_id(key.namespace, service.settings.target), []).append(claim)
-        rivals = {target: tuple(claims) for target, claims in ours.items()}
-        for key, service in self.services.items():
-            rival = rival_of(key, target_id(key.namespace, service.settings.target), self.claims, rivals)
+            target = target_id(key.namespace, service.settings.target)
+            rival = rival_of(key, target, self.claims, autoscalers)
             service.rival = "" if rival is None else str(rival)
         return [key for key, uid in before.items() if self._uid_of(key) != uid]
+
+    def _present(self) -> dict[ServiceKey, Json]:
+        """The objects that are ours to serve; those that another selector's controller serves are put aside."""
+        present: dict[ServiceKey, Json] = {}
+        self._theirs = {}
+        for kind, resource in ((KIND, AUTOSCALERS), (HPA_KIND, HPAS), (SCALED_OBJECT_KIND, SCALED_OBJECTS)):
+            for obj in self._items(resource):
+                meta = obj["metadata"]
+                if kind != KIND and Annotation.MANAGED not in (meta.get("annotations") or {}):
+                    continue
+                if meta.get("deletionTimestamp") or (kind == HPA_KIND and is_kedas(obj)):
+                    continue
+                ours = self._selector.matches(meta.get("labels") or {})
+                found = present if ours else self._theirs
+                found[ServiceKey(kind, meta.get("namespace", ""), meta["name"])] = obj
+        return present
+
+    def _autoscaler_claims(self) -> Claims:
+        """GPUAutoscalers by what they scale: those that we serve, and all that others may serve.
+
+        Whether another controller can make sense of an object is not known here: as written, it counts.
+        """
+        found: dict[TargetId, list[Claim]] = {}
+        for key, service in self.services.items():
+            if key.kind == KIND:
+                since = self.objects[key]["metadata"].get("creationTimestamp") or NOT_YET
+                claim = Claim(KIND, key.namespace, key.name, since)
+                found.setdefault(target_id(key.namespace, service.settings.target), []).append(claim)
+        for target, claims in claims_of((KIND, self._foreign(KIND))).items():
+            found.setdefault(target, []).extend(claims)
+        return {target: tuple(claims) for target, claims in found.items()}
+
+    def _foreign(self, kind: str) -> Iterable[Json]:
+        return (obj for key, obj in self._theirs.items() if key.kind == kind)
 
     def _uid_of(self, key: ServiceKey) -> str | None:
         service = self.services.get(key)
@@ -230,7 +249,7 @@ class Fleet:
             return self.objects.get(key)
         target = target_id(key.namespace, service.settings.target)
         for claim in self.claims.get(target, ()):
-            resource = SCALED_OBJECTS if claim.kind == "ScaledObject" else HPAS
+            resource = SCALED_OBJECTS if claim.kind == SCALED_OBJECT_KIND else HPAS
             cache = self._caches.get(resource)
             found = None if cache is None else cache.get(claim.namespace, claim.name)
             if found is not None:
@@ -238,15 +257,25 @@ class Fleet:
         return None
 
     def floors_left(self, held: Iterable[tuple[str, str]]) -> list[Json]:
-        """HPAs and ScaledObjects that still carry a floor of ours and are not among ``held`` (namespace, name)."""
+        """HPAs and ScaledObjects that still carry a floor of ours and are not among ``held`` (namespace, name).
+
+        A floor that a controller with another selector may keep is left to it: one on an object that opted in with
+        other labels, and one on the target of another's GPUAutoscaler in mode Floor.
+        """
         keep = set(held)
-        return [
-            obj
-            for resource in (HPAS, SCALED_OBJECTS)
-            for obj in self._items(resource)
-            if Annotation.ORIGINAL_MIN_REPLICAS in (obj["metadata"].get("annotations") or {})
-            and (obj["metadata"].get("namespace", ""), obj["metadata"]["name"]) not in keep
-        ]
+        theirs = {target_of(obj) for obj in self._foreign(KIND) if (obj.get("spec") or {}).get("mode") == "Floor"}
+        left = []
+        for kind, resource in ((HPA_KIND, HPAS), (SCALED_OBJECT_KIND, SCALED_OBJECTS)):
+            for obj in self._items(resource):
+                meta = obj["metadata"]
+                notes = meta.get("annotations") or {}
+                if Annotation.ORIGINAL_MIN_REPLICAS not in notes or (kind == HPA_KIND and is_kedas(obj)):
+                    continue
+                key = ServiceKey(kind, meta.get("namespace", ""), meta["name"])
+                opted_in = key in self._theirs and notes[Annotation.MANAGED].strip().lower() == "true"
+                if (key.namespace, key.name) not in keep and not opted_in and target_of(obj) not in theirs:
+                    left.append(obj)
+        return left
 
 
 def saved_of(key: ServiceKey, obj: Json) -> object:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from controller.resource.group import SCALED_OBJECT_KIND
 from controller.resource.settings import ServiceKey, TargetRef
 
-__all__ = ["Claim", "claims_of", "rival_of"]
+__all__ = ["Claim", "TargetId", "claims_of", "first_of", "is_kedas", "rival_of", "target_id", "target_of"]
 
 Json = dict[str, Any]
 TargetId = tuple[str, str, str, str]  # namespace, API group, kind, name: versions of one API are the same target
@@ -32,23 +33,48 @@ def target_id(namespace: str, target: TargetRef) -> TargetId:
     return (namespace, target.api_version.rpartition("/")[0], target.kind, target.name)
 
 
-def claims_of(hpas: Iterable[Json], scaled_objects: Iterable[Json]) -> Mapping[TargetId, tuple[Claim, ...]]:
-    """Every HorizontalPodAutoscaler and ScaledObject by what it scales.
+def is_kedas(obj: Json) -> bool:
+    """Whether a HorizontalPodAutoscaler is the one that KEDA makes for a ScaledObject: the same writer, twice there.
 
-    The autoscaler that KEDA makes for a ScaledObject (``keda-hpa-...``, owned by it) is the same writer and is left
-    out in favour of the ScaledObject.
+    KEDA copies labels and annotations of the ScaledObject to it, ours among them, and undoes whatever is changed of it.
+    """
+    owners = obj.get("metadata", {}).get("ownerReferences") or ()
+    return any(owner.get("kind") == SCALED_OBJECT_KIND for owner in owners)
+
+
+def target_of(obj: Json) -> TargetId:
+    """What an autoscaler of any kind says that it scales."""
+    ref = (obj.get("spec") or {}).get("scaleTargetRef") or {}
+    target = TargetRef(ref.get("apiVersion") or "apps/v1", ref.get("kind") or "Deployment", ref.get("name") or "")
+    return target_id(obj.get("metadata", {}).get("namespace", ""), target)
+
+
+def claims_of(*kinds: tuple[str, Iterable[Json]]) -> Mapping[TargetId, tuple[Claim, ...]]:
+    """All autoscalers of these kinds by what they scale: in the order of the kinds, the oldest of a kind first.
+
+    The autoscaler that KEDA makes for a ScaledObject is left out in favour of the ScaledObject.
     """
     found: dict[TargetId, list[Claim]] = {}
-    for kind, objects in (("ScaledObject", scaled_objects), ("HorizontalPodAutoscaler", hpas)):
+    for kind, objects in kinds:
+        of_kind: dict[TargetId, list[Claim]] = {}
         for obj in objects:
-            meta, spec = obj.get("metadata", {}), obj.get("spec") or {}
-            if any(owner.get("kind") == "ScaledObject" for owner in meta.get("ownerReferences") or ()):
+            if is_kedas(obj):
                 continue
-            ref = spec.get("scaleTargetRef") or {}
-            target = TargetRef(ref.get("apiVersion", "apps/v1"), ref.get("kind", "Deployment"), ref.get("name", ""))
-            claim = Claim(kind, meta.get("namespace", ""), meta.get("name", ""), meta.get("creationTimestamp", ""))
-            found.setdefault(target_id(claim.namespace, target), []).append(claim)
+            meta = obj.get("metadata", {})
+            claim = Claim(kind, meta.get("namespace", ""), meta.get("name", ""), meta.get("creationTimestamp") or "")
+            of_kind.setdefault(target_of(obj), []).append(claim)
+        for target, claims in of_kind.items():
+            found.setdefault(target, []).extend(sorted(claims, key=_age))
     return {target: tuple(claims) for target, claims in found.items()}
+
+
+def first_of(claims: Iterable[Claim]) -> Claim | None:
+    """The one of equals that all others yield to: the oldest."""
+    return min(claims, key=_age, default=None)
+
+
+def _age(claim: Claim) -> tuple[str, str]:
+    return (claim.since, claim.name)
 
 
 def rival_of(
@@ -57,12 +83,14 @@ def rival_of(
     claims: Mapping[TargetId, tuple[Claim, ...]],
     autoscalers: Mapping[TargetId, tuple[Claim, ...]],
 ) -> Claim | None:
-    """Who keeps this service from writing its target: another kind of scaler, or an older object of our own kind."""
+    """Who keeps this service from writing its target: another kind of scaler, or an older object of our own kind.
+
+    ``claims`` are scalers of other kinds; ``autoscalers`` are GPUAutoscalers, whoever serves them.
+    """
     for claim in claims.get(target, ()):
         if (claim.kind, claim.namespace, claim.name) != (key.kind, key.namespace, key.name):
             return claim
-    ours = sorted(autoscalers.get(target, ()), key=lambda c: (c.since, c.name))
-    first = ours[0] if ours else None
-    if first is not None and (first.namespace, first.name) != (key.namespace, key.name):
+    first = first_of(autoscalers.get(target, ()))
+    if first is not None and (first.kind, first.namespace, first.name) != (key.kind, key.namespace, key.name):
         return first
     return None

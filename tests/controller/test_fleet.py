@@ -233,3 +233,74 @@ def test_floors_that_nobody_keeps_are_found(fake_api: FakeApiServer, tmp_path: P
         assert fleet.floors_left([(NAMESPACE, "chat")]) == []
 
     in_fleet(fake_api, tmp_path, work)
+
+
+def of_shard(shard: str, obj: Json) -> Json:
+    obj["metadata"]["labels"] = {"shard": shard}
+    return obj
+
+
+def test_another_shards_autoscaler_is_a_rival(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    """Two releases with disjoint selectors, one target: only the older object's controller writes."""
+    seen: dict[str, str] = {}
+
+    async def work(fleet: Fleet) -> None:
+        fleet.sync()
+        assert len(list(fleet.autoscalers())) == 2
+        [(key, service)] = fleet.services.items()
+        seen[key.name] = service.rival
+
+    fake_api.ensure_namespace(NAMESPACE)
+    fake_api.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd_manifest())
+    fake_api.must("POST", GPUAUTOSCALERS, of_shard("a", autoscaler("Full")))
+    second = of_shard("b", autoscaler("Full"))
+    second["metadata"]["name"] = "chat-again"
+    del second["spec"]["objective"]["perReplica"]  # nor does it matter whether we could serve it
+    second["spec"]["objective"]["bound"] = {"indicator": "running", "atMost": 1}
+    fake_api.must("POST", GPUAUTOSCALERS, second)
+    in_fleet(fake_api, tmp_path, work, selector="shard=a", crd=False)
+    in_fleet(fake_api, tmp_path, work, selector="shard=b", crd=False)
+    assert seen == {"chat": "", "chat-again": f"GPUAutoscaler {NAMESPACE}/chat"}
+
+
+def test_floors_of_another_shard_are_left_to_it(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    floor = {f"{PREFIX}/original-min-replicas": "1"}
+    opted_in = floor | {f"{PREFIX}/managed": "true", f"{PREFIX}/mode": "Floor"}
+
+    def of(name: str, notes: Json, shard: str = "") -> Json:
+        obj = hpa(name, **notes)
+        obj["spec"]["scaleTargetRef"]["name"] = name
+        return of_shard(shard, obj) if shard else obj
+
+    async def work(fleet: Fleet) -> None:
+        def left() -> set[str]:
+            return {o["metadata"]["name"] for o in fleet.floors_left([])}
+
+        fake_api.must("POST", HPA_PATH, of("theirs-by-annotation", opted_in, "b"))
+        fake_api.must("POST", HPA_PATH, of("theirs-opted-out", opted_in | {f"{PREFIX}/managed": "false"}, "b"))
+        fake_api.must("POST", HPA_PATH, of("theirs-by-object", floor))
+        fake_api.must("POST", HPA_PATH, of("ours-left", floor, "a"))
+        fake_api.must("POST", GPUAUTOSCALERS, of_shard("b", named("theirs-by-object", mode="Floor")))
+        await until(fleet, lambda: len(list(fleet.hpas())) == 4 and len(list(fleet.autoscalers())) == 1)
+        assert left() == {"ours-left", "theirs-opted-out"}
+        fake_api.must("PATCH", f"{GPUAUTOSCALERS}/theirs-by-object", {"spec": {"mode": "Recommend"}})
+        await until(fleet, lambda: "theirs-by-object" in left())
+
+    in_fleet(fake_api, tmp_path, work, selector="shard=a")
+
+
+def test_kedas_own_autoscaler_is_not_a_service_of_its_own(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    """KEDA copies a ScaledObject's labels and annotations to the autoscaler that it makes, and undoes our changes."""
+    notes = {f"{PREFIX}/managed": "true", f"{PREFIX}/demand-query": "sum(load)", f"{PREFIX}/per-replica": "10"}
+    copy = hpa("keda-hpa-chat", **notes, **{f"{PREFIX}/original-min-replicas": "1"})
+    owner = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "chat", "uid": "1"}
+    copy["metadata"]["ownerReferences"] = [owner | {"controller": True}]
+
+    async def work(fleet: Fleet) -> None:
+        fake_api.must("POST", HPA_PATH, copy)
+        await until(fleet, lambda: len(list(fleet.hpas())) == 1)
+        assert not fleet.services
+        assert not fleet.rejected
+        assert fleet.floors_left([]) == []
+
+    in_fleet(fake_api, tmp_path, work, crd=False)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.ownership import Claim, claims_of, rival_of, target_id
-from controller.resource.group import KIND
+from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND
 from controller.resource.settings import ServiceKey, TargetRef
 
 Json = dict[str, Any]
@@ -30,7 +30,7 @@ def key(name: str, kind: str = KIND) -> ServiceKey:
 
 def test_another_scaler_of_the_target_is_a_rival_whatever_version_it_names() -> None:
     full = {"apiVersion": "apps/v1beta9", "kind": "Deployment"}
-    claims = claims_of([scaler("HorizontalPodAutoscaler", "hpa", **full)], [])
+    claims = claims_of((HPA_KIND, [scaler("HorizontalPodAutoscaler", "hpa", **full)]))
     rival = rival_of(key("chat"), TARGET, claims, {})
     assert str(rival) == "HorizontalPodAutoscaler serving/hpa"
     other = target_id("serving", TargetRef("apps/v1", "StatefulSet", "chat"))
@@ -41,7 +41,7 @@ def test_another_scaler_of_the_target_is_a_rival_whatever_version_it_names() -> 
 def test_the_autoscaler_of_a_scaled_object_is_the_scaled_object() -> None:
     kedas = scaler("HorizontalPodAutoscaler", "keda-hpa-so", apiVersion="apps/v1", kind="Deployment")
     kedas["metadata"]["ownerReferences"] = [{"kind": "ScaledObject", "name": "so"}]
-    claims = claims_of([kedas], [scaler("ScaledObject", "so")])
+    claims = claims_of((SCALED_OBJECT_KIND, [scaler("ScaledObject", "so")]), (HPA_KIND, [kedas]))
     assert [c.name for c in claims[TARGET]] == ["so"]
     assert rival_of(key("so", "ScaledObject"), TARGET, claims, {}) is None, "an annotated object is not its own rival"
 
@@ -54,7 +54,26 @@ def test_the_older_of_two_writes() -> None:
 
 
 def test_incomplete_objects_claim_nothing_of_others() -> None:
-    assert TARGET not in claims_of([{}, {"metadata": {"name": "x"}}], [{"spec": None, "metadata": {}}])
+    odd = [
+        {},
+        {"metadata": {"name": "x"}},
+        {"spec": None, "metadata": {}},
+        {"spec": {"scaleTargetRef": {"kind": None}}},
+    ]
+    assert TARGET not in claims_of((SCALED_OBJECT_KIND, odd), (HPA_KIND, odd))
+
+
+def test_who_comes_first_does_not_depend_on_the_order_in_which_objects_are_known() -> None:
+    """A cache puts an object that changed last: what we write on one autoscaler must not make another one the owner."""
+    hpas = [scaler(HPA_KIND, name) for name in ("b", "a")]
+    for order in (hpas, hpas[::-1]):
+        claims = claims_of((SCALED_OBJECT_KIND, [scaler("ScaledObject", "so")]), (HPA_KIND, order))
+        assert [c.name for c in claims[TARGET]] == ["so", "a", "b"]
+
+
+def test_a_name_that_two_kinds_share_is_not_the_same_object() -> None:
+    ours = {TARGET: (Claim(KIND, "serving", "chat", "2026-01-01"),)}
+    assert rival_of(key("chat", HPA_KIND), TARGET, {}, ours) == ours[TARGET][0]
 
 
 claims = st.lists(
