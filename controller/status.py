@@ -11,6 +11,7 @@ from controller.clock import rfc3339
 from controller.conditions import Condition, merged
 from controller.prometheus.states import FeedReason
 from controller.service import Service
+from harmony.model.authority import Mode
 from harmony.model.decision import Candidates, Decision, Reason
 
 __all__ = [
@@ -143,12 +144,22 @@ def _paused(service: Service) -> Condition:
     if not pause.is_active:
         return Condition("Paused", "False", "NotPaused", "")
     what = [
-        f"at {pause.replicas} replicas" if pause.replicas is not None else "",
+        _at_number(service),
         "paused" if pause.paused else "",
         "scale-in paused" if pause.scale_in else "",
         "scale-out paused" if pause.scale_out else "",
     ]
     return Condition("Paused", "True", "PausedByUser", ", ".join(w for w in what if w))
+
+
+def _at_number(service: Service) -> str:
+    """What a pause at a number does: only modes that move the count put it there."""
+    replicas, mode = service.settings.pause.replicas, service.mode
+    if replicas is None:
+        return ""
+    if mode.rank > Mode.FLOOR.rank:
+        return f"at {replicas} replicas"
+    return f"paused (paused-replicas {replicas} has no effect on the count in mode {mode}, which never moves it)"
 
 
 # ---- the whole ----------------------------------------------------------------------------------------------

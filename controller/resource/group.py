@@ -72,7 +72,11 @@ USER, OPT_IN, OURS = "any managed object", "HorizontalPodAutoscaler or ScaledObj
 # Where each annotation belongs and what it means; documentation is made of this.
 ANNOTATION_MEANINGS: dict[str, tuple[str, str]] = {
     Annotation.PAUSED: (USER, 'hold the replica count; any value but "false" counts as true'),
-    Annotation.PAUSED_REPLICAS: (USER, 'put the replica count to this and hold it there, such as "5"'),
+    Annotation.PAUSED_REPLICAS: (
+        USER,
+        'put the replica count to this and hold it there, such as "5"; in modes up to Floor, which never move the count, '
+        "it only holds, as paused does",
+    ),
     Annotation.PAUSED_SCALE_IN: (USER, 'do not remove replicas; any value but "false" counts as true'),
     Annotation.PAUSED_SCALE_OUT: (USER, 'do not add replicas; any value but "false" counts as true'),
     Annotation.MANAGED: (OPT_IN, '"true" opts the object in; only "true" and "false" are accepted'),

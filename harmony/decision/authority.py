@@ -28,11 +28,11 @@ class Permitted:
 def permitted(mode: Mode, pause: Pause, current: int, wanted: int) -> Permitted:
     """Of ``wanted`` replicas, what ``mode`` and ``pause`` let us order while ``current`` are ordered.
 
-    A pause at a number wins over all else (also over modes that never move the count: the user asked for it by
-    number); then a pause holds; then the mode; then pauses of one direction. But for a pause at a number the result
-    lies between ``current`` and ``wanted``.
+    Modes up to `Mode.FLOOR` never move the count, whatever else is said. In the others a pause at a number wins (in
+    `Mode.UP_ONLY` also downwards: the user asked for that number), then a pause holds, then the mode, then pauses of
+    one direction. But for a pause at a number the result lies between ``current`` and ``wanted``.
     """
-    if pause.replicas is not None:
+    if pause.replicas is not None and mode.rank > Mode.FLOOR.rank:
         return Permitted(pause.replicas, "" if pause.replicas == wanted else "paused-replicas")
     if wanted == current:
         return Permitted(current)

@@ -208,6 +208,19 @@ def test_the_time_of_the_last_order_stays() -> None:
     assert status_of(of, ordered, scaled, T0 + 600)["lastScaleTime"] == scaled["lastScaleTime"]
 
 
+@pytest.mark.parametrize("mode", ["Observe", "Recommend", "Floor", "UpOnly", "Full"])
+def test_a_pause_at_a_number_says_where_it_has_no_effect(mode: str) -> None:
+    of = service(mode=mode, annotations={Annotation.PAUSED_REPLICAS: "5"})
+    plan = turn(of, T0, 200.0, 8)
+    paused = next(c for c in conditions_of(of, acted(of)) if c.type == "Paused")
+    if mode in ("UpOnly", "Full"):
+        assert plan.desired == 5
+        assert paused.message == "at 5 replicas"
+    else:
+        assert plan.desired == 8, "a mode that never moves the count"
+        assert f"paused-replicas 5 has no effect on the count in mode {mode}" in paused.message
+
+
 def test_a_rejected_object_keeps_what_stood_there() -> None:
     of = service()
     turn(of, T0, 200.0, 8)

@@ -22,11 +22,14 @@ def test_never_goes_beyond_what_was_wanted_or_allowed(mode: Mode, pause: Pause, 
     allowed = permitted(mode, pause, current, wanted)
     assert (allowed.bound_by == "") == (allowed.replicas == wanted)
     assert (allowed.reason is None) == (allowed.bound_by == "")
+    if mode in (Mode.OBSERVE, Mode.RECOMMEND, Mode.FLOOR):
+        assert allowed.replicas == current, "a mode that moves nothing"
+        return
     if pause.replicas is not None:
         assert allowed.replicas == pause.replicas
         return
     assert allowed.replicas in (current, wanted)
-    if pause.paused or mode in (Mode.OBSERVE, Mode.RECOMMEND, Mode.FLOOR):
+    if pause.paused:
         assert allowed.replicas == current
     if mode is Mode.UP_ONLY or pause.scale_in:
         assert allowed.replicas >= current
@@ -50,6 +53,10 @@ def test_more_authority_never_allows_less(one: Mode, two: Mode, current: int, wa
         (Mode.RECOMMEND, Pause(), 9, Permitted(5, "mode Recommend")),
         (Mode.FULL, Pause(paused=True), 9, Permitted(5, "paused")),
         (Mode.FULL, Pause(paused=True, replicas=2), 9, Permitted(2, "paused-replicas")),
+        (Mode.UP_ONLY, Pause(replicas=2), 9, Permitted(2, "paused-replicas")),
+        (Mode.FLOOR, Pause(replicas=2), 9, Permitted(5, "mode Floor")),
+        (Mode.RECOMMEND, Pause(replicas=2), 5, Permitted(5)),
+        (Mode.OBSERVE, Pause(paused=True, replicas=2), 9, Permitted(5, "paused")),
         (Mode.FULL, Pause(scale_in=True), 3, Permitted(5, "paused-scale-in")),
         (Mode.FULL, Pause(scale_in=True), 9, Permitted(9)),
         (Mode.FULL, Pause(scale_out=True), 9, Permitted(5, "paused-scale-out")),
