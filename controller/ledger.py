@@ -19,7 +19,8 @@ class Note:
     """Counts at one moment: the target's own, and those of the shadow (equal to them while we act).
 
     `teaches` says whether the moment may teach what a replica carries: nothing is starting and nothing has just
-    started, so that no cold replica is counted.
+    started, so that no cold replica is counted. `answers` says whether the counts are what was decided, so that a miss
+    says something about the decisions.
     """
 
     at_s: float
@@ -28,6 +29,7 @@ class Note:
     shadow_ordered: int
     shadow_ready: int
     teaches: bool
+    answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)

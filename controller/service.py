@@ -42,6 +42,7 @@ WARM_UP_ROWS = 12  # known readings before the first forecast
 MOST_STEPS = 96  # furthest look ahead
 STALE_STEPS = 2.5  # demand older than this many steps (and never younger than `STALE_S`) is absent
 STALE_S = 60.0
+ONE_WAY = ("paused-scale-in", "paused-scale-out")
 SETTLE_S = 120.0  # replicas that became ready within this time are cold: such steps teach nothing about capacity
 
 
@@ -89,6 +90,7 @@ class Service:
         self.clock_s = math.nan
         self.notes: tuple[str, ...] = ()  # what could not be restored after a restart
         self._gate = LearningGate(SETTLE_S)
+        self._answers_from_s = -math.inf
         self._outcome = Outcome()
         self.shadow: ShadowPool | None = None
         self.ledger = Ledger(settings.step_s, max_gap_s=max(2.5 * interval_s, settings.step_s))
@@ -309,7 +311,7 @@ class Service:
     def _plan(self, turn: Turn) -> Plan:
         """What the granted authority makes of the decision."""
         current, wanted = self.view.ordered, turn.decision.replicas
-        if current == 0 and turn.observation.objective.min_replicas > 0 and self.settings.pause.replicas is None:
+        if self._is_zero_by_hand:
             return Plan(wanted, 0, "scaled to zero by hand")
         allowed: Permitted = permitted(self.mode, self.settings.pause, current, wanted)
         if turn.decision.reason is Reason.WARMING_UP and allowed.replicas < current:
@@ -350,8 +352,30 @@ class Service:
             shadow_ordered=shadow.ordered,
             shadow_ready=shadow.ready,
             teaches=not starts.pending_s and self._gate.is_open(now_s),
+            answers=self._answers(now_s),
         )
         self.ledger.add(note)
+
+    def _answers(self, now_s: float) -> bool:
+        """Whether the counts are what was decided, and have been for as long as a start takes.
+
+        They are not while the user holds them or another writer owns the target: such misses are nobody's mistake here.
+        """
+        pause = self.settings.pause
+        one_way = (pause.scale_in or pause.scale_out) and (self.plan is None or self.plan.bound_by in ONE_WAY)
+        rival = bool(self.rival) and self.settings.actuation == "Scale" and self.mode.rank > Mode.FLOOR.rank
+        if self.is_idle or one_way or rival or self._is_zero_by_hand:
+            self._answers_from_s = math.inf
+        elif self._answers_from_s == math.inf:
+            self._answers_from_s = now_s + self.learned.lead_time.quantile_s(0.9)
+        return now_s >= self._answers_from_s
+
+    @property
+    def _is_zero_by_hand(self) -> bool:
+        """Nothing of ours orders 0 where the minimum is more: somebody did, and means it."""
+        return (
+            self.view.ordered == 0 and self.settings.objective.min_replicas > 0 and self.settings.pause.replicas is None
+        )
 
     def _judge(self, now_s: float) -> Outcome:
         """What the steps since the last turn showed, for all that learns from it."""
@@ -368,7 +392,7 @@ class Service:
         for step in judged:
             self.scores.settle(step.at_s, step.demand, step_s)
             missed = step.missed if self.shadow is None else step.shadow_missed
-            if missed is not None:
+            if missed is not None and step.note.answers:
                 steps += 1
                 violated += missed
             if step.held is not None and not math.isnan(step.load_per_replica):

@@ -74,8 +74,8 @@ ANNOTATION_MEANINGS: dict[str, tuple[str, str]] = {
     Annotation.PAUSED: (USER, 'hold the replica count; any value but "false" counts as true'),
     Annotation.PAUSED_REPLICAS: (
         USER,
-        'put the replica count to this and hold it there, such as "5"; in modes up to Floor, which never move the count, '
-        "it only holds, as paused does",
+        'put the replica count to this and hold it there, such as "5"; in modes up to Floor, which never move the '
+        "count, it only holds, as paused does",
     ),
     Annotation.PAUSED_SCALE_IN: (USER, 'do not remove replicas; any value but "false" counts as true'),
     Annotation.PAUSED_SCALE_OUT: (USER, 'do not add replicas; any value but "false" counts as true'),

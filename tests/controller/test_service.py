@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from controller.resource.group import Annotation
 from controller.resource.parsing import parse_autoscaler
+from controller.service import Service
 from controller.starts import Starts
 from harmony.model.authority import Mode
 from harmony.model.decision import Reason
@@ -45,6 +46,13 @@ def test_zero_by_hand_stays_unless_the_user_pauses_at_a_number() -> None:
     assert (plan.desired, plan.bound_by) == (0, "scaled to zero by hand")
     paused = service(annotations={Annotation.PAUSED_REPLICAS: "3"})
     assert turn(paused, T0, 200.0, 0).desired == 3
+
+
+def test_zero_of_our_own_ends_when_a_schedule_asks_for_more() -> None:
+    """Outside of its hours nothing runs; when they begin, the minimum that they ask for is no reason to stay at 0."""
+    always = {"name": "always", "timezone": "UTC", "startTime": "00:00", "endTime": "24:00", "minReplicas": 3}
+    of = service(minReplicas=0, schedules=[always])
+    assert turn(of, T0, 0.0, 0).desired == 3
 
 
 def test_a_target_that_must_not_shrink_may_grow() -> None:
@@ -129,6 +137,57 @@ def test_too_many_misses_take_authority_back_but_not_upwards() -> None:
     assert of.mode is Mode.UP_ONLY
     assert turn(of, T0 + 500 * STEP_S, 200.0, 1).desired > 1
     assert turn(of, T0 + 501 * STEP_S, 0.0, 9).desired == 9
+
+
+def risked(of: Service) -> tuple[float, float, float]:
+    return of.learned.feedback.level, of.trust.steps, of.trust.missed
+
+
+@pytest.mark.parametrize(
+    ("mode", "pause", "ordered"),
+    [
+        ("Full", {Annotation.PAUSED: "true"}, 1),
+        ("Full", {Annotation.PAUSED_REPLICAS: "1"}, 1),
+        ("Full", {Annotation.PAUSED_SCALE_OUT: "true"}, 1),
+        ("Full", {}, 0),  # scaled to zero by hand
+        ("Recommend", {Annotation.PAUSED: "true"}, 1),
+    ],
+)
+def test_what_is_missed_while_a_person_holds_the_count_teaches_no_risk(mode: str, pause: dict, ordered: int) -> None:
+    """HARMONY did not act: neither what it risks nor its authority may change for it."""
+    of = service(mode=mode, annotations=pause)
+    turn(of, T0, 200.0, ordered)
+    before = risked(of)
+    for k in range(1, 60):
+        assert turn(of, T0 + k * STEP_S, 200.0, ordered).desired == ordered
+    assert risked(of) == before
+    assert of.mode is Mode(mode)
+
+
+def test_risk_is_learned_again_one_start_after_a_pause() -> None:
+    """What is missed while the first replicas after the pause start is still the pause's."""
+    held = {Annotation.PAUSED: "true"}
+    of = service(annotations=held, leadTime={"source": "Fixed", "seconds": 300})
+    turn(of, T0, 200.0, 1)
+    go_on = parse_autoscaler(autoscaler(mode="Full", leadTime={"source": "Fixed", "seconds": 300}))
+    of.adopt(go_on, feed_of(go_on))
+    before = risked(of)
+    for k in range(1, 6):
+        turn(of, T0 + k * STEP_S, 200.0, 8, ready=1)
+        assert risked(of) == before
+    for k in range(6, 12):
+        turn(of, T0 + k * STEP_S, 200.0, 8, ready=1)
+    assert of.trust.missed > 0
+
+
+def test_what_another_writer_misses_is_not_ours() -> None:
+    of = service()
+    of.rival = "HorizontalPodAutoscaler serving/chat"
+    turn(of, T0, 200.0, 1)
+    before = risked(of)
+    for k in range(1, 60):
+        turn(of, T0 + k * STEP_S, 200.0, 1)
+    assert risked(of) == before
 
 
 JSON = st.recursive(
