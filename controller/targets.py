@@ -102,8 +102,12 @@ class Targets:
 
     @property
     def caches(self) -> list[Cache]:
-        """The watches that decisions rest on."""
-        return [self.pods, *self._workloads.values()]
+        """The watches that decisions rest on.
+
+        Of workloads those that were ever in step: a kind that is not installed, or may not be read, is the trouble of
+        the objects that name it, and their status says so.
+        """
+        return [self.pods, *(cache for cache in self._workloads.values() if cache.is_synced)]
 
     def _run(self, cache: Cache) -> None:
         task = asyncio.create_task(cache.run())
