@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from controller.buffers import buffer_replicas, write_buffer
+from controller.buffers import WRITE_AGAIN_S, Buffer, buffer_replicas, delete_buffer, write_buffer
 from controller.floor import floor_state, set_floor
 from controller.kube.client import Kube
 from controller.kube.errors import Conflict, KubeError
@@ -60,13 +60,20 @@ class Actuator:
                 acted = await self._scale(service, plan)
             else:
                 acted = Acted(ordered)
-            await self._buffer(service, plan)
         except (ReplicasMovedError, Conflict) as error:
             return Acted(ordered, error=f"{error}; decided again on the next tick")
         except LeadershipLostError as error:
             return Acted(ordered, error=str(error))
         except KubeError as error:
             return Acted(ordered, error=str(error), event=(EventReason.RESCALE_FAILED, str(error)))
+        try:
+            await self._buffer(service, plan)
+        except LeadershipLostError as error:
+            return replace(acted, error=acted.error or str(error))
+        except KubeError as error:  # what was ordered before stands
+            text = f"CapacityBuffer: {error}"
+            event = acted.event or (EventReason.RESCALE_FAILED, text)
+            return replace(acted, error=acted.error or text, event=event)
         return acted
 
     async def _scale(self, service: Service, plan: Plan) -> Acted:
@@ -83,6 +90,9 @@ class Actuator:
         if owner is None:
             what = f"{service.settings.target.kind} {service.settings.target.name}"
             return Acted(ordered, error=f"mode Floor needs a HorizontalPodAutoscaler or ScaledObject on {what}")
+        if service.keeper:
+            what = f"{owner['kind']} {owner['metadata']['name']}"
+            return Acted(ordered, error=f"{service.keeper} keeps the minimum of {what} too; not written")
         state = floor_state(owner)
         decision = service.turn.decision if service.turn is not None else None
         if service.settings.pause.is_active or (decision is not None and decision.reason is Reason.ABSENT_DATA):
@@ -94,17 +104,31 @@ class Actuator:
         return Acted(ordered, changed=True, floor=floor, event=(EventReason.FLOOR_SET, note))
 
     async def _buffer(self, service: Service, plan: Plan) -> None:
-        """Size the CapacityBuffer, where one is wanted and we have any authority."""
-        settings = service.settings
-        if settings.buffer_quantile is None or service.forecast is None or service.is_shadowing:
+        """Size the CapacityBuffer, where one is wanted and we have any authority; let go of it where not any more."""
+        settings, now_s = service.settings, service.clock_s
+        if service.is_idle:
+            return
+        if settings.buffer_quantile is None or service.is_shadowing:
+            if service.buffer is not None:
+                self._check_lead()
+                await delete_buffer(self._kube, settings)
+                service.buffer = None
+            return
+        if service.forecast is None:
             return
         wanted = buffer_replicas(settings, service.forecast, service.learned.capacity, plan.desired)
-        if wanted is None or wanted == service.buffer:
+        if wanted is None:
             return
+        known = service.buffer
+        if known is not None and known.replicas == wanted and abs(now_s - known.at_s) < WRITE_AGAIN_S:
+            return
+        self._check_lead()
+        await write_buffer(self._kube, settings, wanted)
+        service.buffer = Buffer(wanted, now_s)
+
+    def _check_lead(self) -> None:
         if not self._may_act():
             raise LeadershipLostError("another controller leads now")
-        await write_buffer(self._kube, settings, wanted)
-        service.buffer = wanted
 
 
 def _why(service: Service, plan: Plan, before: int) -> str:

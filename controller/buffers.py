@@ -7,6 +7,7 @@ waits for its image and weights only, not for a machine.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,17 @@ from forecasting.distribution import ForecastDistribution
 from harmony.decision.risk import replicas_needed
 from harmony.model.capacity import Capacity
 
-__all__ = ["buffer_name", "buffer_replicas", "write_buffer"]
+__all__ = ["WRITE_AGAIN_S", "Buffer", "buffer_name", "buffer_replicas", "delete_buffer", "write_buffer"]
+
+WRITE_AGAIN_S = 600.0  # a buffer that somebody deleted or edited is put right after so long
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A service's CapacityBuffer as it was last written: its size and when (Unix time)."""
+
+    replicas: int
+    at_s: float
 
 
 def buffer_name(settings: ServiceSettings) -> str:
@@ -51,6 +62,14 @@ async def write_buffer(kube: Kube, settings: ServiceSettings, replicas: int) -> 
         await kube.patch(CAPACITY_BUFFERS, namespace, name, {"spec": spec})
     except NotFound:
         await kube.create(CAPACITY_BUFFERS, _buffer(settings, spec))
+
+
+async def delete_buffer(kube: Kube, settings: ServiceSettings) -> None:
+    """Give the nodes back. Raises `KubeError`."""
+    try:
+        await kube.delete(CAPACITY_BUFFERS, settings.key.namespace, buffer_name(settings))
+    except NotFound:
+        return
 
 
 def _buffer(settings: ServiceSettings, spec: dict[str, Any]) -> dict[str, Any]:

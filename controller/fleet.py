@@ -14,7 +14,7 @@ from controller.kube.client import Kube
 from controller.kube.errors import UnknownKind
 from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS, Resource
 from controller.kube.selectors import Selector
-from controller.ownership import Claim, TargetId, claims_of, is_kedas, rival_of, target_id, target_of
+from controller.ownership import Claim, TargetId, claims_of, first_of, is_kedas, rival_of, target_id, target_of
 from controller.prometheus.feed import Feed
 from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND, Annotation
 from controller.resource.parsing import SpecError, parse_annotated, parse_autoscaler
@@ -22,6 +22,7 @@ from controller.resource.settings import ServiceKey, ServiceSettings
 from controller.service import Service
 from controller.status import without_figures
 from forecasting.errors import HarmonyError
+from harmony.model.authority import Mode
 from harmony.ports import Journal
 
 __all__ = ["Fleet", "Rejected"]
@@ -158,6 +159,7 @@ class Fleet:
             target = target_id(key.namespace, service.settings.target)
             rival = rival_of(key, target, self.claims, autoscalers)
             service.rival = "" if rival is None else str(rival)
+        self._name_keepers()
         return [key for key, uid in before.items() if self._uid_of(key) != uid]
 
     def _present(self) -> dict[ServiceKey, Json]:
@@ -176,23 +178,46 @@ class Fleet:
                 found[ServiceKey(kind, meta.get("namespace", ""), meta["name"])] = obj
         return present
 
-    def _autoscaler_claims(self) -> Claims:
-        """GPUAutoscalers by what they scale: those that we serve, and all that others may serve.
+    def _autoscaler_claims(self, mode: Mode | None = None) -> Claims:
+        """GPUAutoscalers (in one mode) by what they scale: those that we serve, and all that others may serve.
 
         Whether another controller can make sense of an object is not known here: as written, it counts.
         """
         found: dict[TargetId, list[Claim]] = {}
         for key, service in self.services.items():
-            if key.kind == KIND:
+            if key.kind == KIND and mode in (None, service.settings.mode):
                 since = self.objects[key]["metadata"].get("creationTimestamp") or NOT_YET
                 claim = Claim(KIND, key.namespace, key.name, since)
                 found.setdefault(target_id(key.namespace, service.settings.target), []).append(claim)
-        for target, claims in claims_of((KIND, self._foreign(KIND))).items():
+        for target, claims in claims_of((KIND, self._foreign(mode))).items():
             found.setdefault(target, []).extend(claims)
         return {target: tuple(claims) for target, claims in found.items()}
 
-    def _foreign(self, kind: str) -> Iterable[Json]:
-        return (obj for key, obj in self._theirs.items() if key.kind == kind)
+    def _name_keepers(self) -> None:
+        """One keeper per minimum: the autoscaler's own annotations, else the oldest GPUAutoscaler in mode Floor."""
+        keepers = self._autoscaler_claims(Mode.FLOOR)
+        for key, service in self.services.items():
+            service.keeper = ""
+            if key.kind != KIND or service.settings.mode is not Mode.FLOOR or (owner := self.owner_of(service)) is None:
+                continue
+            itself = ServiceKey(owner["kind"], key.namespace, owner["metadata"]["name"])
+            first = first_of(keepers.get(target_id(key.namespace, service.settings.target), ()))
+            if self._keeps_its_own(itself):
+                service.keeper = f"{itself} (by annotation)"
+            elif first is not None and first.name != key.name:
+                service.keeper = str(first)
+
+    def _keeps_its_own(self, key: ServiceKey) -> bool:
+        """Whether an HPA or ScaledObject keeps its own minimum in mode Floor, by our hand or another controller's."""
+        if (service := self.services.get(key)) is not None:
+            return service.settings.mode is Mode.FLOOR
+        notes = self._theirs.get(key, {}).get("metadata", {}).get("annotations") or {}
+        return notes.get(Annotation.MODE) == Mode.FLOOR and _is_opted_in(notes)
+
+    def _foreign(self, mode: Mode | None) -> Iterable[Json]:
+        """GPUAutoscalers that another controller may serve (those that are written to be in one mode)."""
+        found = (obj for key, obj in self._theirs.items() if key.kind == KIND)
+        return (obj for obj in found if mode in (None, (obj.get("spec") or {}).get("mode")))
 
     def _uid_of(self, key: ServiceKey) -> str | None:
         service = self.services.get(key)
@@ -263,7 +288,7 @@ class Fleet:
         other labels, and one on the target of another's GPUAutoscaler in mode Floor.
         """
         keep = set(held)
-        theirs = {target_of(obj) for obj in self._foreign(KIND) if (obj.get("spec") or {}).get("mode") == "Floor"}
+        theirs = {target_of(obj) for obj in self._foreign(Mode.FLOOR)}
         left = []
         for kind, resource in ((HPA_KIND, HPAS), (SCALED_OBJECT_KIND, SCALED_OBJECTS)):
             for obj in self._items(resource):
@@ -272,10 +297,14 @@ class Fleet:
                 if Annotation.ORIGINAL_MIN_REPLICAS not in notes or (kind == HPA_KIND and is_kedas(obj)):
                     continue
                 key = ServiceKey(kind, meta.get("namespace", ""), meta["name"])
-                opted_in = key in self._theirs and notes[Annotation.MANAGED].strip().lower() == "true"
-                if (key.namespace, key.name) not in keep and not opted_in and target_of(obj) not in theirs:
+                served = key in self._theirs and _is_opted_in(notes)
+                if (key.namespace, key.name) not in keep and not served and target_of(obj) not in theirs:
                     left.append(obj)
         return left
+
+
+def _is_opted_in(notes: Mapping[str, str]) -> bool:
+    return notes.get(Annotation.MANAGED, "").strip().lower() == "true"
 
 
 def saved_of(key: ServiceKey, obj: Json) -> object:

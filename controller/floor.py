@@ -6,7 +6,7 @@ finalizer and no memory in the process. A minimum that the user changes meanwhil
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +64,11 @@ async def set_floor(kube: Kube, obj: Json, wanted: int, may_act: Callable[[], bo
     """
     state = floor_state(obj)
     floor = max(state.original, min(wanted, state.maximum))
-    if floor == state.minimum and (state.held or floor == state.original):
+    notes = {ORIGINAL: str(state.original), FLOOR: str(floor)}
+    stand = {name: (obj["metadata"].get("annotations") or {}).get(name) for name in notes}
+    if floor == state.minimum and (stand == notes or (floor == state.original and not any(stand.values()))):
         return floor
-    await _patch(kube, obj, floor, {ORIGINAL: str(state.original), FLOOR: str(floor)}, may_act)
+    await _patch(kube, obj, floor, notes, may_act)
     return floor
 
 
@@ -78,14 +80,14 @@ async def restore_floor(kube: Kube, obj: Json, may_act: Callable[[], bool]) -> i
 
 
 async def _patch(
-    kube: Kube, obj: Json, minimum: int, notes: dict[str, str | None], may_act: Callable[[], bool]
+    kube: Kube, obj: Json, minimum: int, notes: Mapping[str, str | None], may_act: Callable[[], bool]
 ) -> None:
     meta = obj["metadata"]
     resource, name = _resource(obj)
     if not may_act():
         raise LeadershipLostError(f"{resource.kind} {meta['namespace']}/{meta['name']}: another controller leads now")
     body = {
-        "metadata": {"resourceVersion": meta["resourceVersion"], "annotations": notes},
+        "metadata": {"resourceVersion": meta["resourceVersion"], "annotations": dict(notes)},
         "spec": {name: minimum},
     }
     await kube.patch(resource, meta["namespace"], meta["name"], body)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from controller.buffers import Buffer
 from controller.forecasting import Wanted
 from controller.lead_times import LeadTimes
 from controller.ledger import Ledger, Note
@@ -86,7 +87,8 @@ class Service:
         self.plan: Plan | None = None
         self.error = ""  # what broke in this turn, for the status; empty when nothing did
         self.rival = ""  # who else moves the target
-        self.buffer: int | None = None  # size of the CapacityBuffer as last written
+        self.keeper = ""  # who else keeps the minimum that mode Floor would keep
+        self.buffer: Buffer | None = None  # the CapacityBuffer as last written
         self.clock_s = math.nan
         self.notes: tuple[str, ...] = ()  # what could not be restored after a restart
         self._gate = LearningGate(SETTLE_S)

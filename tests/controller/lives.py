@@ -52,6 +52,7 @@ def turn(
     ready: int | None = None,
     starts: Starts | None = None,
     forecast: bool = True,
+    conclude: bool = True,
     **view: Any,
 ) -> Plan:
     """One turn with this demand read and this target seen; what was wanted is taken as applied."""
@@ -66,7 +67,8 @@ def turn(
     )
     made = certain(now_s // STEP_S * STEP_S, demand) if forecast and fresh else None
     plan = of.consider(now_s, made)
-    of.conclude(plan.desired)
+    if conclude:
+        of.conclude(plan.desired)
     return plan
 
 

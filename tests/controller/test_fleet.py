@@ -304,3 +304,27 @@ def test_kedas_own_autoscaler_is_not_a_service_of_its_own(fake_api: FakeApiServe
         assert fleet.floors_left([]) == []
 
     in_fleet(fake_api, tmp_path, work, crd=False)
+
+
+def test_of_several_that_would_keep_one_minimum_only_one_does(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    async def work(fleet: Fleet) -> None:
+        def keepers() -> dict[str, str]:
+            return {f"{key.kind[:3]} {key.name}": service.keeper for key, service in fleet.services.items()}
+
+        fake_api.must("POST", HPA_PATH, hpa("of-chat"))
+        fake_api.must("POST", GPUAUTOSCALERS, autoscaler("Floor"))
+        second = autoscaler("Floor")
+        second["metadata"]["name"] = "chat-again"
+        fake_api.must("POST", GPUAUTOSCALERS, second)
+        await until(fleet, lambda: len(fleet.services) == 2 and len(list(fleet.hpas())) == 1)
+        fleet.sync()
+        assert keepers() == {"GPU chat": "", "GPU chat-again": f"GPUAutoscaler {NAMESPACE}/chat"}
+        fake_api.must("PATCH", f"{GPUAUTOSCALERS}/chat", {"spec": {"mode": "Recommend"}})
+        await until(fleet, lambda: keepers() == {"GPU chat": "", "GPU chat-again": ""})
+        notes = {f"{PREFIX}/managed": "true", f"{PREFIX}/demand-query": "sum(load)", f"{PREFIX}/per-replica": "10"}
+        opted_in = {"metadata": {"annotations": notes | {f"{PREFIX}/mode": "Floor"}}}
+        fake_api.must("PATCH", f"{HPA_PATH}/of-chat", opted_in)
+        itself = f"HorizontalPodAutoscaler {NAMESPACE}/of-chat (by annotation)"
+        await until(fleet, lambda: keepers() == {"GPU chat": "", "Hor of-chat": "", "GPU chat-again": itself})
+
+    in_fleet(fake_api, tmp_path, work)

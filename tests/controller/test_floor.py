@@ -107,6 +107,23 @@ def test_held_and_given_back(api_server: ApiServer, tmp_path: Path) -> None:
     run(api_server, tmp_path, work)
 
 
+def test_notes_that_are_out_of_date_are_put_right(api_server: ApiServer, tmp_path: Path) -> None:
+    """The user chose a minimum that happens to be the one wanted: a later choice of the old floor is theirs, too."""
+
+    def now() -> Json:
+        found: Json = api_server.must("GET", f"{HPAS}/chat")
+        return found
+
+    async def work(kube: Kube) -> None:
+        api_server.must("POST", HPAS, hpa(4, original="2", floor="6"))
+        assert await set_floor(kube, now(), 4, always) == 4
+        api_server.must("PATCH", f"{HPAS}/chat", {"spec": {"minReplicas": 6}})
+        assert floor_state(now()).original == 6
+        assert await restore_floor(kube, now(), always) == 6
+
+    run(api_server, tmp_path, work)
+
+
 def test_a_floor_below_the_users_minimum_leaves_no_trace(api_server: ApiServer, tmp_path: Path) -> None:
     async def work(kube: Kube) -> None:
         made = api_server.must("POST", HPAS, hpa(5))

@@ -49,7 +49,7 @@ GRANTED_BUT_NOT_USED_HERE = {
     ("get", "apiextensions.k8s.io", "customresourcedefinitions"): "`harmony doctor` run with the controller's account",
     ("get", "autoscaling.x-k8s.io", "capacitybuffers"): "comes with patch",
     ("update", "autoscaling.x-k8s.io", "capacitybuffers"): "comes with patch",
-    ("delete", "autoscaling.x-k8s.io", "capacitybuffers"): "owned objects go with their owner; to clean up by hand",
+    ("delete", "autoscaling.x-k8s.io", "capacitybuffers"): "used when a buffer is switched off",
 }
 
 
