@@ -266,7 +266,8 @@ def test_capacity_buffer_is_made_and_resized(api_server: ApiServer, tmp_path: Pa
             )
             assert made["spec"]["scalableRef"] == {"apiGroup": "apps", "kind": "Deployment", "name": NAME}
             assert made["spec"]["replicas"] == 0, "8 replicas of 100 are more than any path needs"
-            world.patch({"mode": "Full", "objective": {"perReplica": 10}, "maxReplicas": 30, "paused": True})
+            stays = {"scaleUp": {"selectPolicy": "Disabled"}}
+            world.patch({"mode": "Full", "objective": {"perReplica": 10}, "maxReplicas": 30, "behavior": stays})
             await world.until(lambda: found()["spec"]["replicas"] >= 12, "it grows with what may be needed")
             before = found()["spec"]["replicas"]
             world.set_demand(None)
