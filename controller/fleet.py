@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from controller.kube.cache import Cache
@@ -14,15 +14,16 @@ from controller.kube.client import Kube
 from controller.kube.errors import UnknownKind
 from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS, Resource
 from controller.kube.selectors import Selector
-from controller.ownership import Claim, TargetId, claims_of, first_of, is_kedas, rival_of, target_id, target_of
+from controller.ownership import Claim, TargetId, claims_of, first_of, is_kedas, rival_of, spec_of, target_id, target_of
 from controller.prometheus.feed import Feed
+from controller.resource.annotations import read_pause
 from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND, Annotation
 from controller.resource.parsing import SpecError, parse_annotated, parse_autoscaler
 from controller.resource.settings import ServiceKey, ServiceSettings
 from controller.service import Service
 from controller.status import without_figures
 from forecasting.errors import HarmonyError
-from harmony.model.authority import Mode
+from harmony.model.authority import Mode, Pause
 from harmony.ports import Journal
 
 __all__ = ["Fleet", "Rejected"]
@@ -217,7 +218,7 @@ class Fleet:
     def _foreign(self, mode: Mode | None) -> Iterable[Json]:
         """GPUAutoscalers that another controller may serve (those that are written to be in one mode)."""
         found = (obj for key, obj in self._theirs.items() if key.kind == KIND)
-        return (obj for obj in found if mode in (None, (obj.get("spec") or {}).get("mode")))
+        return (obj for obj in found if mode in (None, spec_of(obj).get("mode")))
 
     def _uid_of(self, key: ServiceKey) -> str | None:
         service = self.services.get(key)
@@ -252,6 +253,22 @@ class Fleet:
         else:
             self._seen[key] = mark
             self.rejected.pop(key, None)
+        if key in self.rejected:
+            self._stop_anyway(key, obj)
+
+    def _stop_anyway(self, key: ServiceKey, obj: Json) -> None:
+        """A pause works whatever else is wrong with its object, and one that cannot be read holds the count."""
+        service = self.services.get(key)
+        if service is None:
+            return
+        try:
+            pause = read_pause(obj["metadata"].get("annotations") or {}, f"{key.namespace}/{key.name}")
+        except SpecError:
+            pause = Pause(paused=True)
+        if spec_of(obj).get("paused") is True:
+            pause = replace(pause, paused=True)
+        if pause.is_active and pause != service.settings.pause:
+            service.adopt(replace(service.settings, pause=pause), service.feed)
 
     def _serve(self, key: ServiceKey, obj: Json) -> None:
         """Make the service what the object says."""

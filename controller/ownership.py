@@ -9,7 +9,7 @@ from typing import Any
 from controller.resource.group import SCALED_OBJECT_KIND
 from controller.resource.settings import ServiceKey, TargetRef
 
-__all__ = ["Claim", "TargetId", "claims_of", "first_of", "is_kedas", "rival_of", "target_id", "target_of"]
+__all__ = ["Claim", "TargetId", "claims_of", "first_of", "is_kedas", "rival_of", "spec_of", "target_id", "target_of"]
 
 Json = dict[str, Any]
 TargetId = tuple[str, str, str, str]  # namespace, API group, kind, name: versions of one API are the same target
@@ -42,10 +42,20 @@ def is_kedas(obj: Json) -> bool:
     return any(owner.get("kind") == SCALED_OBJECT_KIND for owner in owners)
 
 
+def spec_of(obj: Json) -> Json:
+    """The spec of an object, whatever stands there: objects of others need not be as their schema would have them."""
+    return _object(obj.get("spec"))
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
 def target_of(obj: Json) -> TargetId:
     """What an autoscaler of any kind says that it scales."""
-    ref = (obj.get("spec") or {}).get("scaleTargetRef") or {}
-    target = TargetRef(ref.get("apiVersion") or "apps/v1", ref.get("kind") or "Deployment", ref.get("name") or "")
+    ref = _object(spec_of(obj).get("scaleTargetRef"))
+    version, kind, name = (ref.get(field) for field in ("apiVersion", "kind", "name"))
+    target = TargetRef(str(version or "apps/v1"), str(kind or "Deployment"), str(name or ""))
     return target_id(obj.get("metadata", {}).get("namespace", ""), target)
 
 

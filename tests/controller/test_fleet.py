@@ -328,3 +328,30 @@ def test_of_several_that_would_keep_one_minimum_only_one_does(fake_api: FakeApiS
         await until(fleet, lambda: keepers() == {"GPU chat": "", "Hor of-chat": "", "GPU chat-again": itself})
 
     in_fleet(fake_api, tmp_path, work)
+
+
+def test_a_pause_works_whatever_else_is_wrong(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    """A mistake in the same object, or in the pause itself, must not keep anybody from stopping a service."""
+    notes = {f"{PREFIX}/managed": "true", f"{PREFIX}/demand-query": "sum(load)", f"{PREFIX}/per-replica": "10"}
+    key = ServiceKey("HorizontalPodAutoscaler", NAMESPACE, "chat")
+
+    async def work(fleet: Fleet) -> None:
+        def pause(**changes: str | None) -> None:
+            named = {f"{PREFIX}/{name.replace('_', '-')}": value for name, value in changes.items()}
+            fake_api.must("PATCH", f"{HPA_PATH}/chat", {"metadata": {"annotations": named}})
+
+        fake_api.must("POST", HPA_PATH, hpa(**notes))
+        await until(fleet, lambda: key in fleet.services)
+        pause(epsilon="many", paused="true")
+        await until(fleet, lambda: fleet.services[key].settings.pause.paused)
+        assert key in fleet.rejected
+        pause(epsilon=None, paused=None)
+        await until(fleet, lambda: not fleet.services[key].settings.pause.is_active)
+        pause(paused_replicas="five")
+        await until(fleet, lambda: fleet.services[key].settings.pause.paused)
+        assert "paused-replicas" in fleet.rejected[key].why
+        pause(paused_replicas=None)
+        await until(fleet, lambda: not fleet.services[key].settings.pause.is_active)
+        assert not fleet.rejected
+
+    in_fleet(fake_api, tmp_path, work, crd=False)
