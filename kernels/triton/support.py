@@ -68,7 +68,9 @@ def obstacle(*tensors: Tensor) -> str | None:
         if x.shape[-1] > LARGEST_HEAD:
             return f"it takes head sizes up to {LARGEST_HEAD}, not {x.shape[-1]}"
         if x.device.type != "cuda" and not interpreting():
-            return f"it needs tensors on a CUDA GPU, not {x.device.type}, or TRITON_INTERPRET=1 set before Python starts"
+            return (
+                f"it needs tensors on a CUDA GPU, not {x.device.type}, or TRITON_INTERPRET=1 set before Python starts"
+            )
     return None
 
 
