@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kernels.checks import check_key_mask, check_qkv, default_scale, repeat_heads
 from kernels.errors import KernelError, near
 from kernels.registry import BACKENDS, Backend, Mechanism, build_options, mechanism
-from kernels.triton.support import obstacle, require
+from kernels.triton.support import serves
 
 __all__ = ["Functional", "attention", "build"]
 
@@ -145,9 +145,8 @@ def _check_backend(chosen: Mechanism, backend: str | None) -> None:
 
 def _backend(chosen: Mechanism, backend: str | None, *tensors: Tensor) -> Callable[..., Tensor]:
     """The function that computes it: the one asked for, or the fastest that serves the tensors."""
-    if backend == "triton":
-        require(*tensors)
     order = (backend,) if backend is not None else ("torch", "reference")
-    if backend is None and tensors[0].device.type == "cuda" and obstacle(*tensors) is None:
-        order = ("triton", *order)
-    return next(run for run in (getattr(chosen, name) for name in order) if run is not None)
+    if chosen.triton is not None and serves(backend, *tensors):
+        order = ("triton",)
+    found: Callable[..., Tensor] = next(run for run in (getattr(chosen, name) for name in order) if run is not None)
+    return found

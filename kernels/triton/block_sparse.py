@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -34,13 +34,13 @@ class Launch:
 def launch_for(seen: float, block: int | None, size: int, dtype: torch.dtype, *, backward: bool) -> Launch:
     """Tile sizes for queries that see ``seen`` keys each, a rule made of blocks of ``block`` and heads of ``size``.
 
-    Large tiles reuse what they load; small ones compute fewer scores that the rule hides. Float32 has no matrix units
-    that keep its digits, so that large tiles would only spill registers.
+    Large tiles reuse what they load; small ones compute fewer scores that the rule hides. Sizes and warps are such that
+    the compiler spills few registers or none (sm_80, sm_90); float32, which has no matrix units that keep its digits,
+    wants small tiles.
     """
-    if dtype == torch.float32:
-        most_m, most_n = (32, 32) if size > 64 else (64, 32)
-    elif size > 128:
-        most_m, most_n = (64, 32)
+    wide = dtype == torch.float32 or size > 128
+    if wide:
+        most_m, most_n = 32, 32
     else:
         most_m, most_n = (64, 64) if backward else (128, 64)
     fits = 32
@@ -50,8 +50,8 @@ def launch_for(seen: float, block: int | None, size: int, dtype: torch.dtype, *,
         # Blocks of the rule that are cut by tiles of another size would be partial for no reason.
         fits = block
     m, n = min(most_m, fits), min(most_n, fits)
-    warps = 8 if m * padded(size) >= 128 * 128 else 4
-    return Launch(m, n, warps, 2 if backward or dtype == torch.float32 or size > 128 else 3)
+    heavy = wide or m * padded(size) >= (64 * 128 if backward else 128 * 128)
+    return Launch(m, n, 8 if heavy else 4, 2 if wide or backward else 3)
 
 
 def ruled_attention(
@@ -79,7 +79,7 @@ def ruled_attention(
     if 0 in (*q.shape[:3], k.shape[2]):
         return _nothing(q, k, v)
     work = _Ruled(rule, call, float(scale), max(q.shape[3], v.shape[3]))
-    o, lse = _Attention.apply(*map(widened, (q, k, v)), None, key_mask, work)  # type: ignore[no-untyped-call]
+    o, lse = _Attention.apply(*map(widened, (q, k, v)), None, key_mask, work)
     return o.to(q.dtype), lse
 
 
@@ -103,13 +103,13 @@ def listed_attention(
     if 0 in (*q.shape[:3], k.shape[2]):
         return _nothing(q, k, v)
     size = max(q.shape[3], v.shape[3])
-    how = launch_for(plan.block_q * 4, None, size, q.dtype, backward=True)
+    how = replace(launch_for(plan.block_q * 4, None, size, q.dtype, backward=True), warps=8)
     offset = k.shape[2] - q.shape[2] if offset is None else offset
     made = listing(
         plan, sees, lk=k.shape[2], offset=offset, block_m=min(how.block_m, padded(plan.block_q)), block_n=how.block_n
     )
     work = _Listed(made, float(scale), how)
-    o, lse = _Attention.apply(*map(widened, (q, k, v)), bias, key_mask, work)  # type: ignore[no-untyped-call]
+    o, lse = _Attention.apply(*map(widened, (q, k, v)), bias, key_mask, work)
     return o.to(q.dtype), lse
 
 

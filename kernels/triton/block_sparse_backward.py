@@ -6,8 +6,6 @@ a block of keys. Both compute the weights anew from the log-sum-exp, so that not
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -18,31 +16,10 @@ __all__ = ["key_grads", "query_grads"]
 
 @triton.jit
 def _weights(
-    q: Any,
-    k: Any,
-    lse: Any,
-    KEYS: Any,
-    BITS: Any,
-    entry: Any,
-    tile: Any,
-    block: Any,
-    lk: Any,
-    offset: Any,
-    lift: Any,
-    near: Any,
-    first: Any,
-    scale: Any,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PARTIAL: tl.constexpr,
-    USE_BITS: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    UNIT: tl.constexpr,
-    POWERS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    TURNED: tl.constexpr,
-) -> Any:
+    q, k, lse, KEYS, BITS, entry, tile, block, lk, offset, lift, near, first, scale, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, PARTIAL: tl.constexpr, USE_BITS: tl.constexpr, HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr,
+    UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr, TURNED: tl.constexpr,
+):  # fmt: skip
     """The weights of a tile on a block of keys, queries x keys, or keys x queries if TURNED; ``lse`` in log2."""
     r, c = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     if TURNED:
@@ -68,48 +45,17 @@ def _weights(
 
 @triton.jit
 def _query_grad(
-    dq: Any,
-    q: Any,
-    do: Any,
-    lse: Any,
-    delta: Any,
-    K: Any,
-    V: Any,
-    KEYS: Any,
-    BITS: Any,
-    entry: Any,
-    tile: Any,
-    block: Any,
-    stride_kl: Any,
-    stride_kd: Any,
-    stride_vl: Any,
-    stride_vd: Any,
-    lk: Any,
-    offset: Any,
-    lift: Any,
-    near: Any,
-    first: Any,
-    scale: Any,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-    PARTIAL: tl.constexpr,
-    USE_BITS: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    UNIT: tl.constexpr,
-    POWERS: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> Any:
+    dq, q, do, lse, delta, K, V, KEYS, BITS, entry, tile, block, stride_kl, stride_kd, stride_vl, stride_vd, lk,
+    offset, lift, near, first, scale, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PARTIAL: tl.constexpr, USE_BITS: tl.constexpr,
+    HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """``dq`` with the part of one block of keys, still to be multiplied by the scale."""
     c = tl.arange(0, BLOCK_N)
     start = block.to(tl.int64) * BLOCK_N
     left = lk - block * BLOCK_N
-    k = load_rows(K + start * stride_kl, c, stride_kl, stride_kd, left, D, BLOCK_D)
-    v = load_rows(V + start * stride_vl, c, stride_vl, stride_vd, left, DV, BLOCK_DV)
+    k = load_rows(K + start * stride_kl, c, stride_kl, stride_kd, left, D, BLOCK_D, PARTIAL)
+    v = load_rows(V + start * stride_vl, c, stride_vl, stride_vd, left, DV, BLOCK_DV, PARTIAL)
     p = _weights(
         q, k, lse, KEYS, BITS, entry, tile, block, lk, offset, lift, near, first, scale, BLOCK_M, BLOCK_N, PARTIAL,
         USE_BITS, HAS_KEYS, CAUSAL, UNIT, POWERS, PRECISION, False,
@@ -120,61 +66,13 @@ def _query_grad(
 
 @triton.jit
 def query_grads(
-    Q: Any,
-    K: Any,
-    V: Any,
-    KEYS: Any,
-    O: Any,  # noqa: E741
-    DO: Any,
-    LSE: Any,
-    DLSE: Any,
-    DELTA: Any,
-    DQ: Any,
-    FULL_FROM: Any,
-    FULL: Any,
-    PART_FROM: Any,
-    PART: Any,
-    BITS: Any,
-    stride_qb: Any,
-    stride_qh: Any,
-    stride_ql: Any,
-    stride_qd: Any,
-    stride_kb: Any,
-    stride_kh: Any,
-    stride_kl: Any,
-    stride_kd: Any,
-    stride_vb: Any,
-    stride_vh: Any,
-    stride_vl: Any,
-    stride_vd: Any,
-    stride_gb: Any,
-    stride_gh: Any,
-    stride_gl: Any,
-    stride_gd: Any,
-    heads: Any,
-    lq: Any,
-    lk: Any,
-    tiles: Any,
-    offset: Any,
-    lift: Any,
-    near: Any,
-    first: Any,
-    scale: Any,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-    GROUPED: tl.constexpr,
-    USE_BITS: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    HAS_DLSE: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    UNIT: tl.constexpr,
-    POWERS: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
+    Q, K, V, KEYS, O, DO, LSE, DLSE, DELTA, DQ, FULL_FROM, FULL, PART_FROM, PART, BITS, stride_qb, stride_qh,
+    stride_ql, stride_qd, stride_kb, stride_kh, stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd,
+    stride_gb, stride_gh, stride_gl, stride_gd, heads, lq, lk, tiles, offset, lift, near, first, scale,
+    D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, GROUPED: tl.constexpr, USE_BITS: tl.constexpr, HAS_KEYS: tl.constexpr,
+    HAS_DLSE: tl.constexpr, CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """The gradient of one tile of queries, and DELTA = rowsum(DO * O) - DLSE, which `key_grads` reads."""
     pid = tl.program_id(0)
     tile, bh = pid % tiles, pid // tiles
@@ -188,9 +86,9 @@ def query_grads(
     row = bh.to(tl.int64) * lq + tile * BLOCK_M
     r = tl.arange(0, BLOCK_M)
     left = lq - tile * BLOCK_M
-    q = load_rows(Q, r, stride_ql, stride_qd, left, D, BLOCK_D)
-    do = load_rows(DO, r, stride_gl, stride_gd, left, DV, BLOCK_DV)
-    o = load_rows(O + row * DV, r, DV, 1, left, DV, BLOCK_DV)
+    q = load_rows(Q, r, stride_ql, stride_qd, left, D, BLOCK_D, True)
+    do = load_rows(DO, r, stride_gl, stride_gd, left, DV, BLOCK_DV, True)
+    o = load_rows(O + row * DV, r, DV, 1, left, DV, BLOCK_DV, True)
     lse = tl.load(LSE + row + r, mask=r < left, other=float("-inf"))
     empty = lse == float("-inf")
     delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)
@@ -219,50 +117,18 @@ def query_grads(
 
 @triton.jit
 def _key_grad(
-    dk: Any,
-    dv: Any,
-    k: Any,
-    v: Any,
-    Q: Any,
-    DO: Any,
-    LSE: Any,
-    DELTA: Any,
-    KEYS: Any,
-    BITS: Any,
-    entry: Any,
-    tile: Any,
-    block: Any,
-    stride_ql: Any,
-    stride_qd: Any,
-    stride_gl: Any,
-    stride_gd: Any,
-    lq: Any,
-    lk: Any,
-    offset: Any,
-    lift: Any,
-    near: Any,
-    first: Any,
-    scale: Any,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-    PARTIAL: tl.constexpr,
-    USE_BITS: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    UNIT: tl.constexpr,
-    POWERS: tl.constexpr,
+    dk, dv, k, v, Q, DO, LSE, DELTA, KEYS, BITS, entry, tile, block, stride_ql, stride_qd, stride_gl, stride_gd, lq,
+    lk, offset, lift, near, first, scale, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PARTIAL: tl.constexpr,
+    USE_BITS: tl.constexpr, HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> Any:
+):  # fmt: skip
     """``dk`` (still to be multiplied by the scale) and ``dv`` with the part of one tile of queries."""
     r = tl.arange(0, BLOCK_M)
     start = tile.to(tl.int64) * BLOCK_M
     left = lq - tile * BLOCK_M
-    q = load_rows(Q + start * stride_ql, r, stride_ql, stride_qd, left, D, BLOCK_D)
-    do = load_rows(DO + start * stride_gl, r, stride_gl, stride_gd, left, DV, BLOCK_DV)
+    q = load_rows(Q + start * stride_ql, r, stride_ql, stride_qd, left, D, BLOCK_D, PARTIAL)
+    do = load_rows(DO + start * stride_gl, r, stride_gl, stride_gd, left, DV, BLOCK_DV, PARTIAL)
     lse = tl.load(LSE + start + r, mask=r < left, other=float("-inf"))
     lse = tl.where(lse == float("-inf"), float("inf"), lse * 1.4426950408889634)
     delta = tl.load(DELTA + start + r, mask=r < left, other=0.0)
@@ -278,60 +144,13 @@ def _key_grad(
 
 @triton.jit
 def key_grads(
-    Q: Any,
-    K: Any,
-    V: Any,
-    KEYS: Any,
-    DO: Any,
-    LSE: Any,
-    DELTA: Any,
-    DK: Any,
-    DV_: Any,
-    FULL_FROM: Any,
-    FULL: Any,
-    PART_FROM: Any,
-    PART: Any,
-    ENTRY: Any,
-    BITS: Any,
-    stride_qb: Any,
-    stride_qh: Any,
-    stride_ql: Any,
-    stride_qd: Any,
-    stride_kb: Any,
-    stride_kh: Any,
-    stride_kl: Any,
-    stride_kd: Any,
-    stride_vb: Any,
-    stride_vh: Any,
-    stride_vl: Any,
-    stride_vd: Any,
-    stride_gb: Any,
-    stride_gh: Any,
-    stride_gl: Any,
-    stride_gd: Any,
-    heads: Any,
-    lq: Any,
-    lk: Any,
-    blocks: Any,
-    offset: Any,
-    lift: Any,
-    near: Any,
-    first: Any,
-    scale: Any,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-    GROUPED: tl.constexpr,
-    USE_BITS: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    UNIT: tl.constexpr,
-    POWERS: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
+    Q, K, V, KEYS, DO, LSE, DELTA, DK, DV_, FULL_FROM, FULL, PART_FROM, PART, ENTRY, BITS, stride_qb, stride_qh,
+    stride_ql, stride_qd, stride_kb, stride_kh, stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd,
+    stride_gb, stride_gh, stride_gl, stride_gd, heads, lq, lk, blocks, offset, lift, near, first, scale,
+    D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, GROUPED: tl.constexpr, USE_BITS: tl.constexpr, HAS_KEYS: tl.constexpr,
+    CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """The gradients of one block of keys and of its values; the lists name tiles, ENTRY the places of their bits."""
     pid = tl.program_id(0)
     block, bh = pid % blocks, pid // blocks
@@ -347,8 +166,8 @@ def key_grads(
         KEYS += b * lk
     c = tl.arange(0, BLOCK_N)
     left = lk - block * BLOCK_N
-    k = load_rows(K, c, stride_kl, stride_kd, left, D, BLOCK_D)
-    v = load_rows(V, c, stride_vl, stride_vd, left, DV, BLOCK_DV)
+    k = load_rows(K, c, stride_kl, stride_kd, left, D, BLOCK_D, True)
+    v = load_rows(V, c, stride_vl, stride_vd, left, DV, BLOCK_DV, True)
     dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_DV], dtype=tl.float32)
     at = block

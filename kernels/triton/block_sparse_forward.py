@@ -7,8 +7,6 @@ positions, or one bit per (query, key) of that block, packed 32 to a word.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -19,45 +17,16 @@ __all__ = ["forward"]
 
 @triton.jit
 def _attend(
-    acc: Any,
-    m: Any,
-    l: Any,  # noqa: E741
-    q: Any,
-    K: Any,
-    V: Any,
-    KEYS: Any,
-    BITS: Any,
-    entry: Any,
-    block: Any,
-    i: Any,
-    stride_kl: Any,
-    stride_kd: Any,
-    stride_vl: Any,
-    stride_vd: Any,
-    lk: Any,
-    lift: Any,
-    near: Any,
-    first: Any,
-    scale: Any,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-    PARTIAL: tl.constexpr,
-    USE_BITS: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    UNIT: tl.constexpr,
-    POWERS: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> Any:
+    acc, m, l, q, K, V, KEYS, BITS, entry, block, i, stride_kl, stride_kd, stride_vl, stride_vd, lk, lift, near, first,
+    scale, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, PARTIAL: tl.constexpr, USE_BITS: tl.constexpr, HAS_KEYS: tl.constexpr,
+    CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """One block of keys joins the running maximum m, sum l and output of a tile of queries (scores in log2)."""
     c = tl.arange(0, BLOCK_N)
     start = block.to(tl.int64) * BLOCK_N
     left = lk - block * BLOCK_N
-    k = load_rows(K + start * stride_kl, c, stride_kl, stride_kd, left, D, BLOCK_D)
+    k = load_rows(K + start * stride_kl, c, stride_kl, stride_kd, left, D, BLOCK_D, PARTIAL)
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
     if PARTIAL:
         if USE_BITS:
@@ -75,59 +44,19 @@ def _attend(
     top = tl.where(new == float("-inf"), 0.0, new)
     p = tl.exp2(s - top[:, None])
     shrink = tl.exp2(m - top)
-    v = load_rows(V + start * stride_vl, c, stride_vl, stride_vd, left, DV, BLOCK_DV)
+    v = load_rows(V + start * stride_vl, c, stride_vl, stride_vd, left, DV, BLOCK_DV, PARTIAL)
     acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
     return acc, new, l * shrink + tl.sum(p, 1)
 
 
 @triton.jit
 def forward(
-    Q: Any,
-    K: Any,
-    V: Any,
-    KEYS: Any,
-    O: Any,  # noqa: E741
-    LSE: Any,
-    FULL_FROM: Any,
-    FULL: Any,
-    PART_FROM: Any,
-    PART: Any,
-    BITS: Any,
-    stride_qb: Any,
-    stride_qh: Any,
-    stride_ql: Any,
-    stride_qd: Any,
-    stride_kb: Any,
-    stride_kh: Any,
-    stride_kl: Any,
-    stride_kd: Any,
-    stride_vb: Any,
-    stride_vh: Any,
-    stride_vl: Any,
-    stride_vd: Any,
-    heads: Any,
-    lq: Any,
-    lk: Any,
-    tiles: Any,
-    offset: Any,
-    lift: Any,
-    near: Any,
-    first: Any,
-    scale: Any,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-    GROUPED: tl.constexpr,
-    USE_BITS: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    UNIT: tl.constexpr,
-    POWERS: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
+    Q, K, V, KEYS, O, LSE, FULL_FROM, FULL, PART_FROM, PART, BITS, stride_qb, stride_qh, stride_ql, stride_qd,
+    stride_kb, stride_kh, stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd, heads, lq, lk, tiles,
+    offset, lift, near, first, scale, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, GROUPED: tl.constexpr, USE_BITS: tl.constexpr,
+    HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Output (contiguous) and natural log-sum-exp of one tile of queries of one head; ``scale`` includes log2(e)."""
     pid = tl.program_id(0)
     tile, bh = pid % tiles, pid // tiles
@@ -140,27 +69,27 @@ def forward(
     r = tl.arange(0, BLOCK_M)
     i = tile * BLOCK_M + r + offset
     left = lq - tile * BLOCK_M
-    q = load_rows(Q, r, stride_ql, stride_qd, left, D, BLOCK_D)
+    q = load_rows(Q, r, stride_ql, stride_qd, left, D, BLOCK_D, True)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], dtype=tl.float32)
     m = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
-    l = tl.zeros([BLOCK_M], dtype=tl.float32)  # noqa: E741
+    l = tl.zeros([BLOCK_M], dtype=tl.float32)
     at = tile
     if GROUPED:
         at = tile + (bh % heads) * tiles
     for e in range(tl.load(FULL_FROM + at), tl.load(FULL_FROM + at + 1)):
-        acc, m, l = _attend(  # noqa: E741
+        acc, m, l = _attend(
             acc, m, l, q, K, V, KEYS, BITS, e, tl.load(FULL + e), i, stride_kl, stride_kd, stride_vl, stride_vd,
             lk, lift, near, first, scale, D, DV, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False, USE_BITS, HAS_KEYS,
             CAUSAL, UNIT, POWERS, PRECISION,
         )  # fmt: skip
     for e in range(tl.load(PART_FROM + at), tl.load(PART_FROM + at + 1)):
-        acc, m, l = _attend(  # noqa: E741
+        acc, m, l = _attend(
             acc, m, l, q, K, V, KEYS, BITS, e, tl.load(PART + e), i, stride_kl, stride_kd, stride_vl, stride_vd,
             lk, lift, near, first, scale, D, DV, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, True, USE_BITS, HAS_KEYS,
             CAUSAL, UNIT, POWERS, PRECISION,
         )  # fmt: skip
     some = l > 0
-    l = tl.where(some, l, 1.0)  # noqa: E741
+    l = tl.where(some, l, 1.0)
     row = bh.to(tl.int64) * lq + tile * BLOCK_M
     store_rows(O + row * DV, acc / l[:, None], r, DV, 1, left, DV, BLOCK_DV)
     lse = tl.where(some, (m + tl.log2(l)) * 0.6931471805599453, float("-inf"))

@@ -7,8 +7,6 @@ float32, so that they may differ in the last digits from one call to the next.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -18,7 +16,7 @@ __all__ = ["backward", "forward"]
 
 
 @triton.jit
-def _gather(base: Any, rows: Any, stride_l: Any, stride_d: Any, SIZE: tl.constexpr, BLOCK: tl.constexpr) -> Any:
+def _gather(base, rows, stride_l, stride_d, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """The rows of a matrix at the indices ``rows``, 0 where those are negative."""
     d = tl.arange(0, BLOCK)
     at = base + rows.to(tl.int64)[:, None] * stride_l + d[None, :] * stride_d
@@ -27,25 +25,9 @@ def _gather(base: Any, rows: Any, stride_l: Any, stride_d: Any, SIZE: tl.constex
 
 @triton.jit
 def _scores(
-    q: Any,
-    k: Any,
-    cols: Any,
-    KEYS: Any,
-    BIAS: Any,
-    BITS: Any,
-    tile: Any,
-    chunk: Any,
-    chunks: Any,
-    row: Any,
-    bias_rows: Any,
-    bias_cols: Any,
-    scale: Any,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> Any:
+    q, k, cols, KEYS, BIAS, BITS, tile, chunk, chunks, row, bias_rows, bias_cols, scale, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, HAS_KEYS: tl.constexpr, HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Masked scores in log2 of a tile and one chunk of its listed keys."""
     r, c = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
@@ -63,48 +45,12 @@ def _scores(
 
 @triton.jit
 def forward(
-    Q: Any,
-    K: Any,
-    V: Any,
-    KEYS: Any,
-    BIAS: Any,
-    O: Any,  # noqa: E741
-    LSE: Any,
-    ROWS: Any,
-    COLS: Any,
-    BITS: Any,
-    stride_qb: Any,
-    stride_qh: Any,
-    stride_ql: Any,
-    stride_qd: Any,
-    stride_kb: Any,
-    stride_kh: Any,
-    stride_kl: Any,
-    stride_kd: Any,
-    stride_vb: Any,
-    stride_vh: Any,
-    stride_vl: Any,
-    stride_vd: Any,
-    stride_biash: Any,
-    heads: Any,
-    lq: Any,
-    lk: Any,
-    tiles: Any,
-    parts: Any,
-    chunks: Any,
-    bias_rows: Any,
-    bias_cols: Any,
-    scale: Any,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
+    Q, K, V, KEYS, BIAS, O, LSE, ROWS, COLS, BITS, stride_qb, stride_qh, stride_ql, stride_qd, stride_kb, stride_kh,
+    stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd, stride_biash, heads, lq, lk, tiles, parts,
+    chunks, bias_rows, bias_cols, scale, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, HAS_KEYS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Output and natural log-sum-exp of the rows of one tile; ``parts`` tiles in a row share one list of keys."""
     pid = tl.program_id(0)
     tile, bh = pid % tiles, pid // tiles
@@ -121,7 +67,7 @@ def forward(
     q = _gather(Q + b * stride_qb + h * stride_qh, rows, stride_ql, stride_qd, D, BLOCK_D)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], dtype=tl.float32)
     m = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
-    l = tl.zeros([BLOCK_M], dtype=tl.float32)  # noqa: E741
+    l = tl.zeros([BLOCK_M], dtype=tl.float32)
     listed = COLS + (tile // parts) * chunks * BLOCK_N
     for chunk in range(chunks):
         cols = tl.load(listed + chunk * BLOCK_N + c)
@@ -136,10 +82,10 @@ def forward(
         shrink = tl.exp2(m - top)
         v = _gather(V, cols, stride_vl, stride_vd, DV, BLOCK_DV)
         acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
-        l = l * shrink + tl.sum(p, 1)  # noqa: E741
+        l = l * shrink + tl.sum(p, 1)
         m = new
     some = l > 0
-    l = tl.where(some, l, 1.0)  # noqa: E741
+    l = tl.where(some, l, 1.0)
     d = tl.arange(0, BLOCK_DV)
     into = bh.to(tl.int64) * lq + rows
     at = O + into[:, None] * DV + d[None, :]
@@ -150,59 +96,13 @@ def forward(
 
 @triton.jit
 def backward(
-    Q: Any,
-    K: Any,
-    V: Any,
-    KEYS: Any,
-    BIAS: Any,
-    O: Any,  # noqa: E741
-    DO: Any,
-    LSE: Any,
-    DLSE: Any,
-    DQ: Any,
-    DK: Any,
-    DV_: Any,
-    DBIAS: Any,
-    ROWS: Any,
-    COLS: Any,
-    BITS: Any,
-    stride_qb: Any,
-    stride_qh: Any,
-    stride_ql: Any,
-    stride_qd: Any,
-    stride_kb: Any,
-    stride_kh: Any,
-    stride_kl: Any,
-    stride_kd: Any,
-    stride_vb: Any,
-    stride_vh: Any,
-    stride_vl: Any,
-    stride_vd: Any,
-    stride_gb: Any,
-    stride_gh: Any,
-    stride_gl: Any,
-    stride_gd: Any,
-    stride_biash: Any,
-    heads: Any,
-    lq: Any,
-    lk: Any,
-    tiles: Any,
-    parts: Any,
-    chunks: Any,
-    bias_rows: Any,
-    bias_cols: Any,
-    scale: Any,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-    HAS_KEYS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_DLSE: tl.constexpr,
+    Q, K, V, KEYS, BIAS, O, DO, LSE, DLSE, DQ, DK, DV_, DBIAS, ROWS, COLS, BITS, stride_qb, stride_qh, stride_ql,
+    stride_qd, stride_kb, stride_kh, stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd, stride_gb,
+    stride_gh, stride_gl, stride_gd, stride_biash, heads, lq, lk, tiles, parts, chunks, bias_rows, bias_cols, scale,
+    D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, HAS_KEYS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DLSE: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> None:
+):  # fmt: skip
     """All gradients of one tile; DK, DV_ (B, H, Lk, .) and DBIAS are float32 and start at zero."""
     pid = tl.program_id(0)
     tile, bh = pid % tiles, pid // tiles

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +27,10 @@ Sees = Callable[[Tensor, Tensor, Tensor], Tensor]
 _ASKED_AT_ONCE = 1 << 22
 """Elements of a mask that are computed at once."""
 _KEPT = 64
-_RECENT: OrderedDict[tuple[Form, Call, int, int], Schedule] = OrderedDict()
+_SCHEDULES: OrderedDict[tuple[Form, Call, int, int], Schedule] = OrderedDict()
+_SEEN: OrderedDict[tuple[Form, Call], float] = OrderedDict()
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +67,17 @@ def schedule(rule: Rule, call: Call, *, block_m: int, block_n: int) -> Schedule:
     """The schedule of a rule; those of rules with a form are kept, as they recur from call to call."""
     if rule.form is None:
         return _schedule(rule, call, block_m, block_n)
-    known = (rule.form, call, block_m, block_n)
-    found = _RECENT.pop(known, None)
+    return _kept(_SCHEDULES, (rule.form, call, block_m, block_n), lambda: _schedule(rule, call, block_m, block_n))
+
+
+def _kept(store: OrderedDict[Any, Made], key: object, make: Callable[[], Made]) -> Made:
+    """What ``store`` has for the key, made if it has nothing; the least recently used goes when there are too many."""
+    found = store.pop(key, None)
     if found is None:
-        found = _schedule(rule, call, block_m, block_n)
-    _RECENT[known] = found
-    while len(_RECENT) > _KEPT:
-        _RECENT.popitem(last=False)
+        found = make()
+    store[key] = found
+    while len(store) > _KEPT:
+        store.popitem(last=False)
     return found
 
 
@@ -130,7 +138,8 @@ def _packed(sees: Sees, call: Call, head: Tensor, tile: Tensor, block: Tensor, b
 def _pack(seen: Tensor) -> Tensor:
     """(..., n) bool to (..., n / 32) int32, key c in bit c % 32 of word c // 32."""
     shift = torch.arange(32, dtype=torch.int32, device=seen.device)
-    return (seen.unflatten(-1, (-1, 32)).int() << shift).sum(-1, dtype=torch.int32)
+    words: Tensor = (seen.unflatten(-1, (-1, 32)).int() << shift).sum(-1, dtype=torch.int32)
+    return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +195,12 @@ def listing(plan: Plan, sees: Sees, *, lk: int, offset: int, block_m: int, block
 
 def keys_seen(rule: Rule, call: Call) -> float:
     """Keys that a query sees, the mean over a sample of queries; overlaps of ranges count twice."""
-    if call.lq == 0:
-        return 0.0
+    if rule.form is not None:
+        return _kept(_SEEN, (rule.form, call), lambda: _keys_seen(rule, call))
+    return _keys_seen(rule, call)
+
+
+def _keys_seen(rule: Rule, call: Call) -> float:
     h = torch.zeros(1, 1, dtype=torch.int64, device=call.device)
     rows = torch.linspace(0, call.lq - 1, min(call.lq, 64), device=call.device).long()[None]
     lo, hi = rule.spans(h, rows + call.offset)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -12,20 +10,24 @@ __all__ = ["form_sees", "load_rows", "packed_bit", "store_rows"]
 
 @triton.jit
 def load_rows(
-    base: Any, rows: Any, stride_l: Any, stride_d: Any, last: Any, SIZE: tl.constexpr, BLOCK: tl.constexpr
-) -> Any:
-    """Rows x BLOCK of a matrix; 0 from row ``last`` and from column SIZE on."""
+    base, rows, stride_l, stride_d, last, SIZE: tl.constexpr, BLOCK: tl.constexpr, BOUNDED: tl.constexpr
+):  # fmt: skip
+    """Rows x BLOCK of a matrix; 0 from row ``last`` on if BOUNDED, and from column SIZE on."""
     d = tl.arange(0, BLOCK)
     at = base + rows[:, None] * stride_l + d[None, :] * stride_d
-    if SIZE == BLOCK:
-        return tl.load(at, mask=(rows < last)[:, None], other=0.0)
-    return tl.load(at, mask=(rows < last)[:, None] & (d < SIZE)[None, :], other=0.0)
+    if BOUNDED:
+        x = tl.load(at, mask=(rows < last)[:, None] & (d < SIZE)[None, :], other=0.0)
+    elif SIZE == BLOCK:
+        x = tl.load(at)
+    else:
+        x = tl.load(at, mask=(d < SIZE)[None, :], other=0.0)
+    return x
 
 
 @triton.jit
 def store_rows(
-    base: Any, x: Any, rows: Any, stride_l: Any, stride_d: Any, last: Any, SIZE: tl.constexpr, BLOCK: tl.constexpr
-) -> None:
+    base, x, rows, stride_l, stride_d, last, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """The reverse of `load_rows`, in the type of the target."""
     d = tl.arange(0, BLOCK)
     at = base + rows[:, None] * stride_l + d[None, :] * stride_d
@@ -34,15 +36,8 @@ def store_rows(
 
 @triton.jit
 def form_sees(
-    i: Any,
-    j: Any,
-    lift: Any,
-    near: Any,
-    first: Any,
-    CAUSAL: tl.constexpr,
-    UNIT: tl.constexpr,
-    POWERS: tl.constexpr,
-) -> Any:
+    i, j, lift, near, first, CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr,
+):  # fmt: skip
     """A `Form` for broadcastable positions; ``lift`` makes negative query positions divide as positive ones do."""
     if UNIT == 1:
         bj = j
@@ -61,7 +56,7 @@ def form_sees(
 
 
 @triton.jit
-def packed_bit(BITS: Any, entry: Any, r: Any, c: Any, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr) -> Any:
+def packed_bit(BITS, entry, r, c, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """The packed mask of a partial block at its rows r and columns c, broadcastable."""
     word = tl.load(BITS + tl.cast(entry, tl.int64) * (BLOCK_M * (BLOCK_N // 32)) + r * (BLOCK_N // 32) + c // 32)
     return ((word >> (c % 32)) & 1) != 0

@@ -31,6 +31,7 @@ __all__ = [
     "padded",
     "precision",
     "require",
+    "serves",
     "widened",
 ]
 
@@ -79,6 +80,14 @@ def require(*tensors: Tensor) -> None:
     why = obstacle(*tensors)
     if why is not None:
         raise KernelError(f"backend 'triton' cannot be used: {why}")
+
+
+def serves(backend: str | None, *tensors: Tensor) -> bool:
+    """Whether Triton computes this: it was asked for (`KernelError` if it cannot), or nothing was and it is a GPU's."""
+    if backend == "triton":
+        require(*tensors)
+        return True
+    return backend is None and tensors[0].device.type == "cuda" and obstacle(*tensors) is None
 
 
 def widened(x: Tensor) -> Tensor:
