@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from kernels.engines.plan import Plan
 from kernels.engines.rules import Call, Form, Rule
 from kernels.triton.block_sparse_lists import Listing, Schedule, keys_seen, listing, schedule
-from kernels.triton.support import LOG2E, interpreting, on_device, padded, precision, require, widened
+from kernels.triton.support import LOG2E, launch_options, on_device, padded, precision, require, widened
 
 __all__ = ["Launch", "launch_for", "listed_attention", "ruled_attention"]
 
@@ -214,8 +214,7 @@ class _Ruled:
             "CAUSAL": shown.causal,
             "UNIT": shown.unit,
             "POWERS": shown.powers,
-            "num_warps": how.warps,
-            "num_stages": how.stages,
+            **launch_options(how.warps, how.stages),
         }
 
     def numbers(self, q: Tensor, tiles: int) -> tuple[int | float, ...]:
@@ -301,8 +300,7 @@ class _Listed:
             "BLOCK_M": self.made.block_m,
             "BLOCK_N": self.made.block_n,
             "HAS_BIAS": bias is not None,
-            "num_warps": self.how.warps,
-            "num_stages": self.how.stages,
+            **launch_options(self.how.warps, self.how.stages),
         }
 
     def numbers(self, q: Tensor, k: Tensor, bias: Tensor | None) -> tuple[int | float, ...]:
@@ -352,10 +350,7 @@ class _Listed:
         return dq, dk.to(k.dtype), dv.to(v.dtype), dbias
 
 
-def _launch(kernel: Any, programs: int, *parts: tuple[object, ...] | Mapping[str, object]) -> None:
-    """Run ``programs`` programs of a kernel on its arguments in order, the last part by name."""
-    *ordered, named = parts
-    options = dict(named)  # type: ignore[arg-type]
-    if interpreting():
-        options.pop("num_warps"), options.pop("num_stages")
-    kernel[(programs,)](*(x for part in ordered for x in part), **options)
+def _launch(kernel: Any, programs: int, *parts: tuple[object, ...] | dict[str, object]) -> None:
+    """Run ``programs`` programs of a kernel on its arguments in order, and on the last part by name."""
+    named = {name: x for part in parts if isinstance(part, dict) for name, x in part.items()}
+    kernel[(programs,)](*(x for part in parts if isinstance(part, tuple) for x in part), **named)

@@ -28,7 +28,6 @@ def _weights(
     else:
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         r, c, lse = r[:, None], c[None, :], lse[:, None]
-    p = tl.exp2(s - lse)
     left = lk - block * BLOCK_N
     if PARTIAL:
         if USE_BITS:
@@ -36,11 +35,11 @@ def _weights(
         else:
             i, j = tile * BLOCK_M + r + offset, block * BLOCK_N + c
             seen = form_sees(i, j, lift, near, first, CAUSAL, UNIT, POWERS) & (c < left)
-        p = tl.where(seen, p, 0.0)
+        s = tl.where(seen, s, float("-inf"))
     if HAS_KEYS:
         shown = tl.load(KEYS + block.to(tl.int64) * BLOCK_N + c, mask=c < left, other=0)
-        p = tl.where(shown != 0, p, 0.0)
-    return p
+        s = tl.where(shown != 0, s, float("-inf"))
+    return tl.exp2(s - lse)
 
 
 @triton.jit

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.triton.block_sparse import launch_for
-from kernels.triton.support import LOG2E, interpreting, on_device, padded, precision, widened
+from kernels.triton.support import LOG2E, launch_options, on_device, padded, precision, widened
 
 __all__ = ["received_attention"]
 
@@ -25,7 +25,6 @@ def received_attention(q: Tensor, k: Tensor, lse: Tensor, *, causal: bool, scale
         return total
     how = launch_for(lk, None, d, q.dtype, backward=True)
     blocks = -(-lk // how.block_n)
-    launch = {} if interpreting() else {"num_warps": how.warps, "num_stages": how.stages}
     with on_device(q):
         received[(blocks * batch * heads,)](
             q,
@@ -46,6 +45,6 @@ def received_attention(q: Tensor, k: Tensor, lse: Tensor, *, causal: bool, scale
             BLOCK_D=padded(d),
             CAUSAL=causal,
             PRECISION=precision(q.dtype),
-            **launch,
+            **launch_options(how.warps, how.stages),
         )
     return total

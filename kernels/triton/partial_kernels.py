@@ -36,8 +36,9 @@ def received(
         q = load_rows(Q, rows.to(tl.int64), stride_ql, stride_qd, lq, D, BLOCK_D, True)
         lse = tl.load(LSE + rows, mask=rows < lq, other=float("inf"))
         lse = tl.where(lse == float("-inf"), float("inf"), lse * 1.4426950408889634)
-        p = tl.exp2(tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale - lse[None, :])
+        s = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale - lse[None, :]
         if CAUSAL:
-            p = tl.where((block * BLOCK_N + c)[:, None] <= (rows + offset)[None, :], p, 0.0)
-        total += tl.sum(p, 1)
+            s = tl.where((block * BLOCK_N + c)[:, None] <= (rows + offset)[None, :], s, float("-inf"))
+        # No weight is above one, but those of keys outside of the log-sum-exp, which the caller drops, might overflow.
+        total += tl.sum(tl.exp2(tl.minimum(s, 0.0)), 1)
     tl.store(OUT + bh.to(tl.int64) * lk + start + c, total, mask=c < lk - start)

@@ -26,6 +26,7 @@ __all__ = [
     "compile_ahead",
     "installed",
     "interpreting",
+    "launch_options",
     "obstacle",
     "on_device",
     "padded",
@@ -100,6 +101,14 @@ def on_device(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
 
 
+def launch_options(warps: int, stages: int) -> dict[str, object]:
+    """Keyword arguments of a launch: warps of a program, stages of its pipeline; none under the interpreter."""
+    if interpreting():
+        return {}
+    # Multiply-adds are said outright, because the default of Triton is about to change.
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+
+
 def padded(size: int, least: int = 16) -> int:
     """The power of two that holds ``size``, at least ``least`` (what `tl.dot` takes)."""
     return max(least, 1 << max(size - 1, 0).bit_length())
@@ -149,6 +158,6 @@ def compile_ahead(
     made = triton.compile(
         ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attrs),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": warps, "num_stages": stages},
+        options={"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True},
     )
     return Compiled(made.asm["ptx"], made.asm["cubin"], int(made.metadata.shared))
