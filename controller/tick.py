@@ -48,7 +48,6 @@ class TickReport:
     number: int
     services: int = 0
     decided: int = 0
-    scaled: int = 0
     late: int = 0
     errors: int = 0
     calls: int = 0
@@ -59,7 +58,7 @@ class Tick:
     """One pass over all services; `run` it every interval.
 
     A service that is still busy with an earlier pass (a target or Prometheus that does not answer) is left out, so
-    that it delays nobody; what breaks in one service is written into its status and counted.
+    that it delays nobody; what breaks in one service, and that it is late, is written into its status and counted.
     """
 
     def __init__(
@@ -95,8 +94,7 @@ class Tick:
         self._dry_run = dry_run
         self._show = publish
         self._gone: list[str] = []
-        self._busy: dict[ServiceKey, asyncio.Task[bool]] = {}
-        self._looked_s: dict[ServiceKey, float] = {}
+        self._busy: dict[tuple[bool, ServiceKey], asyncio.Task[bool]] = {}  # (is it its status, whose)
         self.number = 0
 
     async def run(self) -> TickReport:
@@ -116,11 +114,11 @@ class Tick:
         acted: dict[ServiceKey, Acted] = {}
         with _Stage(self, report, "act"):
             await self._each("act", [s for s, _ in planned], lambda s: self._act(s, acted), report)
-            await self._restore_floors(planned)
+            await self._restore_floors()
         with _Stage(self, report, "status"):
             self._publish(planned, acted, now_s)
             self._show_all(planned, acted)
-            await self._each("status", read, lambda s: self._status(s, acted, now_s), report)
+            await self._each("status", services, lambda s: self._status(s, acted, now_s), report)
             await self._reject(now_s, report)
         if report.services >= MANY:
             await asyncio.to_thread(give_back)
@@ -149,7 +147,6 @@ class Tick:
         self._metrics.forget(key)
         self._board.forget(key)
         self._reporter.forget(key)
-        self._looked_s.pop(key, None)
         self._gone.append(f"{key.namespace}/{key.name}")
 
     # ---- stages ---------------------------------------------------------------------------------------------
@@ -159,7 +156,6 @@ class Tick:
 
         async def look() -> None:
             service.view = await self._targets.look(settings.key.namespace, settings.target, service.starts, now_s)
-            self._looked_s[settings.key] = now_s
 
         async def refresh() -> None:
             service.feed.reads_past = not service.is_idle
@@ -211,7 +207,7 @@ class Tick:
             note = acted[key].event[1] if acted[key].event else ""  # type: ignore[index]
             log.info("applied: %s", note, extra={"service": str(key)})
 
-    async def _restore_floors(self, planned: list[tuple[Service, Plan]]) -> None:
+    async def _restore_floors(self) -> None:
         """Give minimums back that nobody keeps any more (mode changed, object deleted, opted out)."""
         held = set()
         for service in self._fleet.services.values():
@@ -313,18 +309,19 @@ class Tick:
     ) -> list[Service]:
         """Do ``work`` for all services at once; returns those for which it was done within the deadline.
 
-        Work that takes longer goes on in the background, and its service sits out until it is done.
+        Work that takes longer goes on in the background, and its service sits out until it is done; only its status
+        is still written, and a status that cannot be written keeps nobody from scaling.
         """
         tasks: dict[asyncio.Task[bool], Service] = {}
         for service in services:
-            key = service.settings.key
-            if key in self._busy:
+            lane = stage == "status", service.settings.key
+            if lane in self._busy:
                 report.late += 1
                 continue
             task = asyncio.ensure_future(self._guarded(stage, service, work, report))
             tasks[task] = service
-            self._busy[key] = task
-            task.add_done_callback(functools.partial(self._idle, key))
+            self._busy[lane] = task
+            task.add_done_callback(functools.partial(self._idle, lane))
         if not tasks:
             return []
         done, late = await asyncio.wait(tasks, timeout=self._deadline_s)
@@ -336,8 +333,8 @@ class Tick:
             self._metrics.observe_error(stage, "Late")
         return [service for task, service in tasks.items() if task in done and task.result()]
 
-    def _idle(self, key: ServiceKey, _: asyncio.Task[bool]) -> None:
-        self._busy.pop(key, None)
+    def _idle(self, lane: tuple[bool, ServiceKey], _: asyncio.Task[bool]) -> None:
+        self._busy.pop(lane, None)
 
     async def _guarded(
         self, stage: str, service: Service, work: Callable[[Service], Awaitable[None]], report: TickReport

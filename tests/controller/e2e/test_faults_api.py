@@ -404,8 +404,15 @@ def test_a_slow_target_delays_nobody(fake_api: FakeApiServer, tmp_path: Path) ->
             assert took < 8 * interval_s * 1.1 + 1.0, "ticks come at their interval"
             await orders(world, 6, timeout_s=3 * interval_s + 3.0)
             assert codes(of(world, SCALE_WRITES)) == [200]
+            await world.until(lambda: "read took longer than 0.4 s" in message_of(world, "slow"), "its status says so")
 
     run_in_world(fake_api, tmp_path, test)
+
+
+def message_of(world: World, name: str) -> str:
+    """What the Ready condition of an object says; empty while there is none."""
+    conditions = world.status(name).get("conditions", ())
+    return next((c["message"] for c in conditions if c["type"] == "Ready"), "")
 
 
 def test_a_deployment_that_is_deleted_and_comes_back(fake_api: FakeApiServer, tmp_path: Path) -> None:

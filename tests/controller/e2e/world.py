@@ -137,12 +137,12 @@ class World:
         body = {"metadata": {"annotations": notes}}
         self.api.must("PATCH", f"{GROUP}/namespaces/{NAMESPACE}/gpuautoscalers/{NAME}", body)
 
-    def autoscaler(self) -> Json:
-        found: Json = self.api.must("GET", f"{GROUP}/namespaces/{NAMESPACE}/gpuautoscalers/{NAME}")
+    def autoscaler(self, name: str = NAME) -> Json:
+        found: Json = self.api.must("GET", f"{GROUP}/namespaces/{NAMESPACE}/gpuautoscalers/{name}")
         return found
 
-    def status(self) -> Json:
-        found: Json = self.autoscaler().get("status") or {}
+    def status(self, name: str = NAME) -> Json:
+        found: Json = self.autoscaler(name).get("status") or {}
         return found
 
     def condition(self, kind: str) -> tuple[str, str]:
