@@ -8,6 +8,7 @@ mechanism's definition in float64, at a length at which the definition can be wr
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ __all__ = [
     "known_methods",
     "measure_ceilings",
     "measure_rows",
+    "peak_bytes",
 ]
 
 DEFAULT_METHODS = (
@@ -113,7 +115,8 @@ def known_methods() -> tuple[str, ...]:
 
 def measure_ceilings(settings: BenchSettings) -> Ceilings:
     """Measure what the device reaches in the type of the settings."""
-    side = 8192 if settings.device == "cuda" else 2048
+    # Without instructions for them, half types are a hundred times slower on a CPU.
+    side = 8192 if settings.device == "cuda" else 2048 if settings.dtype.itemsize >= 4 else 256
     a = torch.ones(side, side, device=settings.device, dtype=settings.dtype)
     product = _seconds(lambda: a @ a, settings.device)
     # Larger than any cache, so that memory itself is measured.
@@ -129,7 +132,7 @@ def measure_rows(settings: BenchSettings, ceilings: Ceilings) -> Iterator[Row]:
         q, k, v = _inputs(settings, length, settings.dtype)
         dense: float | None = None
         if settings.device == "cuda" or length <= LONGEST_DENSE:
-            dense = _seconds(lambda q=q, k=k, v=v: _run("sdpa", settings, q, k, v), settings.device)
+            dense = _seconds(functools.partial(_run, "sdpa", settings, q, k, v), settings.device)
         for method in settings.methods:
             yield _row(method, settings, ceilings, (q, k, v), dense)
 
@@ -139,13 +142,13 @@ def _row(method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor
     q, k, v = qkv
     length = q.shape[2]
     forward = _seconds(lambda: _run(method, s, q, k, v), s.device)
-    peak = _peak_bytes(lambda: _run(method, s, q, k, v), s.device)
+    peak = peak_bytes(lambda: _run(method, s, q, k, v), s.device)
     backward, backward_peak = None, None
     if s.backward:
         both = _seconds(lambda: _train(method, s, qkv), s.device)
         # The pass back is what the two together take beyond the pass forward.
         backward = max(both - forward, 0.0)
-        backward_peak = _peak_bytes(lambda: _train(method, s, qkv), s.device)
+        backward_peak = peak_bytes(lambda: _train(method, s, qkv), s.device)
     flops = _flops(method, s, qkv) / forward
     # Every input read once and the output written once: what no implementation goes below.
     moved = (q.nbytes + k.nbytes + v.nbytes + q.nbytes) / forward
@@ -232,7 +235,7 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _peak_bytes(run: Callable[[], object], device: str) -> int:
+def peak_bytes(run: Callable[[], object], device: str) -> int:
     """The most bytes that were allocated at once during a run, beyond those before it."""
     if device == "cuda":
         _wait(device)

@@ -24,8 +24,8 @@ __all__ = ["block_sparse_attention"]
 
 _CHUNK_PAIRS = 1 << 20
 """Pairs of query and key for which the rule is asked at once."""
-_PART_SCORES = 1 << 17
-"""Scores held at once by each thread: 512 KiB in float32, about what a core keeps to itself."""
+_PART_SCORES = 1 << 19
+"""Scores held at once by each thread: 2 MiB in float32, about what a core keeps near."""
 _PART_SCORES_GPU = 1 << 24
 _LOG2_E = 1.0 / math.log(2.0)
 
