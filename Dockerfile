@@ -2,7 +2,7 @@
 # HARMONY's image. Build it from the repository root:
 #
 #   docker build --tag harmony:0.1.0 .                                                   CPU
-#   docker build --tag harmony:0.1.0-gpu --build-arg TORCH_INDEX_URL=https://pypi.org/simple --build-arg EXTRAS=controller,gpu .
+#   docker build --tag harmony:0.1.0-gpu --build-arg TORCH_INDEX_URL= --build-arg EXTRAS=controller,gpu .
 #
 # To pin the base image, look its digest up once and give it with every build:
 #
@@ -14,7 +14,7 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 # ---- builder: everything that needs pip ends in /opt/harmony -------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS builder
 
-# Where torch comes from: the CPU wheels by default (200 MB instead of several GB).
+# Where torch comes from: PyTorch's CPU wheels by default (200 MB instead of several GB); empty for pip's own index.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=controller
 
@@ -27,7 +27,7 @@ RUN python -m venv --without-pip /opt/harmony
 
 # torch alone first, so that a change of the code does not fetch it again; its dependencies come with the pinned rest.
 COPY constraints.txt ./
-RUN python -m pip --python /opt/harmony/bin/python install --no-deps --index-url "${TORCH_INDEX_URL}" \
+RUN python -m pip --python /opt/harmony/bin/python install --no-deps ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} \
     "$(grep '^torch==' constraints.txt)"
 
 COPY pyproject.toml README.md LICENSE ./

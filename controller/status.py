@@ -12,7 +12,9 @@ from controller.conditions import Condition, merged
 from controller.prometheus.states import FeedReason
 from controller.service import Service
 from harmony.model.authority import Mode
-from harmony.model.decision import Candidates, Decision, Reason
+from harmony.model.decision import Candidates, Reason
+from harmony.model.record import Record
+from harmony.serving.words import Said, in_words
 
 __all__ = [
     "LEARNED_EVERY_S",
@@ -187,7 +189,7 @@ def status_of(service: Service, acted: Acted, old: Json, now_s: float) -> Json:
     if service.record is not None:
         decision = service.record.decision
         out["recommendedReplicas"] = decision.replicas
-        out["lastScaleDecision"] = _decision(service, decision, acted, now_s)
+        out["lastScaleDecision"] = _decision(service, service.record, acted, now_s)
     out["conditions"] = merged(old.get("conditions") or [], conditions_of(service, acted), settings.generation, now_s)
     return out
 
@@ -242,8 +244,9 @@ def _shadow(service: Service) -> Json:
     )
 
 
-def _decision(service: Service, decision: Decision, acted: Acted, now_s: float) -> Json:
+def _decision(service: Service, record: Record, acted: Acted, now_s: float) -> Json:
     """The last decision with its alternatives (the shape of KEP-6107, and what it risked)."""
+    decision = record.decision
     before = service.view.ordered
     plan = service.plan
     to = acted.applied if service.settings.actuation == "Scale" or plan is None else plan.desired
@@ -255,7 +258,7 @@ def _decision(service: Service, decision: Decision, acted: Acted, now_s: float) 
         "recommendedReplicas": decision.replicas,
         "direction": "Up" if to > before else "Down" if to < before else "None",
         "reason": str(decision.reason),
-        "message": _sentence(service, decision),
+        "message": in_words(_said(service, record, to)),
         "boundBy": bound_by,
         "model": decision.model,
         "quantiles": [
@@ -273,25 +276,19 @@ def _decision(service: Service, decision: Decision, acted: Acted, now_s: float) 
     )
 
 
-def _sentence(service: Service, decision: Decision) -> str:
-    """The decision in words."""
-    settings, view = service.settings, service.view
-    text = f"{decision.replicas} replicas recommended, {view.ordered} ordered, {view.ready} ready"
-    risk = decision.violation_probability
-    if math.isfinite(risk):
-        lead = round(service.learned.lead_time.quantile_s(0.9))
-        text += (
-            f"; P(miss) within the {lead} s that a start takes is {risk:.2g}, {settings.objective.epsilon:g} promised"
-        )
-        others = decision.candidates
-        if others is not None:
-            fewer = others.violation_probability[others.replicas == decision.replicas - 1]
-            if fewer.size:
-                text += f" ({decision.replicas - 1} replicas: {float(fewer[0]):.2g})"
-    plan = service.plan
-    if plan is not None and plan.desired != plan.wanted and plan.bound_by:
-        text += f"; held at {plan.desired} by {plan.bound_by}"
-    return text
+def _said(service: Service, record: Record, desired: int) -> Said:
+    """A service's turn as it is put into words."""
+    settings, demand, plan = service.settings, service.settings.queries[0].indicator, service.plan
+    return Said(
+        record=record,
+        demand_name=demand.name,
+        unit=demand.unit,
+        currency=settings.currency,
+        mode=str(service.mode),
+        ordered=service.view.ordered,
+        desired=desired,
+        held_by="" if plan is None else plan.bound_by,
+    )
 
 
 def _shown(candidates: Candidates, chosen: int) -> list[Json]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kernels.checks import check_key_mask, check_qkv, default_scale, repeat_heads
 from kernels.errors import KernelError, near
 from kernels.registry import BACKENDS, Backend, Mechanism, build_options, mechanism
+from kernels.triton.support import serves
 
 __all__ = ["Functional", "attention", "build"]
 
@@ -38,7 +39,7 @@ def attention(
         causal: query i sees key j only if j <= i + (Lk - Lq), i.e. the last query sees all keys.
         key_mask: bool (B, Lk), True where a key may be seen.
         scale: factor on the dot products; 1 / sqrt(D) if None (1 for the mechanisms that have no scale).
-        backend: "reference" (the definition), "torch" or "triton"; None takes the fastest that serves the device.
+        backend: "reference" (the definition), "torch" or "triton" (a CUDA GPU); None takes the fastest that serves.
         options: what the method takes besides (`kernels.describe(method).options`).
 
     Returns:
@@ -52,8 +53,9 @@ def attention(
     if chosen.reference is None:
         raise KernelError(f"{method!r} is a layer with its own projections: kernels.build({method!r}, ...) makes it")
     _check_options(f"attention method {method!r}", options, chosen.options)
-    run = _backend(chosen, backend, q.device.type)
+    _check_backend(chosen, backend)
     heads = check_qkv(q, k, v, free_head_size=chosen.free_head_size)
+    run = _backend(chosen, backend, q, k, v)
     check_key_mask(key_mask, k)
     if chosen.causal == "only" and not causal:
         raise KernelError(f"attention method {method!r} is causal only; pass causal=True")
@@ -131,13 +133,20 @@ def _check_options(owner: str, given: Iterable[str], known: Mapping[str, object]
         raise KernelError(f"{owner} needs the option {missing[0]!r}")
 
 
-def _backend(chosen: Mechanism, backend: str | None, device: str) -> Callable[..., Tensor]:
-    """The function that computes it: the one asked for, or the fastest there is for the device."""
-    if backend is not None and backend not in BACKENDS:
+def _check_backend(chosen: Mechanism, backend: str | None) -> None:
+    """Raise `KernelError` for a backend that does not exist, or that the mechanism does not have."""
+    if backend is None:
+        return
+    if backend not in BACKENDS:
         raise KernelError(f"no backend {backend!r}; {near(backend, BACKENDS)}")
-    order = (backend,) if backend is not None else (("triton", "torch") if device == "cuda" else ("torch",))
-    for name in (*order, *(() if backend else ("reference",))):
-        found: Callable[..., Tensor] | None = getattr(chosen, name)
-        if found is not None:
-            return found
-    raise KernelError(f"attention method {chosen.name!r} has no backend {backend!r}; it has {chosen.backends}")
+    if getattr(chosen, backend) is None:
+        raise KernelError(f"attention method {chosen.name!r} has no backend {backend!r}; it has {chosen.backends}")
+
+
+def _backend(chosen: Mechanism, backend: str | None, *tensors: Tensor) -> Callable[..., Tensor]:
+    """The function that computes it: the one asked for, or the fastest that serves the tensors."""
+    order = (backend,) if backend is not None else ("torch", "reference")
+    if chosen.triton is not None and serves(backend, *tensors):
+        order = ("triton",)
+    found: Callable[..., Tensor] = next(run for run in (getattr(chosen, name) for name in order) if run is not None)
+    return found

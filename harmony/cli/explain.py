@@ -123,6 +123,7 @@ def retain(
     """
     from harmony.journal import JournalStore
 
+    JournalStore.open(journal, read_only=True).close()  # a mistyped journal is not made
     with JournalStore.open(journal) as store:
         gone = store.retain(days, inputs_days=inputs_days, audit_days=audit_days)
     print(

@@ -65,7 +65,7 @@ def show(journal: Journal, as_json: AsJson = False) -> None:
     from harmony.journal import JournalStore
     from harmony.serving import utc
 
-    with JournalStore.open(journal) as store:
+    with JournalStore.open(journal, read_only=True) as store:
         found = store.keys()
     rows = [
         {
@@ -98,12 +98,11 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the k
     from forecasting.errors import UsageError
     from harmony.journal import JournalStore
 
-    with JournalStore.open(journal) as store:
+    with JournalStore.open(journal, read_only=True) as store:  # a mistyped journal is not made
         found = store.keys()
-        if not any(key.id == key_id and key.revoked_s is None for key in found):
-            raise UsageError(
-                f"key {key_id!r}: there is none of that id, or it was revoked; `harmony keys list` has all"
-            )
+    if not any(key.id == key_id and key.revoked_s is None for key in found):
+        raise UsageError(f"key {key_id!r}: there is none of that id, or it was revoked; `harmony keys list` has all")
+    with JournalStore.open(journal) as store:
         store.audit(ACTOR, "keys.revoke", {"id": key_id})
         store.revoke_key(key_id)
     print(f"revoked {key_id}")

@@ -3,19 +3,58 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from harmony.decision.rule import lead_window
 from harmony.model.decision import Reason
+from harmony.model.record import Record
 from harmony.serving.snapshot import Snapshot
 
-__all__ = ["amount", "duration", "percent", "sentence"]
+__all__ = ["Said", "amount", "duration", "in_words", "percent", "sentence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a decision is put into words from.
+
+    Attributes:
+        record: the turn.
+        demand_name, unit, currency: names for people; may be empty.
+        mode: the authority in force.
+        ordered: replicas of the real target (the record's are a shadow's while there is no authority).
+        desired, held_by: what was ordered, and what kept it from the recommendation ("" for nothing).
+    """
+
+    record: Record
+    demand_name: str
+    unit: str
+    currency: str
+    mode: str
+    ordered: int
+    desired: int
+    held_by: str
+
+
+def in_words(said: Said) -> str:
+    """What was decided, why, at what stated risk, and what kept it from being ordered."""
+    return " ".join(part for part in (_what(said), _why(said), _risk(said), _held(said)) if part)
 
 
 def sentence(snapshot: Snapshot) -> str:
-    """What was decided, why, at what stated risk, and what kept it from being ordered."""
+    """A snapshot's decision in words; made once."""
     if "sentence" not in snapshot.cache:
-        parts = (_what(snapshot), _why(snapshot), _risk(snapshot), _held(snapshot))
-        snapshot.cache["sentence"] = " ".join(part for part in parts if part)
+        snapshot.cache["sentence"] = in_words(
+            Said(
+                record=snapshot.record,
+                demand_name=snapshot.demand_name,
+                unit=snapshot.unit,
+                currency=snapshot.currency,
+                mode=snapshot.effective_mode,
+                ordered=snapshot.ordered,
+                desired=snapshot.desired,
+                held_by=snapshot.held_by,
+            )
+        )
     text: str = snapshot.cache["sentence"]
     return text
 
@@ -43,22 +82,24 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
-def _what(snapshot: Snapshot) -> str:
-    """The count and the change."""
-    decision = snapshot.record.decision
+def _what(said: Said) -> str:
+    """The count and the change; where the decision was a shadow's, the real count beside it."""
+    decision = said.record.decision
     count = f"{decision.replicas} replica{'' if decision.replicas == 1 else 's'}"
+    if said.held_by and decision.current != said.ordered:
+        return f"{count} recommended, {said.ordered} ordered:"
     if decision.replicas == decision.current:
         return f"Stay at {count}:"
     return f"{'Up' if decision.replicas > decision.current else 'Down'} from {decision.current} to {count}:"
 
 
-def _why(snapshot: Snapshot) -> str:
+def _why(said: Said) -> str:
     """The reason of the closed set, as a sentence."""
-    seen, decision = snapshot.record.observation, snapshot.record.decision
-    demand = f"{snapshot.demand_name or 'demand'} of {amount(seen.demand)} {snapshot.unit}".rstrip()
+    seen, decision = said.record.observation, said.record.decision
+    demand = f"{said.demand_name or 'demand'} of {amount(seen.demand)} {said.unit}".rstrip()
     wanted, low, high = decision.unconstrained, seen.objective.min_replicas, seen.objective.max_replicas
-    said = {
-        Reason.FORECAST: _forecast(snapshot),
+    reasons = {
+        Reason.FORECAST: _forecast(said),
         Reason.REACTIVE_FLOOR: f"{demand} already needs this many, whatever the forecast says.",
         Reason.WARMING_UP: f"no forecast yet, so {demand} plus a margin decides.",
         Reason.ABSENT_DATA: f"data are missing ({decision.bound_by or 'absent data'}), so the count is never lowered.",
@@ -69,14 +110,14 @@ def _why(snapshot: Snapshot) -> str:
         Reason.FALLBACK: "data have been missing for several turns, so the fallback decides.",
         Reason.UNREACHABLE: f"even the maximum of {high} may miss more than was promised.",
         Reason.PAUSED: "scaling is paused.",
-        Reason.MODE_LIMITED: f"mode {snapshot.effective_mode} allows no more.",
+        Reason.MODE_LIMITED: f"mode {said.mode} allows no more.",
     }
-    return said.get(decision.reason, f"{decision.reason}.")
+    return reasons.get(decision.reason, f"{decision.reason}.")
 
 
-def _forecast(snapshot: Snapshot) -> str:
+def _forecast(said: Said) -> str:
     """Why this candidate and not the next smaller one."""
-    seen, decision = snapshot.record.observation, snapshot.record.decision
+    seen, decision = said.record.observation, said.record.decision
     window = duration(lead_window(seen) * seen.step_s)
     candidates = decision.candidates
     if candidates is None:
@@ -88,19 +129,19 @@ def _forecast(snapshot: Snapshot) -> str:
     return f"with {fewer} a miss within the next {window} has probability {percent(risk)}."
 
 
-def _risk(snapshot: Snapshot) -> str:
+def _risk(said: Said) -> str:
     """Stated risk beside the promise, and the cost."""
-    seen, decision = snapshot.record.observation, snapshot.record.decision
+    seen, decision = said.record.observation, said.record.decision
     if math.isnan(decision.violation_probability):
         return ""
     text = f"Stated risk {percent(decision.violation_probability)}, promised {percent(seen.objective.epsilon)}"
     if not math.isnan(decision.expected_cost):
-        text += f"; expected cost {decision.expected_cost:.2f} {snapshot.currency}".rstrip() + " per hour"
+        text += f"; expected cost {decision.expected_cost:.2f} {said.currency}".rstrip() + " per hour"
     return text + "."
 
 
-def _held(snapshot: Snapshot) -> str:
+def _held(said: Said) -> str:
     """What kept the order from the recommendation."""
-    if not snapshot.held_by:
+    if not said.held_by:
         return ""
-    return f"Ordered: {snapshot.desired} ({snapshot.held_by})."
+    return f"Ordered: {said.desired} ({said.held_by})."

@@ -10,6 +10,10 @@ from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call, full
 from kernels.errors import KernelError
+from kernels.registry import Backend
+from kernels.triton.block_sparse import ruled_attention
+from kernels.triton.partial import received_attention
+from kernels.triton.support import serves
 
 __all__ = ["colstat", "merge", "partial_attention", "reference_colstat"]
 
@@ -26,6 +30,7 @@ def partial_attention(
     scale: float | None = None,
     temperature: float = 1.0,
     offset: int | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention over these keys alone, with what `merge` needs to join it to attention over others.
 
@@ -39,6 +44,7 @@ def partial_attention(
         temperature: the scores are divided by it.
         offset: position of query 0 on the axis of these keys; Lk - Lq if None. Where ``k`` is the part of a longer
             sequence that starts at s, it is the offset in the whole less s, and may be negative.
+        backend: "torch" or "triton"; None takes the fastest that serves the device.
 
     Returns:
         The output (B, H, Lq, Dv), 0 where no key is seen, and the log of the sum of exponentials (B, H, Lq) in float32
@@ -53,16 +59,23 @@ def partial_attention(
         raise KernelError(f"temperature is {temperature}, expected a positive number")
     lq, lk = q.shape[2], k.shape[2]
     call = Call(heads, lq, lk, causal, q.device, lk - lq if offset is None else offset)
-    rule = full(call)
+    rule, scale = full(call), default_scale(q, scale) / temperature
+    by_triton = serves(_known(backend), q, k, v)
+    q, k, v = (repeat_heads(x, heads) for x in (q, k, v))
+    if by_triton:
+        return ruled_attention(q, k, v, rule, call, scale=scale, key_mask=key_mask)
     block = block_for(rule, call)
+    plan = plan_from_spans(rule, call, block_q=block, block_k=block)
     return block_sparse_attention(
-        *(repeat_heads(x, heads) for x in (q, k, v)),
-        plan=plan_from_spans(rule, call, block_q=block, block_k=block),
-        sees=rule.sees,
-        scale=default_scale(q, scale) / temperature,
-        key_mask=key_mask,
-        offset=call.offset,
+        q, k, v, plan=plan, sees=rule.sees, scale=scale, key_mask=key_mask, offset=call.offset
     )
+
+
+def _known(backend: str | None) -> str | None:
+    """``backend`` if these functions have it; `KernelError` otherwise."""
+    if backend not in (None, "torch", "triton"):
+        raise KernelError(f"no backend {backend!r} here; expected 'torch' or 'triton'")
+    return backend
 
 
 def merge(*parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -94,22 +107,39 @@ def colstat(
     causal: bool = False,
     key_mask: Tensor | None = None,
     scale: float | None = None,
+    backend: Backend | None = None,
 ) -> Tensor:
     """Attention that each key receives: the mean of its weight over the queries that may see it, (B, H, Lk).
 
     A second pass over q (B, Hq, Lq, D) and k (B, Hk, Lk, D) with the log-sum-exp (B, H, Lq) of the first, in memory of
-    a few rows of scores. Hidden keys, and keys that no query may see, receive 0. It carries no gradient.
+    a few rows of scores. Hidden keys, and keys that no query may see, receive 0. It carries no gradient. ``backend`` is
+    "torch" or "triton"; None takes the fastest that serves the device.
     """
     heads = check_qkv(q, k, k)
     check_key_mask(key_mask, k)
     to, lq, lk = compute_dtype(q), q.shape[2], k.shape[2]
     if tuple(lse.shape) != (q.shape[0], heads, lq):
         raise KernelError(f"lse has shape {tuple(lse.shape)}, expected {(q.shape[0], heads, lq)}")
-    q = repeat_heads(q, heads).to(to) * default_scale(q, scale)
-    k = repeat_heads(k, heads).to(to).transpose(-1, -2)
+    scale = default_scale(q, scale)
+    by_triton = serves(_known(backend), q, k)
+    q, k = repeat_heads(q, heads), repeat_heads(k, heads)
+    j = torch.arange(lk, device=q.device)
+    if by_triton:
+        received = received_attention(q, k, lse, causal=causal, scale=scale)
+    else:
+        received = _received(q.to(to) * scale, k.to(to), lse, causal)
+    viewers = (lk - j.clamp_min(lk - lq)).clamp(0, lq) if causal else torch.full_like(j, lq)
+    received = received / viewers.clamp_min(1)
+    return received if key_mask is None else received.masked_fill(~key_mask[:, None], 0.0)
+
+
+def _received(q: Tensor, k: Tensor, lse: Tensor, causal: bool) -> Tensor:
+    """The sum over queries (B, H, Lq, D), already scaled, of their weights on the keys (B, H, Lk, D); (B, H, Lk)."""
+    (batch, heads, lq, _), lk, to = q.shape, k.shape[2], q.dtype
+    k = k.transpose(-1, -2)
     lse = lse.to(to).masked_fill(lse == float("-inf"), float("inf"))
-    received = q.new_zeros(q.shape[0], heads, lk)
-    rows = max(1, _CHUNK_SCORES // max(q.shape[0] * heads * lk, 1))
+    received = q.new_zeros(batch, heads, lk)
+    rows = max(1, _CHUNK_SCORES // max(batch * heads * lk, 1))
     j = torch.arange(lk, device=q.device)
     for first in range(0, lq, rows):
         some = q[:, :, first : first + rows]
@@ -118,9 +148,7 @@ def colstat(
             i = torch.arange(first, first + some.shape[2], device=q.device) + (lk - lq)
             weights.masked_fill_(j[None, :] > i[:, None], 0.0)
         received += weights.sum(dim=2)
-    viewers = (lk - j.clamp_min(lk - lq)).clamp(0, lq) if causal else torch.full_like(j, lq)
-    received = received / viewers.clamp_min(1)
-    return received if key_mask is None else received.masked_fill(~key_mask[:, None], 0.0)
+    return received
 
 
 def reference_colstat(

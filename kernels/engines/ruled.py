@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -11,7 +12,8 @@ from kernels.dense.reference import masked_attention
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call, Rule, boolean
-from kernels.registry import Mechanism, Taxonomy
+from kernels.registry import Backend, Mechanism, Taxonomy
+from kernels.triton.block_sparse import ruled_attention
 
 __all__ = ["call_of", "ruled_fast", "ruled_mechanism", "ruled_reference"]
 
@@ -31,10 +33,20 @@ def ruled_reference(
 
 
 def ruled_fast(
-    q: Tensor, k: Tensor, v: Tensor, rule: Rule, *, causal: bool, key_mask: Tensor | None, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rule: Rule,
+    *,
+    causal: bool,
+    key_mask: Tensor | None,
+    scale: float,
+    backend: Backend = "torch",
 ) -> Tensor:
-    """The same by engine 1; (B, H, Lq, Dv)."""
+    """The same by engine 1, in PyTorch or Triton; (B, H, Lq, Dv)."""
     call = call_of(q, k, causal=causal)
+    if backend == "triton":
+        return ruled_attention(q, k, v, rule, call, scale=scale, key_mask=key_mask)[0]
     block = block_for(rule, call)
     plan = plan_from_spans(rule, call, block_q=block, block_k=block)
     return block_sparse_attention(q, k, v, plan=plan, sees=rule.sees, scale=scale, key_mask=key_mask)[0]
@@ -59,10 +71,18 @@ def ruled_mechanism(
         return ruled_reference(q, k, v, made, causal=causal, key_mask=key_mask, scale=scale)
 
     def fast(
-        q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | None, scale: float, **options: object
+        backend: Backend,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        key_mask: Tensor | None,
+        scale: float,
+        **options: object,
     ) -> Tensor:
         made = rule(call_of(q, k, causal=causal), **options)
-        return ruled_fast(q, k, v, made, causal=causal, key_mask=key_mask, scale=scale)
+        return ruled_fast(q, k, v, made, causal=causal, key_mask=key_mask, scale=scale, backend=backend)
 
     if "call" not in inspect.signature(rule).parameters:
         raise TypeError(f"the rule of {name!r} must take the facts of the call as `call`")
@@ -72,7 +92,8 @@ def ruled_mechanism(
         paper=paper,
         cost=cost,
         reference=reference,
-        torch=fast,
+        torch=partial(fast, "torch"),
+        triton=partial(fast, "triton"),
         declared=rule,
         cross=cross,
         taxonomy=taxonomy,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Call", "Rule", "area", "boolean", "causal_part", "full"]
+__all__ = ["EVERY_KEY", "Call", "Form", "Rule", "area", "boolean", "causal_part", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,25 @@ class Call:
     device: torch.device
     offset: int
     """Position of the first query, lk - lq where the last query stands at the last key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A mask in numbers, which a kernel can evaluate itself.
+
+    With a = i // unit - j // unit, its size if not ``causal``, query i sees key j if a < near, j // unit < first, or
+    (with ``powers``) a is a power of two; and only j <= i if ``causal``.
+    """
+
+    near: int
+    first: int = 0
+    unit: int = 1
+    powers: bool = False
+    causal: bool = False
+
+
+EVERY_KEY = 1 << 30
+"""`Form.near` that hides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +60,8 @@ class Rule:
     """Whether heads differ; if not, h is not looked at."""
     block: int | None = None
     """Side of the blocks that the rule itself is made of, if it is."""
+    form: Form | None = None
+    """The same mask as a form, where there is one: GPU kernels then need no bits for partial blocks."""
 
 
 def full(call: Call) -> Rule:
@@ -54,7 +75,7 @@ def full(call: Call) -> Rule:
         hi = i + 1 if causal else torch.full_like(i, lk)
         return torch.zeros_like(hi)[None], hi[None]
 
-    return Rule(sees, spans)
+    return Rule(sees, spans, form=Form(EVERY_KEY, causal=causal))
 
 
 def causal_part(rule: Rule) -> Rule:

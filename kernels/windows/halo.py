@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from kernels.engines.grid import Axis, grid_of, plan_from_axes
 from kernels.engines.ruled import call_of, ruled_fast
 from kernels.engines.rules import Call, Rule
 from kernels.errors import KernelError
-from kernels.registry import Mechanism, Taxonomy
+from kernels.registry import Backend, Mechanism, Taxonomy
+from kernels.triton.block_sparse import listed_attention
 
 __all__ = ["MECHANISM", "halo_attention", "reference_halo"]
 
@@ -34,6 +36,7 @@ def halo_attention(
     grid: Sequence[int] | None = None,
     pad_mode: str = "mask",
     rel_bias: Tensor | None = None,
+    backend: Backend = "torch",
 ) -> Tensor:
     """Attention of each block of queries over the keys of the block and of a halo on every side; (B, H, L, Dv).
 
@@ -49,11 +52,12 @@ def halo_attention(
         grid: lengths of the axes (the last runs fastest), their product is L; one axis if None.
         pad_mode: "mask" hides what lies outside of the grid, "zero" lets it take part as zero keys and values.
         rel_bias: (H or 1, block^d, (block + 2 halo)^d), added to the scores: the relative position logits.
+        backend: of engine 1, "torch" or "triton".
     """
     sizes = _checked(q, causal, block, halo, grid, pad_mode, rel_bias)
     if len(sizes) == 1 and pad_mode == "mask" and rel_bias is None:
         rule = _rule_1d(call_of(q, k, causal=causal), block, halo)
-        return ruled_fast(q, k, v, rule, causal=causal, key_mask=key_mask, scale=scale)
+        return ruled_fast(q, k, v, rule, causal=causal, key_mask=key_mask, scale=scale, backend=backend)
     length = q.shape[2]
     axes = [_axis(n, block, halo, q.device) for n in sizes]
     plan = plan_from_axes(axes, sizes)
@@ -65,9 +69,8 @@ def halo_attention(
     def sees(h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return (j <= i) if causal else (j >= 0) & (i == i)
 
-    return block_sparse_attention(
-        q, k, v, plan=plan, sees=sees, scale=scale, key_mask=key_mask, bias=rel_bias, offset=0
-    )[0]
+    engine = listed_attention if backend == "triton" else block_sparse_attention
+    return engine(q, k, v, plan=plan, sees=sees, scale=scale, key_mask=key_mask, bias=rel_bias, offset=0)[0]
 
 
 def reference_halo(
@@ -170,6 +173,7 @@ MECHANISM = Mechanism(
     cost="O(L (block + 2 halo)^d D) time, O(L D) memory",
     reference=reference_halo,
     torch=halo_attention,
+    triton=partial(halo_attention, backend="triton"),
     cross=False,
     taxonomy=Taxonomy(unit="block", importance="fixed", budget="uniform", kv="keep all"),
 )

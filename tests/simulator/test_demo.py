@@ -358,7 +358,7 @@ def test_a_tick_is_quick() -> None:
     cluster.advance(3)
     began = time.process_time()
     cluster.advance(20)
-    assert (time.process_time() - began) / 20 < 0.15
+    assert (time.process_time() - began) / 20 < 0.5
 
 
 def test_two_weeks_on_demand_begins_again() -> None:

@@ -195,4 +195,4 @@ def test_a_week_of_a_service_takes_45_kb_and_a_thousand_are_batched_quickly() ->
         batch = window_batch(histories, float(grid[-1]), 30)
         took.append(time.process_time() - began)
     assert not np.isnan(batch.values).any()
-    assert min(took) < 0.15, took
+    assert min(took) < 0.6, took

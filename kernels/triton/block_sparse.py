@@ -1,0 +1,356 @@
+"""Engine 1 in Triton: exact attention over listed blocks of keys, or over listed keys, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels.engines.plan import Plan
+from kernels.engines.rules import Call, Form, Rule
+from kernels.triton.block_sparse_lists import Listing, Schedule, keys_seen, listing, schedule
+from kernels.triton.support import LOG2E, launch_options, on_device, padded, precision, require, widened
+
+__all__ = ["Launch", "launch_for", "listed_attention", "ruled_attention"]
+
+Sees = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Tile sizes and how a kernel is launched with them."""
+
+    block_m: int
+    block_n: int
+    warps: int = 4
+    stages: int = 2
+
+
+def launch_for(seen: float, block: int | None, size: int, dtype: torch.dtype, *, backward: bool) -> Launch:
+    """Tile sizes for queries that see ``seen`` keys each, a rule made of blocks of ``block`` and heads of ``size``.
+
+    Large tiles reuse what they load; small ones compute fewer scores that the rule hides. Sizes and warps are such that
+    the compiler spills few registers or none (sm_80, sm_90); float32, which has no matrix units that keep its digits,
+    wants small tiles.
+    """
+    wide = dtype == torch.float32 or size > 128
+    if wide:
+        most_m, most_n = 32, 32
+    else:
+        most_m, most_n = (64, 64) if backward else (128, 64)
+    fits = 32
+    while fits < 128 and 4 * fits < seen:
+        fits *= 2
+    if block in (32, 64, 128):
+        # Blocks of the rule that are cut by tiles of another size would be partial for no reason.
+        fits = block
+    m, n = min(most_m, fits), min(most_n, fits)
+    heavy = wide or m * padded(size) >= (64 * 128 if backward else 128 * 128)
+    return Launch(m, n, 8 if heavy else 4, 2 if wide or backward else 3)
+
+
+def ruled_attention(
+    q: Tensor, k: Tensor, v: Tensor, rule: Rule, call: Call, *, scale: float, key_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention of q (B, H, Lq, D) over the keys k (B, H, Lk, D), v (B, H, Lk, Dv) that a rule shows.
+
+    Args:
+        q: queries, float32, bfloat16 or float16.
+        k: keys.
+        v: values.
+        rule: which keys each query sees.
+        call: the facts of the call; `call.offset` is the position of query 0 on the axis of the keys.
+        scale: factor on the dot products.
+        key_mask: bool (B, Lk), True where a key may be seen.
+
+    Returns:
+        The output (B, H, Lq, Dv) in the type of q, 0 where nothing is seen, and the log-sum-exp (B, H, Lq) in float32,
+        -inf there. Both carry gradients.
+
+    Raises:
+        KernelError: where Triton cannot run on these tensors.
+    """
+    require(q, k, v)
+    if 0 in (*q.shape[:3], k.shape[2]):
+        return _nothing(q, k, v)
+    work = _Ruled(rule, call, float(scale), max(q.shape[3], v.shape[3]))
+    o, lse = _Attention.apply(*map(widened, (q, k, v)), None, key_mask, work)
+    return o.to(q.dtype), lse
+
+
+def listed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    plan: Plan,
+    sees: Sees,
+    scale: float,
+    key_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    offset: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`kernels.engines.block_sparse.block_sparse_attention` for plans of single keys, with the same arguments.
+
+    ``bias`` (H or 1, block_q, n) is added in the order of the plan's lists and carries a gradient.
+    """
+    require(q, k, v)
+    if 0 in (*q.shape[:3], k.shape[2]):
+        return _nothing(q, k, v)
+    size = max(q.shape[3], v.shape[3])
+    how = replace(launch_for(plan.block_q * 4, None, size, q.dtype, backward=True), warps=8)
+    offset = k.shape[2] - q.shape[2] if offset is None else offset
+    made = listing(
+        plan, sees, lk=k.shape[2], offset=offset, block_m=min(how.block_m, padded(plan.block_q)), block_n=how.block_n
+    )
+    work = _Listed(made, float(scale), how)
+    o, lse = _Attention.apply(*map(widened, (q, k, v)), bias, key_mask, work)
+    return o.to(q.dtype), lse
+
+
+def _nothing(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """What no key or no query gives, still with a gradient (of zero)."""
+    nothing = q[..., :0].sum() + k[..., :0].sum() + v[..., :0].sum()
+    return nothing.expand(*q.shape[:3], v.shape[3]).clone(), q.new_full(q.shape[:3], float("-inf"), dtype=torch.float32)
+
+
+class _Work(Protocol):
+    """What runs the kernels of one call."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keys: Tensor | None, o: Tensor, lse: Tensor
+    ) -> None: ...
+
+    def backward(
+        self, saved: tuple[Tensor, ...], do: Tensor, dlse: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]: ...
+
+
+class _Context(Protocol):
+    """What the forward pass leaves for the backward pass."""
+
+    work: _Work
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]: ...
+
+
+class _Attention(torch.autograd.Function):
+    """The kernels with their recomputing backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: _Context, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tensor | None, work: _Work
+    ) -> tuple[Tensor, Tensor]:
+        o = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
+        lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+        keys = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
+        wide = None if bias is None else bias.detach().float().contiguous()
+        with on_device(q):
+            work.forward(q, k, v, wide, keys, o, lse)
+        ctx.save_for_backward(q, k, v, bias, keys, o, lse)
+        ctx.work = work
+        ctx.set_materialize_grads(False)
+        return o, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+        q, _, _, bias, _, o, _ = ctx.saved_tensors
+        do = torch.zeros_like(o) if do is None else do
+        dlse = None if dlse is None else dlse.contiguous()
+        with on_device(q):
+            dq, dk, dv, dbias = ctx.work.backward(ctx.saved_tensors, do, dlse)
+        return dq, dk, dv, None if dbias is None else dbias.to(bias.dtype), None, None
+
+
+def _sizes(q: Tensor, v: Tensor, keys: Tensor | None) -> dict[str, object]:
+    """The constants of every kernel that follow from the tensors."""
+    d, dv = q.shape[3], v.shape[3]
+    return {
+        "D": d,
+        "DV": dv,
+        "BLOCK_D": padded(d),
+        "BLOCK_DV": padded(dv),
+        "HAS_KEYS": keys is not None,
+        "PRECISION": precision(q.dtype),
+    }
+
+
+@dataclass
+class _Ruled:
+    """Launches over the schedules of a rule; the backward pass has smaller tiles and so lists of its own."""
+
+    rule: Rule
+    call: Call
+    scale: float
+    size: int
+
+    @cached_property
+    def seen(self) -> float:
+        """Keys that a query sees."""
+        return keys_seen(self.rule, self.call)
+
+    def plan(self, dtype: torch.dtype, *, backward: bool) -> tuple[Schedule, dict[str, object]]:
+        """The schedule of one direction, and the constants and launch options that go with it."""
+        how = launch_for(self.seen, self.rule.block, self.size, dtype, backward=backward)
+        made = schedule(self.rule, self.call, block_m=how.block_m, block_n=how.block_n)
+        form = self.rule.form
+        shown = Form(0) if form is None else form
+        return made, {
+            "BLOCK_M": how.block_m,
+            "BLOCK_N": how.block_n,
+            "GROUPED": made.groups > 1,
+            "USE_BITS": form is None,
+            "CAUSAL": shown.causal,
+            "UNIT": shown.unit,
+            "POWERS": shown.powers,
+            **launch_options(how.warps, how.stages),
+        }
+
+    def numbers(self, q: Tensor, tiles: int) -> tuple[int | float, ...]:
+        """Heads, lengths, tiles, offset, lift, near, first and scale, in the order of all kernels."""
+        form = self.rule.form or Form(0)
+        lift = -(-max(0, -self.call.offset) // form.unit) * form.unit
+        call = self.call
+        return (
+            q.shape[1],
+            call.lq,
+            call.lk,
+            tiles,
+            call.offset,
+            lift,
+            form.near,
+            form.first,
+            self.scale * LOG2E,
+        )
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keys: Tensor | None, o: Tensor, lse: Tensor
+    ) -> None:
+        from kernels.triton.block_sparse_forward import forward
+
+        made, options = self.plan(q.dtype, backward=False)
+        _launch(
+            forward,
+            made.tiles * q.shape[0] * q.shape[1],
+            (q, k, v, q if keys is None else keys, o, lse),
+            (made.full.starts, made.full.index, made.part.starts, made.part.index, made.bits),
+            (*q.stride(), *k.stride(), *v.stride()),
+            self.numbers(q, made.tiles),
+            {**_sizes(q, v, keys), **options},
+        )
+
+    def backward(
+        self, saved: tuple[Tensor, ...], do: Tensor, dlse: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        from kernels.triton.block_sparse_backward import key_grads, query_grads
+
+        q, k, v, _, keys, o, lse = saved
+        made, options = self.plan(q.dtype, backward=True)
+        dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+        delta = torch.empty_like(lse)
+        strides = (*q.stride(), *k.stride(), *v.stride(), *do.stride())
+        shown = q if keys is None else keys
+        constants = {**_sizes(q, v, keys), **options}
+        heads = q.shape[0] * q.shape[1]
+        _launch(
+            query_grads,
+            made.tiles * heads,
+            (q, k, v, shown, o, do, lse, lse if dlse is None else dlse, delta, dq),
+            (made.full.starts, made.full.index, made.part.starts, made.part.index, made.bits),
+            strides,
+            self.numbers(q, made.tiles),
+            {**constants, "HAS_DLSE": dlse is not None},
+        )
+        turned, part = made.full_turned, made.part_turned
+        _launch(
+            key_grads,
+            made.blocks * heads,
+            (q, k, v, shown, do, lse, delta, dk, dv),
+            (turned.starts, turned.index, part.starts, part.index, made.entry, made.bits),
+            strides,
+            self.numbers(q, made.blocks),
+            constants,
+        )
+        return dq, dk, dv, None
+
+
+@dataclass
+class _Listed:
+    """Launches over a listing."""
+
+    made: Listing
+    scale: float
+    how: Launch
+
+    def constants(self, q: Tensor, v: Tensor, keys: Tensor | None, bias: Tensor | None) -> dict[str, object]:
+        """The constants and launch options of both directions."""
+        return {
+            **_sizes(q, v, keys),
+            "BLOCK_M": self.made.block_m,
+            "BLOCK_N": self.made.block_n,
+            "HAS_BIAS": bias is not None,
+            **launch_options(self.how.warps, self.how.stages),
+        }
+
+    def numbers(self, q: Tensor, k: Tensor, bias: Tensor | None) -> tuple[int | float, ...]:
+        """The stride of the bias from head to head, and the numbers that follow it in both kernels."""
+        made = self.made
+        rows, cols = (0, 0) if bias is None else bias.shape[1:]
+        step = 0 if bias is None or bias.shape[0] == 1 else rows * cols
+        lengths = (q.shape[1], q.shape[2], k.shape[2])
+        return (step, *lengths, made.tiles, made.parts, made.cols.shape[1], rows, cols, self.scale * LOG2E)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keys: Tensor | None, o: Tensor, lse: Tensor
+    ) -> None:
+        from kernels.triton.block_sparse_listed import forward
+
+        made = self.made
+        _launch(
+            forward,
+            made.tiles * q.shape[0] * q.shape[1],
+            (q, k, v, q if keys is None else keys, lse if bias is None else bias, o, lse),
+            (made.rows, made.cols, made.bits),
+            (*q.stride(), *k.stride(), *v.stride()),
+            self.numbers(q, k, bias),
+            self.constants(q, v, keys, bias),
+        )
+
+    def backward(
+        self, saved: tuple[Tensor, ...], do: Tensor, dlse: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        from kernels.triton.block_sparse_listed import backward
+
+        made = self.made
+        q, k, v, bias, keys, o, lse = saved
+        wide = None if bias is None else bias.detach().float().contiguous()
+        dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        dk, dv = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k, v))
+        dbias = None if wide is None else torch.zeros_like(wide)
+        _launch(
+            backward,
+            made.tiles * q.shape[0] * q.shape[1],
+            (q, k, v, q if keys is None else keys, lse if wide is None else wide, o, do, lse),
+            (lse if dlse is None else dlse, dq, dk, dv, lse if dbias is None else dbias),
+            (made.rows, made.cols, made.bits, *q.stride(), *k.stride(), *v.stride(), *do.stride()),
+            self.numbers(q, k, wide),
+            {**self.constants(q, v, keys, wide), "HAS_DLSE": dlse is not None},
+        )
+        return dq, dk.to(k.dtype), dv.to(v.dtype), dbias
+
+
+def _launch(kernel: Any, programs: int, *parts: tuple[object, ...] | dict[str, object]) -> None:
+    """Run ``programs`` programs of a kernel on its arguments in order, and on the last part by name."""
+    named = {name: x for part in parts if isinstance(part, dict) for name, x in part.items()}
+    kernel[(programs,)](*(x for part in parts if isinstance(part, tuple) for x in part), **named)

@@ -1,0 +1,208 @@
+"""How a mask reaches the Triton kernels: lists of key blocks for tiles of queries, and masks for the partial ones.
+
+A `Schedule` is made by PyTorch from a rule, in time and memory of tiles x blocks. Blocks that every query of a tile
+sees need no mask. For the partial ones the kernels either compute the rule's `Form` from positions, or read one bit
+per (query, key) of the block: block_m * block_n / 8 bytes per partial block, shared by the batch, and by the heads
+unless the rule differs between them. A `Listing` is the same for grids, whose keys are listed one by one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from kernels.engines.plan import Plan, plan_from_spans
+from kernels.engines.rules import Call, Form, Rule
+from kernels.errors import KernelError
+
+__all__ = ["Listing", "Lists", "Schedule", "keys_seen", "listing", "schedule"]
+
+Sees = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+_ASKED_AT_ONCE = 1 << 22
+"""Elements of a mask that are computed at once."""
+_KEPT = 64
+_SCHEDULES: OrderedDict[tuple[Form, Call, int, int], Schedule] = OrderedDict()
+_SEEN: OrderedDict[tuple[Form, Call], float] = OrderedDict()
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """One list per row (head group and tile, or head group and block): `index[starts[row] : starts[row + 1]]`."""
+
+    starts: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Which blocks of ``block_n`` keys each tile of ``block_m`` queries visits, all int32.
+
+    `full` and `part` list key blocks by tile, `full_turned` and `part_turned` tiles by key block; `entry` says for
+    each item of `part_turned` which item of `part` it is, and so where its bits are. `bits` is
+    (items of `part`, block_m, block_n / 32), or empty where a form says it all.
+    """
+
+    block_m: int
+    block_n: int
+    groups: int
+    tiles: int
+    blocks: int
+    full: Lists
+    part: Lists
+    full_turned: Lists
+    part_turned: Lists
+    entry: Tensor
+    bits: Tensor
+
+
+def schedule(rule: Rule, call: Call, *, block_m: int, block_n: int) -> Schedule:
+    """The schedule of a rule; those of rules with a form are kept, as they recur from call to call."""
+    if rule.form is None:
+        return _schedule(rule, call, block_m, block_n)
+    return _kept(_SCHEDULES, (rule.form, call, block_m, block_n), lambda: _schedule(rule, call, block_m, block_n))
+
+
+def _kept(store: OrderedDict[Any, Made], key: object, make: Callable[[], Made]) -> Made:
+    """What ``store`` has for the key, made if it has nothing; the least recently used goes when there are too many."""
+    found = store.pop(key, None)
+    if found is None:
+        found = make()
+    store[key] = found
+    while len(store) > _KEPT:
+        store.popitem(last=False)
+    return found
+
+
+def _schedule(rule: Rule, call: Call, block_m: int, block_n: int) -> Schedule:
+    plan = plan_from_spans(rule, call, block_q=block_m, block_k=block_n)
+    most = plan.index.shape[2]
+    place = torch.arange(most, device=call.device)
+    used = (place >= most - plan.counts[..., None]) & (plan.index >= 0)
+    whole = place >= most - plan.whole[..., None]
+    blocks = -(-call.lk // block_n)
+    full, full_turned, _ = _listed(plan, used & whole, blocks)
+    part, part_turned, entry = _listed(plan, used & ~whole, blocks)
+    bits = torch.zeros(1, dtype=torch.int32, device=call.device)
+    if rule.form is None:
+        g, t, slot = (used & ~whole).nonzero(as_tuple=True)
+        bits = _packed(rule.sees, call, g, t, plan.index[g, t, slot], block_m, block_n)
+    return Schedule(
+        block_m, block_n, plan.groups, plan.tiles, blocks, full, part, full_turned, part_turned, entry, bits
+    )
+
+
+def _listed(plan: Plan, chosen: Tensor, blocks: int) -> tuple[Lists, Lists, Tensor]:
+    """The chosen places of a plan as lists by tile, as lists by key block, and the order that turns one to other."""
+    g, t, slot = chosen.nonzero(as_tuple=True)
+    block = plan.index[g, t, slot]
+    turned = g * blocks + block
+    order = torch.argsort(turned, stable=True)
+    by_tile = Lists(_starts(g * plan.tiles + t, plan.groups * plan.tiles), _int(block))
+    by_block = Lists(_starts(turned, plan.groups * blocks), _int(t[order]))
+    return by_tile, by_block, _int(order)
+
+
+def _starts(row: Tensor, rows: int) -> Tensor:
+    """Where the list of each row starts, and behind them the end of all."""
+    ends = torch.bincount(row, minlength=rows).cumsum(0)
+    return torch.nn.functional.pad(ends, (1, 0)).int()
+
+
+def _int(x: Tensor) -> Tensor:
+    """``x`` in int32, with one element at least so that there is an address."""
+    return x.int() if x.numel() else torch.zeros(1, dtype=torch.int32, device=x.device)
+
+
+def _packed(sees: Sees, call: Call, head: Tensor, tile: Tensor, block: Tensor, block_m: int, block_n: int) -> Tensor:
+    """The rule on each of the partial blocks, 32 keys to a word; (blocks, block_m, block_n / 32), one word at least."""
+    words = torch.zeros(max(len(tile), 1), block_m, block_n // 32, dtype=torch.int32, device=call.device)
+    r, c = (torch.arange(n, device=call.device) for n in (block_m, block_n))
+    take = max(1, _ASKED_AT_ONCE // (block_m * block_n))
+    for at in range(0, len(tile), take):
+        some = slice(at, at + take)
+        i = (tile[some, None] * block_m + r + call.offset)[:, :, None]
+        j = (block[some, None] * block_n + c)[:, None, :]
+        seen = sees(head[some, None, None], i.int(), j.int()) & (j < call.lk)
+        words[some] = _pack(seen.expand(-1, block_m, block_n))
+    return words
+
+
+def _pack(seen: Tensor) -> Tensor:
+    """(..., n) bool to (..., n / 32) int32, key c in bit c % 32 of word c // 32."""
+    shift = torch.arange(32, dtype=torch.int32, device=seen.device)
+    words: Tensor = (seen.unflatten(-1, (-1, 32)).int() << shift).sum(-1, dtype=torch.int32)
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Tiles of gathered queries with gathered keys, int32, -1 for none.
+
+    `rows` (tiles, block_m) are queries and `cols` (tiles / parts, chunks, block_n) keys, a list for each ``parts``
+    tiles; `bits` (tiles, chunks, block_m, block_n / 32) says which query sees which of them.
+    """
+
+    block_m: int
+    block_n: int
+    parts: int
+    rows: Tensor
+    cols: Tensor
+    bits: Tensor
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of queries."""
+        return self.rows.shape[0]
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of keys of every list."""
+        return self.cols.shape[1]
+
+
+def listing(plan: Plan, sees: Sees, *, lk: int, offset: int, block_m: int, block_n: int) -> Listing:
+    """The listing of a plan whose blocks are single keys; queries stand at their row plus ``offset``."""
+    if plan.block_k != 1 or plan.groups != 1 or plan.order is None:
+        raise KernelError("a listing needs a plan of single keys with an order, shared by all heads")
+    device = plan.index.device
+    parts = -(-plan.block_q // block_m)
+    rows = plan.order.view(plan.tiles, plan.block_q)
+    rows = torch.nn.functional.pad(rows, (0, parts * block_m - plan.block_q), value=-1).view(-1, block_m)
+    n = plan.index.shape[2]
+    place = torch.arange(n, device=device)
+    cols = plan.index[0].masked_fill(place < n - plan.counts[0][:, None], -1)
+    cols = torch.nn.functional.pad(cols, (0, -n % block_n), value=-1)
+    words = torch.empty(rows.shape[0], block_m, cols.shape[1] // 32, dtype=torch.int32, device=device)
+    zero = torch.zeros(1, 1, 1, dtype=torch.int64, device=device)
+    take = max(1, _ASKED_AT_ONCE // (block_m * cols.shape[1]))
+    for at in range(0, len(rows), take):
+        i = rows[at : at + take, :, None]
+        j = cols[torch.arange(at, at + len(i), device=device) // parts][:, None, :]
+        seen = sees(zero, (i + offset).int(), j.int()) & (i >= 0) & (j >= 0) & (j < lk)
+        words[at : at + take] = _pack(seen.expand(-1, block_m, cols.shape[1]))
+    # Words of a chunk lie together, as those of a partial block of a schedule do.
+    words = words.unflatten(-1, (-1, block_n // 32)).transpose(1, 2).contiguous()
+    return Listing(block_m, block_n, parts, rows.int(), cols.int().unflatten(1, (-1, block_n)).contiguous(), words)
+
+
+def keys_seen(rule: Rule, call: Call) -> float:
+    """Keys that a query sees, the mean over a sample of queries; overlaps of ranges count twice."""
+    if rule.form is not None:
+        return _kept(_SEEN, (rule.form, call), lambda: _keys_seen(rule, call))
+    return _keys_seen(rule, call)
+
+
+def _keys_seen(rule: Rule, call: Call) -> float:
+    h = torch.zeros(1, 1, dtype=torch.int64, device=call.device)
+    rows = torch.linspace(0, call.lq - 1, min(call.lq, 64), device=call.device).long()[None]
+    lo, hi = rule.spans(h, rows + call.offset)
+    seen = (hi.clamp(0, call.lk) - lo.clamp(0, call.lk)).clamp_min(0).expand(-1, 1, rows.shape[1])
+    return float(seen.sum(0).float().mean())

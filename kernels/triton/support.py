@@ -1,0 +1,163 @@
+"""What all Triton kernels share: whether they can run here, how they are launched, and compiling them ahead of time.
+
+Triton decides when it is first imported whether kernels are compiled for a GPU or interpreted on the CPU
+(`TRITON_INTERPRET=1`); nothing in this module imports it before a kernel is wanted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.errors import KernelError
+
+__all__ = [
+    "LARGEST_HEAD",
+    "LOG2E",
+    "Compiled",
+    "compile_ahead",
+    "installed",
+    "interpreting",
+    "launch_options",
+    "obstacle",
+    "on_device",
+    "padded",
+    "precision",
+    "require",
+    "serves",
+    "widened",
+]
+
+LOG2E = 1.4426950408889634
+"""log2(e): the kernels compute 2^x, which GPUs have as one instruction."""
+LARGEST_HEAD = 256
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@cache
+def installed() -> bool:
+    """Whether the package triton is there; looking does not import it."""
+    if "triton" in sys.modules:
+        return sys.modules["triton"] is not None
+    return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def interpreting() -> bool:
+    """Whether Triton was imported with TRITON_INTERPRET=1 (imports it)."""
+    import triton.language as tl
+    from triton.runtime.jit import JITFunction
+
+    # The functions of Triton's own library were decorated at the import, for the interpreter or for the compiler.
+    return not isinstance(tl.sum, JITFunction)
+
+
+def obstacle(*tensors: Tensor) -> str | None:
+    """Why Triton kernels cannot take these tensors, in one line; None if they can."""
+    if not installed():
+        return "it needs the package triton: pip install 'harmony-autoscaler[gpu]'"
+    for x in tensors:
+        if x.dtype not in _TYPES:
+            return f"it takes float32, bfloat16 and float16, not {x.dtype}"
+        if x.shape[-1] > LARGEST_HEAD:
+            return f"it takes head sizes up to {LARGEST_HEAD}, not {x.shape[-1]}"
+        if x.device.type != "cuda" and not interpreting():
+            return (
+                f"it needs tensors on a CUDA GPU, not {x.device.type}, or TRITON_INTERPRET=1 set before Python starts"
+            )
+    return None
+
+
+def require(*tensors: Tensor) -> None:
+    """Raise `KernelError` with the reason unless Triton kernels can take these tensors."""
+    why = obstacle(*tensors)
+    if why is not None:
+        raise KernelError(f"backend 'triton' cannot be used: {why}")
+
+
+def serves(backend: str | None, *tensors: Tensor) -> bool:
+    """Whether Triton computes this: it was asked for (`KernelError` if it cannot), or nothing was and it is a GPU's."""
+    if backend == "triton":
+        require(*tensors)
+        return True
+    return backend is None and tensors[0].device.type == "cuda" and obstacle(*tensors) is None
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x``, in float32 if it is bfloat16 under the interpreter, whose products of that type are wrong."""
+    return x.float() if x.dtype == torch.bfloat16 and interpreting() else x
+
+
+def on_device(x: Tensor) -> AbstractContextManager[Any]:
+    """The context in which kernels launch on the GPU that holds ``x``."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+
+
+def launch_options(warps: int, stages: int) -> dict[str, object]:
+    """Keyword arguments of a launch: warps of a program, stages of its pipeline; none under the interpreter."""
+    if interpreting():
+        return {}
+    # Multiply-adds are said outright, because the default of Triton is about to change.
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+
+
+def padded(size: int, least: int = 16) -> int:
+    """The power of two that holds ``size``, at least ``least`` (what `tl.dot` takes)."""
+    return max(least, 1 << max(size - 1, 0).bit_length())
+
+
+def precision(dtype: torch.dtype) -> str:
+    """`input_precision` of `tl.dot`: float32 is not to be rounded to TF32."""
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A kernel compiled ahead of time: its assembly, its machine code, and the shared memory of a block in bytes."""
+
+    ptx: str
+    cubin: bytes
+    shared: int
+
+
+def compile_ahead(
+    kernel: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, object],
+    *,
+    capability: int = 90,
+    warps: int = 4,
+    stages: int = 2,
+) -> Compiled:
+    """``kernel`` compiled for an NVIDIA GPU of that compute capability, which need not be there.
+
+    ``types`` has Triton's type of each argument that is not a constant ("*fp16", "i32", "fp32"); pointers and strides
+    are taken to be multiples of 16, as those of real tensors are. Not under the interpreter.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    signature = {n: types.get(n, "constexpr") for n in names}
+    attrs = {
+        (at,): [["tt.divisibility", 16]]
+        for at, n in enumerate(names)
+        if signature[n].startswith("*") or (n.startswith("stride") and n in types)
+    }
+    # A stride of exactly one is a constant to the compiler at run time too; absent arguments are None.
+    fixed = {n: constants.get(n) for n in names if signature[n] == "constexpr"}
+    made = triton.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attrs),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True},
+    )
+    return Compiled(made.asm["ptx"], made.asm["cubin"], int(made.metadata.shared))
