@@ -13,6 +13,7 @@ from forecasting.errors import HarmonyError
 from harmony.cli import controller as cluster_verbs
 from harmony.cli import forecasting as forecasting_verbs
 from harmony.cli.backtest import backtest
+from harmony.cli.bench import bench_app
 from harmony.cli.crd import crd
 from harmony.cli.explain import explain, journal_app
 from harmony.cli.keys import keys_app
@@ -43,6 +44,7 @@ app.command("train")(forecasting_verbs.train)
 app.command("forecast")(forecasting_verbs.forecast)
 app.command("evaluate")(forecasting_verbs.evaluate)
 app.command("backtest")(backtest)
+app.add_typer(bench_app, name="bench")
 app.command("controller")(cluster_verbs.controller)
 app.command("recommend")(cluster_verbs.recommend)
 app.command("doctor")(cluster_verbs.doctor)

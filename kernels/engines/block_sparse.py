@@ -1,12 +1,14 @@
 """Engine 1: exact softmax attention over listed blocks of keys, forward and backward, in plain PyTorch.
 
-A chunk of query tiles gathers its blocks of keys and values and computes dense scores over them, masked by the rule.
-Chunks are sized to stay in cache; nothing of size Lq x Lk is made, and the backward pass recomputes the scores from
-the saved log-sum-exp, so that memory is that of the inputs.
+A chunk of query tiles shares what the rule says about its blocks of keys; a part of it, sized to stay in a core's own
+cache, gathers these blocks and computes dense scores over them. Scores are in units of log 2, as powers of two are
+cheaper than those of e. Nothing of size Lq x Lk is made, and the backward pass recomputes the scores from the saved
+log-sum-exp, so that memory is that of the inputs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,8 +22,12 @@ from kernels.engines.plan import Plan
 
 __all__ = ["block_sparse_attention"]
 
-_CHUNK_SCORES = 1 << 19
-"""Scores held at once: 2 MiB in float32, about what a core keeps near."""
+_CHUNK_PAIRS = 1 << 20
+"""Pairs of query and key for which the rule is asked at once."""
+_PART_SCORES = 1 << 19
+"""Scores held at once by each thread: 2 MiB in float32, about what a core keeps near."""
+_PART_SCORES_GPU = 1 << 24
+_LOG2_E = 1.0 / math.log(2.0)
 
 Sees = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -66,7 +72,10 @@ def block_sparse_attention(
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How (B, H, L, D) becomes (B, R, G * blocks, block, D) and back; R heads share each of the G lists."""
+    """How (B, H, L, D) becomes (B R, G * blocks, block, D) and back; R heads share each of the G lists.
+
+    Each of the B R is a problem of its own with the same lists.
+    """
 
     plan: Plan
     lq: int
@@ -77,7 +86,12 @@ class _Layout:
         pad = blocks * block - x.shape[2]
         if pad:
             x = torch.nn.functional.pad(x, (0, 0, 0, pad))
-        return x.reshape(x.shape[0], self.heads // self.plan.groups, self.plan.groups * blocks, block, x.shape[3])
+        return x.reshape(x.shape[0] * self.sharing, self.plan.groups * blocks, block, x.shape[3])
+
+    @property
+    def sharing(self) -> int:
+        """R, the number of heads that share a list."""
+        return self.heads // self.plan.groups
 
     @property
     def key_blocks(self) -> int:
@@ -91,7 +105,7 @@ class _Layout:
 
     def untile(self, x: Tensor) -> Tensor:
         """Tiles back to rows, (B, H, Lq, D)."""
-        x = x.reshape(x.shape[0], self.heads, -1, x.shape[4])
+        x = x.reshape(x.shape[0] // self.sharing, self.heads, -1, x.shape[3])
         order = self.plan.order
         if order is None:
             return x[:, :, : self.lq]
@@ -106,48 +120,71 @@ class _Layout:
 
     def unblock_keys(self, x: Tensor) -> Tensor:
         """Blocks back to rows, (B, H, Lk, D)."""
-        return x.reshape(x.shape[0], self.heads, -1, x.shape[4])[:, :, : self.lk]
+        return x.reshape(x.shape[0] // self.sharing, self.heads, -1, x.shape[3])[:, :, : self.lk]
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Tiles computed together: where they are, which blocks they gather, and what they see of them."""
+class _Part:
+    """Tiles of some problems computed together: where they are, which blocks they gather, what is hidden from them."""
 
+    problems: slice
     jobs: Tensor
     blocks: Tensor
     unseen: Tensor
     """What the rule hides of the first keys, (jobs, block_q, n); the rest is seen whole."""
     hidden: Tensor | None
-    """What the key mask hides, (B, 1, jobs, 1, keys)."""
+    """What the key mask hides, (problems, jobs, 1, keys)."""
+
+    def tiles(self, x: Tensor) -> Tensor:
+        """Tiles of queries to (problems * jobs, block_q, D)."""
+        return x[self.problems].index_select(1, self.jobs).flatten(0, 1)
 
     def gather(self, x: Tensor) -> Tensor:
-        """Blocked keys or values to (B, R, jobs, slots * block, D)."""
-        return x.index_select(2, self.blocks).reshape(*x.shape[:2], len(self.jobs), -1, x.shape[4])
+        """Blocked keys or values to (problems * jobs, slots * block, D)."""
+        some = x[self.problems]
+        rows = some.index_select(1, self.blocks)
+        return rows.reshape(some.shape[0] * len(self.jobs), -1, x.shape[3])
+
+    def put(self, into: Tensor, x: Tensor) -> None:
+        """Write (problems * jobs, block_q, D) to their tiles."""
+        into[self.problems].index_copy_(1, self.jobs, x.view(-1, len(self.jobs), *x.shape[1:]))
+
+    def add(self, into: Tensor, x: Tensor) -> None:
+        """Add the gradients of gathered rows to the blocks that they came from."""
+        some = into[self.problems]
+        some.index_add_(1, self.blocks, x.reshape(some.shape[0], -1, *some.shape[2:]))
 
 
-def _chunks(layout: _Layout, sees: Sees, key_mask: Tensor | None, offset: int, rows: int) -> Iterator[_Chunk]:
-    """All tiles in chunks of tiles with about equally long lists; ``rows`` is how many problems share a chunk."""
+def _parts(layout: _Layout, sees: Sees, key_mask: Tensor | None, offset: int, problems: int) -> Iterator[_Part]:
+    """All tiles of all problems; tiles with about equally long lists come together."""
     plan, lk = layout.plan, layout.lk
     index, counts, whole = plan.index.flatten(0, 1), plan.counts.flatten(), plan.whole.flatten()
     device, most = index.device, index.shape[1]
+    budget = _PART_SCORES_GPU if device.type == "cuda" else _PART_SCORES * torch.get_num_threads()
     order = torch.argsort(counts * (most + 1) - whole, descending=True, stable=True)
     sorted_counts = counts[order].tolist()
     within = torch.arange(plan.block_k, device=device)
     start = 0
     while start < len(sorted_counts):
         slots = max(sorted_counts[start], 1)
-        take = max(1, _CHUNK_SCORES // (rows * plan.block_q * plan.block_k * slots))
-        jobs = order[start : start + take].sort().values
-        start += take
+        scores = plan.block_q * plan.block_k * slots
+        jobs = order[start : start + max(1, max(budget, _CHUNK_PAIRS) // scores)].sort().values
+        start += len(jobs)
         listed = index[jobs, most - slots :]
-        group = jobs // plan.tiles
         j = (listed[:, :, None] * plan.block_k + within).flatten(1)
         asked = j[:, : (slots - int(whole[jobs].min())) * plan.block_k]
-        hidden = None
-        if key_mask is not None:
-            hidden = ~key_mask[:, j.clamp(0, lk - 1)][:, None, :, None, :]
-        blocks = (listed.clamp_min(0) + group[:, None] * layout.key_blocks).flatten()
-        yield _Chunk(jobs, blocks, _unseen(layout, sees, jobs, asked, offset), hidden)
+        unseen = _unseen(layout, sees, jobs, asked, offset)
+        hidden = None if key_mask is None else ~key_mask[:, j.clamp(0, lk - 1)][:, :, None, :]
+        blocks = listed.clamp_min(0) + (jobs // plan.tiles)[:, None] * layout.key_blocks
+        together = min(max(1, budget // scores), len(jobs))
+        side_by_side = max(1, budget // (scores * together))
+        for p in range(0, problems, side_by_side):
+            some = slice(p, min(p + side_by_side, problems))
+            batch = torch.arange(some.start, some.stop, device=device) // layout.sharing
+            for a in range(0, len(jobs), together):
+                these = slice(a, a + together)
+                masked = None if hidden is None else hidden[:, these].index_select(0, batch)
+                yield _Part(some, jobs[these], blocks[these].flatten(), unseen[these], masked)
 
 
 def _unseen(layout: _Layout, sees: Sees, jobs: Tensor, j: Tensor, offset: int) -> Tensor:
@@ -164,13 +201,18 @@ def _unseen(layout: _Layout, sees: Sees, jobs: Tensor, j: Tensor, offset: int) -
     return ~seen.expand(len(jobs), plan.block_q, j.shape[2])
 
 
-def _scores(chunk: _Chunk, qj: Tensor, kj: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Masked scores (B, R, jobs, block_q, keys) of the gathered queries and keys."""
-    s = (qj * scale) @ kj.transpose(-1, -2)
+def _scores(part: _Part, qj: Tensor, kj: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Masked scores (problems * jobs, block_q, keys) of the gathered queries and keys, in units of log 2."""
+    s = torch.bmm(qj * (scale * _LOG2_E), kj.transpose(-1, -2))
+    by_job = s.view(-1, len(part.jobs), *s.shape[1:])
     if bias is not None:
-        s = s + bias[None, :, None]
-    s[..., : chunk.unseen.shape[2]].masked_fill_(chunk.unseen, float("-inf"))
-    return s if chunk.hidden is None else s.masked_fill_(chunk.hidden, float("-inf"))
+        heads = torch.arange(part.problems.start, part.problems.stop, device=s.device) % bias.shape[0]
+        by_job.add_(bias[heads][:, None], alpha=_LOG2_E)
+    if part.unseen.shape[2]:
+        by_job[..., : part.unseen.shape[2]].masked_fill_(part.unseen, float("-inf"))
+    if part.hidden is not None:
+        by_job.masked_fill_(part.hidden, float("-inf"))
+    return s
 
 
 class _Context(Protocol):
@@ -200,23 +242,22 @@ class _BlockSparse(torch.autograd.Function):
         scale: float,
         offset: int,
     ) -> tuple[Tensor, Tensor]:
-        batch, heads, lq, _ = q.shape
-        layout = _Layout(plan, lq, k.shape[2], heads)
+        layout = _Layout(plan, q.shape[2], k.shape[2], q.shape[1])
         to = compute_dtype(q)
         qt, kt, vt = layout.tile(q), layout.block_keys(k), layout.block_keys(v)
-        # Tiles outside of every chunk do not exist: each tile is in exactly one, so nothing stays unwritten.
-        ot = q.new_empty(*qt.shape[:4], v.shape[3])
-        lt = q.new_empty(*qt.shape[:4], 1, dtype=to)
+        # Each tile is in exactly one part, so nothing stays unwritten.
+        ot = q.new_empty(*qt.shape[:3], v.shape[3])
+        lt = q.new_empty(*qt.shape[:3], 1, dtype=to)
         wide = None if bias is None else bias.to(to)
-        for chunk in _chunks(layout, sees, key_mask, offset, batch * qt.shape[1]):
-            s = _scores(chunk, qt.index_select(2, chunk.jobs).to(to), chunk.gather(kt).to(to), wide, scale)
+        for part in _parts(layout, sees, key_mask, offset, len(qt)):
+            s = _scores(part, part.tiles(qt).to(to), part.gather(kt).to(to), wide, scale)
             top = s.amax(dim=-1, keepdim=True)
             top.masked_fill_(top == float("-inf"), 0.0)
-            p = s.sub_(top).exp_()
+            p = s.sub_(top).exp2_()
             total = p.sum(dim=-1, keepdim=True)
-            out = (p @ chunk.gather(vt).to(to)) / total.clamp_min(torch.finfo(to).tiny)
-            ot.index_copy_(2, chunk.jobs, out.to(q.dtype))
-            lt.index_copy_(2, chunk.jobs, top + total.log())
+            out = torch.bmm(p, part.gather(vt).to(to)).div_(total.clamp_min(torch.finfo(to).tiny))
+            part.put(ot, out.to(q.dtype))
+            part.put(lt, total.log2_().add_(top).div_(_LOG2_E))
         o, lse = layout.untile(ot), layout.untile(lt)[..., 0]
         ctx.save_for_backward(q, k, v, bias, key_mask, o, lse)
         ctx.how = (layout, sees, scale, offset)
@@ -229,23 +270,24 @@ class _BlockSparse(torch.autograd.Function):
         layout, sees, scale, offset = ctx.how
         to = compute_dtype(q)
         delta = (do.to(to) * o.to(to)).sum(dim=-1) - dlse.masked_fill(lse == float("-inf"), 0.0)
-        lse = lse.masked_fill(lse == float("-inf"), 0.0)
+        lse = lse.masked_fill(lse == float("-inf"), 0.0) * _LOG2_E
         qt, kt, vt, gt = layout.tile(q), layout.block_keys(k), layout.block_keys(v), layout.tile(do)
         lt, dt = layout.tile(lse[..., None]), layout.tile(delta[..., None])
         dq = torch.zeros_like(qt, dtype=to)
         dk, dv = torch.zeros_like(kt, dtype=to), torch.zeros_like(vt, dtype=to)
         wide = None if bias is None else bias.to(to)
         dbias = None if wide is None else torch.zeros_like(wide)
-        for chunk in _chunks(layout, sees, key_mask, offset, q.shape[0] * qt.shape[1]):
-            qj, kj, vj = qt.index_select(2, chunk.jobs).to(to), chunk.gather(kt).to(to), chunk.gather(vt).to(to)
-            gj = gt.index_select(2, chunk.jobs).to(to)
-            p = _scores(chunk, qj, kj, wide, scale).sub_(lt.index_select(2, chunk.jobs)).exp_()
-            ds = (gj @ vj.transpose(-1, -2)).sub_(dt.index_select(2, chunk.jobs)).mul_(p)
-            dq.index_copy_(2, chunk.jobs, (ds @ kj).mul_(scale))
-            _scatter(dk, chunk, ds.transpose(-1, -2) @ (qj * scale))
-            _scatter(dv, chunk, p.transpose(-1, -2) @ gj)
+        for part in _parts(layout, sees, key_mask, offset, len(qt)):
+            qj, gj = part.tiles(qt).to(to), part.tiles(gt).to(to)
+            kj, vj = part.gather(kt).to(to), part.gather(vt).to(to)
+            p = _scores(part, qj, kj, wide, scale).sub_(part.tiles(lt)).exp2_()
+            ds = torch.bmm(gj, vj.transpose(-1, -2)).sub_(part.tiles(dt)).mul_(p)
+            part.put(dq, torch.bmm(ds, kj).mul_(scale))
+            part.add(dk, torch.bmm(ds.transpose(-1, -2), qj).mul_(scale))
+            part.add(dv, torch.bmm(p.transpose(-1, -2), gj))
             if dbias is not None:
-                dbias += ds.sum(dim=(0, 2)).sum_to_size(dbias.shape)
+                heads = torch.arange(part.problems.start, part.problems.stop, device=ds.device) % len(dbias)
+                dbias.index_add_(0, heads, ds.view(-1, len(part.jobs), *ds.shape[1:]).sum(dim=1))
         return (
             layout.untile(dq).to(q.dtype),
             layout.unblock_keys(dk).to(k.dtype),
@@ -253,8 +295,3 @@ class _BlockSparse(torch.autograd.Function):
             None if dbias is None else dbias.to(bias.dtype),
             *(None,) * 5,
         )
-
-
-def _scatter(into: Tensor, chunk: _Chunk, grad: Tensor) -> None:
-    """Add the gradients of gathered rows to the blocks that they came from."""
-    into.index_add_(2, chunk.blocks, grad.reshape(*into.shape[:2], -1, *into.shape[3:]))

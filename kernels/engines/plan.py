@@ -44,9 +44,9 @@ class Plan:
 
 
 def plan_from_spans(rule: Rule, call: Call, *, block_q: int, block_k: int) -> Plan:
-    """The plan of a rule for consecutive queries, in time and memory of tiles x blocks and not of Lq x Lk."""
+    """The plan of a rule for consecutive queries, in time and memory of the blocks that are visited."""
     groups = call.heads if rule.per_head else 1
-    tiles, blocks = -(-call.lq // block_q), -(-call.lk // block_k)
+    tiles = -(-call.lq // block_q)
     h = torch.arange(groups, device=call.device)[:, None]
     i = torch.arange(call.lq, device=call.device)[None, :] + call.offset
     lo, hi = (x.expand(-1, groups, call.lq).clamp(0, call.lk) for x in rule.spans(h, i))
@@ -57,19 +57,21 @@ def plan_from_spans(rule: Rule, call: Call, *, block_q: int, block_k: int) -> Pl
     lo = torch.nn.functional.pad(lo, (0, pad), value=call.lk).reshape(tiled)
     hi = torch.nn.functional.pad(hi, (0, pad), value=0).reshape(tiled)
     # A block is visited if a range of any query touches it, and seen whole if a range of every query holds it.
-    active = _touched(lo.amin(dim=-1) // block_k, (hi.amax(dim=-1) - 1).div(block_k, rounding_mode="floor") + 1, blocks)
-    whole = _touched((lo.amax(dim=-1) - 1).div(block_k, rounding_mode="floor") + 1, hi.amin(dim=-1) // block_k, blocks)
-    return _listed(active, whole & active, block_q, block_k)
+    active = _union(lo.amin(dim=-1) // block_k, (hi.amax(dim=-1) - 1).div(block_k, rounding_mode="floor") + 1)
+    whole = _union((lo.amax(dim=-1) - 1).div(block_k, rounding_mode="floor") + 1, hi.amin(dim=-1) // block_k)
+    return _listed(active, whole, groups, tiles, -(-call.lk // block_k), block_q, block_k)
 
 
-def _touched(first: Tensor, behind: Tensor, blocks: int) -> Tensor:
-    """(G, tiles, blocks): whether any of the ranges [first, behind), each (S, G, tiles), holds a block."""
-    some = (behind > first).to(torch.int32)
-    # +1 where a range starts, -1 behind its end: the running sum counts the ranges over each block.
-    edges = torch.zeros(*first.shape[1:], blocks + 1, dtype=torch.int32, device=first.device)
-    edges.scatter_add_(2, torch.where(some.bool(), first, 0).permute(1, 2, 0), some.permute(1, 2, 0))
-    edges.scatter_add_(2, torch.where(some.bool(), behind, 0).permute(1, 2, 0), -some.permute(1, 2, 0))
-    return edges.cumsum(dim=2, dtype=torch.int32)[..., :blocks] > 0
+def _union(first: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the ranges [first, behind), each (S, G, tiles), start and how long they are, in order and without overlap.
+
+    Both are (G * tiles, S).
+    """
+    first, order = first.flatten(1).sort(dim=0)
+    behind = behind.flatten(1).gather(0, order)
+    covered = torch.cat([torch.zeros_like(behind[:1]), behind.cummax(dim=0).values[:-1]])
+    first = torch.maximum(first, covered)
+    return first.T.contiguous(), (behind - first).clamp_min(0).T.contiguous()
 
 
 def block_for(rule: Rule, call: Call) -> int:
@@ -91,13 +93,36 @@ def block_for(rule: Rule, call: Call) -> int:
     return size
 
 
-def _listed(active: Tensor, whole: Tensor, block_q: int, block_k: int) -> Plan:
-    """The plan that visits the blocks set in ``active`` (G, tiles, blocks), those seen ``whole`` last."""
-    counts, full = active.sum(dim=-1), whole.sum(dim=-1)
+def _listed(
+    active: tuple[Tensor, Tensor],
+    whole: tuple[Tensor, Tensor],
+    groups: int,
+    tiles: int,
+    blocks: int,
+    block_q: int,
+    block_k: int,
+) -> Plan:
+    """The plan that visits the blocks of the ranges ``active`` of each tile, those in ``whole`` last."""
+    # Tile and block as one number: both lists are sorted, and that of the whole blocks is part of the other.
+    visited, held = _numbered(*active, blocks), _numbered(*whole, blocks)
+    last = torch.zeros_like(visited)
+    last[torch.searchsorted(visited, held)] = 1
+    tile = visited.div(max(blocks, 1), rounding_mode="floor")
+    counts = torch.bincount(tile, minlength=groups * tiles)
+    full = torch.bincount(tile, weights=last, minlength=groups * tiles).long()
     most = max(int(counts.max()) if counts.numel() else 0, 1)
-    index = torch.full((*counts.shape, most), -1, dtype=torch.int64, device=active.device)
-    for chosen, first in ((active & ~whole, most - counts), (whole, most - full)):
-        g, t, b = chosen.nonzero(as_tuple=True)
-        rank = chosen.cumsum(dim=-1, dtype=torch.int32)[g, t, b].long() - 1
-        index[g, t, first[g, t] + rank] = b
-    return Plan(block_q, block_k, index, counts, full)
+    order = torch.argsort(2 * tile + last, stable=True)
+    tile, block = tile[order], (visited - tile * blocks)[order]
+    rank = torch.arange(len(tile), device=tile.device) - (counts.cumsum(0) - counts)[tile]
+    index = torch.full((groups * tiles, most), -1, dtype=torch.int64, device=tile.device)
+    index[tile, most - counts[tile] + rank] = block
+    shape = (groups, tiles)
+    return Plan(block_q, block_k, index.reshape(*shape, most), counts.reshape(shape), full.reshape(shape))
+
+
+def _numbered(first: Tensor, length: Tensor, blocks: int) -> Tensor:
+    """The numbers tile * blocks + block of all blocks in ranges of (tiles, S), ascending."""
+    tile = torch.arange(first.shape[0], device=first.device)[:, None]
+    start, length = (tile * blocks + first).flatten(), length.flatten()
+    step = torch.arange(int(length.sum()), device=first.device)
+    return step + (start - (length.cumsum(0) - length)).repeat_interleave(length)

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from kernels.errors import KernelError
 
-__all__ = ["FEATURE_MAPS", "check_feature_map", "favor_features", "random_projection", "relu_features"]
+__all__ = [
+    "FEATURE_MAPS",
+    "check_feature_map",
+    "favor_features",
+    "random_projection",
+    "relu_features",
+    "relu_projection",
+]
 
 FEATURE_MAPS = ("relu", "favor+")
 
@@ -38,8 +45,12 @@ def random_projection(head_dim: int, features: int, feature_map: str = "relu", *
 
 def relu_features(x: Tensor, projection: Tensor, beta: Tensor | float) -> Tensor:
     """ReLU(x W / beta) / sqrt(m); its expected dot product is the order-1 arc-cosine kernel. (B, H, L, m)."""
-    # Positive factors pass through ReLU: they go to the small matrix rather than to the features.
-    return torch.relu(x @ (projection / (beta * math.sqrt(projection.shape[1]))))
+    return torch.relu(x @ relu_projection(projection, beta))
+
+
+def relu_projection(projection: Tensor, beta: Tensor | float) -> Tensor:
+    """W / (beta sqrt(m)): positive factors pass through ReLU, so they go to the small matrix (D, m)."""
+    return projection / (beta * math.sqrt(projection.shape[1]))
 
 
 def favor_features(x: Tensor, projection: Tensor, scale: float, *, over_keys: bool) -> Tensor:

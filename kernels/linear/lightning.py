@@ -66,7 +66,8 @@ def lightning_attention(
         chunk: positions per chunk of the fast version; None chooses. The result does not depend on it.
     """
     k = k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
-    out = linear_attention(q * scale, k, v, log_decay=_decays(log_decay, q), causal=True, chunk=chunk)
+    q = q if scale == 1.0 else q * scale
+    out = linear_attention(q, k, v, log_decay=_decays(log_decay, q), causal=True, chunk=chunk)
     return out.to(q.dtype)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import elu, pad
 
 from kernels.checks import compute_dtype, visible
-from kernels.engines.linear_scan import linear_attention
+from kernels.engines.linear_scan import linear_scan
+from kernels.engines.streamed import Section, Sequences, Stepped, streamed
 from kernels.errors import KernelError
 from kernels.registry import Mechanism
 
@@ -45,25 +46,86 @@ def mala_attention(
         c: factor on the scores: "code" for scale / N as the authors' code has it, or a number (1 in the paper, which
             half types cannot hold at large N).
     """
-    to, dtype = compute_dtype(q), q.dtype
-    fq, fk, v = 1.0 + elu(q.to(to)), 1.0 + elu(k.to(to)), v.to(to)
-    if key_mask is not None:
-        shown = key_mask[:, None, :, None]
-        fk, v = fk.masked_fill(~shown, 0.0), v.masked_fill(~shown, 0.0)
-    seen, values = _counts(k, v, q.shape[2], causal, key_mask)
-    origin = torch.zeros_like(values)
-    if not causal:
+    to = compute_dtype(q)
+    shown = torch.ones(1, k.shape[2], device=k.device, dtype=to) if key_mask is None else key_mask.to(to)
+    shown = shown[:, None, :, None]
+    inputs, lengths = [q, k, v, shown], (q.shape[2], k.shape[2])
+    _factor(c, scale, shown[:, :, :0])
+    batch, heads, _, d = k.shape
+    nothing = q.new_zeros(batch, heads, d, v.shape[3] + 1, dtype=to)
+    none_yet = [
+        nothing,
+        q.new_zeros(shown.shape[0], 1, 1, 1, dtype=to),
+        q.new_zeros(*v.shape[:2], 1, v.shape[3], dtype=to),
+    ]
+    if causal:
+
+        def forwards(section: Section, x: list[Tensor], state: list[Tensor], _: list[Tensor]) -> Stepped:
+            return _causal_section(section, x, state, c, scale)
+
+        layout = Sequences(*lengths, of_queries=(True, False, False, False))
+        out, _ = streamed(forwards, layout, inputs, none_yet)
+    else:
+        seen, total = shown.sum(dim=2, keepdim=True), _values(v, key_mask).sum(dim=2, keepdim=True, dtype=to)
         # Weights sum to 1, so that values may be counted from their mean: then nothing large is subtracted.
-        origin, values = values / seen.clamp_min(1.0), origin
-        v = v - origin
-    # A last column of ones makes the sum of the scores come out beside the sum of the values.
-    both = linear_attention(fq, fk, pad(v, (0, 1), value=1.0), log_decay=None, causal=causal)
+        origin = total / seen.clamp_min(1.0)
+        over_keys = Sequences(0, lengths[1], of_queries=(False, False, False))
+        _, (summed,) = streamed(_sum_section, over_keys, inputs[1:], [nothing], [origin])
+
+        def reads(section: Section, x: list[Tensor], state: list[Tensor], constants: list[Tensor]) -> Stepped:
+            both, (seen, origin) = _phi(x[0], to) @ constants[0], constants[1:]
+            return _weighed(both, seen, torch.zeros_like(origin), origin, c, scale), state
+
+        over_queries = Sequences(lengths[0], lengths[0], of_queries=(True,))
+        out, _ = streamed(reads, over_queries, [q], [], [summed, seen, origin])
+    return q.new_zeros(*q.shape[:3], v.shape[3]) if out is None else out.to(q.dtype)
+
+
+def _phi(x: Tensor, to: torch.dtype) -> Tensor:
+    """ELU + 1."""
+    return elu(x.to(to)) + 1.0
+
+
+def _shown(x: Tensor, shown: Tensor) -> Tensor:
+    """``x`` with 0 where a key is hidden, whatever it holds there."""
+    return x if bool((shown > 0).all()) else x.masked_fill(shown == 0, 0.0)
+
+
+def _values(v: Tensor, key_mask: Tensor | None) -> Tensor:
+    """The values, those of hidden keys as 0."""
+    return v if key_mask is None else v.masked_fill(~key_mask[:, None, :, None], 0.0)
+
+
+def _sum_section(_: Section, x: list[Tensor], state: list[Tensor], constants: list[Tensor]) -> Stepped:
+    """Add the keys of a section to the sum of f(k) (v - origin, 1)^T."""
+    k, v, shown = x
+    to = shown.dtype
+    fk = _shown(_phi(k, to), shown).transpose(-1, -2)
+    return None, [state[0] + fk @ pad(_shown(v.to(to), shown) - constants[0], (0, 1), value=1.0)]
+
+
+def _causal_section(section: Section, x: list[Tensor], state: list[Tensor], c: str | float, scale: float) -> Stepped:
+    """The rows of a section from the sums before it: f(k) (v, 1)^T, the number of keys and their values."""
+    q, k, v, shown = x
+    to = shown.dtype
+    fk, v = _shown(_phi(k, to), shown), _shown(v.to(to), shown)
+    seen, values = state[1] + shown.cumsum(dim=2), state[2] + v.cumsum(dim=2)
+    ends = [seen[:, :, -1:], values[:, :, -1:]]
+    with_ones = pad(v, (0, 1), value=1.0)
+    if not section.queries:
+        return None, [state[0] + fk.transpose(-1, -2) @ with_ones, *ends]
+    both, after = linear_scan(_phi(q, to), fk, with_ones, state=state[0])
+    return _weighed(both, seen, values, torch.zeros_like(values[:, :, :1]), c, scale), [after, *ends]
+
+
+def _weighed(both: Tensor, seen: Tensor, values: Tensor, origin: Tensor, c: str | float, scale: float) -> Tensor:
+    """The output from the sums of scores times values and of scores, (B, H, L, Dv + 1), with values from an origin."""
     raw, total = both[..., :-1], both[..., -1:]
     factor = _factor(c, scale, seen)
     total = factor * total
-    out = (1.0 + 1.0 / (total + _EPS)) * factor * raw - total * values / seen.clamp_min(1.0)
-    out = out + origin * total / (total + _EPS)
-    return torch.where(seen > 0, out, torch.zeros_like(out)).to(dtype)
+    out = torch.addcmul(raw * (factor + factor / (total + _EPS)), values, total / seen.clamp_min(1.0), value=-1.0)
+    out = out + origin * (total / (total + _EPS))
+    return out.masked_fill(seen <= 0, 0.0)
 
 
 def reference_mala(
@@ -87,19 +149,6 @@ def reference_mala(
     total = scores.sum(dim=-1, keepdim=True)
     weights = (1.0 + 1.0 / (total + _EPS)) * scores - total / seen.clamp_min(1.0)
     return torch.einsum("bhij,bhjd->bhid", weights.masked_fill(~mask, 0.0), v.to(to)).to(dtype)
-
-
-def _counts(k: Tensor, v: Tensor, lq: int, causal: bool, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Number of visible keys (B or 1, 1, Lq or 1, 1) and the sum of their values (B, H, Lq or 1, Dv) of each query."""
-    lk = k.shape[2]
-    shown = torch.ones(1, lk, device=k.device) if key_mask is None else key_mask
-    shown = shown.to(v.dtype)[:, None, :, None]
-    if not causal:
-        return shown.sum(dim=2, keepdim=True), v.sum(dim=2, keepdim=True)
-    sums = shown.cumsum(dim=2), v.cumsum(dim=2)
-    if lq <= lk:
-        return sums[0][:, :, lk - lq :], sums[1][:, :, lk - lq :]
-    return pad(sums[0], (0, 0, lq - lk, 0)), pad(sums[1], (0, 0, lq - lk, 0))
 
 
 def _factor(c: str | float, scale: float, seen: Tensor) -> Tensor:

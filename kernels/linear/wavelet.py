@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["causal_haar", "haar", "reference_causal_haar", "reference_haar"]
+__all__ = ["causal_haar", "causal_haar_after", "haar", "reference_causal_haar", "reference_haar"]
 
 
 def haar(x: Tensor, factors: Tensor) -> Tensor:
@@ -48,6 +48,20 @@ def causal_haar(x: Tensor, factors: Tensor) -> Tensor:
         back = torch.cat([smooth[:, :, :1].expand(-1, -1, shift, -1), smooth[:, :, : x.shape[2] - shift]], dim=2)
         smooth = torch.lerp(smooth, back, 0.5)
         out = torch.addcmul(out, steps[:, :, :, level - 1], smooth)
+    return out
+
+
+def causal_haar_after(x: Tensor, factors: Tensor, length: int) -> Tensor:
+    """The last ``length`` rows of `causal_haar` of a longer sequence, from 2^J - 1 rows more before them.
+
+    x (B, H, length + 2^J - 1, D); factors (B, length or 1, J+1). Returns (B, H, length, D).
+    """
+    steps = factors.diff(dim=-1)[:, None, :, :, None]
+    smooth, out = x, factors[:, None, :, :1] * x[:, :, -length:]
+    for level in range(1, factors.shape[-1]):
+        shift = 1 << (level - 1)
+        smooth = torch.lerp(smooth[:, :, shift:], smooth[:, :, :-shift], 0.5)
+        out = torch.addcmul(out, steps[:, :, :, level - 1], smooth[:, :, -length:])
     return out
 
 

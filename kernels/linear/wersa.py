@@ -15,15 +15,18 @@ from torch.nn.functional import gelu, pad, softplus
 
 from kernels.checks import compute_dtype, positive, visible
 from kernels.dispatch import attention
-from kernels.engines.linear_scan import linear_attention
+from kernels.engines.linear_scan import linear_attention, linear_scan
+from kernels.engines.streamed import Section, Sequences, Stepped, streamed
 from kernels.errors import KernelError
-from kernels.linear.features import check_feature_map, favor_features, random_projection, relu_features
-from kernels.linear.wavelet import causal_haar, haar, reference_causal_haar, reference_haar
+from kernels.linear.features import check_feature_map, favor_features, random_projection, relu_features, relu_projection
+from kernels.linear.wavelet import causal_haar, causal_haar_after, haar, reference_causal_haar, reference_haar
 from kernels.registry import Backend, Mechanism
 
 __all__ = ["MECHANISM", "WersaAttention", "WersaOptions", "reference_wersa", "wersa_attention"]
 
 _EPS = 1e-6
+_LONGEST_BLOCK = 256
+"""Rows that one coefficient of the transform may span for sections to be computed apart."""
 _Transform = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -65,6 +68,8 @@ def wersa_attention(
     only; "relu" does not depend on the size of its arguments. Options: `WersaOptions`.
     """
     o = _options(**options)
+    if o.feature_map == "relu" and (1 << o.levels) <= min(_LONGEST_BLOCK, q.shape[2]):
+        return _streamed_relu(q, k, v, o, causal, key_mask)
     fq, fk, wide = _features(q, k, v, o, causal, key_mask, scale, causal_haar if causal else haar)
     both = linear_attention(fq, fk, pad(wide, (0, 1), value=1.0), log_decay=None, causal=causal)
     return (both[..., :-1] / (both[..., -1:] + _EPS)).to(q.dtype)
@@ -84,6 +89,66 @@ def reference_wersa(
     return torch.einsum("bhij,bhjd->bhid", weights, wide).to(q.dtype)
 
 
+def _streamed_relu(q: Tensor, k: Tensor, v: Tensor, o: WersaOptions, causal: bool, key_mask: Tensor | None) -> Tensor:
+    """`wersa_attention` with ReLU features, section by section."""
+    to, length = compute_dtype(q), q.shape[2]
+    factors = _factors(q, o, causal)
+    given = (o.projection, o.projection if o.key_projection is None else o.key_projection)
+    wq, wk = (relu_projection(_projection(q, o, p), o.beta) for p in given)
+    hidden = torch.zeros(1, 1, 1, 1, dtype=torch.bool) if key_mask is None else ~key_mask[:, None, :, None]
+    masked = key_mask is not None
+
+    def features(x: Tensor, unseen: Tensor, by_level: Tensor, w: Tensor, rows: int) -> Tensor:
+        x = x.to(to).masked_fill(unseen, 0.0) if masked else x.to(to)
+        x = gelu(x) if o.pre_gelu else x
+        if causal:
+            missing = rows + back - x.shape[2]
+            x = torch.cat([x[:, :, :1].expand(-1, -1, missing, -1), x], dim=2) if missing else x
+            x = causal_haar_after(x, by_level, rows)
+        else:
+            x = haar(x, by_level)
+        found = torch.relu(x @ w)
+        return found.masked_fill(unseen[:, :, -rows:], 0.0) if masked else found
+
+    def normalised(both: Tensor) -> Tensor:
+        return both[..., :-1] / (both[..., -1:] + _EPS)
+
+    def forwards(section: Section, x: list[Tensor], state: list[Tensor], constants: list[Tensor]) -> Stepped:
+        rows = section.stop - section.start
+        by_level = (x[3][:, 0, -rows:] if in_time else constants[2]).to(to)
+        fq, fk = (features(x[n], x[-1], by_level, constants[n], rows) for n in (0, 1))
+        with_ones = pad(x[2][:, :, -rows:].to(to), (0, 1), value=1.0)
+        both, after = linear_scan(fq, fk, with_ones, state=state[0])
+        return normalised(both), [after]
+
+    def sums(section: Section, x: list[Tensor], state: list[Tensor], constants: list[Tensor]) -> Stepped:
+        fk = features(x[0], x[-1], constants[1], constants[0], section.stop - section.start)
+        return None, [state[0] + fk.transpose(-1, -2) @ pad(x[1].to(to), (0, 1), value=1.0)]
+
+    def reads(section: Section, x: list[Tensor], state: list[Tensor], constants: list[Tensor]) -> Stepped:
+        fq = features(x[0], x[-1], constants[1], constants[0], section.stop - section.start)
+        return normalised(fq @ constants[2]), state
+
+    shown = hidden.expand(-1, -1, length, -1)
+    nothing = q.new_zeros(*k.shape[:2], wk.shape[1], v.shape[3] + 1, dtype=to)
+    back = (1 << o.levels) - 1 if causal else 0
+    in_time = causal and factors.shape[1] > 1
+    align = 1 if causal else 1 << o.levels
+    out: Tensor | None
+    if causal:
+        inputs = [q, k, v, *([factors[:, None]] if in_time else []), shown]
+        layout = Sequences(length, length, of_queries=(False,) * len(inputs), back=back)
+        out, _ = streamed(forwards, layout, inputs, [nothing], [wq, wk, factors])
+    else:
+        over_keys = Sequences(0, length, of_queries=(False,) * 3, align=align)
+        _, (summed,) = streamed(sums, over_keys, [k, v, shown], [nothing], [wk, factors])
+        over_queries = Sequences(length, length, of_queries=(False,) * 2, align=align)
+        out, _ = streamed(reads, over_queries, [q, shown], [], [wq, factors, summed])
+    if out is None:
+        raise AssertionError("there are queries here")
+    return out.to(q.dtype)
+
+
 def _features(
     q: Tensor,
     k: Tensor,
@@ -97,6 +162,7 @@ def _features(
     """Features of the filtered queries and keys, (B, H, L, m), and the values, all in the type of the states."""
     to = compute_dtype(q)
     factors = _factors(q, o, causal)
+    factors = factors.expand(-1, q.shape[2], -1) if causal else factors
     projections = [
         _projection(q, o, p) for p in (o.projection, o.projection if o.key_projection is None else o.key_projection)
     ]
@@ -115,7 +181,7 @@ def _features(
 
 
 def _factors(q: Tensor, o: WersaOptions, causal: bool) -> Tensor:
-    """Gates times weights, (B, J+1), or (B, L, J+1) if causal; `KernelError` for options that do not fit."""
+    """Gates times weights, (B, J+1), or (B, L or 1, J+1) if causal; `KernelError` for options that do not fit."""
     batch, length, to = q.shape[0], q.shape[2], compute_dtype(q)
     positive("levels", o.levels)
     positive("features", o.features)
@@ -130,7 +196,7 @@ def _factors(q: Tensor, o: WersaOptions, causal: bool) -> Tensor:
     if tuple(gates.shape) not in shapes:
         raise KernelError(f"gates has shape {tuple(gates.shape)}, expected " + " or ".join(map(str, shapes)))
     factors = gates.to(to) * weights.to(to)
-    return factors[:, None].expand(-1, length, -1) if causal and factors.ndim == 2 else factors
+    return factors[:, None] if causal and factors.ndim == 2 else factors
 
 
 def _projection(q: Tensor, o: WersaOptions, given: Tensor | None) -> Tensor:

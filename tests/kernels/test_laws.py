@@ -173,3 +173,36 @@ def test_long_rows_of_one_key_and_of_huge_scores_stay_finite(case: Case) -> None
             out = attention(*leaves, causal=causal, key_mask=mask, **case.kwargs)
             assert bool(torch.isfinite(out).all())
             assert all(bool(torch.isfinite(x).all()) for x in torch.autograd.grad(out.sum(), leaves))
+
+
+@every_case
+def test_sequences_longer_than_what_is_computed_at_once(case: Case) -> None:
+    # 32 problems of these lengths need several sections of the linear mechanisms and several parts of the others.
+    length = case.length(523)
+    tensors, g = random_qkv(length, length, seed=12, batch=16, d=5, dv=3)
+    mask = torch.rand(16, length, generator=g) < 0.8
+    weight = torch.randn(16, 2, length, 3, generator=g, dtype=torch.float64)
+    for causal in case.causals:
+        got, want = (
+            grads(tensors, key_mask=mask, weight=weight, causal=causal, backend=b, **case.kwargs)
+            for b in ("torch", "reference")
+        )
+        largest = max(float(x.norm()) for x in want[1:])
+        for a, b in zip(got, want, strict=True):
+            assert relative(a, b, beside=largest) < tolerance(torch.float64) * case.digits_lost
+
+
+@every_case
+def test_what_hidden_keys_hold_does_not_matter_even_if_it_is_no_number(case: Case) -> None:
+    length = case.length(40)
+    tensors, g = random_qkv(length, length, seed=13)
+    mask = torch.rand(2, length, generator=g) < 0.6
+    causal = case.causals[0]
+    before = attention(*tensors, causal=causal, key_mask=mask, **case.kwargs)
+    if case.method in ("lightning", "mala", "wersa"):
+        tensors[1].masked_fill_(~mask[:, None, :, None], float("nan"))
+    else:
+        # Weights of 0 meet these values in a product: they may be anything that is a number.
+        tensors[1][~mask[:, None].expand(2, 2, -1)] += 5.0
+        tensors[2][~mask[:, None].expand(2, 2, -1)] += 5.0
+    assert relative(attention(*tensors, causal=causal, key_mask=mask, **case.kwargs), before) < 1e-12

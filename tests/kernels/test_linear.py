@@ -274,3 +274,31 @@ def test_wersa_refuses_what_does_not_fit() -> None:
             attention(q, q, q, method="wersa", **options)  # type: ignore[arg-type]
     with pytest.raises(KernelError, match="the gates read 8 features per position but were given 4"):
         build("wersa", heads=2, head_dim=4)(q, q, q)
+
+
+@pytest.mark.parametrize(("lq", "lk"), [(300, 700), (700, 300), (1, 600)])
+def test_causal_mala_of_other_queries_than_keys_in_several_sections(lq: int, lk: int) -> None:
+    (q, k, v), g = random_qkv(lq, lk, seed=14, batch=16, d=4, dv=3)
+    mask = torch.rand(16, lk, generator=g) < 0.7
+    found = []
+    for backend in ("torch", "reference"):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = attention(*leaves, method="mala", causal=True, key_mask=mask, backend=backend)  # type: ignore[arg-type]
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
+    for a, b in zip(*found, strict=True):
+        assert relative(a, b) < 1e-10
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_parameters_of_wersa_learn_from_every_section(causal: bool) -> None:
+    torch.manual_seed(1)
+    module = build("wersa", heads=2, head_dim=4, levels=3, features=16).double().eval()
+    (q, k, v), g = random_qkv(523, 523, seed=15, batch=16, d=4, dv=3)
+    mask = torch.rand(16, 523, generator=g) < 0.9
+    found = []
+    for backend in ("torch", "reference"):
+        out = module(q, k, v, causal=causal, key_mask=mask, backend=backend)
+        learned = [p for n, p in module.named_parameters() if n != "bandwidth"]
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), learned)])
+    for a, b in zip(*found, strict=True):
+        assert relative(a, b) < 1e-10

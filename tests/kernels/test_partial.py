@@ -14,6 +14,8 @@ from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.partial import reference_colstat
 from kernels.engines.plan import plan_from_spans
 from kernels.engines.ruled import call_of
+from kernels.engines.rules import boolean
+from kernels.windows.power import power
 from kernels.windows.sliding_window import sliding_window
 from tests.kernels.cases import poisoned_memory, random_qkv, relative
 
@@ -127,3 +129,22 @@ def test_empty_sequences_give_empty_or_zero_outputs_with_gradients() -> None:
         assert out.shape == (2, 2, lq, 16)
         assert bool((out == 0).all())
         assert all(bool((x == 0).all()) for x in torch.autograd.grad(out.sum(), leaves))
+
+
+@pytest.mark.parametrize("length", [1, 16, 100, 257])
+def test_plans_list_each_block_that_is_seen_once_and_know_which_are_seen_whole(length: int) -> None:
+    (q, k, _), _ = random_qkv(length, length, seed=5)
+    for causal in (False, True):
+        call = call_of(q, k, causal=causal)
+        for rule in (sliding_window(call, window=30, sinks=20), power(call, window=16, block=8, sinks=8)):
+            plan = plan_from_spans(rule, call, block_q=16, block_k=8)
+            rows, columns = plan.tiles * 16, -(-length // 8) * 8
+            mask = torch.zeros(rows, columns, dtype=torch.bool)
+            mask[:length, :length] = boolean(rule, call)[0]
+            blocks = mask.view(plan.tiles, 16, -1, 8)
+            some, every = blocks.any(dim=3).any(dim=1), blocks.all(dim=3).all(dim=1)
+            for t in range(plan.tiles):
+                count, whole = int(plan.counts[0, t]), int(plan.whole[0, t])
+                listed = plan.index[0, t, plan.index.shape[2] - count :].tolist()
+                assert sorted(listed) == some[t].nonzero()[:, 0].tolist()
+                assert set(listed[count - whole :]) <= set(every[t].nonzero()[:, 0].tolist())

@@ -1,0 +1,167 @@
+"""`harmony bench`: what this machine reaches."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from harmony.cli.bench_kernels import BenchSettings, Ceilings, Row
+
+__all__ = ["bench_app"]
+
+_TYPES = ("float32", "float64", "bfloat16", "float16")
+_DEVICES = ("cpu", "cuda")
+
+bench_app = typer.Typer(name="bench", help="Measure what this machine reaches.", no_args_is_help=True)
+
+
+@bench_app.callback()
+def _bench() -> None:
+    """Measure what this machine reaches."""
+
+
+@bench_app.command("kernels")
+def kernels(
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Attention methods, with commas between; all windowed and linear ones if left out."),
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="Sequence lengths, with commas between.")] = "1024,4096,16384",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
+    heads: Annotated[int, typer.Option(min=1, help="Heads.")] = 4,
+    head_dim: Annotated[int, typer.Option(min=1, help="Size of a head.")] = 64,
+    causal: Annotated[bool, typer.Option(help="Hide the keys after a query.")] = True,
+    window: Annotated[int, typer.Option(min=1, help="Keys near a query, for windowed methods.")] = 256,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; PyTorch's choice if left out.")] = None,
+    backward: Annotated[bool, typer.Option(help="Measure the backward pass too.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Time, memory, achieved rates and error of attention methods, beside PyTorch's dense one in the same run.
+
+    Examples:
+    `harmony bench kernels --methods sliding_window,mala --lengths 4096,16384 --threads 2`
+
+    `harmony bench kernels --device cuda --dtype bfloat16 --json`
+    """
+    # PyTorch's record of allocations announces itself on stderr otherwise; it reads this when it is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    import torch
+
+    from forecasting.errors import UsageError
+    from harmony.cli.bench_kernels import DEFAULT_METHODS, BenchSettings, check_causal, measure_ceilings, measure_rows
+    from kernels import KernelError
+
+    if _one_of("device", device, _DEVICES) == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device is cuda but PyTorch finds no such device here; expected cpu")
+    settings = BenchSettings(
+        methods=DEFAULT_METHODS if methods is None else _methods(methods),
+        lengths=_lengths(lengths),
+        device=device,
+        dtype=getattr(torch, _one_of("dtype", dtype, _TYPES)),
+        batch=batch,
+        heads=heads,
+        head_dim=head_dim,
+        causal=causal,
+        window=window,
+        backward=backward,
+        seed=seed,
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if threads is None else threads)
+    try:
+        check_causal(settings.methods, causal)
+        ceilings = measure_ceilings(settings)
+        found = []
+        if not as_json:
+            print("\n".join(heading(settings, ceilings)))
+        for row in measure_rows(settings, ceilings):
+            found.append(row)
+            if not as_json:
+                print(line(row), flush=True)
+    except KernelError as error:
+        raise UsageError(str(error)) from error
+    finally:
+        torch.set_num_threads(before)
+    if as_json:
+        print(json.dumps([row.to_json() for row in found], indent=2, allow_nan=False))
+
+
+def heading(settings: BenchSettings, ceilings: Ceilings) -> list[str]:
+    """What was measured, and the head of a Markdown table of `line`s."""
+    import torch
+
+    s = settings
+    where = f"{s.device}, {torch.get_num_threads()} threads" if s.device == "cpu" else s.device
+    dtype = str(s.dtype).removeprefix("torch.")
+    product, copy = ceilings.flops_per_s / 1e9, ceilings.bytes_per_s / 1e9
+    return [
+        f"{where}, {dtype}, batch {s.batch}, {s.heads} heads of {s.head_dim}, window {s.window}, "
+        f"{'causal' if s.causal else 'not causal'}; a matrix product reaches {product:,.0f} GFLOP/s, "
+        f"a copy {copy:,.1f} GB/s",
+        "",
+        "| method | length | forward ms | backward ms | faster than SDPA | peak MB | of inputs | GFLOP/s | of ceiling "
+        "| GB/s | of ceiling | error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+
+
+def line(row: Row) -> str:
+    """One row of the table; a dash is what was not measured."""
+    back = "-" if row.backward_ms is None else f"{row.backward_ms:,.1f}"
+    ratio = "-" if row.times_faster_than_sdpa is None else f"{row.times_faster_than_sdpa:.1f} x"
+    cells = (
+        f"`{row.method}`",
+        f"{row.length:,}",
+        f"{row.forward_ms:,.1f}",
+        back,
+        ratio,
+        f"{row.peak_bytes / 1e6:,.1f}",
+        f"{row.peak_bytes / row.input_bytes:.2f} x",
+        f"{row.flops_per_s / 1e9:,.0f}",
+        f"{row.flops_of_ceiling:.0%}",
+        f"{row.bytes_per_s / 1e9:,.2f}",
+        f"{row.bytes_of_ceiling:.0%}",
+        f"{row.rel_error:.1e}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    """The methods in ``text``; `UsageError` naming near ones for the first that is none."""
+    from forecasting.errors import UsageError, suggest
+    from harmony.cli.bench_kernels import known_methods
+
+    known = known_methods()
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise UsageError(f"--methods is empty; known: {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no attention method {name!r} to measure; {suggest(name, known)}")
+    return names
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    """The lengths in ``text``; `UsageError` for what is none."""
+    from forecasting.errors import UsageError
+
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--lengths is {text!r}; expected whole numbers of at least 1, such as 1024,16384")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _one_of(option: str, given: str, known: tuple[str, ...]) -> str:
+    """``given`` if it is known, else `UsageError`."""
+    from forecasting.errors import UsageError, suggest
+
+    if given not in known:
+        raise UsageError(f"--{option} is {given!r}; {suggest(given, known)}")
+    return given

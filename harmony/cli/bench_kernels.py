@@ -1,0 +1,286 @@
+"""What attention costs on this machine: time, memory, achieved rates and error of every mechanism.
+
+Time is the shortest of some runs on the clock, after one that is not counted. Memory is the most that was allocated
+at once during one call beyond what was there before it, from PyTorch's own record of every allocation and release
+(temporaries inside its operations included; scratch space of the matrix library is not). The error is that against the
+mechanism's definition in float64, at a length at which the definition can be written out.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import KernelError, attention, available, describe
+from kernels.masks import MASKS
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "BenchSettings",
+    "Ceilings",
+    "Row",
+    "check_causal",
+    "known_methods",
+    "measure_ceilings",
+    "measure_rows",
+    "peak_bytes",
+]
+
+DEFAULT_METHODS = (
+    "sliding_window",
+    "power",
+    "elastic_window",
+    "halo",
+    "neighborhood",
+    "lightning",
+    "mala",
+    "wersa",
+)
+"""The mechanisms that are windowed or take linear time."""
+LONGEST_DENSE = 16_384
+"""Above this SDPA is left out on a CPU, where it would take minutes."""
+_DENSE = ("sdpa", "selective", "diffqkv")
+_ERROR_LENGTH = 512
+_RUNS, _ENOUGH_S = 5, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """What is measured: shapes, type, device and which passes."""
+
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    lengths: tuple[int, ...] = (1024, 4096, 16_384)
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    batch: int = 1
+    heads: int = 4
+    head_dim: int = 64
+    causal: bool = True
+    window: int = 256
+    backward: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the device reaches: FLOP/s of a large matrix product, bytes/s (read and written) of a large copy."""
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One mechanism at one length; None is what was not measured."""
+
+    method: str
+    length: int
+    batch: int
+    heads: int
+    head_dim: int
+    dtype: str
+    device: str
+    threads: int
+    causal: bool
+    window: int
+    forward_ms: float
+    backward_ms: float | None
+    peak_bytes: int
+    backward_peak_bytes: int | None
+    input_bytes: int
+    sdpa_forward_ms: float | None
+    times_faster_than_sdpa: float | None
+    flops_per_s: float
+    flops_of_ceiling: float
+    bytes_per_s: float
+    bytes_of_ceiling: float
+    rel_error: float
+    rel_error_length: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return asdict(self)
+
+
+def known_methods() -> tuple[str, ...]:
+    """The methods that can be measured: those that are functions of q, k and v."""
+    return tuple(m for m in available() if describe(m).backends)
+
+
+def measure_ceilings(settings: BenchSettings) -> Ceilings:
+    """Measure what the device reaches in the type of the settings."""
+    # Without instructions for them, half types are a hundred times slower on a CPU.
+    side = 8192 if settings.device == "cuda" else 2048 if settings.dtype.itemsize >= 4 else 256
+    a = torch.ones(side, side, device=settings.device, dtype=settings.dtype)
+    product = _seconds(lambda: a @ a, settings.device)
+    # Larger than any cache, so that memory itself is measured.
+    x = torch.ones(1 << 26, device=settings.device, dtype=torch.float32)
+    y = torch.empty_like(x)
+    copy = _seconds(lambda: y.copy_(x), settings.device)
+    return Ceilings(flops_per_s=2.0 * side**3 / product, bytes_per_s=2.0 * x.nbytes / copy)
+
+
+def measure_rows(settings: BenchSettings, ceilings: Ceilings) -> Iterator[Row]:
+    """One row per length and method, in that order; `KernelError` for a method that the settings do not fit."""
+    for length in settings.lengths:
+        q, k, v = _inputs(settings, length, settings.dtype)
+        dense: float | None = None
+        if settings.device == "cuda" or length <= LONGEST_DENSE:
+            dense = _seconds(functools.partial(_run, "sdpa", settings, q, k, v), settings.device)
+        for method in settings.methods:
+            yield _row(method, settings, ceilings, (q, k, v), dense)
+
+
+def _row(method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor], dense: float | None) -> Row:
+    """Everything about one method on the inputs given."""
+    q, k, v = qkv
+    length = q.shape[2]
+    forward = _seconds(lambda: _run(method, s, q, k, v), s.device)
+    peak = peak_bytes(lambda: _run(method, s, q, k, v), s.device)
+    backward, backward_peak = None, None
+    if s.backward:
+        both = _seconds(lambda: _train(method, s, qkv), s.device)
+        # The pass back is what the two together take beyond the pass forward.
+        backward = max(both - forward, 0.0)
+        backward_peak = peak_bytes(lambda: _train(method, s, qkv), s.device)
+    flops = _flops(method, s, qkv) / forward
+    # Every input read once and the output written once: what no implementation goes below.
+    moved = (q.nbytes + k.nbytes + v.nbytes + q.nbytes) / forward
+    short = min(length, _ERROR_LENGTH)
+    return Row(
+        method=method,
+        length=length,
+        batch=s.batch,
+        heads=s.heads,
+        head_dim=s.head_dim,
+        dtype=str(s.dtype).removeprefix("torch."),
+        device=s.device,
+        threads=torch.get_num_threads(),
+        causal=s.causal,
+        window=s.window,
+        forward_ms=1e3 * forward,
+        backward_ms=None if backward is None else 1e3 * backward,
+        peak_bytes=peak,
+        backward_peak_bytes=backward_peak,
+        input_bytes=q.nbytes + k.nbytes + v.nbytes,
+        sdpa_forward_ms=None if dense is None else 1e3 * dense,
+        times_faster_than_sdpa=None if dense is None else dense / forward,
+        flops_per_s=flops,
+        flops_of_ceiling=flops / ceilings.flops_per_s,
+        bytes_per_s=moved,
+        bytes_of_ceiling=moved / ceilings.bytes_per_s,
+        rel_error=_error(method, s, short),
+        rel_error_length=short,
+    )
+
+
+def _options(method: str, s: BenchSettings, length: int) -> dict[str, object]:
+    """The options by which a method sees about ``window`` keys around a query."""
+    w = min(s.window, length)
+    found: dict[str, dict[str, object]] = {
+        "sliding_window": {"window": w},
+        "power": {"window": w},
+        "elastic_window": {"alpha": float(w), "beta": 0.0},
+        "halo": {"block": max(w // 2, 1), "halo": w // 4},
+        "neighborhood": {"kernel": w},
+        "masked": {"rule": MASKS["sliding_window_causal" if s.causal else "sliding_window"](w - 1)},
+    }
+    return found.get(method, {})
+
+
+def _inputs(s: BenchSettings, length: int, dtype: torch.dtype) -> list[Tensor]:
+    """Standard normal q, k and v, the same numbers on every device."""
+    g = torch.Generator().manual_seed(s.seed)
+    shape = (s.batch, s.heads, length, s.head_dim)
+    return [torch.randn(shape, generator=g).to(device=s.device, dtype=dtype) for _ in range(3)]
+
+
+def _run(method: str, s: BenchSettings, q: Tensor, k: Tensor, v: Tensor, **how: object) -> Tensor:
+    """One call."""
+    call: Callable[..., Tensor] = attention
+    return call(q, k, v, method=method, causal=s.causal, **_options(method, s, q.shape[2]), **how)
+
+
+def _train(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> None:
+    """One call and the gradients of its sum."""
+    leaves = [x.detach().requires_grad_() for x in qkv]
+    torch.autograd.grad(_run(method, s, *leaves).sum(), leaves)
+
+
+def _seconds(run: Callable[[], object], device: str) -> float:
+    """The shortest of a few runs, after one that is not counted."""
+
+    def once() -> float:
+        _wait(device)
+        start = time.perf_counter()
+        run()
+        _wait(device)
+        return time.perf_counter() - start
+
+    once()
+    found = [once()]
+    while len(found) < _RUNS and sum(found) < _ENOUGH_S:
+        found.append(once())
+    return min(found)
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_bytes(run: Callable[[], object], device: str) -> int:
+    """The most bytes that were allocated at once during a run, beyond those before it."""
+    if device == "cuda":
+        _wait(device)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        _wait(device)
+        return int(torch.cuda.max_memory_allocated() - before)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as record:
+        run()
+    results = record.profiler.kineto_results if record.profiler is not None else None
+    if results is None:
+        raise AssertionError("the profiler recorded nothing")
+    changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for _, change in sorted(changes, key=lambda c: c[0]):
+        held += change
+        most = max(most, held)
+    return most
+
+
+def _flops(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> float:
+    """FLOPs of the matrix products of one forward call; those of what calls SDPA by its definition."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    q, k, v = qkv
+    if method in _DENSE:
+        lq, lk = q.shape[2], k.shape[2]
+        pairs = lq * lk if not s.causal else lq * (lq + 1) // 2
+        return 2.0 * s.batch * s.heads * pairs * (q.shape[3] + v.shape[3])
+    with FlopCounterMode(display=False) as counter:
+        _run(method, s, q, k, v)
+    return float(counter.get_total_flops())
+
+
+def _error(method: str, s: BenchSettings, length: int) -> float:
+    """Norm of the difference to the definition in float64 over its norm."""
+    got = _inputs(s, length, s.dtype)
+    want = _run(method, s, *(x.double() for x in got), backend="reference")
+    return float((_run(method, s, *got).double() - want).norm() / want.norm())
+
+
+def check_causal(methods: Sequence[str], causal: bool) -> None:
+    """Raise `KernelError` for the first method that cannot be computed causally, or only so."""
+    for method in methods:
+        kind = describe(method).causal
+        if (kind == "causal only" and not causal) or (kind == "not causal" and causal):
+            raise KernelError(f"attention method {method!r} is {kind}; pass --{'no-' if causal else ''}causal")

@@ -1,0 +1,89 @@
+"""`harmony bench kernels`: what is measured, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from harmony.cli.bench_kernels import BenchSettings, known_methods, peak_bytes
+from harmony.cli.main import run
+from kernels import available, describe
+
+SMALL = ("--lengths", "48,33", "--heads", "2", "--head-dim", "8", "--window", "16", "--threads", "1")
+
+
+def test_every_row_has_what_was_promised(capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    assert run(["bench", "kernels", "--methods", "sdpa,power,mala", *SMALL, "--batch", "3", "--json"]) == 0
+    assert torch.get_num_threads() == before
+    rows = json.loads(capsys.readouterr().out)
+    assert [(r["length"], r["method"]) for r in rows] == [(n, m) for n in (48, 33) for m in ("sdpa", "power", "mala")]
+    for row in rows:
+        assert (row["batch"], row["heads"], row["head_dim"], row["dtype"]) == (3, 2, 8, "float32")
+        assert row["forward_ms"] > 0
+        assert row["sdpa_forward_ms"] > 0
+        assert row["backward_ms"] >= 0
+        # The output is a third of the inputs and must be there at once.
+        assert row["input_bytes"] == 3 * 3 * 2 * row["length"] * 8 * 4
+        assert 3 * row["peak_bytes"] >= row["input_bytes"]
+        assert row["backward_peak_bytes"] >= row["peak_bytes"]
+        assert row["rel_error"] < 1e-4
+        assert row["flops_per_s"] > 0
+
+
+def test_every_method_can_be_measured_in_every_type(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(known_methods()) == {m for m in available() if describe(m).backends}
+    for dtype, worst in (("float64", 1e-4), ("bfloat16", 2e-2)):
+        chosen = ("--methods", ",".join(known_methods()), "--dtype", dtype, "--no-backward")
+        assert run(["bench", "kernels", *chosen, *SMALL, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert {r["method"] for r in rows} == set(known_methods())
+        assert all(r["rel_error"] < worst and r["backward_ms"] is None and r["dtype"] == dtype for r in rows)
+
+
+def test_the_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "kernels", "--methods", "halo", *SMALL, "--no-causal", "--no-backward"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert "2 heads of 8" in lines[0]
+    assert "not causal" in lines[0]
+    assert [x.count("|") for x in lines[2:]] == [13] * 4
+    assert lines[4].startswith("| `halo` | 48 |")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "pwer"), "no attention method 'pwer' to measure; did you mean 'power'"),
+        (("--methods", "sqa"), "no attention method 'sqa' to measure"),
+        (("--methods", ","), "--methods is empty"),
+        (("--lengths", "0"), "--lengths is '0'; expected whole numbers of at least 1"),
+        (("--lengths", "12,x"), "--lengths is '12,x'"),
+        (("--dtype", "float23"), "--dtype is 'float23'; did you mean 'float32'"),
+        (("--device", "gpu"), "--device is 'gpu'"),
+        (("--methods", "lightning", "--no-causal"), "'lightning' is causal only; pass --causal"),
+        (("--heads", "0"), "Invalid value for '--heads'"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "kernels", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_peak_memory_is_what_is_held_at_once() -> None:
+    x = torch.ones(1 << 18)
+
+    def chain() -> torch.Tensor:
+        y = x + 1.0
+        for _ in range(5):
+            y = y * 2.0
+        return y
+
+    assert BenchSettings().device == "cpu"
+    # Two tensors of 1 MiB live at a time, however long the chain; small change is for the scalars.
+    assert abs(peak_bytes(chain, "cpu") - 2 * x.nbytes) < 4096
+    assert abs(peak_bytes(lambda: [x + n for n in range(4)], "cpu") - 4 * x.nbytes) < 4096
