@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from forecasting.errors import UsageError, suggest
@@ -50,6 +50,13 @@ class ModelConfig(_Settings):
     """Rows per token of the attention over time."""
     temporal_layers: int = 1
     """Layers of attention over time; the last one only feeds the summary token."""
+    temporal_attention: str | None = None
+    """How the tokens of a window attend to each other before the summary token reads them, one of
+    `forecasting.temporal.methods()`; None leaves these layers out."""
+    temporal_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of that method, plain values such as {"window": 128}."""
+    temporal_mixers: int = 1
+    """Layers of `temporal_attention`."""
     cascade_layers: int = 1
     """Layers of cascading attention across indicator levels."""
     quantiles: int = 16
@@ -71,11 +78,25 @@ class ModelConfig(_Settings):
 
     def __post_init__(self) -> None:
         self._positive("lookback", "horizon", "width", "heads", "patch", "temporal_layers", "quantiles", "free")
-        self._positive("functionals", "anchors", "step_width", "copula_rank")
+        self._positive("functionals", "anchors", "step_width", "copula_rank", "temporal_mixers")
         if self.width % self.heads:
             raise UsageError(f"ModelConfig.width {self.width} is not a multiple of heads {self.heads}")
         if not 0.0 <= self.dropout < 1.0:
             raise UsageError(f"ModelConfig.dropout is {self.dropout}, expected 0 <= dropout < 1")
+        if self.temporal_attention is not None:
+            from forecasting.temporal import check_method  # lazily: it imports torch
+
+            check_method(self.temporal_attention, self.temporal_options, self.heads, self.width)
+        elif self.temporal_options:
+            raise UsageError("ModelConfig.temporal_options are given, but no temporal_attention that would take them")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; those of `temporal_attention` only where there is one, so that other files stay as they are."""
+        values = _Settings.to_dict(self)
+        if self.temporal_attention is None:
+            for name in ("temporal_attention", "temporal_options", "temporal_mixers"):
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from forecasting.attention import CascadeBlock, TimeBlock, level_ranks
 from forecasting.config import ModelConfig
 from forecasting.features import CALENDAR, SEASONAL, SUMMARY, Inputs
 from forecasting.flow import FlowContext
+from forecasting.temporal import MixBlock
 from forecasting.windows import SEASONS_S
 
 __all__ = ["ForecastNet"]
@@ -52,6 +53,11 @@ class ForecastNet(nn.Module):
         self.place = nn.Parameter(0.1 * torch.randn(-(-c.lookback // c.patch), c.width))
         self.summary = nn.Sequential(
             nn.Linear(SUMMARY, 2 * c.width), nn.GELU(), nn.Dropout(c.dropout), nn.Linear(2 * c.width, c.width)
+        )
+        self.mix = nn.ModuleList(
+            MixBlock(c.width, c.heads, c.dropout, method=c.temporal_attention, options=c.temporal_options)
+            for _ in range(c.temporal_mixers)
+            if c.temporal_attention is not None
         )
         self.over_time = nn.ModuleList(TimeBlock(c.width, c.heads, c.dropout) for _ in range(c.temporal_layers))
         self.across = nn.ModuleList(
@@ -121,6 +127,9 @@ class ForecastNet(nn.Module):
         patches = series.view(b * n, -1, 2 * c.patch)
         seen = patches[..., 1::2].any(-1)
         embedded = self.read(patches) + self.place[-patches.shape[1] :]
+        whole = bool(seen.all())
+        for mixer in self.mix:
+            embedded = mixer(embedded, None if whole else seen)
         own = torch.tensor([self.names.get(name, 0) for name in x.names], device=x.values.device)
         levels = torch.tensor([level if 0 < level < _KINDS else 0 for level in x.levels], device=x.values.device)
         token = self.summary(x.summary) + self.level(levels) + self.identity(own)

@@ -83,6 +83,8 @@ class Mechanism:
     """Whether q and k may have different head sizes."""
     unit_scale: bool = False
     """Whether the scale is 1 rather than 1 / sqrt(head size) where none is given."""
+    layer: bool = False
+    """Whether `build` makes a layer with projections of its own, which takes (B, L, width) in place of q, k and v."""
     taxonomy: Taxonomy = field(default_factory=Taxonomy)
 
     @property
@@ -109,6 +111,7 @@ class Description:
     causal: str
     cross: bool
     differentiable: bool
+    layer: bool
     backends: tuple[str, ...]
     options: Mapping[str, object]
     build_options: Mapping[str, object] | None
@@ -143,6 +146,7 @@ def describe(method: str) -> Description:
         causal={"both": "causal or not", "only": "causal only", "never": "not causal"}[m.causal],
         cross=m.cross,
         differentiable=m.differentiable,
+        layer=m.layer,
         backends=m.backends,
         options=m.options,
         build_options=build_options(m),

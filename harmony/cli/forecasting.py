@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from forecasting.base import ForecastModel
+    from forecasting.config import ModelConfig
     from forecasting.distribution import ForecastDistribution
     from forecasting.evaluation import EvaluationReport, SeriesScores
     from forecasting.panel import Panel
@@ -130,12 +132,24 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to save the model in.")],
     demand: Demand = None,
     base: Annotated[
-        bool, typer.Option("--base/--from-scratch", help="Start from the bundled model, or from random weights.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--base/--from-scratch",
+            help="Start from the bundled model (the default unless the shape is given), or from random weights.",
+        ),
+    ] = None,
     lookback: Lookback = 144,
     horizon: Horizon = 24,
     validation: Annotated[float, typer.Option(help="Share of the rows, at the end, that training is judged on.")] = 0.2,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps at most; by default the forecaster's own.")] = None,
+    temporal_attention: Annotated[
+        str | None,
+        typer.Option(help="Attention among the rows of a window, for long lookbacks: wersa, mala, sliding_window, ..."),
+    ] = None,
+    temporal_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of that attention, such as window=128.")
+    ] = None,
+    patch: Annotated[int | None, typer.Option(help="Rows per token of the attention over time; 12 by default.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -145,6 +159,8 @@ def train(
     `harmony train metrics.csv --demand rps --out models/chat`
 
     `harmony train synthetic --from-scratch --horizon 12 --out models/demo --json`
+
+    `harmony train metrics.csv --lookback 4032 --temporal-attention wersa --patch 4 --out models/two-weeks`
     """
     from forecasting.config import TrainingConfig
     from forecasting.errors import UsageError
@@ -159,7 +175,11 @@ def train(
     panel = load_trace(trace, demand=demand).panel
     split = Split.of(panel, settings)
     training = TrainingConfig() if steps is None else TrainingConfig(steps=steps)
-    model = Forecaster(training=training, start="base" if base else None)
+    shape = _shape(temporal_attention, temporal_option or (), patch)
+    if shape is not None and base:
+        raise UsageError("--base has its own shape: leave it out to give --temporal-attention or --patch")
+    base = shape is None if base is None else base
+    model = Forecaster(shape, training, start="base" if base else None)
     began = time.perf_counter()
     with _progress("train") as report:
         model.fit(
@@ -190,6 +210,26 @@ def train(
         return
     print(f"saved {saved} (version {model.version}), trained on {split.test:,} rows of {trace}")
     print(f"on the {split.rows - split.test:,} rows after them: {_validation_line(scores)}")
+
+
+def _shape(method: str | None, options: Sequence[str], patch: int | None) -> ModelConfig | None:
+    """The network's shape as the command line gives it; None where it says nothing about it."""
+    from forecasting.config import ModelConfig
+    from forecasting.errors import UsageError
+
+    found: dict[str, Any] = {}
+    for option in options:
+        name, given, text = option.partition("=")
+        if not given:
+            raise UsageError(f"--temporal-option {option!r}: expected NAME=VALUE such as window=128")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    if method is None and patch is None and not found:
+        return None
+    rows = ModelConfig().patch if patch is None else patch
+    return ModelConfig(temporal_attention=method, temporal_options=found, patch=rows)
 
 
 def _check_target(out: Path) -> None:

@@ -116,5 +116,6 @@ MECHANISM = Mechanism(
     reference=reference_diffqkv,
     torch=diffqkv_attention,
     build=DiffQKVAttention,
+    layer=True,
     free_head_size=True,
 )

@@ -13,4 +13,5 @@ MECHANISM = Mechanism(
     paper="SQA, Sparse Query Attention, arXiv 2510.01817",
     cost="O(Hq Lq Lk D) time in place of O(H Lq Lk D)",
     build=SparseQueryAttention,
+    layer=True,
 )

@@ -49,7 +49,7 @@ class MultiHead(nn.Module):
         for count in (self.query_heads, self.key_heads, self.value_heads):
             if most % count:
                 raise KernelError(f"{count} heads do not divide {most} heads")
-        if mechanism(method).reference is None:
+        if mechanism(method).layer:
             raise KernelError(f"{method!r} is itself a layer; choose the method of its core instead")
         self.to_q = nn.Linear(width, self.query_heads * self.head_dim, bias=bias)
         self.to_k = nn.Linear(width, self.key_heads * self.head_dim, bias=bias)

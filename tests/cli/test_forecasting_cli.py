@@ -154,6 +154,20 @@ def test_train_prints_validation_scores(trace: str, tmp_path: Path, capsys: pyte
     assert [p.name for p in out.parent.iterdir()] == ["model"]
 
 
+def test_train_with_attention_over_a_long_window(
+    trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = ["--lookback", "96", "--horizon", "3", "--steps", "4", "--patch", "2"]
+    attention = ["--temporal-attention", "sliding_window", "--temporal-option", "window=8"]
+    out = tmp_path / "long"
+    said = json.loads(output(["train", trace, "--out", str(out), "--json", *long, *attention], capsys))
+    assert (said["start"], said["lookback"]) == ("scratch", 96)
+    kept = json.loads((out / "model.json").read_text())
+    assert "sliding_window" in json.dumps(kept)
+    again = json.loads(output(["forecast", trace, "--model", str(out), "--lookback", "96", "--json"], capsys))
+    assert again["model"].endswith(said["version"])
+
+
 def test_an_interrupted_training_leaves_nothing(
     trace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +201,10 @@ def test_train_refuses_a_folder_of_other_things_before_training(
         (["--validation", "1.5"], "--validation 1.5: expected a share between 0 and 1"),
         (["--demand", "rsp"], "no indicator 'rsp'; did you mean 'rps'?"),
         (["--steps", "0"], "steps is 0, expected 1 or more"),
+        (["--temporal-attention", "wersaa"], "no temporal_attention 'wersaa'; did you mean 'wersa'"),
+        (["--temporal-attention", "mala", "--temporal-option", "chunk"], "expected NAME=VALUE such as window=128"),
+        (["--temporal-attention", "mala", "--temporal-option", "chunk=3"], "has no option 'chunk'"),
+        (["--base", "--patch", "3"], "--base has its own shape"),
     ],
 )
 def test_train_answers_mistakes_in_one_line(
