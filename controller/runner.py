@@ -34,7 +34,7 @@ from controller.sources import Sources
 from controller.targets import Targets
 from controller.tick import Tick, TickReport
 from controller.writing import Reporter
-from forecasting.base import ForecastModel
+from forecasting.base import ForecastModel, rows_read
 from forecasting.errors import HarmonyError
 from harmony import __version__
 from harmony.metrics import Metrics
@@ -88,7 +88,7 @@ class Controller:
         self._waiting_for = ""
         namespaces = settings.namespaces or None
         self._journal = JsonLines(settings.journal) if settings.journal else None
-        self.sources = Sources(settings.prometheus, clock.monotonic_s)
+        self.sources = Sources(settings.prometheus, clock.monotonic_s, lookback=rows_read(model))
         self.targets = Targets(kube, namespaces)
         self.fleet = Fleet(
             kube,

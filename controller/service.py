@@ -36,9 +36,8 @@ from harmony.ports import Journal, Reading, Replicas
 from harmony.scoring import ForecastScores
 from harmony.shadow import Regret, ShadowPool
 
-__all__ = ["LOOKBACK", "Plan", "Service"]
+__all__ = ["Plan", "Service"]
 
-LOOKBACK = 144
 WARM_UP_ROWS = 12  # known readings before the first forecast
 MOST_STEPS = 96  # furthest look ahead
 STALE_STEPS = 2.5  # demand older than this many steps (and never younger than `STALE_S`) is absent

@@ -8,8 +8,8 @@ from controller.prometheus.client import Prometheus
 from controller.prometheus.feed import Feed
 from controller.prometheus.history import History
 from controller.resource.settings import ServiceSettings
-from controller.service import LOOKBACK
 from controller.settings import PrometheusSettings
+from forecasting.base import LOOKBACK
 from forecasting.errors import UsageError
 
 __all__ = ["Sources"]
@@ -22,14 +22,17 @@ class Sources:
     object must not be able to have credentials sent to a server of its choice.
     """
 
-    def __init__(self, settings: PrometheusSettings, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: PrometheusSettings, monotonic: Callable[[], float], *, lookback: int = LOOKBACK
+    ) -> None:
         self._settings = settings
         self._monotonic = monotonic
+        self._lookback = lookback
         self._by_url: dict[str, Prometheus] = {}
 
     def feed(self, settings: ServiceSettings) -> Feed:
         """A reader for the service; raises `UsageError` if no Prometheus is named anywhere."""
-        history = History([q.indicator for q in settings.queries], settings.step_s, LOOKBACK)
+        history = History([q.indicator for q in settings.queries], settings.step_s, self._lookback)
         return Feed(self.prometheus(settings.prometheus_url), settings.queries, history)
 
     def prometheus(self, url: str = "") -> Prometheus:

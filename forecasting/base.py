@@ -9,7 +9,10 @@ from forecasting.distribution import ForecastBatch
 from forecasting.panel import Panel
 from forecasting.windows import WindowBatch
 
-__all__ = ["ForecastModel", "Progress"]
+__all__ = ["LOOKBACK", "ForecastModel", "Progress", "rows_read"]
+
+LOOKBACK = 144
+"""Rows of history that a forecast reads where neither the model nor the caller says otherwise."""
 
 # Called with (done, total, note); long work reports through it and knows nothing of terminals.
 Progress = Callable[[int, int, str], None]
@@ -67,3 +70,8 @@ class ForecastModel(Protocol):
         deciding needs demand alone, and sampling less is faster.
         """
         ...
+
+
+def rows_read(model: ForecastModel) -> int:
+    """Rows of history to give the model: what it says itself (`lookback`, 0 before it was fitted), else `LOOKBACK`."""
+    return int(getattr(model, "lookback", 0)) or LOOKBACK

@@ -98,6 +98,10 @@ class ModelConfig(_Settings):
                 del values[name]
         return values
 
+    def tokens(self, rows: int) -> int:
+        """Tokens per indicator that attention over time reads in a window of ``rows`` rows."""
+        return -(-min(rows, self.lookback) // self.patch)
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig(_Settings):

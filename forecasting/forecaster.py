@@ -31,6 +31,9 @@ __all__ = ["Forecaster"]
 
 _BUNDLED = Path(__file__).parent / "models"
 _CHUNK_CELLS = 24_000
+_CHUNK_TOKENS = 1_000_000
+_MOST_VALUES = 64_000_000
+"""Readings that training windows hold at most: of long windows fewer are kept."""
 _HELD_OUT = 0.15
 
 
@@ -82,6 +85,11 @@ class Forecaster:
     def config(self) -> ModelConfig:
         """Shape of the network in use (or to be trained)."""
         return self._nets[0].config if self._nets else (self._model or ModelConfig())
+
+    @property
+    def lookback(self) -> int:
+        """Rows of history that it reads at most."""
+        return self.config.lookback
 
     # ---- learning -------------------------------------------------------------------------------------------
     def fit(
@@ -155,7 +163,8 @@ class Forecaster:
         learn, judge = [], []
         for panel in (ordered(p) for p in panels):
             cut = len(panel) if validation else round((1 - _HELD_OUT) * len(panel))
-            share = max(1, training.max_windows // len(panels))
+            most = min(training.max_windows, _MOST_VALUES // (lookback * len(panel.indicators)))
+            share = max(1, most // len(panels))
             learn.append(self._examples(panel.rows(0, cut), config, lookback, horizon, share))
             if not validation:
                 late = panel.rows(cut - lookback, len(panel)) if cut > lookback else panel
@@ -240,7 +249,8 @@ class Forecaster:
         picks = [order.index(i) for i in wanted]
         noise = _noise(samples, len(windows.indicators) * horizon, seed)[:, : len(order) * horizon]
         paths = np.empty((len(windows), samples, horizon, len(wanted)))
-        size = max(1, _CHUNK_CELLS // max(1, len(wanted) * horizon))
+        tokens = len(order) * self.config.tokens(windows.lookback)
+        size = max(1, min(_CHUNK_CELLS // max(1, len(wanted) * horizon), _CHUNK_TOKENS // max(1, tokens)))
         at = 0
         with one_thread(), torch.inference_mode():
             for chunk in columns(windows, order).chunks(size):

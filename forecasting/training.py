@@ -22,6 +22,9 @@ from forecasting.windows import WindowBatch
 
 __all__ = ["Examples", "Fitted", "examples_of", "score_examples", "train"]
 
+_SCORED_WINDOWS, _SCORED_TOKENS = 256, 500_000
+"""Validation windows, and tokens of theirs, that are looked at together."""
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -117,7 +120,7 @@ def losses(net: ForecastNet, flow: JointFlow, e: Examples) -> tuple[Tensor, Tens
 
 
 def score_examples(
-    net: ForecastNet, sets: Sequence[Examples], config: TrainingConfig, *, batch: int = 256
+    net: ForecastNet, sets: Sequence[Examples], config: TrainingConfig
 ) -> tuple[float, float, float, float]:
     """(what training minimises, marginal NLL, copula NLL, CRPS), means over all windows of ``sets``, no dropout."""
     flow = JointFlow()
@@ -126,6 +129,8 @@ def score_examples(
     count = 0
     with torch.no_grad():
         for examples in sets:
+            tokens = len(examples.inputs.names) * net.config.tokens(examples.inputs.values.shape[-1])
+            batch = max(1, min(_SCORED_WINDOWS, _SCORED_TOKENS // tokens))
             for index in torch.split(torch.arange(len(examples)), batch):
                 part = losses(net, flow, examples.take(index))
                 total += len(index) * np.array([float(p) for p in part])

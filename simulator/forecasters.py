@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from forecasting.base import ForecastModel
+from forecasting.base import LOOKBACK, ForecastModel, rows_read
 from forecasting.panel import Panel
 from harmony.ports import ForecastSource
 from simulator.forecasts import BatchedForecasts, TrueFuture
@@ -20,7 +20,7 @@ class Forecasters:
     While tuning, models know the first half of the learning part; the scored run's know all of it.
     """
 
-    def __init__(self, panel: Panel, scored_from: int, lookback: int, samples: int, seed: int) -> None:
+    def __init__(self, panel: Panel, scored_from: int, lookback: int | None, samples: int, seed: int) -> None:
         self._panel = panel
         self._scored_from = scored_from
         self._lookback = lookback
@@ -48,7 +48,7 @@ class Forecasters:
             self._sources[key] = BatchedForecasts(
                 self._panel,
                 model,
-                lookback=self._lookback,
+                lookback=self._lookback or rows_read(model),
                 horizon=horizon,
                 samples=self._samples,
                 seed=self._seed,
@@ -75,10 +75,9 @@ class Forecasters:
         known = self._scored_from // 2 if tuning else self._scored_from
         cut = known * 4 // 5
         past = self._panel.rows(0, cut)
-        check = self._panel.rows(max(0, cut - self._lookback), known)
-        return create_method(name).fit(
-            [past], lookback=self._lookback, horizon=horizon, validation=[check], seed=self._seed
-        )
+        lookback = self._lookback or LOOKBACK
+        check = self._panel.rows(max(0, cut - lookback), known)
+        return create_method(name).fit([past], lookback=lookback, horizon=horizon, validation=[check], seed=self._seed)
 
 
 def _pretrained(name: str) -> bool:

@@ -51,7 +51,7 @@ class ReplaySettings:
         decide_every_s: how often forecasting policies decide; None for every step.
         forecaster: what policies asked for by name forecast with: "base" (the bundled model), a model
             folder, or a method's name.
-        lookback: rows of history that a forecast reads.
+        lookback: rows of history that a forecast reads; None for what the model reads.
         samples: sample paths per forecast.
         ttft_slo_s: time to first token promised to a request (request-level worlds); None for one that an idle
             replica of this size can keep.
@@ -66,7 +66,7 @@ class ReplaySettings:
     tune: bool = False
     decide_every_s: float | None = None
     forecaster: str = "base"
-    lookback: int = 144
+    lookback: int | None = None
     samples: int = 200
     ttft_slo_s: float | None = None
     seed: int = 0
@@ -82,7 +82,7 @@ class ReplaySettings:
             raise UsageError(f"test fraction {self.test_fraction}: expected between 0 and 1, say 0.4")
         if self.decide_every_s is not None and not self.decide_every_s > 0:
             raise UsageError(f"decide every {self.decide_every_s} s: expected a positive duration such as 5m")
-        if self.samples < 1 or self.lookback < 1:
+        if self.samples < 1 or (self.lookback is not None and self.lookback < 1):
             raise UsageError(f"samples {self.samples} and lookback {self.lookback} must be 1 or more")
 
 

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["backtest"]
 
-LOOKBACK = 144  # rows of history that a forecast reads
-LEAST_ROWS = 2 * LOOKBACK
+LEAST_ROWS = 288  # twice what a forecast reads
 LEAST_LEAD_TIMES = 12
 NAME = re.compile(r"[A-Za-z_][\w.:-]*", re.ASCII)
 
@@ -248,7 +247,6 @@ def _settings(
         mean_replicas=mean_replicas,
         start_up=starts,
         objective=replace(promised, **given),
-        lookback=LOOKBACK,
     )
 
 

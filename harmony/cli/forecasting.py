@@ -259,7 +259,9 @@ def forecast(
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Only this indicator (repeat); all by default.")
     ] = None,
-    lookback: Lookback = 144,
+    lookback: Annotated[
+        int | None, typer.Option(help="Rows of history that a forecast reads; what the model reads by default.")
+    ] = None,
     horizon: Horizon = 12,
     samples: Annotated[int, typer.Option(help="Sample paths.")] = 500,
     quantiles: Annotated[str, typer.Option(help="Quantile levels, separated by commas.")] = "0.05,0.5,0.95",
@@ -273,20 +275,26 @@ def forecast(
 
     `harmony forecast metrics.csv --demand rps --model ridge --quantiles 0.1,0.5,0.9,0.99 --json`
     """
+    from forecasting.base import LOOKBACK, rows_read
     from forecasting.errors import UsageError
     from forecasting.windows import WindowBatch
     from simulator.traces.registry import load_trace
 
     levels = _levels(quantiles)
-    for what, number in (("--lookback", lookback), ("--horizon", horizon), ("--samples", samples)):
+    for what, number in (
+        ("--lookback", 1 if lookback is None else lookback),
+        ("--horizon", horizon),
+        ("--samples", samples),
+    ):
         if number < 1:
             raise UsageError(f"{what} {number}: expected 1 or more")
     panel = load_trace(trace, demand=demand).panel
     for name in only or ():
         panel.position(name)
     with _progress("fit") as report:
-        fitted = _model(model, panel, lookback, horizon, seed, report)
-    windows = WindowBatch.from_panel(panel, [len(panel) - 1], lookback, horizon=horizon)
+        fitted = _model(model, panel, LOOKBACK if lookback is None else lookback, horizon, seed, report)
+    rows = rows_read(fitted) if lookback is None else lookback
+    windows = WindowBatch.from_panel(panel, [len(panel) - 1], rows, horizon=horizon)
     found = fitted.predict(windows, horizon, samples=samples, seed=seed, only=only)[0]
     if as_json:
         _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar))

@@ -43,7 +43,9 @@ def replay(
         str, typer.Option(help="What harmony forecasts with: base, a model folder, or a method such as ridge.")
     ] = "base",
     samples: Annotated[int, typer.Option(help="Sample paths per forecast.")] = 200,
-    lookback: Annotated[int, typer.Option(help="Rows of history that a forecast reads.")] = 144,
+    lookback: Annotated[
+        int | None, typer.Option(help="Rows of history that a forecast reads; what the model reads by default.")
+    ] = None,
     min_replicas: Annotated[int, typer.Option(help="Never fewer replicas than this.")] = 1,
     max_replicas: Annotated[int, typer.Option(help="Never more replicas than this.")] = 100_000,
     gpus_per_replica: Annotated[int, typer.Option(help="GPUs that one replica occupies.")] = 1,

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Cluster", "Demo", "Follower", "Source", "explainer", "forecaster", "model_cards", "opened", "recording"]
 
 log = logging.getLogger(__name__)
-LOOKBACK = 144
 STILL_S = 60.0  # a loop that has shown nothing for so long, and for several intervals, stands still
 FOLLOW_S = 2.0
 OVERLAP_S = 120.0  # writers' clocks differ a little
@@ -391,6 +390,7 @@ def forecaster(name: str) -> ForecastPort:
     """Joint forecasts of posted histories; the model is loaded with the first."""
     import numpy as np
 
+    from forecasting.base import rows_read
     from forecasting.distribution import ForecastDistribution
     from forecasting.panel import Panel
     from forecasting.windows import WindowBatch
@@ -402,7 +402,7 @@ def forecaster(name: str) -> ForecastPort:
             from forecasting.forecaster import Forecaster
 
             held.append(Forecaster.load(name))
-        windows = WindowBatch.from_panel(panel, np.array([len(panel) - 1]), LOOKBACK, horizon=horizon)
+        windows = WindowBatch.from_panel(panel, np.array([len(panel) - 1]), rows_read(held[0]), horizon=horizon)
         found: ForecastDistribution = held[0].predict(windows, horizon, samples=samples)[0]
         return found
 

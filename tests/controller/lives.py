@@ -13,9 +13,10 @@ from controller.prometheus.feed import Feed
 from controller.prometheus.history import History
 from controller.prometheus.states import FeedReason, FeedState, IndicatorState
 from controller.resource.parsing import parse_autoscaler
-from controller.service import LOOKBACK, Plan, Service
+from controller.service import Plan, Service
 from controller.starts import Starts
 from controller.targets import TargetView
+from forecasting.base import LOOKBACK
 from forecasting.distribution import ForecastDistribution
 from tests.controller.resource.builders import autoscaler
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from forecasting import Forecaster
-from forecasting.base import ForecastModel
+from forecasting import Forecaster, forecaster
+from forecasting.base import LOOKBACK, ForecastModel, rows_read
 from forecasting.config import ModelConfig, TrainingConfig
 from forecasting.errors import ArtefactError, DataError
+from forecasting.methods import create_method
 from forecasting.panel import FloatArray, Indicator, Panel
 from forecasting.windows import WindowBatch
 
@@ -246,3 +247,19 @@ def test_threads_of_torch_are_left_as_they_were(model: Forecaster) -> None:
         assert np.array_equal(model.predict(windows(panel()), 4, samples=10).paths, two)
     finally:
         torch.set_num_threads(before)
+
+
+def test_it_says_how_much_it_reads_and_whoever_says_nothing_reads_the_usual(model: Forecaster) -> None:
+    assert rows_read(model) == SMALL.lookback == 24
+    rule = create_method("last_value")
+    assert rows_read(rule) == LOOKBACK == rows_read(Forecaster.base())
+    assert rows_read(rule.fit([panel()], lookback=30, horizon=2)) == 30
+
+
+def test_long_windows_are_fewer_so_that_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    whole = forecaster.examples_of
+    monkeypatch.setattr(forecaster, "_MOST_VALUES", 4 * 24 * 50)
+    monkeypatch.setattr(forecaster, "examples_of", lambda *a, **k: seen.append(k["limit"]) or whole(*a, **k))
+    Forecaster(SMALL, replace(QUICK, steps=2)).fit([panel()], lookback=24, horizon=4)
+    assert seen[0] == 50
