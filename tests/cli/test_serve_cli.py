@@ -66,6 +66,10 @@ def test_the_verbs_speak_with_it(demo: Served, capsys: pytest.CaptureFixture[str
     assert CHAT in capsys.readouterr().out
     assert run(["what-if", CHAT, "--epsilon", "0.001", "--url", demo.url]) == 0
     assert "stated risk" in capsys.readouterr().out
+    assert run(["explain", CHAT, "--url", demo.url]) == 0
+    assert "Decided again from the journal: the same" in capsys.readouterr().out
+    assert run(["explain", "no/such", "--url", demo.url]) == 2
+    assert "no decision about no/such" in capsys.readouterr().err
 
 
 def test_many_services_live_in_a_process_of_their_own(tmp_path: Path) -> None:
