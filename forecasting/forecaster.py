@@ -83,6 +83,11 @@ class Forecaster:
         """Shape of the network in use (or to be trained)."""
         return self._nets[0].config if self._nets else (self._model or ModelConfig())
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learned, all members together; 0 before `fit` or `load`."""
+        return sum(p.numel() for net in self._nets for p in net.parameters())
+
     # ---- learning -------------------------------------------------------------------------------------------
     def fit(
         self,

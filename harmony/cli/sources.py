@@ -431,6 +431,7 @@ def model_cards(name: str) -> ModelsPort:
             "description": "Hierarchical attention with a normalizing flow: joint forecasts of all indicators.",
             "lookback": model.config.lookback,
             "horizon": model.config.horizon,
+            "parameters": model.parameters,
         }
         fitted = [
             {"name": method, "version": "fitted", "kind": "baseline", "in_use": False, "description": "For backtests."}

@@ -45,7 +45,9 @@ def test_every_part_of_the_api_is_there(demo: Served) -> None:
         (decision,) = eventually(lambda: list(client.decisions(CHAT, 1)))
         told = client.explanation(decision.id or "")
         assert (told.same, told.problem) == (True, "")
-        assert client.model_cards()[0].in_use
+        card = client.model_cards()[0]
+        assert card.in_use
+        assert (card.parameters or 0) > 10_000
         request = models.AdHocRequest(
             indicators=[models.IndicatorRequest(name="rps")],
             step_seconds=60,

@@ -74,7 +74,7 @@ async def cancel_job(state: StateOf, caller: Operator, job_id: JobId) -> Job:
 
 @router.get("/models", response_model=ModelPage, summary="Forecasters of this server")
 async def models(request: Request, state: StateOf, _: Reader) -> Response:
-    """Model cards: version, shape and validation scores."""
+    """Model cards: version and shape, and validation scores where a model brings them."""
     found = await asyncio.to_thread(needed(state.models, "a list of models"))
     return answer(request, ModelPage(items=[ModelCard.model_validate(card) for card in found]))
 
