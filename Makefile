@@ -9,7 +9,7 @@ export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test lint format bench clean e2e debian-packages generated test-api docs serve-demo
+.PHONY: help setup setup-test demo test lint format bench clean e2e debian-packages generated test-api audit docs serve-demo
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,10 @@ bench: $(VENV)/.installed-test ## time forecasting and replaying
 
 test-api: $(VENV)/.installed-test ## thousands of generated requests against the API's own description
 	HARMONY_API_CASES=2000 $(BIN)/python -m pytest tests/api/test_schema.py -q
+
+audit: ## ask for published advisories about the pinned versions (needs the internet)
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit; }
+	$(VENV)/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 docs: $(VENV)/.installed-test ## build the documentation site into out/docs; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs

@@ -91,6 +91,11 @@ class Forecaster:
         """Rows of history that it reads at most."""
         return self.config.lookback
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learned, all members together; 0 before `fit` or `load`."""
+        return sum(p.numel() for net in self._nets for p in net.parameters())
+
     # ---- learning -------------------------------------------------------------------------------------------
     def fit(
         self,

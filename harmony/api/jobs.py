@@ -10,40 +10,24 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any
 
 from forecasting.errors import HarmonyError
+from harmony.api.job_state import JobState
+from harmony.api.shelf import KEPT, Shelf
 
-__all__ = ["JobState", "Jobs", "JobsFull"]
+__all__ = ["Jobs", "JobsFull"]
 
 log = logging.getLogger(__name__)
-State = Literal["queued", "running", "done", "failed", "cancelled"]
-KEPT = 64
 QUEUE = 8
 LIMIT_S = 1800.0
+BEAT_S = 1.0  # between two looks at the shelf, and signs of life on it, while a job runs
 
 
 class JobsFull(Exception):  # noqa: N818
     """So many wait already that no more are taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """A job as it stands; times are seconds since the epoch."""
-
-    id: str
-    kind: str
-    by: str
-    created_s: float
-    state: State = "queued"
-    started_s: float | None = None
-    ended_s: float | None = None
-    progress: float = 0.0
-    note: str = ""
-    error: str = ""
-    result: Mapping[str, Any] | None = None
 
 
 class Jobs:
@@ -53,16 +37,26 @@ class Jobs:
         work: "module:function" of `harmony.api.ports.WorkPort`, imported in the worker's process.
         now_s: the time.
         limit_s: how long one job may take.
+        shelf: where other servers see these jobs, and this one those of others; None for a server by itself.
+
+    Methods may wait for the shelf's journal, and those about jobs of other servers raise `HarmonyError` with it.
     """
 
-    def __init__(self, work: str, now_s: Callable[[], float] = time.time, limit_s: float = LIMIT_S) -> None:  # noqa: TID251
-        self._work, self._now_s, self._limit_s = work, now_s, limit_s
+    def __init__(
+        self,
+        work: str,
+        now_s: Callable[[], float] = time.time,  # noqa: TID251
+        limit_s: float = LIMIT_S,
+        shelf: Shelf | None = None,
+    ) -> None:
+        self._work, self._now_s, self._limit_s, self._shelf = work, now_s, limit_s, shelf
         self._jobs: OrderedDict[str, JobState] = OrderedDict()
         self._requests: dict[str, Mapping[str, Any]] = {}
         self._queue: deque[str] = deque()
         self._changed = threading.Condition()
         self._cancelled: set[str] = set()
         self._stopping = False
+        self._beat_s = 0.0
         self._thread: threading.Thread | None = None
 
     def start(self, kind: str, request: Mapping[str, Any], by: str) -> JobState:
@@ -82,32 +76,48 @@ class Jobs:
                 self._thread = threading.Thread(target=self._run, name="harmony-jobs", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+        self._keep(job.id)
         return job
 
     def get(self, job_id: str) -> JobState | None:
         """A job."""
         with self._changed:
-            return self._jobs.get(job_id)
+            mine = self._jobs.get(job_id)
+        if self._shelf is None or (mine is not None and mine.ended_s is not None):
+            return mine
+        if mine is None:
+            return self._shelf.get(job_id)
+        return replace(mine, state="cancelled") if self._shelf.is_cancelled(job_id) else mine
 
     def all(self) -> list[JobState]:
         """All that are kept, newest first."""
         with self._changed:
-            return list(reversed(self._jobs.values()))
+            mine = dict(self._jobs)
+        others = [] if self._shelf is None else [job for job in self._shelf.all() if job.id not in mine]
+        return sorted([*mine.values(), *others], key=lambda job: job.created_s, reverse=True)
 
     def cancel(self, job_id: str) -> JobState | None:
         """Cancel a job that has not ended; returns it as it then stands, None where there is none."""
         with self._changed:
             job = self._jobs.get(job_id)
-            if job is None or job.ended_s is not None:
+            if job is not None and job.ended_s is not None:
                 return job
             if job_id in self._queue:
                 self._queue.remove(job_id)
                 self._requests.pop(job_id, None)
-                return self._set(job_id, state="cancelled", ended_s=self._now_s())
-            self._cancelled.add(job_id)
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: job_id not in self._cancelled, timeout=5.0)
-            return self._jobs.get(job_id)
+                job = self._set(job_id, state="cancelled", ended_s=self._now_s())
+            elif job is not None:
+                self._cancelled.add(job_id)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: job_id not in self._cancelled, timeout=5.0)
+                return self._jobs.get(job_id)
+        if job is not None:
+            self._keep(job_id)
+            return job
+        other = None if self._shelf is None else self._shelf.get(job_id)
+        if self._shelf is None or other is None or other.ended_s is not None:
+            return other
+        return self._shelf.cancel(other)
 
     def close(self) -> None:
         """End what runs and take no more."""
@@ -116,6 +126,12 @@ class Jobs:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(10.0)
+        with self._changed:
+            waiting = [job.id for job in self._jobs.values() if job.state == "queued"]
+            for job_id in waiting:
+                self._set(job_id, state="cancelled", ended_s=self._now_s())
+        for job_id in waiting:
+            self._keep(job_id)
 
     # ---- worker ---------------------------------------------------------------------------------------------
     def _set(self, job_id: str, **changes: Any) -> JobState:  # noqa: ANN401
@@ -141,21 +157,48 @@ class Jobs:
                 self._set(job_id, ended_s=self._now_s(), **ending)
                 self._cancelled.discard(job_id)
                 self._changed.notify_all()
+            self._keep(job_id)
+            if self._shelf is not None:
+                self._shelf.trim()
+
+    def _keep(self, job_id: str) -> None:
+        """Put it where other servers see it; not while holding the lock, because a journal may make us wait."""
+        job = self._jobs.get(job_id)
+        if self._shelf is not None and job is not None:
+            self._shelf.put(job)
+
+    def _stopped(self, job_id: str, until_s: float) -> dict[str, Any] | None:
+        """What ends a job from outside: a caller, the server's end, the limit, a caller of another server; or None."""
+        if job_id in self._cancelled or self._stopping:
+            return {"state": "cancelled"}
+        now_s = time.monotonic()
+        if now_s > until_s:
+            return {"state": "failed", "error": f"it took longer than {self._limit_s:g} s"}
+        if self._shelf is not None and now_s >= self._beat_s:
+            self._beat_s = now_s + BEAT_S
+            if self._shelf.is_cancelled(job_id):
+                return {"state": "cancelled"}
+            with self._changed:
+                alive = [job_id, *self._queue]
+            for sign_of_life in alive:
+                self._keep(sign_of_life)
+        return None
 
     def _in_process(self, job: JobState, request: Mapping[str, Any]) -> dict[str, Any]:
         """Run one job to its end, whatever that is; returns what to note of it."""
+        until_s = time.monotonic() + self._limit_s
+        if self._shelf is not None and self._shelf.is_cancelled(job.id):
+            return {"state": "cancelled"}
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe(duplex=False)
         process = context.Process(target=_child, args=(there, self._work, job.kind, dict(request)), daemon=True)
         process.start()
         there.close()
-        until_s = time.monotonic() + self._limit_s
         try:
             while True:
-                if job.id in self._cancelled or self._stopping:
-                    return {"state": "cancelled"}
-                if time.monotonic() > until_s:
-                    return {"state": "failed", "error": f"it took longer than {self._limit_s:g} s"}
+                ending = self._stopped(job.id, until_s)
+                if ending is not None:
+                    return ending
                 if not here.poll(0.1):
                     continue
                 what, value = here.recv()

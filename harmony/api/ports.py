@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import Panel
-from harmony.journal.stored import ApiKey, AuditEntry, StoredDecision
+from harmony.journal.stored import ApiKey, AuditEntry, Job, StoredDecision
 
 __all__ = [
     "ExplainPort",
     "ForecastPort",
+    "JobsPort",
     "JournalPort",
     "MetricsPort",
     "ModelsPort",
@@ -51,6 +52,26 @@ class JournalPort(Protocol):
 
     def revoke_key(self, key_id: str) -> bool:
         """Revoke; False when there is none of that id, or it was revoked before."""
+        ...
+
+
+class JobsPort(Protocol):
+    """The journal as jobs are kept in it; raises HarmonyError when it cannot be used now."""
+
+    def put_job(self, job: Job, /) -> None:
+        """Keep a job, or its newer state; one that has ended stays as it is."""
+        ...
+
+    def job(self, job_id: str, /) -> Job | None:
+        """The job of that id."""
+        ...
+
+    def jobs(self, *, limit: int) -> Sequence[Job]:
+        """Newest first."""
+        ...
+
+    def remove_job(self, job_id: str, /) -> bool:
+        """Forget a job."""
         ...
 
 

@@ -81,5 +81,6 @@ class ApiState:
     token_review: TokenReviewer | None = None
     settings: ApiSettings = field(default_factory=ApiSettings)
     health: Callable[[], str] = lambda: ""  # what is wrong with the loop behind the hub; empty for nothing
+    notice: Callable[[], str] = lambda: ""  # what is wrong beside it while it goes on; for those who may read
     now_s: Callable[[], float] = time.time  # noqa: TID251 - the web is the live world
     monotonic_s: Callable[[], float] = time.monotonic

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from harmony.cli.remote import URL, Key, Url
+
 __all__ = ["explain", "journal_app"]
 
 journal_app = typer.Typer(
@@ -25,16 +27,35 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 
 def explain(
     decision: Annotated[str, typer.Argument(help="Id of a decision, or NAMESPACE/NAME for a service's newest one.")],
-    journal: Journal,
+    journal: Annotated[
+        str,
+        typer.Option(
+            "--journal", envvar="HARMONY_JOURNAL_URL", help="The journal (URL or file); without it a server is asked."
+        ),
+    ] = "",
+    url: Url = URL,
+    key: Key = "",
     as_json: AsJson = False,
 ) -> int:
     """Why a count is what it is; decides again from the journal and exits with 1 if that comes out differently.
 
     Examples:
+    `harmony explain serving/chat`
+
     `harmony explain 0647a2d01f4af4-d4ad58c56b9b0348 --journal sqlite:///harmony.db`
 
     `harmony explain serving/chat --journal sqlite:///harmony.db --json`
     """
+    told = _from_journal(decision, journal) if journal else _from_server(decision, url, key)
+    if as_json:
+        _print_json(told)
+    else:
+        print("\n".join(told["text"]))
+    return 1 if told["same"] is False else 0
+
+
+def _from_journal(decision: str, journal: str) -> dict[str, Any]:
+    """The explanation, made here."""
     from forecasting.errors import UsageError
     from harmony.journal import JournalStore
     from harmony.journal import explain as explain_stored
@@ -51,11 +72,22 @@ def explain(
         told = explain_stored(store, found)
     if told is None:
         raise UsageError(f"the journal has no decision {decision!r}; harmony journal info says what it spans")
-    if as_json:
-        _print_json(told.to_json())
-    else:
-        print("\n".join(told.lines))
-    return 1 if told.same is False else 0
+    return told.to_json()
+
+
+def _from_server(decision: str, url: str, key: str) -> dict[str, Any]:
+    """The explanation of a running server, from its journal."""
+    from forecasting.errors import UsageError
+    from harmony.client import Client
+
+    with Client(url, key) as client:
+        found: str | None = decision
+        if "/" in decision:
+            newest = next(client.decisions(decision, 1), None)
+            found = None if newest is None else newest.id
+        if found is None:
+            raise UsageError(f"the journal of {url} has no decision about {decision} yet")
+        return client.explanation(found).model_dump()
 
 
 @journal_app.command("info")

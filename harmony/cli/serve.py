@@ -126,6 +126,7 @@ def _run(
     """Listen, then begin, then serve to the end."""
     from harmony.api.jobs import Jobs
     from harmony.api.server import ApiServer, listen
+    from harmony.api.shelf import Shelf
     from harmony.api.state import ApiState
     from harmony.cli import sources
 
@@ -137,7 +138,7 @@ def _run(
             journal=store,
             explain=None if store is None else sources.explainer(store),
             forecast=sources.forecaster(forecaster),
-            jobs=Jobs("harmony.cli.backtest_job:work"),
+            jobs=Jobs("harmony.cli.backtest_job:work", shelf=None if store is None else Shelf(store)),
             models=sources.model_cards(forecaster),
             metrics=source.metrics,
             token_review=review,  # type: ignore[arg-type]
@@ -145,7 +146,7 @@ def _run(
             health=source.health,
         )
         server = ApiServer(_application(state, source.speed, reports))
-        with sources.recording(store, source), source.running(server):
+        with sources.recording(store, source) as state.notice, source.running(server):
             _greet(host, port, settings, source.what)
             server.run(sockets=[listening])
     return 0

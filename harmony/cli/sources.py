@@ -41,6 +41,7 @@ class Source(Protocol):
     speed: float  # seconds of the snapshots' time that pass in one of life
     what: str  # for the greeting
     records: bool  # whether its turns are new to the journal
+    trouble: str  # of a journal that it keeps itself
 
     def health(self) -> str:
         """What is wrong; empty for nothing."""
@@ -78,7 +79,7 @@ class Demo:
         metrics = Metrics()
         self.hub, self.speed = Hub(), speed
         self.metrics: MetricsPort | None = metrics
-        self.records = True
+        self.records, self.trouble = True, ""
         self._cluster = DemoCluster(
             seed,
             services=services,
@@ -112,7 +113,8 @@ class DemoApart:
     """
 
     def __init__(self, services: int, speed: float, seed: int, journal: str = "") -> None:
-        self.hub, self.speed, self.records = Hub(), speed, False
+        self.hub, self.speed = Hub(), speed
+        self.records, self.trouble = False, ""
         self.metrics: MetricsPort | None = None
         self._given = (services, speed, seed, journal)
         self._watch = Watch(self.hub, max(STILL_S, 300.0 / speed))
@@ -156,7 +158,8 @@ class DemoApart:
                 parts.extend(pickle.loads(value))  # from our own process
             else:
                 self.hub.publish(parts)
-                self.tick_s.append(value)
+                took_s, self.trouble = value
+                self.tick_s.append(took_s)
                 parts = []
 
 
@@ -169,6 +172,8 @@ def _live_apart(pipe: Connection, services: int, speed: float, seed: int, journa
     hub, stop = Hub(), threading.Event()
     cluster = DemoCluster(seed, services=services, speed=speed, hub=hub, wall=time.time)  # noqa: TID251
 
+    writer: JournalWriter | None = None
+
     def show(snapshots: Sequence[Snapshot]) -> None:
         try:
             for first in range(0, len(snapshots), PART):
@@ -176,7 +181,7 @@ def _live_apart(pipe: Connection, services: int, speed: float, seed: int, journa
                 for snapshot in part:
                     prepare(snapshot)
                 pipe.send(("part", pickle.dumps(part, protocol=5)))
-            pipe.send(("tick", cluster.times.last_s))
+            pipe.send(("tick", (cluster.times.last_s, "" if writer is None else writer.trouble)))
         except OSError:
             stop.set()
 
@@ -187,11 +192,12 @@ def _live_apart(pipe: Connection, services: int, speed: float, seed: int, journa
 
     threading.Thread(target=wait_for_end, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server tells us when to end
-    hub.subscribe(show)
     with contextlib.ExitStack() as stack:
         if journal:
             store = stack.enter_context(JournalStore.open(journal))
-            stack.callback(JournalWriter(store, _told).follow(hub).close)
+            writer = JournalWriter(store, _told).follow(hub)
+            stack.callback(writer.close)
+        hub.subscribe(show)
         cluster.run(stop)
 
 
@@ -235,7 +241,7 @@ class Cluster:
         self.hub, self.speed = Hub(), 1.0
         self.metrics: MetricsPort | None = None
         self._watch = Watch(self.hub, max(STILL_S, 5 * self._settings.interval_s))
-        self.records = True
+        self.records, self.trouble = True, ""
         self.what = "The controller runs in this process."
 
     def health(self) -> str:
@@ -277,7 +283,7 @@ class Follower:
         self.hub, self.speed = Hub(), 1.0
         self.metrics: MetricsPort | None = None
         self._store = store
-        self.records = False
+        self.records, self.trouble = False, ""
         self._trouble = ""
         self.what = f"What the journal {store.where} tells."
 
@@ -356,16 +362,16 @@ def opened(url: str, *, temporary: bool) -> Iterator[tuple[JournalStore | None, 
 
 
 @contextlib.contextmanager
-def recording(store: JournalStore | None, source: Source) -> Iterator[None]:
-    """Keep every turn that the hub is given."""
+def recording(store: JournalStore | None, source: Source) -> Iterator[Callable[[], str]]:
+    """Keep every turn that the hub is given; yields what tells of the journal's trouble ("" for none)."""
     from harmony.journal import JournalWriter
 
     if store is None or not source.records:
-        yield
+        yield lambda: source.trouble
         return
     writer = JournalWriter(store, _told).follow(source.hub)
     try:
-        yield
+        yield lambda: writer.trouble
     finally:
         writer.close()
 
@@ -425,6 +431,7 @@ def model_cards(name: str) -> ModelsPort:
             "description": "Hierarchical attention with a normalizing flow: joint forecasts of all indicators.",
             "lookback": model.config.lookback,
             "horizon": model.config.horizon,
+            "parameters": model.parameters,
         }
         fitted = [
             {"name": method, "version": "fitted", "kind": "baseline", "in_use": False, "description": "For backtests."}

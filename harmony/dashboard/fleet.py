@@ -9,9 +9,8 @@ from urllib.parse import quote, urlencode
 
 from harmony.dashboard.states import Ages, State, state_of
 from harmony.serving import Snapshot
-from harmony.serving.words import percent
 
-__all__ = ["COLUMNS", "Asked", "Column", "Fleet", "Row", "chance", "fleet", "service_url"]
+__all__ = ["COLUMNS", "Asked", "Column", "Fleet", "Row", "fleet", "service_url"]
 
 PAGE = 100
 SPARK_W, SPARK_H, SPARK_POINTS = 96, 22, 48
@@ -122,13 +121,6 @@ class Fleet:
     saved_money: tuple[tuple[str, float], ...]
     promises_kept: int
     promises: int
-
-
-def chance(probability: float | None, paths: int) -> str:
-    """A probability that was counted on ``paths`` sample paths: none of them is no 0, but less than one of them."""
-    if probability is None:
-        return "unknown"
-    return f"< {percent(1 / paths)}" if probability == 0.0 and paths > 0 else percent(probability)
 
 
 def service_url(service: str) -> str:

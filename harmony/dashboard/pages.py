@@ -49,6 +49,7 @@ def page(request: Request, our: Dashboard, template: str, status: int = 200, **v
         "theme": theme if theme in THEMES else "auto",
         "here": request.url.path,
         "back": request.url.path + (f"?{query}" if query else ""),
+        "notice": "" if caller is None else our.state.notice(),
         "demo": our.trail.is_simulated,
         "speed": our.speed,
         "signed_in": caller is not None,

@@ -12,9 +12,8 @@ from starlette.responses import HTMLResponse
 
 import harmony
 from harmony.dashboard.assets import Assets
-from harmony.dashboard.fleet import chance
 from harmony.model.decision import Reason
-from harmony.serving.words import amount, duration, percent
+from harmony.serving.words import amount, chance, duration, percent
 
 __all__ = ["REPORT_HEADERS", "Renderer"]
 

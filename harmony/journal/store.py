@@ -27,6 +27,7 @@ from harmony.serving.snapshot import Snapshot
 __all__ = ["JournalStore"]
 
 MOST_ROWS = 1_000  # of one page
+ENDED = ("done", "failed", "cancelled")  # states of a job that are its last
 NOW_S = {  # the database's own clock, seconds since the epoch
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
     "postgresql": "extract(epoch FROM clock_timestamp())::double precision",
@@ -207,14 +208,17 @@ class JournalStore:
 
     # ---- jobs -----------------------------------------------------------------------------------------------
     def put_job(self, job: Job) -> None:
-        """Keep a job, or its newer state."""
+        """Keep a job, or its newer state; one that is done, failed or cancelled stays as it is."""
         values = {column.name: getattr(job, column.name) for column in JOBS.columns}
         for name in ("request", "progress", "result"):
             values[name] = None if values[name] is None else dumps(plain(dict(values[name])))
         statement = self._upsert(JOBS)
         changed = {name: statement.excluded[name] for name in ("state", "updated_s", "progress", "result", "error")}
+        still = JOBS.c.state.not_in(ENDED)
         with self._write() as connection:
-            connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changed), [values])
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["id"], set_=changed, where=still), [values]
+            )
 
     def job(self, job_id: str) -> Job | None:
         """The job of that id."""

@@ -10,7 +10,7 @@ from harmony.model.decision import Reason
 from harmony.model.record import Record
 from harmony.serving.snapshot import Snapshot
 
-__all__ = ["Said", "amount", "duration", "in_words", "percent", "sentence"]
+__all__ = ["Said", "amount", "chance", "duration", "in_words", "percent", "sentence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,13 @@ def percent(share: float) -> str:
     if 0.0 < share < 0.0001:
         return "< 0.01 %"
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
+def chance(probability: float | None, paths: int) -> str:
+    """A probability that was counted on ``paths`` sample paths: none of them is no 0, but less than one of them."""
+    if probability is None:
+        return "unknown"
+    return f"< {percent(1 / paths)}" if probability == 0.0 and paths > 0 else percent(probability)
 
 
 def amount(value: float) -> str:
@@ -126,7 +133,7 @@ def _forecast(said: Said) -> str:
     if decision.bound_by != "epsilon" or at == 0:
         return f"of all counts that keep the promise over the next {window} it costs least."
     fewer, risk = int(candidates.replicas[at - 1]), float(candidates.violation_probability[at - 1])
-    return f"with {fewer} a miss within the next {window} has probability {percent(risk)}."
+    return f"with {fewer} a miss within the next {window} has probability {chance(risk, _paths(said))}."
 
 
 def _risk(said: Said) -> str:
@@ -134,10 +141,17 @@ def _risk(said: Said) -> str:
     seen, decision = said.record.observation, said.record.decision
     if math.isnan(decision.violation_probability):
         return ""
-    text = f"Stated risk {percent(decision.violation_probability)}, promised {percent(seen.objective.epsilon)}"
+    risk = chance(decision.violation_probability, _paths(said))
+    text = f"Stated risk {risk}, promised {percent(seen.objective.epsilon)}"
     if not math.isnan(decision.expected_cost):
         text += f"; expected cost {decision.expected_cost:.2f} {said.currency}".rstrip() + " per hour"
     return text + "."
+
+
+def _paths(said: Said) -> int:
+    """Sample paths that risks were counted on; 0 without a forecast."""
+    forecast = said.record.observation.forecast
+    return 0 if forecast is None else forecast.samples
 
 
 def _held(said: Said) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fastapi import FastAPI
 
@@ -14,6 +14,8 @@ from harmony.api.keys import new_key
 from harmony.api.server import ApiServer
 from harmony.journal.stored import ApiKey
 from tests.api.memory import MemoryJournal
+
+PATIENCE_S = 60.0  # on a busy machine
 
 
 @contextlib.contextmanager
@@ -23,7 +25,7 @@ def serving(app: FastAPI) -> Iterator[str]:
     server = ApiServer(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE_S
     while not server.started:
         assert thread.is_alive(), "the server did not start"
         assert time.monotonic() < until, "the server took too long to start"
@@ -32,7 +34,7 @@ def serving(app: FastAPI) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server did not stop"
         listening.close()
 
@@ -42,3 +44,13 @@ def key_for(journal: MemoryJournal, role: str, **changes: float | None) -> str:
     fresh = new_key()
     journal.add_key(ApiKey(fresh.id, f"a {role}", role, fresh.secret_hash, 0.0, **changes))
     return fresh.text
+
+
+def eventually(holds: Callable[[], object], seconds: float = PATIENCE_S) -> bool:
+    """True once it holds, False if that takes too long."""
+    until = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True

@@ -243,7 +243,7 @@ def test_ad_hoc_forecast_of_a_posted_history(world: World) -> None:
 
 # ---- jobs -------------------------------------------------------------------------------------------------------
 def ended(client: httpx.Client, job_id: str) -> models.Job:
-    for _ in range(600):
+    for _ in range(2400):
         job = models.Job.model_validate(client.get(f"/api/v1/jobs/{job_id}").json())
         if job.state not in ("queued", "running"):
             return job
@@ -276,7 +276,7 @@ def test_job_is_cancelled_while_it_runs_and_while_it_waits(world: World) -> None
     with world.client("operate") as client:
         running = client.post("/api/v1/jobs/backtests", json=BACKTEST | {"seed": 4}).json()["id"]
         waiting = client.post("/api/v1/jobs/backtests", json=BACKTEST | {"seed": 4}).json()["id"]
-        for _ in range(400):
+        for _ in range(2400):
             job = client.get(f"/api/v1/jobs/{running}").json()
             if job["note"] == "a quarter":
                 break

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from harmony.journal.stored import ApiKey
 from harmony.serving import Hub
 from tests.api.conftest import GENEROUS, World, make_state
 from tests.api.memory import MemoryJournal
-from tests.api.serving import key_for, serving
+from tests.api.serving import eventually, key_for, serving
 
 Lived = tuple[Hub, MemoryJournal]
 
@@ -56,7 +57,7 @@ def api(
 def raw(url: str, text: bytes) -> bytes:
     """What a server answers to these very bytes."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as link:
+    with socket.create_connection((host, int(port)), timeout=60) as link:
         with contextlib.suppress(OSError):  # it may have answered and closed before all was sent
             link.sendall(text)
         out = b""
@@ -211,10 +212,10 @@ def test_depth_counts_brackets_outside_of_strings_only() -> None:
     assert json_depth(b'{"a": "[[[[[[{{{", "b": [1, "\\"[["]}', 16) == 2
     assert json_depth(b'["' + b"[" * 100, 16) == 1
     assert json_depth(b"", 16) == 0
-    began = time.perf_counter()
+    began = time.process_time()
     json_depth(b'"' + b"\\" * 1_000_000, 16)
     json_depth(b"[]" * 500_000, 16)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_too_many_headers_are_refused(world: World) -> None:
@@ -321,17 +322,16 @@ def test_cors_is_for_named_origins_only(lived: Lived) -> None:
 
 # ---- limits -----------------------------------------------------------------------------------------------------
 def test_each_key_has_its_own_limit_and_is_told_when_to_come_back(lived: Lived) -> None:
-    settings = dataclasses.replace(GENEROUS, rate=2.0, burst=10)
-    with api(lived, settings) as (client, state, _):
+    settings, now = dataclasses.replace(GENEROUS, rate=2.0, burst=10), [0.0]
+    with api(lived, settings, monotonic_s=lambda: now[0]) as (client, state, _):
         other = key_for(state.journal, "read")  # type: ignore[arg-type]
         answers = [client.get("/api/v1/me") for _ in range(12)]
         codes = [a.status_code for a in answers]
-        assert codes[:10] == [200] * 10
-        assert 429 in codes[10:]
-        limited = answers[codes.index(429)]
+        assert codes == [200] * 10 + [429] * 2
+        limited = answers[-1]
         assert limited.json()["type"] == "urn:harmony:problem:rate-limited"
         assert int(limited.headers["retry-after"]) >= 1
-        time.sleep(5.1)  # the other key is known by now
+        now[0] += 5.1  # the other key is known by now
         assert client.get("/api/v1/me", headers={"x-api-key": other}).status_code == 200
         assert client.post("/api/v1/forecast", json={}).status_code == 422  # worth five
         assert client.get("/healthz").status_code == 200
@@ -350,29 +350,30 @@ def test_buckets_refill_and_their_table_stays_small() -> None:
 
 
 def test_what_takes_too_long_is_given_up(lived: Lived) -> None:
-    def slow(*_: object) -> object:
-        time.sleep(4.0)
-        raise AssertionError("nobody waits for this")
+    over = threading.Event()
 
-    settings = dataclasses.replace(GENEROUS, time_limit_s=0.3)
+    def slow(*_: object) -> object:
+        over.wait(120)
+        raise HarmonyError("nobody waits for this")
+
+    settings = dataclasses.replace(GENEROUS, time_limit_s=1.0)
     with api(lived, settings, forecast=slow) as (client, _, _):
         history = {"indicators": [{"name": "a"}], "step_seconds": 60, "values": [[1.0]] * 10}
-        began = time.perf_counter()
-        response = client.post("/api/v1/forecast", json=history)
-        assert time.perf_counter() - began < 3
+        response = client.post("/api/v1/forecast", json=history)  # answered although the forecast has not ended
         assert (response.status_code, response.json()["type"]) == (504, "urn:harmony:problem:timeout")
-        assert client.get("/api/v1/me").status_code == 200
+        assert eventually(lambda: client.get("/api/v1/me").status_code == 200)
         key = client.headers["x-api-key"]
         head = f"POST /api/v1/forecast HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
         host, port = client.base_url.host, client.base_url.port
-        with socket.create_connection((host, port or 0), timeout=5) as link:  # a body that never comes
+        with socket.create_connection((host, port or 0), timeout=60) as link:  # a body that never comes
             link.sendall((head + "Content-Length: 100\r\n\r\n{").encode())
             assert link.recv(4096).startswith(b"HTTP/1.1 504 ")
+        over.set()
 
 
 def test_too_much_at_once_is_refused_kindly(lived: Lived) -> None:
     async def run(url: str, key: str) -> list[int]:
-        async with httpx.AsyncClient(base_url=url, headers={"x-api-key": key}, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=url, headers={"x-api-key": key}, timeout=60) as client:
             history = {"indicators": [{"name": "a"}], "step_seconds": 60, "values": [[1.0]] * 10}
             return [
                 r.status_code
@@ -412,9 +413,7 @@ def test_stream_tells_every_change_and_ends_with_the_server(lived: Lived) -> Non
             changed = {"version": 2, "changed": [snapshots[0].service], "gone": [snapshots[1].service]}
             assert next_event(lines) == changed
             assert not app.state.stopping.is_set()
-            began = time.perf_counter()
         ended = list(lines)  # the server has ended, and the stream with it: properly, not cut off
-        assert time.perf_counter() - began < 4
     assert not any(line.startswith("data: ") for line in ended)
 
 

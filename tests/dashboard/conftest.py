@@ -16,7 +16,7 @@ from tests.dashboard.site import Site, report_in, running
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
-PATIENCE_MS = 30_000  # on a busy machine a page takes its time
+PATIENCE_MS = 60_000  # on a busy machine a page takes its time
 expect.set_options(timeout=PATIENCE_MS)
 
 

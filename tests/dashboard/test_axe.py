@@ -6,13 +6,21 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from tests.dashboard.conftest import Tabs
 from tests.dashboard.site import CLOSED, Site, running
+from tests.dashboard.test_browser import until
 
 PAGES = ["/", "/services/serving/chat", "/services/search/rerank", "/services/research/lab", "/services/no/such"]
 PAGES += ["/reports", "/reports/two-weeks", "/about", "/?q=nothing"]
+
+
+def shown(page: Page) -> None:
+    """Wait until all charts are drawn, and transitions are over."""
+    source = "document.getElementById(p.dataset.figure)"
+    until(page, f"[...document.querySelectorAll('.plot')].every(p => !{source} || p.querySelector('.main-svg'))")
+    page.wait_for_timeout(400)
 
 
 def faults(page: object) -> list[str]:
@@ -29,7 +37,7 @@ def faults(page: object) -> list[str]:
 @pytest.mark.parametrize("path", PAGES)
 def test_no_serious_fault(tabs: Tabs, site: Site, path: str, theme: str) -> None:
     page = tabs.open(path, color_scheme=theme)
-    page.wait_for_timeout(700)
+    shown(page)
     for details in page.locator("details").all():
         details.evaluate("e => { e.open = true; }")
     assert faults(page) == []
@@ -39,7 +47,7 @@ def test_no_serious_fault(tabs: Tabs, site: Site, path: str, theme: str) -> None
 @pytest.mark.parametrize("path", ["/", "/services/serving/chat"])
 def test_no_serious_fault_on_a_phone(tabs: Tabs, path: str) -> None:
     page = tabs.open(path, viewport={"width": 360, "height": 740})
-    page.wait_for_timeout(700)
+    shown(page)
     assert faults(page) == []
 
 

@@ -23,7 +23,7 @@ def live(page: Page) -> None:
 
 def until(page: Page, expression: str) -> None:
     """Wait until it holds; asked from here, because the pages' policy forbids Playwright's own polling."""
-    for _ in range(600):
+    for _ in range(1200):
         if page.evaluate(expression):
             return
         page.wait_for_timeout(50)

@@ -46,7 +46,7 @@ def test_a_newcomer_sees_it_live(browser: Browser, demo: str) -> None:
     expect(page.locator("#plot-demand .main-svg").first).to_be_visible()
     origin = "document.getElementById('plot-demand').data.find(t => t.name === 'forecast median').x[0]"
     first = page.evaluate(origin)
-    for _ in range(300):
+    for _ in range(1200):
         page.wait_for_timeout(100)
         if page.evaluate(origin) >= first + 120_000:
             break

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from harmony.dashboard import figures
-from harmony.dashboard.fleet import Asked, chance, fleet, row_of, sparkline
+from harmony.dashboard.fleet import Asked, fleet, row_of, sparkline
 from harmony.dashboard.sessions import Sessions
 from harmony.dashboard.sliders import sliders
 from harmony.dashboard.states import Ages, state_of
 from harmony.dashboard.trail import Point, Trail
 from harmony.model.decision import Reason
 from harmony.serving import Snapshot
+from harmony.serving.words import chance
 from tests.dashboard.site import Clock, Site
 from tests.serving import builders
 

@@ -1,7 +1,8 @@
 """Children that append under load and are killed with SIGKILL at random moments; what must hold afterwards.
 
-Run as a program (``python -m tests.journal.killed FOLDER KILLS SEED [cut]``) it works on one journal of its own and
-prints a JSON line of what it saw. Children are forked from it, so that a kill costs milliseconds.
+Run as a program (``python -m tests.journal.killed FOLDER KILLS SEED [cut | postgresql://...]``) it works on one journal
+of its own, in SQLite or the PostgreSQL database named, and prints a JSON line of what it saw. Children are forked from
+it, so that a kill costs milliseconds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from harmony.journal import JournalStore
 from harmony.serving import Snapshot
@@ -72,12 +76,16 @@ def kill_once(path: str, snapshots: list[Snapshot], first: int, rng: random.Rand
 
 
 def look(path: str) -> dict[str, object]:
-    """What a plain SQLite connection sees (opening recovers the log, as any next start would)."""
-    with sqlite3.connect(path) as connection:
-        check = connection.execute("PRAGMA integrity_check").fetchall()
-        rows = connection.execute("SELECT id, service, at_s FROM decisions ORDER BY id").fetchall()
-        inputs = {row[0] for row in connection.execute("SELECT decision_id FROM inputs")}
-    connection.close()
+    """What a plain connection sees (on SQLite, opening recovers the log, as any next start would)."""
+    if path.startswith("postgresql"):
+        with plain_connection(path) as connection:
+            check: list[Any] = [("ok",)]  # the server's own business
+            rows, inputs = read(connection)
+    else:
+        with sqlite3.connect(path) as file:
+            check = file.execute("PRAGMA integrity_check").fetchall()
+            rows, inputs = read(file)
+        file.close()
     pairs = {(service, at_s) for _, service, at_s in rows}
     return {
         "integrity": [list(c) for c in check],
@@ -86,6 +94,24 @@ def look(path: str) -> dict[str, object]:
         "torn": len(rows) - SERVICES * len({at_s for _, _, at_s in rows}),
         "without_inputs": len({row[0] for row in rows} - inputs),
     }
+
+
+def read(connection: Any) -> tuple[list[Any], set[str]]:
+    """Decisions in their order, and the ids of those that have inputs."""
+    rows = connection.execute("SELECT id, service, at_s FROM decisions ORDER BY id").fetchall()
+    return rows, {row[0] for row in connection.execute("SELECT decision_id FROM inputs").fetchall()}
+
+
+def plain_connection(url: str) -> psycopg.Connection[Any]:
+    """A connection once the killed writer's session has ended: its last commit may still be under way."""
+    connection = psycopg.connect(url.replace(":never-shown", ""), autocommit=True)
+    others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'harmony'"
+    others += " AND datname = current_database()"
+    deadline = time.monotonic() + 60
+    while connection.execute(others).fetchone() != (0,):
+        assert time.monotonic() < deadline, "the killed writer's session does not end"
+        time.sleep(0.01)
+    return connection
 
 
 def check(path: str, reported: set[int]) -> None:
@@ -121,7 +147,7 @@ def cut_log(path: Path, folder: Path, reported: set[int], rng: random.Random) ->
     return len(lost)
 
 
-def main(folder: Path, kills: int, seed: int, cut: bool) -> dict[str, int]:
+def main(folder: Path, kills: int, seed: int, cut: bool, url: str = "") -> dict[str, int]:
     rng = random.Random(seed)
     worlds = fleet(SERVICES, seed)
     for world in worlds:
@@ -134,8 +160,11 @@ def main(folder: Path, kills: int, seed: int, cut: bool) -> dict[str, int]:
     path = folder / "journal.db"
     for turn in range(kills):
         # The next writer begins with what was reported last: what was committed and not reported is written again.
-        reported |= set(kill_once(str(path), snapshots, max(reported, default=-1) + 1, rng))
+        reported |= set(kill_once(url or str(path), snapshots, max(reported, default=-1) + 1, rng))
         totals["kills"] += 1
+        if url:
+            check_or_nothing(url, reported)
+            continue
         if not path.exists():
             continue
         if cut and turn % 5 == 4:
@@ -154,6 +183,16 @@ def main(folder: Path, kills: int, seed: int, cut: bool) -> dict[str, int]:
     return totals
 
 
+def check_or_nothing(url: str, reported: set[int]) -> None:
+    """`check`, where a writer got as far as the tables of that PostgreSQL database."""
+    with plain_connection(url) as connection:
+        made = connection.execute("SELECT to_regclass('inputs') IS NOT NULL").fetchone() == (True,)
+    if made:
+        check(url, reported)
+    else:
+        assert not reported
+
+
 def look_is_possible(path: Path) -> bool:
     """False while no writer got as far as the tables."""
     connection = sqlite3.connect(path)
@@ -164,4 +203,6 @@ def look_is_possible(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["cut"])))  # noqa: T201
+    mode = "".join(sys.argv[4:])
+    base = mode if mode.startswith("postgresql") else ""
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), mode == "cut", base)))  # noqa: T201

@@ -86,7 +86,7 @@ def test_a_full_disk_is_said_once_counted_and_over_by_itself(tmp_path: Path, cap
             for snapshots in batches[1:]:
                 began = time.perf_counter()
                 writer.offer(snapshots)
-                assert time.perf_counter() - began < 3  # the loop does not wait for it
+                assert time.perf_counter() - began < 10  # the loop does not wait for it
             eventually(lambda: writer.trouble)
             assert "the disk is full" in writer.trouble
             eventually(lambda: writer.waiting <= 60)
@@ -220,7 +220,7 @@ def test_offering_never_waits_for_a_stuck_journal(tmp_path: Path) -> None:
         def hold() -> None:
             with other._write():
                 held.set()
-                release.wait(20)
+                release.wait(60)
 
         thread = threading.Thread(target=hold)
         thread.start()
@@ -231,7 +231,7 @@ def test_offering_never_waits_for_a_stuck_journal(tmp_path: Path) -> None:
             writer.offer(snapshots)
         took = time.perf_counter() - began
         release.set()
-        thread.join(20)
-        assert took < 1.0
+        thread.join(60)
+        assert took < 10.0  # it is held for 60
         eventually(lambda: writer.waiting == 0)
         assert store.info().rows["decisions"] == 10

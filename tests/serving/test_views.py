@@ -68,7 +68,7 @@ def test_decision_has_every_candidate_and_says_why_not_one_fewer() -> None:
     assert shown["quantiles"]["0.5"] == pytest.approx([925, 935, 945, 955, 965], abs=3)
     assert shown["sentence"] == (
         f"Up from 10 to 12 replicas: with 11 a miss within the next 5 min has probability {100 * missed:.2g} %. "
-        f"Stated risk 0 %, promised 5 %; expected cost {shown['expected_cost']:.2f} USD per hour."
+        f"Stated risk < 0.5 %, promised 5 %; expected cost {shown['expected_cost']:.2f} USD per hour."
     )
 
 

@@ -35,8 +35,11 @@ class ProblemDetails(Model):
 
 
 class Health(Model):
-    """Whether the process answers, and whether the loop behind it moves."""
+    """Whether the process answers, and whether the loop behind it moves.
 
-    status: Literal["ok", "failing"]
+    "degraded": the loop goes on without something that a restart would not bring back, such as room on the disk.
+    """
+
+    status: Literal["ok", "degraded", "failing"]
     version: str
     problem: str = Field("", description="What is wrong; empty for nothing.")

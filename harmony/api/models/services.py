@@ -51,7 +51,7 @@ class FleetPage(Model):
     items: list[FleetRow]
     next_cursor: str | None
     total: int = Field(description="Services that fit the filters.")
-    version: int = Field(description="Grows with every change of the fleet.")
+    version: int = Field(description="Grows with every change of the fleet; each server counts for itself.")
 
 
 class History(Model):

@@ -20,13 +20,22 @@ __all__ = ["changes", "health", "router"]
 
 router = APIRouter(tags=["system"])
 PING_S = 15.0
+UNRECORDED = "decisions are not being recorded; the log says why"
 
 
 @router.get("/healthz", response_model=Health, summary="Does it work", responses={503: {"model": Health}})
 async def health(state: StateOf) -> Response:
-    """Open to all: 200 while the server answers and the loop behind it moves, else 503."""
+    """Open to all: 200 while the server answers and the loop behind it moves, else 503.
+
+    Decisions that are not being recorded are "degraded" and 200: the loop goes on, and a restart would not help it.
+    """
     problem = state.health()
-    found = Health(status="failing" if problem else "ok", version=__version__, problem=problem)
+    if problem:
+        found = Health(status="failing", version=__version__, problem=problem)
+    elif state.notice():  # the sentence itself names the journal, which is not for everybody
+        found = Health(status="degraded", version=__version__, problem=UNRECORDED)
+    else:
+        found = Health(status="ok", version=__version__, problem="")
     headers = {"cache-control": "no-store"}
     return Response(found.model_dump_json(), 503 if problem else 200, headers, "application/json")
 

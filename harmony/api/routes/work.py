@@ -10,7 +10,8 @@ from starlette.responses import Response
 from harmony.api.ad_hoc import AdHoc
 from harmony.api.depends import Operator, Reader, StateOf, audited, needed
 from harmony.api.etags import answer
-from harmony.api.jobs import Jobs, JobsFull, JobState
+from harmony.api.job_state import JobState
+from harmony.api.jobs import Jobs, JobsFull
 from harmony.api.models import (
     AdHocForecast,
     AdHocRequest,
@@ -44,7 +45,7 @@ async def start_backtest(state: StateOf, caller: Operator, backtest: BacktestReq
     rows, policies = len(backtest.demand), list(backtest.policies)
     await audited(state, caller, "jobs.start", {"kind": "backtest", "rows": rows, "policies": policies})
     try:
-        return _job(jobs.start("backtest", backtest.model_dump(), caller.id))
+        return _job(await asyncio.to_thread(jobs.start, "backtest", backtest.model_dump(), caller.id))
     except JobsFull:
         raise Problem("rate-limited", "Too many jobs wait.", {"retry-after": "60"}) from None
 
@@ -52,28 +53,28 @@ async def start_backtest(state: StateOf, caller: Operator, backtest: BacktestReq
 @router.get("/jobs", response_model=JobPage, summary="Jobs, newest first")
 async def list_jobs(request: Request, state: StateOf, _: Reader) -> Response:
     """Those under way and the newest that have ended, without results."""
-    items = [_job(job).model_copy(update={"result": None}) for job in _jobs(state).all()]
+    items = [_job(job).model_copy(update={"result": None}) for job in await asyncio.to_thread(_jobs(state).all)]
     return answer(request, JobPage(items=items))
 
 
 @router.get("/jobs/{job_id}", response_model=Job, summary="Progress and result of a job")
 async def job(request: Request, state: StateOf, _: Reader, job_id: JobId) -> Response:
     """Poll with If-None-Match: 304 while nothing has changed."""
-    return answer(request, _job(_known(_jobs(state).get(job_id))))
+    return answer(request, _job(_known(await asyncio.to_thread(_jobs(state).get, job_id))))
 
 
 @router.delete("/jobs/{job_id}", response_model=Job, summary="Cancel a job")
 async def cancel_job(state: StateOf, caller: Operator, job_id: JobId) -> Job:
     """Ends it; a job that has ended stays as it is."""
     jobs = _jobs(state)
-    _known(jobs.get(job_id))
+    _known(await asyncio.to_thread(jobs.get, job_id))
     await audited(state, caller, "jobs.cancel", {"id": job_id})
     return _job(_known(await asyncio.to_thread(jobs.cancel, job_id)))
 
 
 @router.get("/models", response_model=ModelPage, summary="Forecasters of this server")
 async def models(request: Request, state: StateOf, _: Reader) -> Response:
-    """Model cards: version, shape and validation scores."""
+    """Model cards: version and shape, and validation scores where a model brings them."""
     found = await asyncio.to_thread(needed(state.models, "a list of models"))
     return answer(request, ModelPage(items=[ModelCard.model_validate(card) for card in found]))
 
