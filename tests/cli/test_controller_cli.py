@@ -73,7 +73,9 @@ def test_recommend_by_name(fake_api: FakeApiServer, tmp_path: Path, capsys: pyte
     def test(world: World) -> None:
         assert run(["recommend", NAME, "-n", NAMESPACE, *where(world)]) == 0
         text = " ".join(capsys.readouterr().out.split())
-        assert f"{NAMESPACE}/{NAME}: 4 replicas recommended, 4 ordered, 4 ready" in text
+        assert f"{NAMESPACE}/{NAME}: Stay at 4 replicas: " in text
+        assert "Stated risk " in text
+        assert ", promised 5 %" in text
         assert "reason " in text
         assert "P(miss)" in text
         assert run(["recommend", NAME, "-n", NAMESPACE, "--json", *where(world)]) == 0

@@ -15,7 +15,7 @@ from controller.kube.client import Kube
 from controller.kube.lease import LeaseElection
 from controller.runner import Controller
 from forecasting.base import ForecastModel
-from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, Running, World, base_model
+from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, WITHIN_S, Running, World, base_model
 from tests.kube.api import Call
 
 Json = dict[str, Any]
@@ -102,7 +102,7 @@ def codes(calls: Sequence[Call]) -> list[int]:
     return [call.code for call in calls]
 
 
-async def orders(world: World, replicas: int, timeout_s: float = 15.0) -> None:
+async def orders(world: World, replicas: int, timeout_s: float = WITHIN_S) -> None:
     """Ask for at least ``replicas`` and wait until the controller has ordered them."""
     await asyncio.to_thread(world.patch, {"minReplicas": replicas})
     await world.until(lambda: world.replicas == replicas, f"{replicas} replicas are ordered", timeout_s)
