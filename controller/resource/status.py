@@ -41,7 +41,7 @@ CONDITIONS: dict[str, str] = {
     "MetricsAvailable": "every indicator has a recent reading; the message names those that have none",
     "Fallback": "indicators stayed away for failureThreshold readings and spec.fallback holds the count",
     "Paused": "spec.paused or an annotation holds the count",
-    "TargetConflict": "something else scales the same target; nothing is written until that ends",
+    "TargetConflict": "something else scales the same target, and so should this; nothing is written until that ends",
 }
 
 

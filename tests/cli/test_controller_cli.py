@@ -179,7 +179,7 @@ def test_controller_with_dry_run_writes_nothing(fake_api: FakeApiServer, tmp_pat
         world.patch({"minReplicas": 6})
         fake_api.clear_calls()
         command = [sys.executable, "-c", "from harmony.cli.main import main; main()", "controller", "--dry-run"]
-        flags = ["--interval", "1s", "--no-leader-elect", "--metrics-address", "127.0.0.1:0"]
+        flags = ["--interval", "1s", "--metrics-address", "127.0.0.1:0"]
         process = subprocess.Popen(
             [*command, *flags, "--health-address", "127.0.0.1:0", *where(world)],
             stdout=subprocess.PIPE,
@@ -187,13 +187,15 @@ def test_controller_with_dry_run_writes_nothing(fake_api: FakeApiServer, tmp_pat
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        ticks = []
+        ticks, said_of_chat = [], []
         assert process.stdout is not None
         try:
             for line in process.stdout:
                 said = json.loads(line)  # each line of the log is one JSON object
-                if said.get("msg", said.get("message")) == "tick":
+                if said["message"] == "tick":
                     ticks.append(said)
+                if said.get("service") == f"GPUAutoscaler {NAMESPACE}/{NAME}":
+                    said_of_chat.append(said["message"])
                 if len(ticks) == 3:
                     break
         finally:
@@ -202,6 +204,7 @@ def test_controller_with_dry_run_writes_nothing(fake_api: FakeApiServer, tmp_pat
             process.stdout.close()
             assert process.wait(20) == 0, "SIGTERM is an orderly end"
         assert all(t["decided"] == 1 for t in ticks)
+        assert said_of_chat[0].startswith("Up from 4 to 6 replicas: "), "what would have been ordered is told"
         assert world.replicas == 4
         assert "status" not in world.autoscaler()
         assert world.events() == []
