@@ -35,11 +35,11 @@ MAX_HORIZON = 1440
 CONDITIONS: dict[str, str] = {
     "AbleToScale": "the target was found and its replica count can be read (and written, where we write it)",
     "ScalingActive": "decisions are made from present demand; False while paused or without data",
-    "ScalingLimited": "the replica count wanted was cut by a bound, a rate limit or the granted mode",
+    "ScalingLimited": "the replica count wanted was cut by a bound, a rate limit or a stabilisation window",
     "Ready": "the spec is understood and the service is under control",
-    "ForecastCalibrated": "misses happen about as often as was stated; False steps the mode back",
-    "MetricsAvailable": "every indicator has a recent reading; the message names those that have none",
-    "Fallback": "indicators stayed away for failureThreshold readings and spec.fallback holds the count",
+    "ForecastCalibrated": "the forecast's 80 % interval holds as much of recent demand as it should; takes no authority (misses do)",
+    "MetricsAvailable": "demand has a reading young enough to count; the message names every indicator that cannot be read",
+    "Fallback": "demand stayed away for failureThreshold turns and spec.fallback decides",
     "Paused": "spec.paused or an annotation holds the count",
     "TargetConflict": "something else scales the same target, and so should this; nothing is written until that ends",
 }
