@@ -37,7 +37,7 @@ CONDITIONS: dict[str, str] = {
     "ScalingActive": "decisions are made from present demand; False while paused or without data",
     "ScalingLimited": "the replica count wanted was cut by a bound, a rate limit or a stabilisation window",
     "Ready": "the spec is understood and the service is under control",
-    "ForecastCalibrated": "the forecast's 80 % interval holds about that share of demand; only misses take authority away",
+    "ForecastCalibrated": "the forecast's 80 % interval holds about that share of demand; only misses cost authority",
     "MetricsAvailable": "demand has a reading young enough to count; the message names indicators without one",
     "Fallback": "demand stayed away for failureThreshold turns and spec.fallback decides",
     "Paused": "spec.paused or an annotation holds the count",
