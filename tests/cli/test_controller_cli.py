@@ -202,7 +202,7 @@ def test_controller_with_dry_run_writes_nothing(fake_api: FakeApiServer, tmp_pat
             process.send_signal(signal.SIGTERM)
             process.stdout.read()
             process.stdout.close()
-            assert process.wait(20) == 0, "SIGTERM is an orderly end"
+            assert process.wait(60) == 0, "SIGTERM is an orderly end"
         assert all(t["decided"] == 1 for t in ticks)
         assert said_of_chat[0].startswith("Up from 4 to 6 replicas: "), "what would have been ordered is told"
         assert world.replicas == 4

@@ -70,7 +70,7 @@ async def controller(
         assert not task.done() or made._stop.is_set(), "the controller ended by itself"
     finally:
         made.stop()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, WITHIN_S)
 
 
 @contextlib.asynccontextmanager
@@ -118,7 +118,7 @@ async def health(running: Running, path: str) -> tuple[int, str]:
     def ask() -> tuple[int, str]:
         url = f"http://127.0.0.1:{running.controller.ports[0]}{path}"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -299,7 +299,10 @@ def test_a_horizontal_pod_autoscaler_on_the_same_target(api_server: ApiServer, t
     async def story() -> None:
         api_server.ensure_namespace(NAMESPACE)
         api_server.must("POST", HPAS, hpa())
-        async with at_work(api_server, tmp_path, replicas=1) as (world, running):
+        async with at_work(api_server, tmp_path, "Recommend", replicas=1) as (world, running):
+            await world.until(lambda: ready(world), "beside another one to recommend is no conflict")
+            assert world.condition("TargetConflict") == ("False", "NotWriting")
+            world.patch({"mode": "Full"})
             await world.until(lambda: world.condition("TargetConflict")[0] == "True", "the conflict is told")
             assert world.condition("Ready") == ("False", "OwnedByAnother")
             assert world.status()["writer"] == f"HorizontalPodAutoscaler {NAMESPACE}/theirs"

@@ -221,33 +221,33 @@ def test_killed_between_deciding_and_writing(fake_api: FakeApiServer, tmp_path: 
         replicas = 4
         running = process(world, log)
         try:
-            await world.until(lambda: world.condition("Ready")[0] == "True", f"Ready: see {log}", 60.0)
+            await world.until(lambda: world.condition("Ready")[0] == "True", f"Ready: see {log}", 180.0)
             for moment in moments:
                 replicas += 2
                 fake_api.clear_calls()
                 held = fake_api.fault(SCALE_WRITES, delay_s=1.0, times=1)
                 await asyncio.to_thread(world.patch, {"minReplicas": replicas})
-                await world.until(lambda held=held: held.hits == 1, "the order is under way", 15.0)  # type: ignore[misc]
+                await world.until(lambda held=held: held.hits == 1, "the order is under way")  # type: ignore[misc]
                 await asyncio.sleep(moment)
                 running.send_signal(signal.SIGKILL)
-                await asyncio.to_thread(running.wait, 10)
+                await asyncio.to_thread(running.wait, 60)
                 held.cancel()
                 running = process(world, log)
-                await world.until(lambda n=replicas: world.replicas == n, f"{replicas} replicas", 60.0)  # type: ignore[misc]
+                await world.until(lambda n=replicas: world.replicas == n, f"{replicas} replicas", 180.0)  # type: ignore[misc]
                 await world.until(
                     lambda n=replicas: (
                         world.status().get("readyReplicas") == n  # type: ignore[misc]
                         and world.status().get("desiredReplicas") == n
                     ),
                     "the status is right",
-                    30.0,
+                    60.0,
                 )
                 done = [c for c in fake_api.calls_by("controller") if SCALE_WRITES(c) and c.code == 200]
                 assert len(done) == 1, f"killed {moment} s after it was sent: ordered {len(done)} times"
                 assert not world.status()["conditions"][0]["message"].startswith("Error")
         finally:
             running.kill()
-            await asyncio.to_thread(running.wait, 10)
+            await asyncio.to_thread(running.wait, 60)
         assert "Traceback" not in log.read_text()
 
     in_world(fake_api, tmp_path, test)

@@ -122,7 +122,7 @@ class World:
         import urllib.request
 
         url = f"{self.prometheus.url}/api/v1/query?" + urllib.parse.urlencode({"query": query})
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return bool(json.load(answer)["data"]["result"])
 
     # ---- objects --------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class World:
             assert not task.done(), "the controller ended by itself"
         finally:
             made.stop()
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, WITHIN_S)
 
     async def until(
         self, holds: Callable[[], bool] | Callable[[], Awaitable[bool]], what: str, timeout_s: float = WITHIN_S
