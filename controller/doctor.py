@@ -34,6 +34,7 @@ from controller.sources import Sources
 from controller.starts import PodStarts
 from controller.targets import Targets
 from forecasting.errors import HarmonyError
+from harmony.model.authority import Mode
 
 __all__ = ["Finding", "examine"]
 
@@ -223,7 +224,9 @@ async def _service(service: Service, targets: Targets, clock: LiveClock) -> list
     else:
         text = f"{settings.target.kind} {settings.target.name}: {view.ordered} ordered, {view.ready} ready"
         out.append(Finding(about, "ok", text))
-    if service.rival and settings.actuation == "Scale" and settings.mode != "Floor":
+    if service.rival and settings.actuation == "Scale" and settings.mode.rank < Mode.FLOOR.rank:
+        out.append(Finding(about, "ok", f"{service.rival} scales the target, and may stay in mode {settings.mode}"))
+    elif service.rival and settings.actuation == "Scale" and settings.mode is not Mode.FLOOR:
         cure = f"remove one of the two, use mode Floor, or actuation External (granted: {settings.mode})"
         out.append(Finding(about, "failed", f"{service.rival} scales the same target", cure))
     try:

@@ -75,8 +75,11 @@ def _able(service: Service, acted: Acted) -> Condition:
 
 
 def _conflict(service: Service) -> Condition:
-    matters = service.settings.actuation == "Scale" and service.settings.mode != "Floor"
-    if service.rival and matters:
+    mode = service.settings.mode
+    if service.rival and service.settings.actuation == "Scale" and mode.rank < Mode.FLOOR.rank:
+        message = f"{service.rival} scales the target, and may stay as long as the mode is {mode}, which writes nothing"
+        return Condition("TargetConflict", "False", "NotWriting", message)
+    if service.rival and service.settings.actuation == "Scale" and mode is not Mode.FLOOR:
         message = f"{service.rival} scales the same target; one of the two must go (or use mode Floor)"
         return Condition("TargetConflict", "True", "OwnedByAnother", message)
     return Condition("TargetConflict", "False", "SingleWriter", "nobody else scales the target")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,7 @@ __all__ = ["Reporter"]
 
 Json = dict[str, Any]
 MOST_UNTOLD = 8
+log = logging.getLogger(__name__)
 
 
 class Reporter:
@@ -58,9 +60,15 @@ class Reporter:
         return known
 
     def _show(self, key: ServiceKey, status: Json) -> None:
-        """Keep what a dry run would have written; otherwise it would be the largest thing kept of a service."""
-        if self._dry_run:
-            self.current[key] = status
+        """In a dry run, keep and log what would have been written where its meaning changed.
+
+        Otherwise it would be the largest thing kept of a service.
+        """
+        if not self._dry_run:
+            return
+        if differs(self.current.get(key, {}), status):
+            log.info("%s", _in_short(status), extra={"service": str(key)})
+        self.current[key] = status
 
     # ---- status ---------------------------------------------------------------------------------------------
     async def report(self, service: Service, acted: Acted, now_s: float) -> None:
@@ -178,6 +186,14 @@ class Reporter:
             return
         kind = "Normal" if reason in GOOD else "Warning"
         self._events.record(obj, kind, str(reason), note[:1000])
+
+
+def _in_short(status: Json) -> str:
+    """The decision in words, or why there is none; what is wrong goes before."""
+    ready: Json = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
+    wrong = f"{ready['reason']}: {ready['message']}" if ready.get("status") == "False" else ""
+    decision = (status.get("lastScaleDecision") or {}).get("message", "")
+    return "; ".join(part for part in (wrong, decision) if part) or "no decision yet"
 
 
 def _refused(status: Json, old: Json, rejected: Rejected, now_s: float) -> Json:

@@ -35,13 +35,13 @@ MAX_HORIZON = 1440
 CONDITIONS: dict[str, str] = {
     "AbleToScale": "the target was found and its replica count can be read (and written, where we write it)",
     "ScalingActive": "decisions are made from present demand; False while paused or without data",
-    "ScalingLimited": "the replica count wanted was cut by a bound, a rate limit or the granted mode",
+    "ScalingLimited": "the replica count wanted was cut by a bound, a rate limit or a stabilisation window",
     "Ready": "the spec is understood and the service is under control",
-    "ForecastCalibrated": "misses happen about as often as was stated; False steps the mode back",
-    "MetricsAvailable": "every indicator has a recent reading; the message names those that have none",
-    "Fallback": "indicators stayed away for failureThreshold readings and spec.fallback holds the count",
+    "ForecastCalibrated": "the forecast's 80 % interval holds about that share of demand; only misses cost authority",
+    "MetricsAvailable": "demand has a reading young enough to count; the message names indicators without one",
+    "Fallback": "demand stayed away for failureThreshold turns and spec.fallback decides",
     "Paused": "spec.paused or an annotation holds the count",
-    "TargetConflict": "something else scales the same target; nothing is written until that ends",
+    "TargetConflict": "something else scales the same target, and so should this; nothing is written until that ends",
 }
 
 

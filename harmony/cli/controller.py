@@ -45,14 +45,25 @@ Selector = Annotated[
     str, typer.Option(envvar="HARMONY_SELECTOR", help="Serve only objects with these labels (sharding).")
 ]
 LeaderElect = Annotated[
-    bool, typer.Option(envvar="HARMONY_LEADER_ELECT", help="Take a Lease before acting; needed with replicas.")
+    bool | None,
+    typer.Option(
+        "--leader-elect/--no-leader-elect",
+        envvar="HARMONY_LEADER_ELECT",
+        show_default="on, and off in a dry run",
+        help="Take a Lease before acting; needed with replicas.",
+    ),
 ]
 LeaseNamespace = Annotated[
     str, typer.Option(envvar="HARMONY_LEASE_NAMESPACE", help="Namespace of the Lease; the pod's own by default.")
 ]
 LeaseName = Annotated[str, typer.Option(envvar="HARMONY_LEASE_NAME", help="Name of the Lease; one per shard.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", envvar="HARMONY_DRY_RUN", help="Decide and log; write nothing to the cluster.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        envvar="HARMONY_DRY_RUN",
+        help="Decide and log what would be ordered; write nothing to the cluster.",
+    ),
 ]
 Interval = Annotated[str, typer.Option(envvar="HARMONY_INTERVAL", help="Time between ticks, such as 30s.")]
 ForecasterName = Annotated[
@@ -69,7 +80,7 @@ def controller(
     namespace: Namespaces = None,
     selector: Selector = "",
     interval: Interval = "30s",
-    leader_elect: LeaderElect = True,
+    leader_elect: LeaderElect = None,
     lease_namespace: LeaseNamespace = "",
     lease_name: LeaseName = "harmony-controller",
     kubeconfig: Kubeconfig = "",
@@ -124,7 +135,7 @@ def controller(
         ),
         selector=selector,
         interval_s=parse_duration(interval),
-        leader_elect=leader_elect,
+        leader_elect=not dry_run if leader_elect is None else leader_elect,
         lease_namespace=lease_namespace,
         lease_name=lease_name,
         dry_run=dry_run,
@@ -150,7 +161,7 @@ def doctor(
     prometheus_query_param: QueryParam = None,
     namespace: Namespaces = None,
     selector: Selector = "",
-    leader_elect: LeaderElect = True,
+    leader_elect: LeaderElect = None,
     lease_namespace: LeaseNamespace = "",
     lease_name: LeaseName = "harmony-controller",
     dry_run: DryRun = False,
@@ -179,7 +190,7 @@ def doctor(
             "base",
         ),
         selector=selector,
-        leader_elect=leader_elect,
+        leader_elect=not dry_run if leader_elect is None else leader_elect,
         lease_namespace=lease_namespace,
         lease_name=lease_name,
         dry_run=dry_run,

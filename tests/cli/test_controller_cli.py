@@ -73,7 +73,9 @@ def test_recommend_by_name(fake_api: FakeApiServer, tmp_path: Path, capsys: pyte
     def test(world: World) -> None:
         assert run(["recommend", NAME, "-n", NAMESPACE, *where(world)]) == 0
         text = " ".join(capsys.readouterr().out.split())
-        assert f"{NAMESPACE}/{NAME}: 4 replicas recommended, 4 ordered, 4 ready" in text
+        assert f"{NAMESPACE}/{NAME}: Stay at 4 replicas: " in text
+        assert "Stated risk " in text
+        assert ", promised 5 %" in text
         assert "reason " in text
         assert "P(miss)" in text
         assert run(["recommend", NAME, "-n", NAMESPACE, "--json", *where(world)]) == 0
@@ -177,7 +179,7 @@ def test_controller_with_dry_run_writes_nothing(fake_api: FakeApiServer, tmp_pat
         world.patch({"minReplicas": 6})
         fake_api.clear_calls()
         command = [sys.executable, "-c", "from harmony.cli.main import main; main()", "controller", "--dry-run"]
-        flags = ["--interval", "1s", "--no-leader-elect", "--metrics-address", "127.0.0.1:0"]
+        flags = ["--interval", "1s", "--metrics-address", "127.0.0.1:0"]
         process = subprocess.Popen(
             [*command, *flags, "--health-address", "127.0.0.1:0", *where(world)],
             stdout=subprocess.PIPE,
@@ -185,21 +187,24 @@ def test_controller_with_dry_run_writes_nothing(fake_api: FakeApiServer, tmp_pat
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        ticks = []
+        ticks, said_of_chat = [], []
         assert process.stdout is not None
         try:
             for line in process.stdout:
                 said = json.loads(line)  # each line of the log is one JSON object
-                if said.get("msg", said.get("message")) == "tick":
+                if said["message"] == "tick":
                     ticks.append(said)
+                if said.get("service") == f"GPUAutoscaler {NAMESPACE}/{NAME}":
+                    said_of_chat.append(said["message"])
                 if len(ticks) == 3:
                     break
         finally:
             process.send_signal(signal.SIGTERM)
             process.stdout.read()
             process.stdout.close()
-            assert process.wait(20) == 0, "SIGTERM is an orderly end"
+            assert process.wait(60) == 0, "SIGTERM is an orderly end"
         assert all(t["decided"] == 1 for t in ticks)
+        assert said_of_chat[0].startswith("Up from 4 to 6 replicas: "), "what would have been ordered is told"
         assert world.replicas == 4
         assert "status" not in world.autoscaler()
         assert world.events() == []

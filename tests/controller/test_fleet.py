@@ -72,7 +72,7 @@ def in_fleet(
 
 
 async def until(fleet: Fleet, holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.02)
             fleet.sync()
@@ -93,7 +93,7 @@ def test_services_come_change_and_go_with_their_objects(fake_api: FakeApiServer,
         assert service.feed is feed, "history stays while the queries do"
         fake_api.must("DELETE", f"{path}/chat")
         gone: list[ServiceKey] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not gone:
                 await asyncio.sleep(0.02)
                 gone = fleet.sync()
@@ -220,7 +220,7 @@ def test_an_object_of_the_same_name_is_another_one(fake_api: FakeApiServer, tmp_
 
 
 async def until_seen(fleet: Fleet, made: Json) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while [o["metadata"]["uid"] for o in fleet.autoscalers()] != [made["metadata"]["uid"]]:
             await asyncio.sleep(0.02)
 

@@ -58,7 +58,7 @@ REASONS = {
     "ForecastCalibrated": {"ForecastFailed", "TooFewScored", "CoverageChecked"},
     "Fallback": {"DataAbsent", "DataPresent"},
     "Paused": {"PausedByUser", "NotPaused"},
-    "TargetConflict": {"OwnedByAnother", "SingleWriter"},
+    "TargetConflict": {"OwnedByAnother", "SingleWriter", "NotWriting"},
 }
 
 
@@ -118,6 +118,11 @@ def test_conflicts_and_errors_come_before_all_else() -> None:
     assert found["Ready"] == ("False", "OwnedByAnother")
     of.error = "read: broken"
     assert told(of)["Ready"] == ("False", "Error")
+    looking = service(mode="Recommend")
+    turn(looking, T0, 200.0, 8)
+    looking.rival = "HorizontalPodAutoscaler serving/hpa"
+    assert told(looking)["TargetConflict"] == ("False", "NotWriting"), "beside an HPA that exists: the first step"
+    assert told(looking)["Ready"][0] == "True"
     external = service(actuation="External")
     turn(external, T0, 200.0, 8)
     external.rival = "ScaledObject serving/so"

@@ -45,7 +45,7 @@ class Desk:
             await self.reporter.reject(key, rejected, self.now_s)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not holds():
                 await asyncio.sleep(0.02)
                 self.fleet.sync()

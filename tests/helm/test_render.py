@@ -194,7 +194,10 @@ def test_notes_name_what_was_installed() -> None:
     assert "shard=a,tier!=dev" in watched
     assert "harmony-keda.autoscaling:9090" in watched
     assert "No prometheus.url was given" not in watched
-    assert "dry run" in notes(MATRIX["dry run"])
+    dry = notes(MATRIX["dry run"])
+    assert "nothing is written to the cluster" in dry
+    assert "kubectl logs" in dry
+    assert "kubectl get gpa" not in dry, "no status is written in a dry run"
 
 
 def test_object_of_the_notes_is_accepted() -> None:

@@ -32,10 +32,16 @@ class Fault:
     body: bytes | None = None
     delay_s: float = 0.0
     drop: bool = False  # the connection is closed without an answer
+    held: bool = False  # calls wait for `release`, and then go on as said above
     hits: int = 0
+    waiting: int = 0  # calls that are held back now
 
     def cancel(self) -> None:
         self.times = 0
+
+    def release(self) -> None:
+        """Let the calls go that are held back, and those that come."""
+        self.held = False
 
     def takes(self, call: Call) -> bool:
         """Whether this call is hit; counts it if so."""

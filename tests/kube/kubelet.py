@@ -80,7 +80,7 @@ class Kubelet:
         self._mirrors["Pod"] = Mirror(self._session, "/api/v1/pods", self._on_pod)
         self._tasks = [asyncio.create_task(mirror.run()) for mirror in self._mirrors.values()]
         for mirror in self._mirrors.values():
-            await asyncio.wait_for(mirror.synced.wait(), 30)
+            await asyncio.wait_for(mirror.synced.wait(), 60)
         self._tasks += [asyncio.create_task(self._work()) for _ in range(self._workers)]
         return self
 
@@ -114,11 +114,11 @@ class Kubelet:
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
-    def wait_settled(self, timeout_s: float = 20.0) -> None:
+    def wait_settled(self, timeout_s: float = 60.0) -> None:
         """`settled`, for tests that hold the kubelet with a plain `with`."""
         self._run(self.settled(timeout_s))
 
-    async def settled(self, timeout_s: float = 20.0) -> None:
+    async def settled(self, timeout_s: float = 60.0) -> None:
         """Waits until every workload is as it was asked for, and no pod is about to become ready."""
         async with asyncio.timeout(timeout_s):
             while not await self._is_settled():

@@ -132,9 +132,14 @@ class FakeApiServer(ApiServer):
         body: bytes | None = None,
         delay_s: float = 0.0,
         drop: bool = False,
+        held: bool = False,
     ) -> Fault:
-        """Makes the next `times` matching calls of any user but admin go wrong (None = all until `.cancel()`)."""
-        made = Fault(match, status, times, dict(headers or {}), body, delay_s, drop)
+        """Makes the next `times` matching calls of any user but admin go wrong (None = all until `.cancel()`).
+
+        With ``held`` they wait until `.release()`: what a test does in between has been done when they go on,
+        however slow the machine is.
+        """
+        made = Fault(match, status, times, dict(headers or {}), body, delay_s, drop, held)
         self._faults.append(made)
         return made
 
@@ -241,6 +246,12 @@ class FakeApiServer(ApiServer):
     async def _fail(self, fault: Fault, request: web.BaseRequest) -> Response | None:
         if fault.delay_s:
             await asyncio.sleep(fault.delay_s)
+        fault.waiting += 1
+        try:
+            while fault.held and not self._stopped:
+                await asyncio.sleep(0.005)
+        finally:
+            fault.waiting -= 1
         if fault.drop:
             if request.transport is not None:
                 request.transport.abort()

@@ -64,7 +64,7 @@ def test_frozen_it_answers_nothing(fake_api: FakeApiServer) -> None:
     waiting.join(0.2)
     assert waiting.is_alive()
     fake_api.thaw()
-    waiting.join(5)
+    waiting.join(30)
     assert codes == [200]
 
 
@@ -114,13 +114,13 @@ def test_watches_can_be_cut(fake_api: FakeApiServer, clean: bool) -> None:
 
     waiting = threading.Thread(target=follow)
     waiting.start()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while not fake_api.open_watches:
         assert time.monotonic() < until
         time.sleep(0.005)
     assert fake_api.cut_watches(lambda kind: kind.plural == "pods") == 0
     assert fake_api.cut_watches(clean=clean) == 1
-    waiting.join(5)
+    waiting.join(30)
     assert len(ends) == 1
     assert (ends[0] == []) == clean
 

@@ -92,7 +92,7 @@ class RealPrometheus:
         ]
         with (self.folder / "prometheus.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             assert self._process.poll() is None, (self.folder / "prometheus.log").read_text()[-2000:]
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/-/ready", timeout=1):
@@ -101,7 +101,7 @@ class RealPrometheus:
         raise AssertionError("Prometheus did not become ready: " + (self.folder / "prometheus.log").read_text()[-2000:])
 
     def reload(self) -> None:
-        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/-/reload", method="POST"), timeout=5):
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/-/reload", method="POST"), timeout=30):
             pass
 
     def pause(self) -> None:

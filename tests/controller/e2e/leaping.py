@@ -19,7 +19,7 @@ from aiohttp import web
 from controller.clock import LiveClock
 from controller.kube.client import Kube
 from controller.runner import Controller
-from tests.controller.e2e.world import STEP_S, Running, World, base_model
+from tests.controller.e2e.world import STEP_S, WITHIN_S, Running, World, base_model
 from tests.kube.api import ApiServer
 from tests.prom.proxy import FaultyProxy
 
@@ -145,7 +145,7 @@ class LeapingWorld(World):
             assert not task.done(), "the controller ended by itself"
         finally:
             made.stop()
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, WITHIN_S)
 
 
 class Watcher:

@@ -15,7 +15,7 @@ from controller.kube.client import Kube
 from controller.kube.lease import LeaseElection
 from controller.runner import Controller
 from forecasting.base import ForecastModel
-from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, Running, World, base_model
+from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, WITHIN_S, Running, World, base_model
 from tests.kube.api import Call
 
 Json = dict[str, Any]
@@ -70,7 +70,7 @@ async def controller(
         assert not task.done() or made._stop.is_set(), "the controller ended by itself"
     finally:
         made.stop()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, WITHIN_S)
 
 
 @contextlib.asynccontextmanager
@@ -102,7 +102,7 @@ def codes(calls: Sequence[Call]) -> list[int]:
     return [call.code for call in calls]
 
 
-async def orders(world: World, replicas: int, timeout_s: float = 15.0) -> None:
+async def orders(world: World, replicas: int, timeout_s: float = WITHIN_S) -> None:
     """Ask for at least ``replicas`` and wait until the controller has ordered them."""
     await asyncio.to_thread(world.patch, {"minReplicas": replicas})
     await world.until(lambda: world.replicas == replicas, f"{replicas} replicas are ordered", timeout_s)
@@ -118,7 +118,7 @@ async def health(running: Running, path: str) -> tuple[int, str]:
     def ask() -> tuple[int, str]:
         url = f"http://127.0.0.1:{running.controller.ports[0]}{path}"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

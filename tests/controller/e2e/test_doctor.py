@@ -50,6 +50,7 @@ def examined(
     folder: Path,
     break_it: Callable[[World], None] = lambda _: None,
     change: Callable[[ControllerSettings], ControllerSettings] = lambda s: s,
+    mode: str = "Full",
     **spec: Any,
 ) -> list[Finding]:
     """The findings in a world with one service, after something was broken."""
@@ -57,7 +58,7 @@ def examined(
     async def whole() -> list[Finding]:
         world = World(api, folder)
         async with world.running():
-            world.create(autoscaler("Full", **spec))
+            world.create(autoscaler(mode, **spec))
             await asyncio.to_thread(break_it, world)
             api.clear_calls()
             found = [f async for f in examine(change(world.settings(leader_elect=True)))]
@@ -186,10 +187,17 @@ def test_a_target_of_an_unknown_kind(fake_api: FakeApiServer, tmp_path: Path) ->
 
 
 def test_a_rival_autoscaler(fake_api: FakeApiServer, tmp_path: Path) -> None:
-    findings = examined(fake_api, tmp_path, lambda w: w.api.must("POST", HPAS, hpa("by-cpu", CPU)))
+    findings = examined(fake_api, tmp_path, lambda w: w.api.must("POST", HPAS, hpa("by-cpu", CPU)), mode="UpOnly")
     found = the(findings, "failed", ABOUT)
     assert f"HorizontalPodAutoscaler {NAMESPACE}/by-cpu scales the same target" in found.text
     assert "Floor" in found.cure
+
+
+def test_an_autoscaler_that_may_stay_for_now(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    """The first step on a cluster that has an HPA already: nothing is wrong with that."""
+    findings = examined(fake_api, tmp_path, lambda w: w.api.must("POST", HPAS, hpa("by-cpu", CPU)), mode="Recommend")
+    assert not [f for f in findings if f.verdict != "ok"], findings
+    assert any("may stay in mode Recommend" in f.text for f in findings)
 
 
 def test_an_hpa_whose_tolerance_swallows_our_figure(fake_api: FakeApiServer, tmp_path: Path) -> None:

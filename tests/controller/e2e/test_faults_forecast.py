@@ -41,7 +41,7 @@ class Breaks:
 
 def errors(running: Running, component: str) -> float:
     """`harmony_errors_total` of a component, as Prometheus reads it."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{running.controller.ports[1]}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{running.controller.ports[1]}/metrics", timeout=30) as answer:
         text = answer.read().decode()
     found = re.findall(rf'^harmony_errors_total{{component="{component}"[^}}]*}} (\S+)', text, re.MULTILINE)
     return sum(map(float, found))
@@ -92,7 +92,7 @@ def test_demand_that_rises_while_there_is_no_forecast(fake_api: FakeApiServer, t
                 await ready(world)
                 broken = True
                 world.set_demand(200.0)
-                await world.until(lambda: world.replicas >= 8, "the count follows demand without a forecast", 25.0)
+                await world.until(lambda: world.replicas >= 8, "the count follows demand without a forecast")
                 await running.ticks(1)
 
     asyncio.run(whole())

@@ -270,7 +270,7 @@ def test_half_an_hour_without_metrics(
                 assert seen.lowest >= before, seen.counts
 
                 world.proxy.fault = "pass"
-                await world.until(lambda: world.condition("ScalingActive")[0] == "True", "scaling is active again", 30)
+                await world.until(lambda: world.condition("ScalingActive")[0] == "True", "scaling is active again")
                 await world.until(lambda: world.condition("Fallback")[0] == "False", "the fallback ends")
             assert seen.lowest >= NEED, seen.counts
 

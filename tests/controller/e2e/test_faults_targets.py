@@ -14,6 +14,7 @@ import pytest
 from controller.resource.crd import crd_manifest
 from controller.resource.group import Annotation
 from tests.controller.e2e.leaping import watching
+from tests.controller.e2e.parts import SCALE_WRITES
 from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, PER_REPLICA, Running, World, autoscaler, deployment
 from tests.kube.api import ApiServer
 from tests.kube.server import FakeApiServer
@@ -119,16 +120,14 @@ def test_a_hand_between_decision_and_write_wins(fake_api: FakeApiServer, tmp_pat
 
     async def story() -> None:
         async with at_work(fake_api, tmp_path, "Recommend", replicas=1, behavior=only_up) as (world, running):
-            writes = fake_api.fault(lambda c: c.subresource == "scale" and c.verb == "update", delay_s=0.8, times=1)
+            writes = fake_api.fault(SCALE_WRITES, held=True)
+            before = world.version
             world.patch({"mode": "Full"})
             await world.until(lambda: writes.hits == 1, "an order is on its way")
             world.scale_by_hand(11)
+            writes.release()
             await world.until(
-                lambda: any(
-                    c["type"] == "AbleToScale" and "not overwritten" in c["message"]
-                    for c in world.status()["conditions"]
-                ),
-                "told that it was not overwritten",
+                lambda: world.told(before, "AbleToScale", "not overwritten"), "told that it was not overwritten"
             )
             conflicts = [c for c in fake_api.calls_by("controller") if c.subresource == "scale" and c.code == 409]
             assert len(conflicts) == 1
@@ -145,10 +144,11 @@ def test_another_change_of_the_target_is_no_conflict(fake_api: FakeApiServer, tm
 
     async def story() -> None:
         async with at_work(fake_api, tmp_path, "Recommend", replicas=1) as (world, _):
-            writes = fake_api.fault(lambda c: c.subresource == "scale" and c.verb == "update", delay_s=0.8, times=1)
+            writes = fake_api.fault(SCALE_WRITES, held=True)
             world.patch({"mode": "Full"})
             await world.until(lambda: writes.hits == 1, "an order is on its way")
             patch_target(world, {"metadata": {"labels": {"touched": "yes"}}})
+            writes.release()
             await world.until(lambda: world.replicas >= NEED, "ordered all the same")
             codes = [c.code for c in fake_api.calls_by("controller") if c.subresource == "scale" and c.verb == "update"]
             assert codes[:2] == [409, 200]
@@ -299,7 +299,10 @@ def test_a_horizontal_pod_autoscaler_on_the_same_target(api_server: ApiServer, t
     async def story() -> None:
         api_server.ensure_namespace(NAMESPACE)
         api_server.must("POST", HPAS, hpa())
-        async with at_work(api_server, tmp_path, replicas=1) as (world, running):
+        async with at_work(api_server, tmp_path, "Recommend", replicas=1) as (world, running):
+            await world.until(lambda: ready(world), "beside another one to recommend is no conflict")
+            assert world.condition("TargetConflict") == ("False", "NotWriting")
+            world.patch({"mode": "Full"})
             await world.until(lambda: world.condition("TargetConflict")[0] == "True", "the conflict is told")
             assert world.condition("Ready") == ("False", "OwnedByAnother")
             assert world.status()["writer"] == f"HorizontalPodAutoscaler {NAMESPACE}/theirs"

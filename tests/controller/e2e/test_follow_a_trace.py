@@ -155,7 +155,7 @@ async def told(world: World) -> None:
 
 def exported(port: int) -> None:
     """Prometheus can read what was decided."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         text = answer.read().decode()
     labels = f'{{kind="GPUAutoscaler",name="{NAME}",namespace="serving"}}'
     for name in ("current", "ready", "recommended", "desired"):

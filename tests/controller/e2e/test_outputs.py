@@ -287,7 +287,7 @@ async def asked(port: int) -> int:
             request_serializer=pb.GetMetricsRequest.SerializeToString,
             response_deserializer=pb.GetMetricsResponse.FromString,
         )
-        answer = await call(pb.GetMetricsRequest(scaledObjectRef=reference, metricName=METRIC), timeout=5)
+        answer = await call(pb.GetMetricsRequest(scaledObjectRef=reference, metricName=METRIC), timeout=30)
     return int(answer.metricValues[0].metricValueFloat)
 
 
@@ -328,7 +328,7 @@ def test_what_was_learned_survives_a_restart(api_server: ApiServer, tmp_path: Pa
                 (service,) = running.controller.fleet.services.values()
                 world.scale_by_hand(15)
                 await world.until(lambda: world.status()["leadTime"]["starts"] >= 3, "three starts were seen")
-                await world.until(lambda: service.regret.gpu_hours_saved > 0, "too many replicas are money", 30)
+                await world.until(lambda: service.regret.gpu_hours_saved > 0, "too many replicas are money")
             before, saved = service.to_json(), world.status()
             assert saved["learned"]["regret"] == before["regret"], "written once more before it ended"
             assert saved["learned"]["regret"]["seconds"] == pytest.approx(before["regret"]["seconds"])
@@ -399,8 +399,8 @@ def test_capacity_is_learned_from_a_bound(api_server: ApiServer, tmp_path: Path)
                 guessed = service.learned.capacity.median
                 assert guessed == pytest.approx(60)
                 world.leap(120 // STEP_S * STEP_S + STEP_S)  # cold replicas teach nothing; these are warm now
-                await world.until(lambda: service.learned.capacity.median < 32, "less than 30 is learned", timeout_s=40)
-                await world.until(lambda: world.status()["capacity"]["perReplica"] < 40, "and told", timeout_s=10)
+                await world.until(lambda: service.learned.capacity.median < 32, "less than 30 is learned")
+                await world.until(lambda: world.status()["capacity"]["perReplica"] < 40, "and told")
                 assert world.status()["recommendedReplicas"] > 4
 
     asyncio.run(story())

@@ -24,7 +24,7 @@ from tests.kube.api import Call
 from tests.kube.server import FakeApiServer
 
 A, B = "harmony-controller/a", "harmony-controller/b"
-QUICK = (3.0, 2.0, 0.4)  # lease duration, renew deadline, retry
+QUICK = (6.0, 4.0, 0.5)  # lease duration, renew deadline, retry
 USUAL = (15.0, 10.0, 2.0)
 KEY = ServiceKey("GPUAutoscaler", NAMESPACE, NAME)
 
@@ -84,7 +84,7 @@ def test_one_writes_and_hands_over_when_it_stops(fake_api: FakeApiServer, tmp_pa
             stopped = time.monotonic()
             first.controller.stop()
             await second.ticks(1)
-            assert time.monotonic() - stopped < 4.0
+            assert time.monotonic() - stopped < USUAL[0] - USUAL[2], "it did not wait until the lease ran out"
             last = max(c.at for c in writes(by(fake_api.calls, A)))
             learned = second.controller.fleet.services[KEY]
             assert learned.finished_starts >= starts, "what the first learned is known"
@@ -104,9 +104,7 @@ def test_a_leader_that_cannot_renew_stops_before_the_other_begins(fake_api: Fake
         async with two(world, QUICK) as (first, second):
             await ready(world)
             fault = fake_api.fault(calls_to("leases", agent=A), status=503, times=None)
-            cut_s = time.monotonic()
             await second.ticks(1)
-            assert time.monotonic() - cut_s < QUICK[0] + 4.0
             assert not first.controller.may_act()
             await orders(world, 6)
             await orders(world, 7)
@@ -114,10 +112,8 @@ def test_a_leader_that_cannot_renew_stops_before_the_other_begins(fake_api: Fake
             begun = min(c.at for c in writes(by(fake_api.calls, B)))
             assert last < begun
             fault.cancel()
-            ticks = len(first.reports)
-            await asyncio.sleep(3 * QUICK[2])
-            assert len(first.reports) == ticks, "it comes back as the one that stands by"
-            assert not [c for c in writes(by(fake_api.calls, A)) if c.at > begun]
+            await world.until(lambda: first.controller.election.holder == second.controller.identity, "it is back")
+            assert not [c for c in writes(by(fake_api.calls, A)) if c.at > begun], "as the one that stands by"
 
     in_world(fake_api, tmp_path, test)
 
@@ -132,17 +128,18 @@ def test_a_frozen_leaders_write_comes_too_late(fake_api: FakeApiServer, tmp_path
             def old_write(call: Call) -> bool:
                 return call.user_agent == A and SCALE_WRITES(call)
 
-            held = fake_api.fault(old_write, delay_s=QUICK[0] + 3.0, times=1)
+            held = fake_api.fault(old_write, held=True)
             fake_api.fault(calls_to("leases", agent=A), status=503, times=None)
             await asyncio.to_thread(world.patch, {"minReplicas": 6})
             await world.until(lambda: held.hits == 1, "the order is under way")
             await second.ticks(1)
             await world.until(lambda: world.replicas == 6, "the new leader orders")
             await orders(world, 9)
-            await asyncio.sleep(QUICK[0] + 3.0)
+            held.release()
+            await world.until(lambda: held.waiting == 0, "the old order arrives, if its sender has not hung up")
+            await second.ticks(1)
             assert world.replicas == 9, "the old order has not undone the new ones"
-            late = [c for c in by(fake_api.calls, A) if SCALE_WRITES(c)]
-            assert not [c for c in late if c.code == 200]
+            assert 200 not in [c.code for c in by(fake_api.calls, A) if SCALE_WRITES(c)]
             assert first.controller.may_act() is False
 
     in_world(fake_api, tmp_path, test)
@@ -224,33 +221,33 @@ def test_killed_between_deciding_and_writing(fake_api: FakeApiServer, tmp_path: 
         replicas = 4
         running = process(world, log)
         try:
-            await world.until(lambda: world.condition("Ready")[0] == "True", f"Ready: see {log}", 60.0)
+            await world.until(lambda: world.condition("Ready")[0] == "True", f"Ready: see {log}", 180.0)
             for moment in moments:
                 replicas += 2
                 fake_api.clear_calls()
                 held = fake_api.fault(SCALE_WRITES, delay_s=1.0, times=1)
                 await asyncio.to_thread(world.patch, {"minReplicas": replicas})
-                await world.until(lambda held=held: held.hits == 1, "the order is under way", 15.0)  # type: ignore[misc]
+                await world.until(lambda held=held: held.hits == 1, "the order is under way")  # type: ignore[misc]
                 await asyncio.sleep(moment)
                 running.send_signal(signal.SIGKILL)
-                await asyncio.to_thread(running.wait, 10)
+                await asyncio.to_thread(running.wait, 60)
                 held.cancel()
                 running = process(world, log)
-                await world.until(lambda n=replicas: world.replicas == n, f"{replicas} replicas", 60.0)  # type: ignore[misc]
+                await world.until(lambda n=replicas: world.replicas == n, f"{replicas} replicas", 180.0)  # type: ignore[misc]
                 await world.until(
                     lambda n=replicas: (
                         world.status().get("readyReplicas") == n  # type: ignore[misc]
                         and world.status().get("desiredReplicas") == n
                     ),
                     "the status is right",
-                    30.0,
+                    60.0,
                 )
                 done = [c for c in fake_api.calls_by("controller") if SCALE_WRITES(c) and c.code == 200]
                 assert len(done) == 1, f"killed {moment} s after it was sent: ordered {len(done)} times"
                 assert not world.status()["conditions"][0]["message"].startswith("Error")
         finally:
             running.kill()
-            await asyncio.to_thread(running.wait, 10)
+            await asyncio.to_thread(running.wait, 60)
         assert "Traceback" not in log.read_text()
 
     in_world(fake_api, tmp_path, test)

@@ -6,7 +6,7 @@ import asyncio
 import math
 import socket
 import struct
-import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -50,6 +50,22 @@ def test_metric_spec_is_answered_before_anything_is_known_and_for_any_request() 
                 assert (spec.metricName, spec.targetSize, spec.targetSizeFloat) == ("harmony-replicas", 1, 1.0)
 
     asyncio.run(main())
+
+
+def test_an_answer_takes_far_less_than_50_ms() -> None:
+    """Answers are read from the board; others who use the machine can only make them slower, so the median counts."""
+
+    async def main() -> float:
+        async with world() as w:
+            w.post(7)
+            took = []
+            for _ in range(101):
+                began = time.perf_counter()
+                assert await value(w) == 7
+                took.append(time.perf_counter() - began)
+        return sorted(took)[50]
+
+    assert asyncio.run(main()) < 0.05
 
 
 def test_bytes_on_the_wire_are_those_that_keda_reads() -> None:
@@ -197,7 +213,7 @@ def test_the_board_says_whether_keda_listens_and_calls_are_counted() -> None:
 
 
 async def soon(stream: AsyncIterator[Any]) -> Any:
-    return await asyncio.wait_for(anext(stream), 5.0)
+    return await asyncio.wait_for(anext(stream), 30.0)
 
 
 async def silent(stream: AsyncIterator[Any]) -> None:
@@ -214,8 +230,7 @@ def test_activity_is_pushed_on_change_only_and_never_while_unknown() -> None:
             w.post(2)
             assert (await soon(stream)).result is True
             for replicas, mode in ((5, "Full"), (None, "Full"), (0, "Recommend"), (9, "Full"), (0, "Full")):
-                threading.Thread(target=w.post, args=(replicas, mode)).start()
-                await asyncio.sleep(0.05)
+                await asyncio.to_thread(w.post, replicas, mode)
             assert (await soon(stream)).result is False
             w.post(1)
             assert (await soon(stream)).result is True

@@ -276,34 +276,35 @@ def test_every_request_has_a_time_limit(tmp_path: Path) -> None:
 
     began = time.monotonic()
     error = fail(slow, tmp_path, Unavailable, lambda kube: kube.create(PODS, POD), timeout_s=0.2)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 25
     assert error.message == "no answer in time"
     assert error.unknown
 
 
 def test_concurrency_is_bounded_but_not_for_leases(tmp_path: Path) -> None:
     under_way, most = 0, 0
+    lease_answered = asyncio.Event()
 
     async def counting(request: web.Request) -> web.Response:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
-        await asyncio.sleep(0.3 if "pods" in request.path else 0)
+        if "pods" in request.path:
+            await lease_answered.wait()
         under_way -= 1
         return web.json_response({})
 
-    async def use(kube: Kube) -> float:
-        async with asyncio.TaskGroup() as group:
+    async def use(kube: Kube) -> None:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             for _ in range(9):
                 group.create_task(kube.get(PODS, "n", "a"))
-            await asyncio.sleep(0.05)
-            began = time.monotonic()
-            await kube.get(LEASES, "n", "leader")
-            took = time.monotonic() - began
-        return took
+            while under_way < 3:
+                await asyncio.sleep(0.01)
+            await kube.get(LEASES, "n", "leader")  # the places are taken until it is answered
+            lease_answered.set()
 
-    assert run(counting, tmp_path, use, concurrency=3) < 0.2
-    assert most in (3, 4)
+    run(counting, tmp_path, use, concurrency=3)
+    assert most == 4
 
 
 def test_a_cancelled_request_gives_its_place_back(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def using(server: ApiServer, folder: Path, use: Callable[[Events, Clock], Awaita
 async def until(is_so: Callable[[], bool]) -> None:
     began = time.monotonic()
     while not is_so():
-        assert time.monotonic() - began < 10, "did not come about"
+        assert time.monotonic() - began < 60, "did not come about"
         await asyncio.sleep(0.01)
 
 
@@ -146,11 +146,9 @@ def test_what_cannot_be_written_is_counted_and_said_once(
 
 def test_a_flood_is_bounded_and_recording_never_waits(fake_api: FakeApiServer, tmp_path: Path) -> None:
     async def use(events: Events, clock: Clock) -> None:
-        began = time.monotonic()
-        for i in range(3000):
+        for i in range(3000):  # nothing is awaited, so that nothing can wait
             events.record(pod(f"p{i}"), "Normal", "ScaledUp", "1 -> 2")
-        assert time.monotonic() - began < 2.0
-        assert events.dropped == 2000
+        assert (events.written, events.dropped) == (0, 2000)
 
     events = using(fake_api, tmp_path, use)
     assert 50 <= events.written <= 90  # the burst, and what stop waits for
