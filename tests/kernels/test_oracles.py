@@ -31,8 +31,9 @@ _WINDOWS: list[tuple[str, dict[str, Any], Mask]] = [
     (
         "power",
         {"window": 8, "block": 4, "sinks": 4, "causal": True},
-        lambda b, h, i, j: (j <= i)
-        & ((i // 4 - j // 4 < 2) | (((i // 4 - j // 4) & (i // 4 - j // 4 - 1)) == 0) | (j // 4 < 1)),
+        lambda b, h, i, j: (
+            (j <= i) & ((i // 4 - j // 4 < 2) | (((i // 4 - j // 4) & (i // 4 - j // 4 - 1)) == 0) | (j // 4 < 1))
+        ),
     ),
     (
         "elastic_window",
@@ -44,10 +45,12 @@ _WINDOWS: list[tuple[str, dict[str, Any], Mask]] = [
     (
         "halo",
         {"block": 4, "halo": 1, "grid": (8, 12)},
-        lambda b, h, i, j: (j // 12 >= i // 12 // 4 * 4 - 1)
-        & (j // 12 < i // 12 // 4 * 4 + 5)
-        & (j % 12 >= i % 12 // 4 * 4 - 1)
-        & (j % 12 < i % 12 // 4 * 4 + 5),
+        lambda b, h, i, j: (
+            (j // 12 >= i // 12 // 4 * 4 - 1)
+            & (j // 12 < i // 12 // 4 * 4 + 5)
+            & (j % 12 >= i % 12 // 4 * 4 - 1)
+            & (j % 12 < i % 12 // 4 * 4 + 5)
+        ),
     ),
     (
         "neighborhood",
@@ -58,10 +61,12 @@ _WINDOWS: list[tuple[str, dict[str, Any], Mask]] = [
     (
         "neighborhood",
         {"kernel": (3, 5), "grid": (8, 12)},
-        lambda b, h, i, j: (j // 12 >= (i // 12 - 1).clamp(0, 5))
-        & (j // 12 < (i // 12 - 1).clamp(0, 5) + 3)
-        & (j % 12 >= (i % 12 - 2).clamp(0, 7))
-        & (j % 12 < (i % 12 - 2).clamp(0, 7) + 5),
+        lambda b, h, i, j: (
+            (j // 12 >= (i // 12 - 1).clamp(0, 5))
+            & (j // 12 < (i // 12 - 1).clamp(0, 5) + 3)
+            & (j % 12 >= (i % 12 - 2).clamp(0, 7))
+            & (j % 12 < (i % 12 - 2).clamp(0, 7) + 5)
+        ),
     ),
 ]
 
