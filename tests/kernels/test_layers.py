@@ -37,6 +37,23 @@ def test_temperatures_in_their_limits() -> None:
     torch.testing.assert_close(selective(q, k, v, tau_v=tau_v), weights @ v)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_temperatures_fold_into_queries_and_values(causal: bool) -> None:
+    (q, k, v), g = random_qkv(11, 11, seed=8)
+    tau_q, tau_v = (torch.rand(2, 2, 11, generator=g, dtype=torch.float64) * 2 for _ in range(2))
+    folded = (tau_q[..., None] * q, k, tau_v[..., None] * v)
+    want = scaled_dot_product_attention(*folded, is_causal=causal)
+    for backend in ("torch", "reference"):
+        assert relative(selective(q, k, v, tau_q=tau_q, tau_v=tau_v, causal=causal, backend=backend), want) < 1e-12
+    # A temperature of 0 is the mean over the keys that are seen.
+    shown = torch.rand(2, 11, generator=g) < 0.6
+    shown[:, 0] = True
+    counted = shown[:, None, None].expand(2, 2, 11, 11).double()
+    counted = counted.tril() if causal else counted
+    flat = selective(q, k, v, tau_q=torch.tensor(0.0), causal=causal, key_mask=shown)
+    assert relative(flat, counted @ v / counted.sum(dim=-1, keepdim=True)) < 1e-12
+
+
 def test_sharper_rows_have_less_entropy() -> None:
     (q, k, _), _ = random_qkv(8, 12, seed=2)
     eye = torch.eye(12, dtype=torch.float64).expand(2, 2, -1, -1)
@@ -142,6 +159,10 @@ def test_sparse_query_attention_with_all_heads_is_multi_head_attention() -> None
         same.out_proj.bias.copy_(layer.out.bias)
     x = torch.randn(2, 11, 32)
     assert relative(layer(x), same(x, x, x, need_weights=False)[0]) < 1e-6
+    ours = MultiHead(32, heads=4)
+    ours.load_state_dict(layer.state_dict())
+    for causal in (False, True):
+        assert torch.equal(layer(x, causal=causal), ours(x, causal=causal))
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(4, 4), (4, 2), (2, 1), (8, 4), (2, 4)])

@@ -119,7 +119,10 @@ def test_mala_is_linear_attention_plus_the_centred_score() -> None:
     for c in (1e-3, 1.0):
         want = (plain + c * centred) @ v
         assert relative(attention(q, k, v, method="mala", c=c), want) < 1e-4
-    assert relative(attention(q, k, v, method="mala", c=1e-9 * 1e6), (plain + 1e-3 * centred) @ v) < 1e-4
+    # The smaller the factor, the nearer to linear attention.
+    apart = [relative(attention(q, k, v, method="mala", c=c), plain @ v) for c in (1e-1, 1e-2, 1e-3)]
+    assert apart[1] == pytest.approx(apart[0] / 10, rel=0.02)
+    assert apart[2] == pytest.approx(apart[0] / 100, rel=0.05)
     code = attention(q, k, v, method="mala")
     assert relative(code, attention(q, k, v, method="mala", c=1.0 / (20 * math.sqrt(16)))) < 1e-12
 
@@ -144,6 +147,19 @@ def test_mala_of_equal_keys_is_the_mean_and_causal_rows_are_prefixes() -> None:
     for t in (1, 2, 13, 25):
         alone = attention(q[:, :, t - 1 : t], k[:, :, :t], v[:, :, :t], method="mala")
         assert relative(causal[:, :, t - 1 : t], alone) < 1e-10
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("c", ["code", 1.0])
+def test_hidden_keys_of_mala_do_not_count(c: str | float, causal: bool) -> None:
+    (q, k, v), g = random_qkv(30, 30, seed=16)
+    mask = torch.rand(2, 30, generator=g) < 0.5
+    for b in range(2):
+        mask[b, -1] = True
+        real = mask[b].nonzero()[:, 0]
+        alone = attention(*(x[b : b + 1, :, real] for x in (q, k, v)), method="mala", c=c, causal=causal)
+        got = attention(q, k, v, method="mala", c=c, causal=causal, key_mask=mask)[b : b + 1, :, real]
+        assert relative(got, alone) < (1e-9 if c == 1.0 else 1e-12)
 
 
 @pytest.mark.parametrize("c", [0.0, -1.0, float("inf"), float("nan"), "paper"])
@@ -175,6 +191,38 @@ def test_the_wavelet_map_is_symmetric_with_its_factors_as_eigenvalues() -> None:
     torch.testing.assert_close(matrix, matrix.T)
     want = sorted([0.3] * 8 + [-1.0] * 4 + [2.0] * 2 + [5.0] * (n >> levels))
     torch.testing.assert_close(torch.linalg.eigvalsh(matrix), torch.tensor(want, dtype=torch.float64))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 999), blocks=st.integers(1, 5), levels=st.integers(1, 4))
+def test_wavelets_keep_the_energy_and_split_it_over_levels(seed: int, blocks: int, levels: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, 1, blocks << levels, 2, generator=g, dtype=torch.float64)
+    # A factor of 1 for one level and 0 for the others leaves that level's part: parts are orthogonal to each other.
+    parts = [transform(x, one[None]) for transform in (haar, reference_haar) for one in torch.eye(levels + 1).double()]
+    for found in (parts[: levels + 1], parts[levels + 1 :]):
+        assert relative(torch.stack(found).sum(dim=0), x) < 1e-12
+        assert float(sum(p.square().sum() for p in found)) == pytest.approx(float(x.square().sum()))
+    # The same energies from the coefficients: detail of level l at half the length of level l - 1.
+    smooth = x
+    for level in range(levels):
+        even, odd = smooth[:, :, 0::2], smooth[:, :, 1::2]
+        detail, smooth = (even - odd) / math.sqrt(2.0), (even + odd) / math.sqrt(2.0)
+        assert float(detail.square().sum()) == pytest.approx(float(parts[level].square().sum()), abs=1e-12)
+    assert float(smooth.square().sum()) == pytest.approx(float(parts[levels].square().sum()), abs=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_weights_of_wersa_sum_to_one_up_to_what_its_denominator_carries(causal: bool) -> None:
+    (q, k, _), _ = random_qkv(40, 40, seed=17)
+    w = random_projection(16, 32).double()
+    kinds = {"levels": 2, "features": 32, "projection": w, "scale_weights": torch.ones(3)}
+    ones = torch.ones(2, 2, 40, 1, dtype=torch.float64)
+    got = attention(q, k, ones, method="wersa", causal=causal, beta=1.0, **kinds)  # type: ignore[arg-type]
+    scores = relu_features(q, w, 1.0) @ relu_features(k, w, 1.0).transpose(-1, -2)
+    total = (scores.tril() if causal else scores).sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(got, total / (total + 1e-6), atol=1e-12, rtol=1e-9)
+    assert bool(((1.0 - got) <= 1e-6 / total * 1.0001).all())
 
 
 def test_wersa_with_equal_factors_is_random_feature_attention_and_knows_no_size_or_bandwidth() -> None:

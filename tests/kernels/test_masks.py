@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from kernels import KernelError, attention
+from kernels import KernelError
 from kernels.engines.rules import Call, area, boolean, causal_part
 from kernels.masks import MASKS
-from tests.kernels.cases import random_qkv, relative
+from tests.kernels.cases import grads, random_qkv, relative
 
 DOCS = [5, 1, 9, 9]
 BLOCKS = [8, 4, 12]
@@ -74,9 +74,13 @@ def test_attention_under_a_mask_equals_the_definition(name: str, causal: bool) -
     rule = MASKS[name](**PREDICATES[name][0])
     (q, k, v), g = random_qkv(N, N, seed=1)
     mask = torch.rand(2, N, generator=g) < 0.8
-    got = attention(q, k, v, method="masked", rule=rule, causal=causal, key_mask=mask)
-    want = attention(q, k, v, method="masked", rule=rule, causal=causal, key_mask=mask, backend="reference")
-    assert relative(got, want) < 1e-12
+    weight = torch.randn(v.shape, generator=g, dtype=torch.float64)
+    got, want = (
+        grads([q, k, v], key_mask=mask, weight=weight, method="masked", rule=rule, causal=causal, backend=backend)
+        for backend in ("torch", "reference")
+    )
+    for a, b in zip(got, want, strict=True):
+        assert relative(a, b) < 1e-12
 
 
 def test_masks_refuse_documents_that_cannot_be() -> None:

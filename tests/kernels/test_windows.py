@@ -69,6 +69,15 @@ def test_layers_of_power_attention_reach_every_distance(window: int, reach: Any)
     assert int(mask.sum(dim=1).max()) <= window + 0 + int(math.log2(n)) + 1
 
 
+def test_blocks_of_one_key_are_the_token_form_of_power_attention() -> None:
+    # Visible: a distance below the window, a power of two, or one of the first keys; and never behind the query.
+    got = seen("power", 70, causal=True, window=3, block=1, sinks=2)[0]
+    apart = torch.arange(70)[:, None] - torch.arange(70)[None, :]
+    two = torch.isin(apart, torch.tensor([1 << t for t in range(10)]))
+    assert torch.equal(got, (apart >= 0) & ((apart < 3) | two | (torch.arange(70) < 2)))
+    assert int(got.sum(dim=1).max()) <= 3 + 2 + int(math.log2(70)) + 1
+
+
 def test_edges_of_a_row_of_power_attention_are_few() -> None:
     facts = call(256, 256, causal=True)
     assert int(boolean(power(facts, window=1, block=1, sinks=0), facts).sum(dim=2).max()) == 9
@@ -179,6 +188,15 @@ def test_neighborhoods_of_a_grid_are_products() -> None:
         assert got[y * 9 + x].nonzero()[:, 0].tolist() == [r * 9 + c for r in rows for c in columns]
 
 
+def test_neighborhoods_of_a_solid_are_products() -> None:
+    sizes, w, d, s, causal = (4, 3, 6), (2, 3, 3), (2, 1, 2), (1, 3, 2), (True, False, False)
+    got = seen("neighborhood", 72, kernel=w, dilation=d, stride=s, grid=sizes, causal_axes=causal)[0]
+    for at in itertools.product(*(range(n) for n in sizes)):
+        axes = [window_by_hand(sizes[a], w[a], d[a], s[a], causal[a], at[a]) for a in range(3)]
+        want = [(z * 3 + y) * 6 + x for z, y, x in itertools.product(*axes)]
+        assert got[(at[0] * 3 + at[1]) * 6 + at[2]].nonzero()[:, 0].tolist() == want
+
+
 def test_neighborhoods_in_known_corners() -> None:
     (q, k, v), _ = random_qkv(24, 24, seed=5)
     assert torch.equal(attention(q, k, v, method="neighborhood", kernel=1), v)
@@ -215,6 +233,29 @@ def test_halo_sees_its_block_and_the_halo() -> None:
     for (y, x), (u, w) in itertools.product(itertools.product(range(6), range(10)), repeat=2):
         inside = y // 4 * 4 - 1 <= u < y // 4 * 4 + 5 and x // 4 * 4 - 1 <= w < x // 4 * 4 + 5
         assert bool(got[y * 10 + x, u * 10 + w]) == inside
+
+
+def test_halo_of_a_solid_sees_its_block_and_the_halo() -> None:
+    sizes, b, h = (3, 5, 4), 2, 1
+    got = seen("halo", 60, block=b, halo=h, grid=sizes)[0].view(*sizes, *sizes)
+    for at in itertools.product(*(range(n) for n in sizes)):
+        axes = [
+            [j for j in range(n) if i // b * b - h <= j < i // b * b + b + h] for i, n in zip(at, sizes, strict=True)
+        ]
+        want = torch.zeros(sizes, dtype=torch.bool)
+        for key in itertools.product(*axes):
+            want[key] = True
+        assert torch.equal(got[at], want)
+
+
+@pytest.mark.parametrize(("block", "halo"), [(6, 2), (4, 4), (3, 7), (5, 0)])
+def test_a_key_is_used_by_few_blocks_of_halo(block: int, halo: int) -> None:
+    n = 60
+    most = math.ceil(1 + 2 * halo / block)
+    used = seen("halo", n, block=block, halo=halo)[0][::block].sum(dim=0)
+    assert 1 <= int(used.min()) <= int(used.max()) <= most
+    grid = seen("halo", n, block=block, halo=halo, grid=(6, 10))[0].view(6, 10, n)[::block, ::block]
+    assert int(grid.flatten(0, 1).sum(dim=0).max()) <= most**2
 
 
 def test_halo_without_a_halo_is_attention_within_blocks() -> None:

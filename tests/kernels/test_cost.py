@@ -1,0 +1,138 @@
+"""What attention costs: work and memory grow with the length, not with its square; fewer heads cost less.
+
+Work and memory are counted, so that these tests do not depend on the machine. Time is that of the processor in one
+thread, the shortest of a few runs, and a ratio is measured anew until it holds, a few times at most.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from harmony.cli.bench_kernels import peak_bytes
+from kernels import attention, build
+from kernels.engines.plan import plan_from_spans
+from kernels.engines.rules import Call
+from kernels.windows.power import power
+from tests.kernels.cases import random_qkv
+
+Run = Callable[[int], object]
+
+_LINEAR: list[tuple[str, dict[str, Any]]] = [
+    ("sliding_window", {"window": 64}),
+    ("elastic_window", {"alpha": 64.0, "beta": 0.0}),
+    ("halo", {"block": 32, "halo": 16}),
+    ("neighborhood", {"kernel": 64}),
+    ("lightning", {}),
+    ("mala", {}),
+    ("wersa", {"features": 32}),
+    ("power", {"window": 64, "sinks": 0}),
+]
+_SHORT = 8192
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Parts and sections are sized by the number of threads, and time is that of one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@functools.cache
+def inputs(length: int, heads: int = 1, d: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+    """Float32 q, k and v of one sequence."""
+    (q, k, v), _ = random_qkv(length, length, seed=1, batch=1, heads=(heads,) * 3, d=d, dv=d)
+    return q.float(), k.float(), v.float()
+
+
+def flops(run: Callable[[], object]) -> int:
+    """Multiplications and additions of the matrix products of a run."""
+    with FlopCounterMode(display=False) as counted:
+        run()
+    return int(counted.get_total_flops())
+
+
+def times(run: Run, sizes: tuple[int, int], *, holds: Callable[[float], bool], tries: int = 8) -> float:
+    """Processor time of the second size over that of the first; measured until it holds, ``tries`` times at most."""
+    best = [math.inf, math.inf]
+    for n in range(tries):
+        for at, size in enumerate(sizes):
+            start = time.thread_time()
+            run(size)
+            if n:
+                best[at] = min(best[at], time.thread_time() - start)
+        if n and holds(best[1] / best[0]):
+            break
+    return best[1] / best[0]
+
+
+@pytest.mark.parametrize(("method", "options"), _LINEAR, ids=[m for m, _ in _LINEAR])
+def test_twice_the_length_is_twice_the_work_memory_and_time(method: str, options: dict[str, Any]) -> None:
+    def run(length: int) -> Tensor:
+        return attention(*inputs(length), method=method, causal=True, **options)
+
+    short, long = (functools.partial(run, n) for n in (_SHORT, 2 * _SHORT))
+    # Power attention visits one block more: L log L.
+    assert flops(long) <= (2.4 if method == "power" else 2.01) * flops(short)
+    assert peak_bytes(long, "cpu") <= 2.2 * peak_bytes(short, "cpu")
+    assert times(run, (_SHORT, 2 * _SHORT), holds=lambda r: r <= 2.4) <= 2.4
+
+
+@pytest.mark.parametrize(("method", "options"), _LINEAR, ids=[m for m, _ in _LINEAR])
+def test_gradients_take_memory_of_the_length_not_of_its_square(method: str, options: dict[str, Any]) -> None:
+    def run(length: int) -> None:
+        leaves = [x.detach().requires_grad_() for x in inputs(length)]
+        torch.autograd.grad(attention(*leaves, method=method, causal=True, **options).sum(), leaves)
+
+    short, long = (peak_bytes(functools.partial(run, n), "cpu") for n in (_SHORT, 2 * _SHORT))
+    assert long <= 2.2 * short
+    assert long < 16 * 3 * inputs(2 * _SHORT)[0].nbytes
+
+
+def test_work_of_power_attention_over_its_logarithm_is_flat() -> None:
+    found = []
+    for n in (2048, 8192, 32_768):
+        done = flops(functools.partial(attention, *inputs(n, d=8), method="power", causal=True, window=64, sinks=0))
+        found.append(done / (n * math.log2(n)))
+    assert max(found) < 1.3 * min(found)
+
+
+@pytest.mark.parametrize(("window", "sinks"), [(64, 0), (256, 64)])
+def test_power_attention_visits_about_window_sinks_and_logarithm_blocks_of_each_row(window: int, sinks: int) -> None:
+    n, c = 16_384, 64
+    call = Call(heads=1, lq=n, lk=n, causal=True, device=torch.device("cpu"), offset=0)
+    plan = plan_from_spans(power(call, window=window, block=c, sinks=sinks), call, block_q=c, block_k=c)
+    blocks = n // c
+    # Exactly: of the distances below window / c and the powers of two from there on, those that a row has room for.
+    near = -(-window // c)
+    want = 0
+    for row in range(blocks):
+        apart = {*range(near), *(1 << t for t in range(30))}
+        seen = {row - a for a in apart if a <= row} | set(range(min(sinks // c, row + 1)))
+        want += len(seen)
+    assert int(plan.counts.sum()) == want
+    assert want <= blocks * (near + sinks // c + math.log2(blocks))
+
+
+def test_fewer_query_heads_take_that_much_less_time() -> None:
+    # The work outside of the scores is left out: a wide layer over few numbers per head would measure projections.
+    heads, length = 8, 16_384
+    (q, k, v) = inputs(length, heads=heads, d=8)
+
+    def run(queries: int) -> Tensor:
+        return attention(q[:, :queries], k[:, :1], v[:, :1], causal=False)
+
+    full, half = (build("sqa", heads=heads, head_dim=8, query_heads=n, kv_heads=1) for n in (heads, heads // 2))
+    assert half.attention_flops(length, length) * 2 == full.attention_flops(length, length)
+    found = times(run, (2, 1), holds=lambda r: abs(r / 0.5 - 1) <= 0.15, tries=5)
+    assert abs(found / 0.5 - 1) <= 0.15
