@@ -13,8 +13,17 @@ from kernels.engines.linear_reference import quadratic_linear_attention
 from kernels.engines.linear_scan import linear_attention
 from kernels.errors import KernelError
 from kernels.registry import Mechanism
+from kernels.triton.linear_scan import Weights
+from kernels.triton.linear_scan import linear_attention as triton_linear_attention
 
-__all__ = ["MECHANISM", "alibi_log_decay", "lightning_attention", "linear_log_decay", "reference_lightning"]
+__all__ = [
+    "MECHANISM",
+    "alibi_log_decay",
+    "lightning_attention",
+    "linear_log_decay",
+    "reference_lightning",
+    "triton_lightning",
+]
 
 
 def alibi_log_decay(heads: int, *, layer: int = 0, layers: int = 1) -> Tensor:
@@ -88,6 +97,23 @@ def reference_lightning(
     return quadratic_linear_attention(scale * q.to(to), k.to(to), v.to(to), log_decay=decays).to(q.dtype)
 
 
+def triton_lightning(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    key_mask: Tensor | None,
+    scale: float,
+    log_decay: Tensor | Sequence[float] | float | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """`lightning_attention` by Triton kernels, whose chunks are their own choice."""
+    weights = Weights(scale=scale)
+    decays = _decays(log_decay, q)
+    return triton_linear_attention(q, k, v, causal=True, weights=weights, log_decay=decays, key_mask=key_mask)
+
+
 def _decays(log_decay: Tensor | Sequence[float] | float | None, q: Tensor) -> Tensor:
     """One log decay per head in the type of the states; `KernelError` unless they are all at most 0."""
     heads, to = q.shape[1], compute_dtype(q)
@@ -111,6 +137,7 @@ MECHANISM = Mechanism(
     function="linear attention with decay",
     reference=reference_lightning,
     torch=lightning_attention,
+    triton=triton_lightning,
     causal="only",
     unit_scale=True,
 )

@@ -18,8 +18,9 @@ from kernels.engines.linear_scan import linear_scan
 from kernels.engines.streamed import Section, Sequences, Stepped, streamed
 from kernels.errors import KernelError
 from kernels.registry import Mechanism
+from kernels.triton.linear_scan import Weights, linear_attention
 
-__all__ = ["MECHANISM", "mala_attention", "reference_mala"]
+__all__ = ["MECHANISM", "mala_attention", "reference_mala", "triton_mala"]
 
 _EPS = 1e-6
 
@@ -79,6 +80,24 @@ def mala_attention(
         over_queries = Sequences(lengths[0], lengths[0], of_queries=(True,))
         out, _ = streamed(reads, over_queries, [q], [], [summed, seen, origin])
     return q.new_zeros(*q.shape[:3], v.shape[3]) if out is None else out.to(q.dtype)
+
+
+def triton_mala(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    key_mask: Tensor | None,
+    scale: float,
+    c: str | float = "code",
+) -> Tensor:
+    """`mala_attention` by Triton kernels, which apply ELU + 1 as they load."""
+    if c == "code":
+        weights = Weights("mala per key", scale=scale, eps=_EPS, feature="elu")
+    else:
+        weights = Weights("mala", scale=_number(c), eps=_EPS, feature="elu")
+    return linear_attention(q, k, v, causal=causal, weights=weights, key_mask=key_mask)
 
 
 def _phi(x: Tensor, to: torch.dtype) -> Tensor:
@@ -155,9 +174,14 @@ def _factor(c: str | float, scale: float, seen: Tensor) -> Tensor:
     """The factor on the scores, broadcastable to (B, H, Lq, 1)."""
     if c == "code":
         return scale / seen.clamp_min(1.0)
+    return torch.full_like(seen, _number(c))
+
+
+def _number(c: str | float) -> float:
+    """A factor that is a number; `KernelError` if it is none."""
     if isinstance(c, str) or not 0.0 < c < float("inf"):
         raise KernelError(f"c is {c!r}, expected 'code' or a positive number")
-    return torch.full_like(seen, float(c))
+    return float(c)
 
 
 MECHANISM = Mechanism(
@@ -168,4 +192,5 @@ MECHANISM = Mechanism(
     function="magnitude-aware linear attention",
     reference=reference_mala,
     torch=mala_attention,
+    triton=triton_mala,
 )

@@ -21,8 +21,11 @@ from kernels.errors import KernelError
 from kernels.linear.features import check_feature_map, favor_features, random_projection, relu_features, relu_projection
 from kernels.linear.wavelet import causal_haar, causal_haar_after, haar, reference_causal_haar, reference_haar
 from kernels.registry import Backend, Mechanism
+from kernels.triton.haar import MOST_FEATURES, MOST_LEVELS, haar_features
+from kernels.triton.linear_scan import Weights
+from kernels.triton.linear_scan import linear_attention as triton_linear_attention
 
-__all__ = ["MECHANISM", "WersaAttention", "WersaOptions", "reference_wersa", "wersa_attention"]
+__all__ = ["MECHANISM", "WersaAttention", "WersaOptions", "reference_wersa", "triton_wersa", "wersa_attention"]
 
 _EPS = 1e-6
 _LONGEST_BLOCK = 256
@@ -87,6 +90,33 @@ def reference_wersa(
     weights = weights if mask is None else weights.masked_fill(~mask, 0.0)
     weights = weights / (weights.sum(dim=-1, keepdim=True) + _EPS)
     return torch.einsum("bhij,bhjd->bhid", weights, wide).to(q.dtype)
+
+
+def triton_wersa(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | None, scale: float, **options: object
+) -> Tensor:
+    """`wersa_attention` by Triton kernels: one makes the features, in the type of q, the others sum them up.
+
+    PyTorch makes the features of "favor+" and of more than `MOST_LEVELS` levels, and computes all of it for more than
+    `MOST_FEATURES` features.
+    """
+    o = _options(**options)
+    given = (o.projection, o.projection if o.key_projection is None else o.key_projection)
+    wq, wk = (_projection(q, o, p) for p in given)
+    if max(wq.shape[1], wk.shape[1]) > MOST_FEATURES:
+        return wersa_attention(q, k, v, causal=causal, key_mask=key_mask, scale=scale, **options)
+    if o.feature_map != "relu" or o.levels > MOST_LEVELS or q.numel() == 0:
+        fq, fk, wide = _features(q, k, v, o, causal, key_mask, scale, causal_haar if causal else haar)
+    else:
+        factors, wide = _factors(q, o, causal), v
+        made = []
+        for x, w in ((q, wq), (k, wk)):
+            if o.pre_gelu:
+                x = gelu(x if key_mask is None else x.masked_fill(~key_mask[:, None, :, None], 0.0))
+            made.append(haar_features(x, relu_projection(w, o.beta), factors, causal=causal, mask=key_mask))
+        fq, fk = made
+    weights = Weights("normalised", eps=_EPS)
+    return triton_linear_attention(fq, fk, wide, causal=causal, weights=weights, key_mask=key_mask).to(q.dtype)
 
 
 def _streamed_relu(q: Tensor, k: Tensor, v: Tensor, o: WersaOptions, causal: bool, key_mask: Tensor | None) -> Tensor:
@@ -294,6 +324,7 @@ MECHANISM = Mechanism(
     function="normalised linear attention of random features",
     reference=reference_wersa,
     torch=wersa_attention,
+    triton=triton_wersa,
     build=WersaAttention,
     declared=WersaOptions,
     cross=False,

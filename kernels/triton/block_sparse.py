@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from kernels.engines.plan import Plan
 from kernels.engines.rules import Call, Form, Rule
 from kernels.triton.block_sparse_lists import Listing, Schedule, keys_seen, listing, schedule
-from kernels.triton.support import LOG2E, launch_options, on_device, padded, precision, require, widened
+from kernels.triton.support import LOG2E, launch, launch_options, on_device, padded, precision, require, widened
 
 __all__ = ["Launch", "launch_for", "listed_attention", "ruled_attention"]
 
@@ -240,7 +240,7 @@ class _Ruled:
         from kernels.triton.block_sparse_forward import forward
 
         made, options = self.plan(q.dtype, backward=False)
-        _launch(
+        launch(
             forward,
             made.tiles * q.shape[0] * q.shape[1],
             (q, k, v, q if keys is None else keys, o, lse),
@@ -263,7 +263,7 @@ class _Ruled:
         shown = q if keys is None else keys
         constants = {**_sizes(q, v, keys), **options}
         heads = q.shape[0] * q.shape[1]
-        _launch(
+        launch(
             query_grads,
             made.tiles * heads,
             (q, k, v, shown, o, do, lse, lse if dlse is None else dlse, delta, dq),
@@ -273,7 +273,7 @@ class _Ruled:
             {**constants, "HAS_DLSE": dlse is not None},
         )
         turned, part = made.full_turned, made.part_turned
-        _launch(
+        launch(
             key_grads,
             made.blocks * heads,
             (q, k, v, shown, do, lse, delta, dk, dv),
@@ -317,7 +317,7 @@ class _Listed:
         from kernels.triton.block_sparse_listed import forward
 
         made = self.made
-        _launch(
+        launch(
             forward,
             made.tiles * q.shape[0] * q.shape[1],
             (q, k, v, q if keys is None else keys, lse if bias is None else bias, o, lse),
@@ -338,7 +338,7 @@ class _Listed:
         dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         dk, dv = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k, v))
         dbias = None if wide is None else torch.zeros_like(wide)
-        _launch(
+        launch(
             backward,
             made.tiles * q.shape[0] * q.shape[1],
             (q, k, v, q if keys is None else keys, lse if wide is None else wide, o, do, lse),
@@ -348,9 +348,3 @@ class _Listed:
             {**self.constants(q, v, keys, wide), "HAS_DLSE": dlse is not None},
         )
         return dq, dk.to(k.dtype), dv.to(v.dtype), dbias
-
-
-def _launch(kernel: Any, programs: int, *parts: tuple[object, ...] | dict[str, object]) -> None:
-    """Run ``programs`` programs of a kernel on its arguments in order, and on the last part by name."""
-    named = {name: x for part in parts if isinstance(part, dict) for name, x in part.items()}
-    kernel[(programs,)](*(x for part in parts if isinstance(part, tuple) for x in part), **named)

@@ -26,9 +26,11 @@ __all__ = [
     "compile_ahead",
     "installed",
     "interpreting",
+    "launch",
     "launch_options",
     "obstacle",
     "on_device",
+    "operands",
     "padded",
     "precision",
     "require",
@@ -117,6 +119,22 @@ def padded(size: int, least: int = 16) -> int:
 def precision(dtype: torch.dtype) -> str:
     """`input_precision` of `tl.dot`: float32 is not to be rounded to TF32."""
     return "ieee" if dtype == torch.float32 else "tf32"
+
+
+def operands(dtype: torch.dtype) -> tuple[str, str]:
+    """What inputs of a type are multiplied as, where sums reach far: OPERAND and PRECISION of the linear kernels.
+
+    TF32 holds every float16, and with the exponents of float32: neither large sums nor small factors leave its range.
+    """
+    if dtype == torch.bfloat16:
+        return ("rounded", "ieee") if interpreting() else ("bf16", "tf32")
+    return "fp32", precision(dtype)
+
+
+def launch(kernel: Any, programs: int, *parts: tuple[object, ...] | dict[str, object]) -> None:
+    """Run ``programs`` programs of a kernel on its arguments in order, and on the last part by name."""
+    named = {name: x for part in parts if isinstance(part, dict) for name, x in part.items()}
+    kernel[(programs,)](*(x for part in parts if isinstance(part, tuple) for x in part), **named)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,138 @@
+"""Features of WERSA in Triton: a Haar transform along the sequence, level by level weighted, then ReLU(x W)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels.triton.support import LARGEST_HEAD, interpreting, launch, launch_options, on_device, operands, padded
+
+__all__ = ["MOST_FEATURES", "MOST_LEVELS", "haar_features"]
+
+MOST_FEATURES = LARGEST_HEAD
+MOST_LEVELS = 6
+"""A chunk of 64 rows holds whole blocks of 2^6."""
+_CHUNK = 64
+
+
+def haar_features(x: Tensor, w: Tensor, factors: Tensor, *, causal: bool, mask: Tensor | None) -> Tensor:
+    """ReLU(T(x) W), (B, H, L, m) in the type of x, 0 for hidden rows; gradients to x, ``w`` and ``factors``.
+
+    Args:
+        x: (B, H, L, D), float32, bfloat16 or float16, not empty; hidden rows count as 0.
+        w: (D, m), at most `MOST_FEATURES` columns.
+        factors: of each level of detail and the approximation, (B, J+1), or (B, L or 1, J+1) if causal; J at most
+            `MOST_LEVELS`. See `kernels.linear.wavelet` for T.
+        causal: the undecimated transform that only looks back, or the decimated one.
+        mask: bool (B, L), True where a row may be seen.
+    """
+    factors = factors[:, None] if factors.ndim == 2 else factors
+    steps = torch.cat([factors[..., :1], factors.diff(dim=-1)], dim=-1).float()
+    found: Tensor = _Features.apply(x, w.float(), steps, mask, causal)
+    return found
+
+
+class _Context(Protocol):
+    """What the forward pass leaves for the backward pass."""
+
+    causal: bool
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]: ...
+
+
+class _Features(torch.autograd.Function):
+    """The kernels with their backward pass, which recomputes the transform."""
+
+    @staticmethod
+    def forward(ctx: _Context, x: Tensor, w: Tensor, steps: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        from kernels.triton.haar_kernels import features
+
+        w, steps = w.contiguous(), steps.contiguous()
+        keys = None if mask is None else mask.contiguous().view(torch.uint8)
+        how = _How(x, w, steps, keys, causal)
+        found = torch.empty(*x.shape[:3], w.shape[1], dtype=x.dtype, device=x.device)
+        chunks = -(-x.shape[2] // _CHUNK)
+        with on_device(x):
+            launch(
+                features,
+                chunks * x.shape[0] * x.shape[1],
+                (x, x if keys is None else keys, steps, w, found, *x.stride(), *how.strides),
+                (x.shape[1], x.shape[2], chunks),
+                how.fixed,
+            )
+        ctx.save_for_backward(x, w, steps, keys, found)
+        ctx.causal = causal
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, df: Tensor) -> tuple[Tensor | None, ...]:
+        from kernels.triton.haar_kernels import features_backward
+
+        x, w, steps, keys, found = ctx.saved_tensors
+        (batch, heads, length, _), levels = x.shape, steps.shape[2]
+        need_w, need_steps = ctx.needs_input_grad[1:3]
+        # Few partial gradients of W, but enough programs.
+        per = 1 if interpreting() else max(1, min(16, batch * heads * length // (_CHUNK * 1024)))
+        runs = -(-length // (_CHUNK * per))
+        dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        dsteps = torch.empty(batch, heads, length if need_steps else 0, levels, dtype=torch.float32, device=x.device)
+        dw = torch.empty(runs * batch * heads if need_w else 0, *w.shape, dtype=torch.float32, device=x.device)
+        how = _How(x, w, steps, keys, ctx.causal)
+        with on_device(x):
+            launch(
+                features_backward,
+                runs * batch * heads,
+                (x, x if keys is None else keys, steps, w, found, df, dx, dsteps, dw),
+                (*x.stride(), *df.stride(), *how.strides, heads, length, runs),
+                {**how.fixed, "PER": per, "NEED_STEPS": need_steps, "NEED_W": need_w},
+            )
+        summed = None
+        if need_steps:
+            summed = dsteps.sum(dim=1)
+            summed = summed if steps.shape[1] > 1 or length == 1 else summed.sum(dim=1, keepdim=True)
+        return dx, dw.sum(dim=0) if need_w else None, summed, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What both directions launch with."""
+
+    x: Tensor
+    w: Tensor
+    steps: Tensor
+    keys: Tensor | None
+    causal: bool
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Steps between batches and between rows of the factors; 0 where all rows share them."""
+        return self.steps.stride(0), self.steps.stride(1) if self.steps.shape[1] > 1 else 0
+
+    @property
+    def fixed(self) -> dict[str, object]:
+        """The constants and launch options of both kernels."""
+        (d, m), levels = self.w.shape, self.steps.shape[2] - 1
+        operand, precision = operands(self.x.dtype)
+        return {
+            "D": d,
+            "M": m,
+            "BLOCK_D": padded(d),
+            "BLOCK_M": padded(m),
+            "CHUNK": _CHUNK,
+            "HALO": padded(1 << levels),
+            "LEVELS": levels,
+            "HAS_KEYS": self.keys is not None,
+            "CAUSAL": self.causal,
+            "OPERAND": operand,
+            "PRECISION": precision,
+            **launch_options(8, 2),
+        }

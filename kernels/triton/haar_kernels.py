@@ -1,0 +1,146 @@
+"""Features of WERSA in Triton, forward and backward. Importing this module imports Triton.
+
+The transform along the sequence is a matrix product within a chunk: row t of the matrix has step_l(t) / 2^l in the
+columns over which level l takes its mean, the last 2^l positions (causal) or the aligned block of 2^l that holds t. A
+causal row reaches at most 2^J - 1 positions back, into the HALO rows before the chunk; what lies before the start
+counts as the first row, so that the column of that row has what all of them would have.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kernels.triton.linear_scan_pieces import dot, kept, rows_of
+
+__all__ = ["features", "features_backward"]
+
+
+@triton.jit
+def _taken(t, s, LEVEL: tl.constexpr, CAUSAL: tl.constexpr):
+    """How often level l of row t takes the value of position s, as float32; t and s broadcastable."""
+    if CAUSAL:
+        n = ((t - s >= 0) & (t - s < (1 << LEVEL)) & (s > 0)).to(tl.float32)
+        n += tl.where(s == 0, tl.maximum((1 << LEVEL) - t, 0), 0).to(tl.float32)
+    else:
+        n = ((t >> LEVEL) == (s >> LEVEL)).to(tl.float32)
+    return n
+
+
+@triton.jit
+def _mixing(STEPS, t, s, length, stride_sl, LEVELS: tl.constexpr, CAUSAL: tl.constexpr):
+    """The matrix of rows t and columns s; 0 in rows and columns that are not there."""
+    w = tl.zeros([t.shape[0], s.shape[0]], dtype=tl.float32)
+    for level in tl.static_range(LEVELS + 1):
+        step = tl.load(STEPS + t * stride_sl + level, mask=t < length, other=0.0)
+        w += (step * (1.0 / (1 << level)))[:, None] * _taken(t[:, None], s[None, :], level, CAUSAL)
+    return tl.where((s >= 0)[None, :], w, 0.0)
+
+
+@triton.jit
+def _shown(KEYS, rows, length, HAS_KEYS: tl.constexpr):
+    """Which rows are there and visible."""
+    shown = (rows >= 0) & (rows < length)
+    if HAS_KEYS:
+        shown = shown & (tl.load(KEYS + rows, mask=shown, other=0) != 0)
+    return shown
+
+
+@triton.jit
+def features(
+    X, KEYS, STEPS, W, F, stride_xb, stride_xh, stride_xl, stride_xd, stride_sb, stride_sl, heads, length, chunks,
+    D: tl.constexpr, M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr,
+    HALO: tl.constexpr, LEVELS: tl.constexpr, HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """relu((A x) W) of one chunk of rows, 0 for hidden rows; F (B, H, length, M) is contiguous."""
+    pid = tl.program_id(0)
+    n, bh = pid % chunks, pid // chunks
+    b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
+    X += b * stride_xb + h * stride_xh
+    STEPS += b * stride_sb
+    if HAS_KEYS:
+        KEYS += b * length
+    t = n * CHUNK + tl.arange(0, CHUNK)
+    shown = _shown(KEYS, t, length, HAS_KEYS)
+    x = rows_of(X, t, shown, stride_xl, stride_xd, 0, D, BLOCK_D)
+    y = dot(_mixing(STEPS, t, t, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
+    if CAUSAL:
+        s = n * CHUNK - HALO + tl.arange(0, HALO)
+        x = rows_of(X, s, _shown(KEYS, s, length, HAS_KEYS), stride_xl, stride_xd, 0, D, BLOCK_D)
+        y += dot(_mixing(STEPS, t, s, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
+    d, m = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_M)
+    w = tl.load(W + d[:, None] * M + m[None, :], mask=(d < D)[:, None] & (m < M)[None, :], other=0.0)
+    f = tl.where(shown[:, None], tl.maximum(dot(y, w, OPERAND, PRECISION), 0.0), 0.0)
+    to = F + (bh.to(tl.int64) * length + t)[:, None] * M + m[None, :]
+    tl.store(to, kept(f, F, OPERAND), mask=(t < length)[:, None] & (m < M)[None, :])
+
+
+@triton.jit
+def features_backward(
+    X, KEYS, STEPS, W, F, DF, DX, DSTEPS, DW, stride_xb, stride_xh, stride_xl, stride_xd, stride_gb, stride_gh,
+    stride_gl, stride_gd, stride_sb, stride_sl, heads, length, runs, D: tl.constexpr, M: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr, HALO: tl.constexpr, PER: tl.constexpr,
+    LEVELS: tl.constexpr, HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, NEED_STEPS: tl.constexpr,
+    NEED_W: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of x, of the steps of each row and head, and of W as this run of PER chunks gives it."""
+    pid = tl.program_id(0)
+    run, bh = pid % runs, pid // runs
+    b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
+    X += b * stride_xb + h * stride_xh
+    DF += b * stride_gb + h * stride_gh
+    STEPS += b * stride_sb
+    F += bh.to(tl.int64) * length * M
+    DX += bh.to(tl.int64) * length * D
+    DSTEPS += bh.to(tl.int64) * length * (LEVELS + 1)
+    if HAS_KEYS:
+        KEYS += b * length
+    d, m = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_M)
+    at_w = d[:, None] * M + m[None, :]
+    in_w = (d < D)[:, None] & (m < M)[None, :]
+    w = tl.load(W + at_w, mask=in_w, other=0.0)
+    dw = tl.zeros([BLOCK_D, BLOCK_M], dtype=tl.float32)
+    begin = run * PER * CHUNK
+    for start in range(begin, tl.minimum(begin + PER * CHUNK, length), CHUNK):
+        t = start + tl.arange(0, CHUNK)
+        there = t < length
+        own = _mixing(STEPS, t, t, length, stride_sl, LEVELS, CAUSAL)
+        df = rows_of(DF, t, there, stride_gl, stride_gd, 0, M, BLOCK_M)
+        # Where a feature is 0 nothing passes.
+        dp = tl.where(rows_of(F, t, there, M, 1, 0, M, BLOCK_M) > 0, df, 0.0)
+        dy = dot(dp, tl.trans(w), OPERAND, PRECISION)
+        dx = dot(tl.trans(own), dy, OPERAND, PRECISION)
+        shown = _shown(KEYS, t, length, HAS_KEYS)
+        s = start - HALO + tl.arange(0, HALO)
+        if CAUSAL:
+            t_next = start + CHUNK + tl.arange(0, HALO)
+            df = rows_of(DF, t_next, t_next < length, stride_gl, stride_gd, 0, M, BLOCK_M)
+            f = rows_of(F, t_next, t_next < length, M, 1, 0, M, BLOCK_M)
+            dy_next = dot(tl.where(f > 0, df, 0.0), tl.trans(w), OPERAND, PRECISION)
+            reach = _mixing(STEPS, t_next, t, length, stride_sl, LEVELS, CAUSAL)
+            dx += dot(tl.trans(reach), dy_next, OPERAND, PRECISION)
+        to = DX + t.to(tl.int64)[:, None] * D + d[None, :]
+        dx = tl.where(shown[:, None], dx, 0.0)
+        tl.store(to, kept(dx, DX, OPERAND), mask=there[:, None] & (d < D)[None, :])
+        if NEED_STEPS or NEED_W:
+            x = rows_of(X, t, shown, stride_xl, stride_xd, 0, D, BLOCK_D)
+            before = rows_of(X, s, _shown(KEYS, s, length, HAS_KEYS), stride_xl, stride_xd, 0, D, BLOCK_D)
+            if NEED_STEPS:
+                along = dot(dy, tl.trans(x), OPERAND, PRECISION)
+                if CAUSAL:
+                    back = dot(dy, tl.trans(before), OPERAND, PRECISION)
+                for level in tl.static_range(LEVELS + 1):
+                    found = tl.sum(along * _taken(t[:, None], t[None, :], level, CAUSAL), 1)
+                    if CAUSAL:
+                        n = tl.where((s >= 0)[None, :], _taken(t[:, None], s[None, :], level, CAUSAL), 0.0)
+                        found += tl.sum(back * n, 1)
+                    found = found * (1.0 / (1 << level))
+                    tl.store(DSTEPS + t.to(tl.int64) * (LEVELS + 1) + level, found, mask=there)
+            if NEED_W:
+                y = dot(own, x, OPERAND, PRECISION)
+                if CAUSAL:
+                    y += dot(_mixing(STEPS, t, s, length, stride_sl, LEVELS, CAUSAL), before, OPERAND, PRECISION)
+                dw += dot(tl.trans(y), dp, OPERAND, PRECISION)
+    if NEED_W:
+        tl.store(DW + pid.to(tl.int64) * (D * M) + at_w, dw, mask=in_w)
