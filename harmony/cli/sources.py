@@ -272,7 +272,7 @@ class Cluster:
         with _beside(lambda: asyncio.run(live()), stop, server) as failed:
             while not ready.wait(0.1):
                 if failed:
-                    break
+                    raise failed[0]  # before anybody is greeted
             yield
 
 
@@ -451,13 +451,12 @@ def token_reviewer(kubeconfig: str, context: str) -> TokenReviewer:
     from harmony.api.ports import TokenUser as User
 
     reviews = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)
-    held: list[Kube] = []
+    asked = {"apiVersion": reviews.api_version, "kind": "TokenReview", "metadata": {}}
 
     async def review(token: str) -> TokenUser | None:
-        if not held:
-            held.append(await Kube.connect(kubeconfig or None, context or None))
-        answer = await held[0].create(reviews, {"apiVersion": reviews.api_version, "kind": "TokenReview",
-                                                "metadata": {}, "spec": {"token": token}})  # fmt: skip
+        # A connection for each: tokens are reviewed once a minute at most, and our own credentials are read anew.
+        async with await Kube.connect(kubeconfig or None, context or None) as kube:
+            answer = await kube.create(reviews, asked | {"spec": {"token": token}})
         status = answer.get("status") or {}
         if not status.get("authenticated"):
             return None

@@ -102,6 +102,17 @@ def test_health_is_open_and_tells_when_the_loop_stands_still(world: World) -> No
         world.state.health = lambda: ""
 
 
+def test_health_goes_on_while_decisions_are_not_recorded_and_keeps_the_reason_to_itself(world: World) -> None:
+    world.state.notice = lambda: "journal postgresql://db/harmony: the disk is full"
+    try:
+        response = httpx.get(world.url + "/healthz")
+        told = models.Health.model_validate(response.json())
+        assert (response.status_code, told.status) == (200, "degraded")
+        assert told.problem == "decisions are not being recorded; the log says why"
+    finally:
+        world.state.notice = lambda: ""
+
+
 # ---- the fleet --------------------------------------------------------------------------------------------------
 def test_fleet_is_filtered_sorted_and_paged_without_loss_or_repetition(world: World) -> None:
     names = [s.service for s in world.state.hub.all()]

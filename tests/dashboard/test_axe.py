@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.conftest import Tabs
 from tests.dashboard.site import CLOSED, Site, running
@@ -42,6 +42,20 @@ def test_no_serious_fault(tabs: Tabs, site: Site, path: str, theme: str) -> None
         details.evaluate("e => { e.open = true; }")
     assert faults(page) == []
     tabs.errors[:] = [e for e in tabs.errors if "404" not in e]  # the page that is not there
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_serious_fault_while_the_journal_is_in_trouble(tabs: Tabs, site: Site, theme: str) -> None:
+    assert site.dashboard is not None
+    trouble = ["journal sqlite:///j.db: the disk is full; decisions go on, 12 of them wait to be recorded"]
+    site.dashboard.state.notice = lambda: trouble[0]
+    page = tabs.open("/", color_scheme=theme, viewport={"width": 360, "height": 740})
+    expect(page.get_by_role("note")).to_contain_text("Not being recorded: journal sqlite:///j.db: the disk is full")
+    assert faults(page) == []
+    expect(page.locator("#live-state")).to_have_text("Live")
+    trouble[0] = ""
+    site.tick()
+    expect(page.get_by_role("note")).to_have_count(0)
 
 
 @pytest.mark.parametrize("path", ["/", "/services/serving/chat"])
