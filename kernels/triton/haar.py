@@ -69,13 +69,12 @@ class _Features(torch.autograd.Function):
         keys = None if mask is None else mask.contiguous().view(torch.uint8)
         how = _How(x, w, steps, keys, causal)
         found = torch.empty(*x.shape[:3], w.shape[1], dtype=x.dtype, device=x.device)
-        chunks = -(-x.shape[2] // rows_at_once(x.dtype))
         with on_device(x):
             launch(
                 features,
-                chunks * x.shape[0] * x.shape[1],
+                how.runs * x.shape[0] * x.shape[1],
                 (x, x if keys is None else keys, steps, w, found, *x.stride(), *how.strides),
-                (x.shape[1], x.shape[2], chunks),
+                (x.shape[1], x.shape[2], how.runs),
                 how.fixed,
             )
         ctx.save_for_backward(x, w, steps, keys, found)
@@ -90,21 +89,17 @@ class _Features(torch.autograd.Function):
         x, w, steps, keys, found = ctx.saved_tensors
         (batch, heads, length, _), levels = x.shape, steps.shape[2]
         need_w, need_steps = ctx.needs_input_grad[1:3]
-        # Few partial gradients of W, but enough programs.
-        chunk = rows_at_once(x.dtype)
-        per = 1 if interpreting() else max(1, min(16, batch * heads * length // (chunk * 1024)))
-        runs = -(-length // (chunk * per))
+        how = _How(x, w, steps, keys, ctx.causal)
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         dsteps = torch.empty(batch, heads, length if need_steps else 0, levels, dtype=torch.float32, device=x.device)
-        dw = torch.empty(runs * batch * heads if need_w else 0, *w.shape, dtype=torch.float32, device=x.device)
-        how = _How(x, w, steps, keys, ctx.causal)
+        dw = torch.empty(how.runs * batch * heads if need_w else 0, *w.shape, dtype=torch.float32, device=x.device)
         with on_device(x):
             launch(
                 features_backward,
-                runs * batch * heads,
+                how.runs * batch * heads,
                 (x, x if keys is None else keys, steps, w, found, df, dx, dsteps, dw),
-                (*x.stride(), *df.stride(), *how.strides, heads, length, runs),
-                {**how.fixed, "PER": per, "NEED_STEPS": need_steps, "NEED_W": need_w},
+                (*x.stride(), *df.stride(), *how.strides, heads, length, how.runs),
+                {**how.fixed, "NEED_STEPS": need_steps, "NEED_W": need_w},
             )
         summed = None
         if need_steps:
@@ -124,6 +119,17 @@ class _How:
     causal: bool
 
     @property
+    def per(self) -> int:
+        """Chunks of a run, which reads W once and gives one partial gradient of it; few where programs would lack."""
+        rows = self.x.shape[0] * self.x.shape[1] * self.x.shape[2]
+        return 1 if interpreting() else max(1, min(16, rows // (rows_at_once(self.x.dtype) * 1024)))
+
+    @property
+    def runs(self) -> int:
+        """Runs of a sequence."""
+        return -(-self.x.shape[2] // (rows_at_once(self.x.dtype) * self.per))
+
+    @property
     def strides(self) -> tuple[int, int]:
         """Steps between batches and between rows of the factors; 0 where all rows share them."""
         return self.steps.stride(0), self.steps.stride(1) if self.steps.shape[1] > 1 else 0
@@ -139,6 +145,7 @@ class _How:
             "BLOCK_D": padded(d),
             "BLOCK_M": padded(m),
             "CHUNK": rows_at_once(self.x.dtype),
+            "PER": self.per,
             "HALO": padded(1 << levels),
             "LEVELS": levels,
             "HAS_KEYS": self.keys is not None,
