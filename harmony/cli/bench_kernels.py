@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kernels import KernelError, attention, available, describe
 from kernels.masks import MASKS
+from kernels.registry import Backend
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -30,6 +31,7 @@ __all__ = [
     "measure_ceilings",
     "measure_rows",
     "peak_bytes",
+    "seconds",
 ]
 
 DEFAULT_METHODS = (
@@ -65,6 +67,8 @@ class BenchSettings:
     window: int = 256
     backward: bool = True
     seed: int = 0
+    backend: Backend | None = None
+    """Where a method has it; None takes what `attention` chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,11 @@ def measure_ceilings(settings: BenchSettings) -> Ceilings:
     # Without instructions for them, half types are a hundred times slower on a CPU.
     side = 8192 if settings.device == "cuda" else 2048 if settings.dtype.itemsize >= 4 else 256
     a = torch.ones(side, side, device=settings.device, dtype=settings.dtype)
-    product = _seconds(lambda: a @ a, settings.device)
+    product = seconds(lambda: a @ a, settings.device)
     # Larger than any cache, so that memory itself is measured.
     x = torch.ones(1 << 26, device=settings.device, dtype=torch.float32)
     y = torch.empty_like(x)
-    copy = _seconds(lambda: y.copy_(x), settings.device)
+    copy = seconds(lambda: y.copy_(x), settings.device)
     return Ceilings(flops_per_s=2.0 * side**3 / product, bytes_per_s=2.0 * x.nbytes / copy)
 
 
@@ -132,7 +136,7 @@ def measure_rows(settings: BenchSettings, ceilings: Ceilings) -> Iterator[Row]:
         q, k, v = _inputs(settings, length, settings.dtype)
         dense: float | None = None
         if settings.device == "cuda" or length <= LONGEST_DENSE:
-            dense = _seconds(functools.partial(_run, "sdpa", settings, q, k, v), settings.device)
+            dense = seconds(functools.partial(_run, "sdpa", settings, q, k, v), settings.device)
         for method in settings.methods:
             yield _row(method, settings, ceilings, (q, k, v), dense)
 
@@ -141,11 +145,11 @@ def _row(method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor
     """Everything about one method on the inputs given."""
     q, k, v = qkv
     length = q.shape[2]
-    forward = _seconds(lambda: _run(method, s, q, k, v), s.device)
+    forward = seconds(lambda: _run(method, s, q, k, v), s.device)
     peak = peak_bytes(lambda: _run(method, s, q, k, v), s.device)
     backward, backward_peak = None, None
     if s.backward:
-        both = _seconds(lambda: _train(method, s, qkv), s.device)
+        both = seconds(lambda: _train(method, s, qkv), s.device)
         # The pass back is what the two together take beyond the pass forward.
         backward = max(both - forward, 0.0)
         backward_peak = peak_bytes(lambda: _train(method, s, qkv), s.device)
@@ -204,6 +208,8 @@ def _inputs(s: BenchSettings, length: int, dtype: torch.dtype) -> list[Tensor]:
 def _run(method: str, s: BenchSettings, q: Tensor, k: Tensor, v: Tensor, **how: object) -> Tensor:
     """One call."""
     call: Callable[..., Tensor] = attention
+    if s.backend in describe(method).backends:
+        how = {"backend": s.backend, **how}
     return call(q, k, v, method=method, causal=s.causal, **_options(method, s, q.shape[2]), **how)
 
 
@@ -213,7 +219,7 @@ def _train(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> None:
     torch.autograd.grad(_run(method, s, *leaves).sum(), leaves)
 
 
-def _seconds(run: Callable[[], object], device: str) -> float:
+def seconds(run: Callable[[], object], device: str) -> float:
     """The shortest of a few runs, after one that is not counted."""
 
     def once() -> float:
@@ -266,9 +272,14 @@ def _flops(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> float:
         lq, lk = q.shape[2], k.shape[2]
         pairs = lq * lk if not s.causal else lq * (lq + 1) // 2
         return 2.0 * s.batch * s.heads * pairs * (q.shape[3] + v.shape[3])
+    times, how = 1, {}
+    if "triton" in describe(method).backends and (s.device == "cuda" or s.backend == "triton"):
+        # Nothing counts inside of Triton kernels: what the method takes in PyTorch is counted, on one head.
+        times, how = s.batch * s.heads, {"backend": "torch"}
+        q, k, v = (x[:1, :1] for x in qkv)
     with FlopCounterMode(display=False) as counter:
-        _run(method, s, q, k, v)
-    return float(counter.get_total_flops())
+        _run(method, s, q, k, v, **how)
+    return times * float(counter.get_total_flops())
 
 
 def _error(method: str, s: BenchSettings, length: int) -> float:

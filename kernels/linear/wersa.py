@@ -21,9 +21,10 @@ from kernels.errors import KernelError
 from kernels.linear.features import check_feature_map, favor_features, random_projection, relu_features, relu_projection
 from kernels.linear.wavelet import causal_haar, causal_haar_after, haar, reference_causal_haar, reference_haar
 from kernels.registry import Backend, Mechanism
-from kernels.triton.haar import MOST_FEATURES, MOST_LEVELS, haar_features
+from kernels.triton.haar import haar_features, haar_features_fit
 from kernels.triton.linear_scan import Weights
 from kernels.triton.linear_scan import linear_attention as triton_linear_attention
+from kernels.triton.support import LARGEST_HEAD
 
 __all__ = ["MECHANISM", "WersaAttention", "WersaOptions", "reference_wersa", "triton_wersa", "wersa_attention"]
 
@@ -97,15 +98,16 @@ def triton_wersa(
 ) -> Tensor:
     """`wersa_attention` by Triton kernels: one makes the features, in the type of q, the others sum them up.
 
-    PyTorch makes the features of "favor+" and of more than `MOST_LEVELS` levels, and computes all of it for more than
-    `MOST_FEATURES` features.
+    PyTorch makes the features where `haar_features_fit` says no and those of "favor+", and computes all of it for more
+    features than the kernels hold.
     """
     o = _options(**options)
     given = (o.projection, o.projection if o.key_projection is None else o.key_projection)
     wq, wk = (_projection(q, o, p) for p in given)
-    if max(wq.shape[1], wk.shape[1]) > MOST_FEATURES:
+    if max(wq.shape[1], wk.shape[1]) > LARGEST_HEAD:
         return wersa_attention(q, k, v, causal=causal, key_mask=key_mask, scale=scale, **options)
-    if o.feature_map != "relu" or o.levels > MOST_LEVELS or q.numel() == 0:
+    fits = all(haar_features_fit(w.shape[0], w.shape[1], o.levels, q.dtype) for w in (wq, wk))
+    if o.feature_map != "relu" or not fits or q.numel() == 0:
         fq, fk, wide = _features(q, k, v, o, causal, key_mask, scale, causal_haar if causal else haar)
     else:
         factors, wide = _factors(q, o, causal), v

@@ -11,12 +11,22 @@ from torch.autograd.function import once_differentiable
 
 from kernels.triton.support import LARGEST_HEAD, interpreting, launch, launch_options, on_device, operands, padded
 
-__all__ = ["MOST_FEATURES", "MOST_LEVELS", "haar_features"]
+__all__ = ["haar_features", "haar_features_fit", "rows_at_once"]
 
-MOST_FEATURES = LARGEST_HEAD
-MOST_LEVELS = 6
-"""A chunk of 64 rows holds whole blocks of 2^6."""
-_CHUNK = 64
+_MOST_LEVELS = 5
+_MOST_BYTES = 1 << 15
+"""Of W as products take it, which stays in shared memory beside the rows."""
+
+
+def haar_features_fit(d: int, m: int, levels: int, dtype: torch.dtype) -> bool:
+    """Whether the kernels hold a transform of so many levels and ``m`` features of heads of size ``d``."""
+    size = 2 if dtype == torch.bfloat16 else 4
+    return levels <= _MOST_LEVELS and max(d, m) <= LARGEST_HEAD and padded(d) * padded(m) * size <= _MOST_BYTES
+
+
+def rows_at_once(dtype: torch.dtype) -> int:
+    """Rows of a chunk, which holds whole blocks of 2^5; products take all but bfloat16 as float32."""
+    return 64 if dtype == torch.bfloat16 else 32
 
 
 def haar_features(x: Tensor, w: Tensor, factors: Tensor, *, causal: bool, mask: Tensor | None) -> Tensor:
@@ -24,9 +34,9 @@ def haar_features(x: Tensor, w: Tensor, factors: Tensor, *, causal: bool, mask: 
 
     Args:
         x: (B, H, L, D), float32, bfloat16 or float16, not empty; hidden rows count as 0.
-        w: (D, m), at most `MOST_FEATURES` columns.
-        factors: of each level of detail and the approximation, (B, J+1), or (B, L or 1, J+1) if causal; J at most
-            `MOST_LEVELS`. See `kernels.linear.wavelet` for T.
+        w: (D, m).
+        factors: of each level of detail and the approximation, (B, J+1), or (B, L or 1, J+1) if causal. See
+            `kernels.linear.wavelet` for T, and `haar_features_fit` for which D, m and J there are kernels.
         causal: the undecimated transform that only looks back, or the decimated one.
         mask: bool (B, L), True where a row may be seen.
     """
@@ -59,13 +69,12 @@ class _Features(torch.autograd.Function):
         keys = None if mask is None else mask.contiguous().view(torch.uint8)
         how = _How(x, w, steps, keys, causal)
         found = torch.empty(*x.shape[:3], w.shape[1], dtype=x.dtype, device=x.device)
-        chunks = -(-x.shape[2] // _CHUNK)
         with on_device(x):
             launch(
                 features,
-                chunks * x.shape[0] * x.shape[1],
+                how.runs * x.shape[0] * x.shape[1],
                 (x, x if keys is None else keys, steps, w, found, *x.stride(), *how.strides),
-                (x.shape[1], x.shape[2], chunks),
+                (x.shape[1], x.shape[2], how.runs),
                 how.fixed,
             )
         ctx.save_for_backward(x, w, steps, keys, found)
@@ -80,20 +89,17 @@ class _Features(torch.autograd.Function):
         x, w, steps, keys, found = ctx.saved_tensors
         (batch, heads, length, _), levels = x.shape, steps.shape[2]
         need_w, need_steps = ctx.needs_input_grad[1:3]
-        # Few partial gradients of W, but enough programs.
-        per = 1 if interpreting() else max(1, min(16, batch * heads * length // (_CHUNK * 1024)))
-        runs = -(-length // (_CHUNK * per))
+        how = _How(x, w, steps, keys, ctx.causal)
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         dsteps = torch.empty(batch, heads, length if need_steps else 0, levels, dtype=torch.float32, device=x.device)
-        dw = torch.empty(runs * batch * heads if need_w else 0, *w.shape, dtype=torch.float32, device=x.device)
-        how = _How(x, w, steps, keys, ctx.causal)
+        dw = torch.empty(how.runs * batch * heads if need_w else 0, *w.shape, dtype=torch.float32, device=x.device)
         with on_device(x):
             launch(
                 features_backward,
-                runs * batch * heads,
+                how.runs * batch * heads,
                 (x, x if keys is None else keys, steps, w, found, df, dx, dsteps, dw),
-                (*x.stride(), *df.stride(), *how.strides, heads, length, runs),
-                {**how.fixed, "PER": per, "NEED_STEPS": need_steps, "NEED_W": need_w},
+                (*x.stride(), *df.stride(), *how.strides, heads, length, how.runs),
+                {**how.fixed, "NEED_STEPS": need_steps, "NEED_W": need_w},
             )
         summed = None
         if need_steps:
@@ -113,6 +119,17 @@ class _How:
     causal: bool
 
     @property
+    def per(self) -> int:
+        """Chunks of a run, which reads W once and gives one partial gradient of it; few where programs would lack."""
+        rows = self.x.shape[0] * self.x.shape[1] * self.x.shape[2]
+        return 1 if interpreting() else max(1, min(16, rows // (rows_at_once(self.x.dtype) * 1024)))
+
+    @property
+    def runs(self) -> int:
+        """Runs of a sequence."""
+        return -(-self.x.shape[2] // (rows_at_once(self.x.dtype) * self.per))
+
+    @property
     def strides(self) -> tuple[int, int]:
         """Steps between batches and between rows of the factors; 0 where all rows share them."""
         return self.steps.stride(0), self.steps.stride(1) if self.steps.shape[1] > 1 else 0
@@ -127,7 +144,8 @@ class _How:
             "M": m,
             "BLOCK_D": padded(d),
             "BLOCK_M": padded(m),
-            "CHUNK": _CHUNK,
+            "CHUNK": rows_at_once(self.x.dtype),
+            "PER": self.per,
             "HALO": padded(1 << levels),
             "LEVELS": levels,
             "HAS_KEYS": self.keys is not None,

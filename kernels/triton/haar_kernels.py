@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton.linear_scan_pieces import dot, kept, rows_of
+from kernels.triton.linear_scan_pieces import dot, kept, operand, rows_of
 
 __all__ = ["features", "features_backward"]
 
@@ -38,6 +38,24 @@ def _mixing(STEPS, t, s, length, stride_sl, LEVELS: tl.constexpr, CAUSAL: tl.con
 
 
 @triton.jit
+def _close(x, y, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
+    """The product of x and y to 16 bits at least, for inputs of any type.
+
+    Rounded to half types, one feature in some hundreds would have the wrong sign and so the wrong slope, which is an
+    error of several percent in the gradients.
+    """
+    if OPERAND == "fp32":
+        z = tl.dot(x.to(tl.float32), y.to(tl.float32), input_precision="tf32x3" if PRECISION == "tf32" else PRECISION)
+    else:
+        x_high, y_high = operand(x, OPERAND), operand(y, OPERAND)
+        x_low = x.to(tl.float32) - x_high.to(tl.float32)
+        z = tl.dot(operand(x_low, OPERAND), y_high) + tl.dot(x_high, y_high)
+        if y.dtype == tl.float32:
+            z += tl.dot(x_high, operand(y - y_high.to(tl.float32), OPERAND))
+    return z
+
+
+@triton.jit
 def _shown(KEYS, rows, length, HAS_KEYS: tl.constexpr):
     """Which rows are there and visible."""
     shown = (rows >= 0) & (rows < length)
@@ -48,32 +66,35 @@ def _shown(KEYS, rows, length, HAS_KEYS: tl.constexpr):
 
 @triton.jit
 def features(
-    X, KEYS, STEPS, W, F, stride_xb, stride_xh, stride_xl, stride_xd, stride_sb, stride_sl, heads, length, chunks,
+    X, KEYS, STEPS, W, F, stride_xb, stride_xh, stride_xl, stride_xd, stride_sb, stride_sl, heads, length, runs,
     D: tl.constexpr, M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr,
-    HALO: tl.constexpr, LEVELS: tl.constexpr, HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, OPERAND: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HALO: tl.constexpr, PER: tl.constexpr, LEVELS: tl.constexpr, HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """relu((A x) W) of one chunk of rows, 0 for hidden rows; F (B, H, length, M) is contiguous."""
+    """relu((A x) W) of a run of PER chunks of rows, 0 for hidden rows; F (B, H, length, M) is contiguous."""
     pid = tl.program_id(0)
-    n, bh = pid % chunks, pid // chunks
+    run, bh = pid % runs, pid // runs
     b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
     X += b * stride_xb + h * stride_xh
     STEPS += b * stride_sb
+    F += bh.to(tl.int64) * length * M
     if HAS_KEYS:
         KEYS += b * length
-    t = n * CHUNK + tl.arange(0, CHUNK)
-    shown = _shown(KEYS, t, length, HAS_KEYS)
-    x = rows_of(X, t, shown, stride_xl, stride_xd, 0, D, BLOCK_D)
-    y = dot(_mixing(STEPS, t, t, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
-    if CAUSAL:
-        s = n * CHUNK - HALO + tl.arange(0, HALO)
-        x = rows_of(X, s, _shown(KEYS, s, length, HAS_KEYS), stride_xl, stride_xd, 0, D, BLOCK_D)
-        y += dot(_mixing(STEPS, t, s, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
     d, m = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_M)
     w = tl.load(W + d[:, None] * M + m[None, :], mask=(d < D)[:, None] & (m < M)[None, :], other=0.0)
-    f = tl.where(shown[:, None], tl.maximum(dot(y, w, OPERAND, PRECISION), 0.0), 0.0)
-    to = F + (bh.to(tl.int64) * length + t)[:, None] * M + m[None, :]
-    tl.store(to, kept(f, F, OPERAND), mask=(t < length)[:, None] & (m < M)[None, :])
+    begin = run * PER * CHUNK
+    for start in range(begin, tl.minimum(begin + PER * CHUNK, length), CHUNK):
+        t = start + tl.arange(0, CHUNK)
+        shown = _shown(KEYS, t, length, HAS_KEYS)
+        x = rows_of(X, t, shown, stride_xl, stride_xd, 0, D, BLOCK_D)
+        y = _close(_mixing(STEPS, t, t, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
+        if CAUSAL:
+            s = start - HALO + tl.arange(0, HALO)
+            x = rows_of(X, s, _shown(KEYS, s, length, HAS_KEYS), stride_xl, stride_xd, 0, D, BLOCK_D)
+            y += _close(_mixing(STEPS, t, s, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
+        f = tl.where(shown[:, None], tl.maximum(_close(y, w, OPERAND, PRECISION), 0.0), 0.0)
+        to = F + t.to(tl.int64)[:, None] * M + m[None, :]
+        tl.store(to, kept(f, F, OPERAND), mask=(t < length)[:, None] & (m < M)[None, :])
 
 
 @triton.jit

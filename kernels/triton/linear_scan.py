@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from kernels.triton.support import LOG2E, interpreting, launch, launch_options, on_device, operands, padded, require
 
-__all__ = ["ScanLaunch", "Weights", "linear_attention", "linear_scan", "scan_launch"]
+__all__ = ["Cut", "ScanLaunch", "Weights", "cut", "linear_attention", "linear_scan", "scan_launch"]
 
 _PROGRAMS = 1536
 """Programs that keep a large GPU busy; with more of them, states are written and read for nothing."""
@@ -170,7 +170,7 @@ class _Work:
     counts: Tensor | None
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, states: Tensor, how: _How
+        self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, states: Tensor, how: Cut
     ) -> tuple[Tensor, Tensor]:
         """The output and the sums of scores; fills the states, of which the first is given."""
         from kernels.triton.linear_scan_forward import key_states, outputs
@@ -209,12 +209,12 @@ class _Work:
         total: Tensor,
         do: Tensor,
         dlast: Tensor | None,
-        how: _How,
+        how: Cut,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of q, k, v and the first state."""
         from kernels.triton.linear_scan_backward import key_grads, query_grads, query_states, row_grads
 
-        scan = _how(q, k, v, self.causal, backward=True, segment=how.segment)
+        scan = cut(q, k, v, self.causal, backward=True, segment=how.segment)
         fixed = self.fixed(q, v, keys, scan)
         shown, decay, counts = self.given(q, keys)
         (_, heads, lq, _), lk, dv = q.shape, k.shape[2], v.shape[3]
@@ -263,7 +263,7 @@ class _Work:
         return _summed(dq, q), _summed(dk, k), dv_, first
 
     def carry(
-        self, states: Tensor, problems: int, heads: int, length: int, segments: int, how: _How, *, backwards: bool
+        self, states: Tensor, problems: int, heads: int, length: int, segments: int, how: Cut, *, backwards: bool
     ) -> None:
         """States from what segments add."""
         from kernels.triton.linear_scan_forward import carry
@@ -287,7 +287,7 @@ class _Work:
         """Key mask, decays and counts, or any address in place of what is not there."""
         return tuple(q if x is None else x for x in (keys, self.decay, self.counts))  # type: ignore[return-value]
 
-    def fixed(self, q: Tensor, v: Tensor, keys: Tensor | None, how: _How) -> dict[str, object]:
+    def fixed(self, q: Tensor, v: Tensor, keys: Tensor | None, how: Cut) -> dict[str, object]:
         """The constants of every kernel and how it is launched."""
         d, dv = q.shape[3], v.shape[3]
         operand, precision = operands(q.dtype)
@@ -311,7 +311,7 @@ class _Work:
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
+class Cut:
     """How a call is cut: positions per segment, segments of queries and of keys, parts of the columns of values."""
 
     launch: ScanLaunch
@@ -327,7 +327,7 @@ class _How:
     """Numbers of a state."""
 
 
-def _how(q: Tensor, k: Tensor, v: Tensor, causal: bool, *, backward: bool = False, segment: int | None = None) -> _How:
+def cut(q: Tensor, k: Tensor, v: Tensor, causal: bool, *, backward: bool = False, segment: int | None = None) -> Cut:
     """How to cut a call; the pass back keeps the segments of the pass forward."""
     (batch, heads, lq, d), lk, dv = q.shape, k.shape[2], v.shape[3]
     launch = scan_launch(d, dv, q.dtype, backward=backward)
@@ -342,13 +342,13 @@ def _how(q: Tensor, k: Tensor, v: Tensor, causal: bool, *, backward: bool = Fals
     segments_k = -(-lk // segment)
     segments_q = segments_k if causal else -(-lq // segment)
     parts = -(-dv // launch.block_dv)
-    return _How(launch, segment, before, before // segment, segments_q, segments_k, parts, d * dv + d + dv)
+    return Cut(launch, segment, before, before // segment, segments_q, segments_k, parts, d * dv + d + dv)
 
 
 class _Context(Protocol):
     """What the forward pass leaves for the backward pass."""
 
-    how: _How
+    how: Cut
     work: _Work
     started: bool
 
@@ -367,7 +367,7 @@ class _Scan(torch.autograd.Function):
     def forward(
         ctx: _Context, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, key_mask: Tensor | None, work: _Work
     ) -> tuple[Tensor, Tensor]:
-        how = _how(q, k, v, work.causal)
+        how = cut(q, k, v, work.causal)
         keys = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
         problems = q.shape[0] * q.shape[1]
         states = torch.empty(problems, how.segments_k + 1, how.width, dtype=torch.float32, device=q.device)

@@ -1,4 +1,4 @@
-"""Compiles every kernel of engines 1 and 3 ahead of time, prints what came out as JSON; run without the interpreter."""
+"""Compiles every kernel of the engines ahead of time, prints what came out as JSON; run without the interpreter."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from typing import Any
 
 import torch
 
-from kernels.triton import block_sparse_backward, block_sparse_forward, block_sparse_listed, partial_kernels
+from kernels.triton import (
+    block_sparse_backward,
+    block_sparse_forward,
+    block_sparse_listed,
+    haar_kernels,
+    linear_scan_backward,
+    linear_scan_forward,
+    partial_kernels,
+)
 from kernels.triton.block_sparse import launch_for
-from kernels.triton.support import compile_ahead, padded, precision
+from kernels.triton.haar import rows_at_once
+from kernels.triton.linear_scan import scan_launch
+from kernels.triton.support import Compiled, compile_ahead, padded, precision
 
 KERNELS = {
     "forward": block_sparse_forward.forward,
@@ -20,16 +30,28 @@ KERNELS = {
     "listed backward": block_sparse_listed.backward,
     "received": partial_kernels.received,
 }
+SCAN = {
+    "key_states": linear_scan_forward.key_states,
+    "outputs": linear_scan_forward.outputs,
+    "row_grads": linear_scan_backward.row_grads,
+    "query_states": linear_scan_backward.query_states,
+    "query_grads": linear_scan_backward.query_grads,
+    "scan key_grads": linear_scan_backward.key_grads,
+    "carry": linear_scan_forward.carry,
+}
+HAAR = {"features": haar_kernels.features, "features_backward": haar_kernels.features_backward}
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+VARIANTS = ((torch.bfloat16, 64, 90, False), (torch.float16, 40, 80, True))
 STATISTICS = {"LSE", "DLSE", "DELTA", "BIAS", "DBIAS", "OUT"}
-DATA = {"Q", "K", "V", "O", "DO", "DQ", "DK", "DV_"}
+SUMS = {"DECAY", "STATES", "TOTAL", "DTOTAL", "STEPS", "W", "DSTEPS", "DW"}
+DATA = {"Q", "K", "V", "O", "DO", "DQ", "DK", "DV_", "X", "F", "DF", "DX"}
 
 
 def argument(name: str, dtype: torch.dtype) -> str:
     """Triton's type of an argument, by our names for them."""
     if name in DATA:
         return "*" + TYPES[dtype]
-    if name in STATISTICS:
+    if name in STATISTICS | SUMS:
         return "*fp32"
     if name == "KEYS":
         return "*u8"
@@ -58,10 +80,55 @@ def compiled(kernel: Any, dtype: torch.dtype, size: int, capability: int, *, ric
         "POWERS": True,
         "PRECISION": precision(dtype),
     }
+    return told(made(kernel, dtype, constants, capability, how.warps, how.stages))
+
+
+def linear(name: str, dtype: torch.dtype, size: int, capability: int, *, rich: bool) -> dict[str, object]:
+    """One variant of the linear scan or the features; a ``rich`` one is mala with a key mask, the other decays."""
+    kernel = (SCAN | HAAR)[name]
+    how = scan_launch(size, size, dtype, backward=name in ("query_states", "query_grads", "scan key_grads"))
+    chunk = rows_at_once(dtype) if name in HAAR else how.chunk
+    constants: dict[str, object] = {
+        "D": size,
+        "DV": size,
+        "M": size,
+        "BLOCK_D": padded(size),
+        "BLOCK_DV": padded(size) if name == "row_grads" else how.block_dv,
+        "BLOCK_M": padded(size),
+        "CHUNK": chunk,
+        "PER": 1024 // chunk,
+        "HALO": 16,
+        "LEVELS": 4,
+        "SEGMENT": 1024,
+        "BLOCK": 1024,
+        "HAS_KEYS": rich,
+        "HAS_DECAY": not rich,
+        "CAUSAL": True,
+        "BACKWARDS": rich,
+        "NEED_STEPS": rich,
+        "NEED_W": rich,
+        "FEATURE": "elu" if rich else "none",
+        "KIND": 2 if rich or name == "row_grads" else 0,
+        "EPS": 1e-6,
+        "OPERAND": "bf16" if dtype == torch.bfloat16 else "fp32",
+        "PRECISION": precision(dtype),
+    }
+    return told(made(kernel, dtype, constants, capability, 8 if name in HAAR else how.warps, how.stages))
+
+
+def made(
+    kernel: Any, dtype: torch.dtype, constants: dict[str, object], capability: int, warps: int, stages: int
+) -> Compiled:
+    """``kernel`` compiled with those of the constants that it has."""
     # Elements of a row lie side by side, as the launcher tells the compiler.
-    constants |= {name: 1 for name in ("stride_qd", "stride_kd", "stride_vd", "stride_gd")}
+    constants = constants | {f"stride_{x}d": 1 for x in "qkvgx"}
+    constants = {name: x for name, x in constants.items() if name in kernel.arg_names}
     types = {name: argument(name, dtype) for name in kernel.arg_names if name not in constants}
-    made = compile_ahead(kernel, types, constants, capability=capability, warps=how.warps, stages=how.stages)
+    return compile_ahead(kernel, types, constants, capability=capability, warps=warps, stages=stages)
+
+
+def told(made: Compiled) -> dict[str, object]:
+    """What the test looks at."""
     return {
         "cubin": len(made.cubin),
         "shared": made.shared,
@@ -70,13 +137,28 @@ def compiled(kernel: Any, dtype: torch.dtype, size: int, capability: int, *, ric
     }
 
 
-def main() -> None:
-    found = {}
+def engines() -> dict[str, object]:
+    """The kernels of engines 1 and 3."""
+    found: dict[str, object] = {}
     for name, kernel in KERNELS.items():
-        for dtype, size, capability, rich in ((torch.bfloat16, 64, 90, False), (torch.float16, 40, 80, True)):
+        for dtype, size, capability, rich in VARIANTS:
             found[f"{name} sm_{capability}"] = compiled(kernel, dtype, size, capability, rich=rich)
     found["forward sm_90 fp32"] = compiled(KERNELS["forward"], torch.float32, 128, 90, rich=True)
-    sys.stdout.write(json.dumps(found))
+    return found
+
+
+def scans() -> dict[str, object]:
+    """The kernels of engine 2."""
+    found: dict[str, object] = {}
+    for name in SCAN | HAAR:
+        for dtype, size, capability, rich in VARIANTS:
+            found[f"{name} sm_{capability}"] = linear(name, dtype, size, capability, rich=rich)
+    found["outputs sm_90 fp32"] = linear("outputs", torch.float32, 32, 90, rich=True)
+    return found
+
+
+def main() -> None:
+    sys.stdout.write(json.dumps({"engines": engines, "scans": scans}[sys.argv[1]]()))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from kernels.windows.power import power
 from kernels.windows.sliding_window import sliding_window
 from tests.kernels.cases import CASES, Case, grads, poisoned_memory, random_qkv, relative
 
-SERVED = [p for p in CASES if "triton" in describe(p.values[0].method).backends and p.values[0].method != "lightning"]
+LINEAR = ("lightning", "mala", "wersa")
+SERVED = [p for p in CASES if "triton" in describe(p.values[0].method).backends and p.values[0].method not in LINEAR]
 SHAPES = [
     {"lengths": (33, 64), "sizes": (16, 5), "heads": (2, 1, 2), "mask": "some", "causal": True},
     {"lengths": (65, 31), "sizes": (33, 24), "heads": (2, 2, 2), "mask": "none", "causal": False},

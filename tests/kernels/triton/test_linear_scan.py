@@ -18,6 +18,9 @@ from tests.kernels.cases import CASES, Case, grads, poisoned_memory, random_qkv,
 LINEAR = [p.values[0] for p in CASES if p.values[0].method in ("lightning", "mala", "wersa")]
 DECAY = Case("lightning", {"log_decay": [-0.05, -3.0]}, rows_sum_to_one=False)
 WERSA = Case("wersa", {"levels": 3, "features": 24})
+BOTH_WAYS = [
+    pytest.param(c, x, id=f"{c}-{'causal' if x else 'all'}") for c in (DECAY, Case("mala"), WERSA) for x in c.causals
+]
 SEGMENT = 64
 """Positions of a segment under the interpreter, of two chunks in float32."""
 
@@ -70,7 +73,7 @@ def compared(
 )
 def test_triton_equals_the_definition_and_so_do_its_gradients(case: Case, causal: bool, device: str) -> None:
     assert "triton" in describe(case.method).backends
-    compared(case, (61, 97), device, causal=causal, sizes=(16, 24), mask="some", heads=(2, 1, 2))
+    compared(case, (37, 67), device, causal=causal, sizes=(16, 24), mask="some", heads=(2, 1, 2))
 
 
 @pytest.mark.parametrize("case", [DECAY, Case("mala"), WERSA], ids=str)
@@ -79,17 +82,18 @@ def test_lengths_around_chunks_and_segments(case: Case, lengths: tuple[int, int]
     compared(case, lengths, device, heads=(1, 1, 1) if case.method != "lightning" else (2, 2, 2))
 
 
-@pytest.mark.parametrize("case", [DECAY, Case("mala"), WERSA], ids=str)
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("case", "causal"), BOTH_WAYS)
 def test_everything_of_one_sequence_hidden(case: Case, causal: bool, device: str) -> None:
-    compared(case, (40, 40), device, causal=causal or case is DECAY, mask="all of one sequence", batch=2)
+    heads = (2, 2, 2) if case is DECAY else (1, 1, 1)
+    compared(case, (20, 20), device, causal=causal, mask="all of one sequence", batch=2, heads=heads)
 
 
 @pytest.mark.parametrize("case", [DECAY, Case("mala"), WERSA], ids=str)
 @pytest.mark.parametrize("sizes", [(7, 1), (33, 70), (128, 20)])
 def test_head_sizes_and_strides(case: Case, sizes: tuple[int, int], device: str) -> None:
     # In float32 keys of 128 leave 32 columns of values to a program of the pass back, those of 33 leave 64.
-    compared(case, (37, 37), device, sizes=sizes, turned=True)
+    heads = (2, 2, 2) if case is DECAY else (1, 1, 1)
+    compared(case, (37, 37), device, sizes=sizes, heads=heads, turned=True)
 
 
 @pytest.mark.parametrize("method", ["lightning", "mala"])
@@ -100,17 +104,17 @@ def test_columns_of_values_in_several_parts_add_up(method: str, device: str) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", [DECAY, Case("mala"), WERSA], ids=str)
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("case", "causal"), BOTH_WAYS)
 def test_half_types_come_back_as_they_were_and_close(case: Case, dtype: torch.dtype, causal: bool, device: str) -> None:
-    compared(case, (140, 140), device, causal=causal or case is DECAY, dtype=dtype)
+    heads = (2, 2, 2) if case is DECAY else (1, 1, 1)
+    compared(case, (100, 100), device, causal=causal, dtype=dtype, heads=heads)
 
 
 def test_sums_beyond_float16_do_not_overflow(device: str) -> None:
-    q, k = (torch.full((1, 1, 200, 16), x, dtype=torch.float16, device=device) for x in (1.0, 60.0))
+    q, k = (torch.full((1, 1, 100, 16), x, dtype=torch.float16, device=device) for x in (1.0, 60.0))
     v = torch.full_like(k, 40.0).requires_grad_()
     out = attention(q, k, v, method="wersa", causal=True, levels=2, features=16, backend="triton")
-    assert float((out - 40.0).abs().max()) < 0.1
+    assert float((out.detach() - 40.0).abs().max()) < 0.1
     assert bool(torch.isfinite(torch.autograd.grad(out.sum(), v)[0]).all())
 
 
@@ -118,10 +122,10 @@ def test_sums_beyond_float16_do_not_overflow(device: str) -> None:
 def test_a_run_in_two_parts_is_one_run(normaliser: float | None, device: str) -> None:
     g = torch.Generator().manual_seed(1)
     sizes = (16, 16, 20)
-    q, k, v = (torch.rand(2, 2, 100, n, generator=g, dtype=torch.float64).to(device) for n in sizes)
-    first = torch.rand(2, 2, 16, 20 + (normaliser is not None), generator=g, dtype=torch.float64).to(device)
+    q, k, v = (torch.rand(1, 2, 70, n, generator=g, dtype=torch.float64).to(device) for n in sizes)
+    first = torch.rand(1, 2, 16, 20 + (normaliser is not None), generator=g, dtype=torch.float64).to(device)
     decay = torch.tensor([-0.01, -2.0], device=device)
-    weights = [torch.rand(s, generator=g, dtype=torch.float64).to(device) for s in ((2, 2, 100, 20), first.shape)]
+    weights = [torch.rand(s, generator=g, dtype=torch.float64).to(device) for s in ((1, 2, 70, 20), first.shape)]
 
     def wanted(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         if normaliser is None:
@@ -131,7 +135,7 @@ def test_a_run_in_two_parts_is_one_run(normaliser: float | None, device: str) ->
 
     def parts(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         out = []
-        for some in (slice(0, 33), slice(33, 100)):
+        for some in (slice(0, 33), slice(33, 70)):
             o, state = linear_scan(
                 q[:, :, some], k[:, :, some], v[:, :, some], log_decay=decay, state=state, normaliser=normaliser
             )
@@ -162,16 +166,15 @@ def test_no_positions_give_no_output_and_the_state_back(device: str) -> None:
         out.sum().backward()
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("in_time", [False, True])
+@pytest.mark.parametrize(("causal", "in_time"), [(True, True), (True, False), (False, False)])
 def test_factors_and_projection_of_wersa_get_their_gradients(causal: bool, in_time: bool, device: str) -> None:
     g = torch.Generator().manual_seed(2)
-    batch, length, levels = 2, 75, 3
-    x = torch.randn(batch, 2, length, 12, generator=g, dtype=torch.float64)
-    gates = torch.rand(batch, *([length] if in_time and causal else []), levels + 1, generator=g, dtype=torch.float64)
+    batch, length, levels = 2, 37, 3
+    x = torch.randn(batch, 1, length, 12, generator=g, dtype=torch.float64)
+    gates = torch.rand(batch, *([length] if in_time else []), levels + 1, generator=g, dtype=torch.float64)
     weights = torch.rand(levels + 1, generator=g, dtype=torch.float64)
     projection = torch.randn(12, 20, generator=g, dtype=torch.float64)
-    v = torch.randn(batch, 2, length, 8, generator=g, dtype=torch.float64)
+    v = torch.randn(batch, 1, length, 8, generator=g, dtype=torch.float64)
     mask = torch.rand(batch, length, generator=g) < 0.8
     given = [y.to(device) for y in (x, x.flip(2), v, gates, weights, projection)]
 
@@ -189,8 +192,8 @@ def test_factors_and_projection_of_wersa_get_their_gradients(causal: bool, in_ti
 
 
 def test_wersa_beyond_what_its_kernels_hold_is_computed_all_the_same(device: str) -> None:
-    for options in ({"levels": 7, "features": 16}, {"levels": 2, "features": 260}):
-        compared(Case("wersa", options), (140, 140), device, heads=(1, 1, 1))
+    for options in ({"levels": 6, "features": 16}, {"levels": 2, "features": 260}):
+        compared(Case("wersa", options), (70, 70), device, heads=(1, 1, 1))
 
 
 def test_the_module_of_wersa_runs_and_learns(device: str) -> None:
@@ -204,8 +207,8 @@ def test_the_module_of_wersa_runs_and_learns(device: str) -> None:
 
 
 def test_hidden_values_may_be_anything(device: str) -> None:
-    (q, k, v), g = random_qkv(70, 70, seed=13)
-    mask = (torch.rand(2, 70, generator=g) < 0.6).to(device)
+    (q, k, v), g = random_qkv(40, 40, seed=13, batch=1)
+    mask = (torch.rand(1, 40, generator=g) < 0.6).to(device)
     for case in (DECAY, Case("mala"), WERSA):
         inputs = [x.float().to(device) for x in (q, k, v)]
         kwargs = {"causal": True, "key_mask": mask, "backend": "triton", **case.kwargs}

@@ -1,0 +1,53 @@
+"""The benchmark for GPUs runs as far as a machine without one can tell, and counts what the kernels do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import kernels_gpu
+from kernels.triton.linear_work import features_work, scan_work
+
+
+def test_a_dry_run_goes_through_every_step(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if device != "cpu":
+        pytest.skip("a dry run is for the interpreter")
+    written = tmp_path / "table.md"
+    monkeypatch.setattr(sys, "argv", ["kernels_gpu", "--dry-run", "--out", str(written)])
+    monkeypatch.setattr(kernels_gpu, "TINY", kernels_gpu.replace(kernels_gpu.TINY, lengths=(32,)))
+    assert kernels_gpu.main() == 0
+    printed = capsys.readouterr().out
+    assert not written.exists()
+    for method, tables in {"lightning": 3, "mala": 3, "wersa": 3, "sliding_window": 3, "power": 3}.items():
+        assert printed.count(f"| `{method}` |") == tables
+
+
+def test_without_a_gpu_it_says_what_is_missing(
+    device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if device != "cpu":
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(sys, "argv", ["kernels_gpu"])
+    assert kernels_gpu.main() == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "a CUDA GPU is missing (PyTorch finds none); --dry-run runs the script without one"
+    ]
+
+
+def test_work_is_what_the_kernels_read_write_and_multiply() -> None:
+    x = torch.empty(2, 3, 128, 16, device="meta")
+    # Under the interpreter a segment has 64 positions and a chunk 32: 2 segments, 3 states of 16 x 16 + 2 x 16 numbers.
+    work = scan_work(x, x, x, causal=True, normalised=False)
+    rows, state = 6 * 128, 16 * 16 + 32
+    # Keys and values twice, queries and output once; states written, read and written, and read.
+    assert work.bytes == 4 * (rows * 16 * 6 + 6 * 3 * state * 4)
+    assert work.flops == 2 * rows * (3 * 16 * 16 + 32 * (16 + 16))
+    made = features_work(x, 24, 4, causal=True)
+    assert made.bytes == 4 * rows * (16 * 1.5 + 24)
+    assert made.flops == 2 * rows * 16 * (48 + 24)
+    assert (work + made).least_seconds(1.0, 1e30) == work.flops + made.flops
