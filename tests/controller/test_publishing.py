@@ -102,4 +102,4 @@ async def break_it(api: ApiServer, folder: Path) -> None:
         assert all(report.decided == 1 and report.errors == 0 for report in reports)
         text = running.controller.metrics.exposition()[0].decode()
         assert 'harmony_errors_total{component="publish",type="OSError"}' in text
-        assert len(calls) > 2
+        await world.until(lambda: len(calls) > 2, "published turn by turn, in vain")
