@@ -17,6 +17,7 @@ from kernels.triton.linear_scan_pieces import (
     is_first,
     kept,
     keys_of,
+    operand,
     queries_of,
     row_factors,
     rows_of,
@@ -121,7 +122,8 @@ def query_states(
         if KIND >= 1:
             total = tl.load(TOTAL + i, mask=there, other=0.0)
         a, beta = row_factors(total, COUNTS, start + r, there, stride_cl, scale, KIND, EPS)
-        do = do * a[:, None]
+        # What is rounded for the product is rounded for u too: the two cancel to a small part of themselves.
+        do = operand(do * a[:, None], OPERAND)
         # From the left edge of the segment on, so that exponents are not negative.
         ago = start - begin + r
         q = decayed(q, ago, log_decay, HAS_DECAY)
@@ -130,7 +132,7 @@ def query_states(
             dtotal = tl.load(DTOTAL + i, mask=there, other=0.0)
             z += tl.sum(q.to(tl.float32) * dtotal[:, None], 0)
         if KIND >= 2:
-            u += tl.sum(do * beta[:, None], 0)
+            u += tl.sum(do.to(tl.float32) * beta[:, None], 0)
     base = STATES + (bh.to(tl.int64) * (segments + 1) + n) * width
     to_s, at_s, to_z, at_z, to_u, at_u = state_at(base, part * BLOCK_DV, D, DV, BLOCK_D, BLOCK_DV)
     tl.store(to_s, s, mask=at_s)
@@ -272,13 +274,13 @@ def key_grads(
             if KIND >= 2:
                 p = tl.where(r[:, None] >= r[None, :], p + beta[:, None], 0.0)
             dv += dot(tl.trans(p * a[:, None]), do, OPERAND, PRECISION)
-            sent = do.to(tl.float32) * a[:, None]
+            sent = operand(do.to(tl.float32) * a[:, None], OPERAND)
             q = decayed(q, r, log_decay, HAS_DECAY)
             s = whole(s, m, log_decay, HAS_DECAY) + dot(tl.trans(q), sent, OPERAND, PRECISION)
             if KIND >= 1:
                 z = whole(z, m, log_decay, HAS_DECAY) + tl.sum(q.to(tl.float32) * dtotal[:, None], 0)
             if KIND >= 2:
-                u += tl.sum(sent * beta[:, None], 0)
+                u += tl.sum(sent.to(tl.float32) * beta[:, None], 0)
         if FEATURE == "elu":
             dk = dk * tl.minimum(k.to(tl.float32), 1.0)
         if HAS_KEYS:

@@ -110,6 +110,12 @@ def test_half_types_come_back_as_they_were_and_close(case: Case, dtype: torch.dt
     compared(case, (100, 100), device, causal=causal, dtype=dtype, heads=heads)
 
 
+def test_bfloat16_keeps_what_is_left_of_larger_numbers(device: str) -> None:
+    # Half of the weights are negative here, and gradients of values are a tenth of what they are the difference of.
+    case = Case("mala", {"c": 1e-2})
+    compared(case, (256, 256), device, sizes=(64, 16), dtype=torch.bfloat16, heads=(1, 1, 1))
+
+
 def test_sums_beyond_float16_do_not_overflow(device: str) -> None:
     q, k = (torch.full((1, 1, 100, 16), x, dtype=torch.float16, device=device) for x in (1.0, 60.0))
     v = torch.full_like(k, 40.0).requires_grad_()
