@@ -84,6 +84,14 @@ class Inputs:
         """Number of windows."""
         return int(self.values.shape[0])
 
+    @classmethod
+    def concat(cls, parts: Sequence[Inputs]) -> Inputs:
+        """Several batches of the same indicators and steps as one."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        return first._each(lambda name, x: x if name == "ahead" else torch.cat([getattr(part, name) for part in parts]))
+
     def take(self, index: Tensor) -> Inputs:
         """The windows of the given numbers."""
         return self._each(lambda name, x: x if name == "ahead" else x[index])

@@ -24,6 +24,8 @@ __all__ = ["Examples", "Fitted", "examples_of", "score_examples", "train"]
 
 _SCORED_WINDOWS, _SCORED_TOKENS = 256, 500_000
 """Validation windows, and tokens of theirs, that are looked at together."""
+_READ_VALUES = 4_000_000
+"""Readings that are prepared together, in float64 and several copies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +92,13 @@ def examples_of(
     if not kept.any():
         return None
     ends, ahead = ends[kept], ahead[kept]
-    windows = WindowBatch.from_panel(panel, ends, lookback, horizon=horizon if seasons else 0)
-    inputs = make_inputs(windows, horizon, quantiles=config.quantiles, stats=stats)
+    together = max(1, _READ_VALUES // (lookback * len(panel.indicators)))
+    parts = []
+    for begin in range(0, len(ends), together):
+        some = ends[begin : begin + together]
+        windows = WindowBatch.from_panel(panel, some, lookback, horizon=horizon if seasons else 0)
+        parts.append(make_inputs(windows, horizon, quantiles=config.quantiles, stats=stats))
+    inputs = Inputs.concat(parts)
     observed = ~np.isnan(ahead) & inputs.present.numpy()[..., None]
     scaled = (ahead - inputs.centre.numpy()[..., None]) / inputs.scale.numpy()[..., None]
     # A jump of hundreds of spreads says "very far" all the same; the likelihood must not drown in it.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
+from forecasting import training
 from forecasting.config import ModelConfig, TrainingConfig
 from forecasting.errors import DataError, UsageError
 from forecasting.features import series_stats
@@ -129,3 +130,18 @@ def test_settings_are_checked() -> None:
     with pytest.raises(UsageError, match="steps is 0"):
         TrainingConfig(steps=0)
     assert TrainingConfig.from_dict(QUICK.to_dict()) == QUICK
+
+
+def test_windows_prepared_in_parts_are_those_prepared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(3).normal(size=(200, 3))
+    values[::7, 1] = np.nan
+    both = []
+    for together in (10**9, 12 * 3 * 7):
+        monkeypatch.setattr(training, "_READ_VALUES", together)
+        both.append(made(values))
+    whole, parted = both
+    assert len(whole) == len(parted) > 100
+    for part in fields(whole.inputs):
+        a, b = (getattr(x.inputs, part.name) for x in (whole, parted))
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, part.name
+    assert torch.equal(whole.targets, parted.targets)
