@@ -86,7 +86,8 @@ class _Layout:
         pad = blocks * block - x.shape[2]
         if pad:
             x = torch.nn.functional.pad(x, (0, 0, 0, pad))
-        return x.reshape(x.shape[0] * self.sharing, self.plan.groups * blocks, block, x.shape[3])
+        # Contiguous, as parts take whole blocks of it by their number.
+        return x.reshape(x.shape[0] * self.sharing, self.plan.groups * blocks, block, x.shape[3]).contiguous()
 
     @property
     def sharing(self) -> int:
@@ -137,13 +138,12 @@ class _Part:
 
     def tiles(self, x: Tensor) -> Tensor:
         """Tiles of queries to (problems * jobs, block_q, D)."""
-        return x[self.problems].index_select(1, self.jobs).flatten(0, 1)
+        return _picked(x[self.problems], self.jobs).view(-1, *x.shape[2:])
 
     def gather(self, x: Tensor) -> Tensor:
         """Blocked keys or values to (problems * jobs, slots * block, D)."""
         some = x[self.problems]
-        rows = some.index_select(1, self.blocks)
-        return rows.reshape(some.shape[0] * len(self.jobs), -1, x.shape[3])
+        return _picked(some, self.blocks).view(some.shape[0] * len(self.jobs), -1, x.shape[3])
 
     def put(self, into: Tensor, x: Tensor) -> None:
         """Write (problems * jobs, block_q, D) to their tiles."""
@@ -152,7 +152,22 @@ class _Part:
     def add(self, into: Tensor, x: Tensor) -> None:
         """Add the gradients of gathered rows to the blocks that they came from."""
         some = into[self.problems]
-        some.index_add_(1, self.blocks, x.reshape(some.shape[0], -1, *some.shape[2:]))
+        numbers = _numbers(some, self.blocks)
+        some.view(-1, some.shape[2] * some.shape[3]).index_add_(0, numbers, x.reshape(len(numbers), -1))
+
+
+def _numbers(x: Tensor, blocks: Tensor) -> Tensor:
+    """Where the blocks (n,) of each problem of x (P, N, block, D) are among all P N blocks; (P n,)."""
+    of_problem = torch.arange(x.shape[0], device=blocks.device)[:, None] * x.shape[1]
+    return (of_problem + blocks).flatten()
+
+
+def _picked(x: Tensor, blocks: Tensor) -> Tensor:
+    """The blocks (n,) of each problem of x (P, N, block, D), (P n, block D).
+
+    As rows of a matrix they are copied by all threads, which PyTorch does not do along a later axis.
+    """
+    return x.view(-1, x.shape[2] * x.shape[3]).index_select(0, _numbers(x, blocks))
 
 
 def _parts(layout: _Layout, sees: Sees, key_mask: Tensor | None, offset: int, problems: int) -> Iterator[_Part]:
