@@ -1,6 +1,7 @@
 """The table of `benchmarks/kernels_speed.md`: `python -m benchmarks.kernels_speed` (two quiet cores).
 
-It measures with the code of `harmony bench kernels`; seconds are those on the clock.
+It measures with the code of `harmony bench kernels`; seconds are those on the clock. Each row is the fastest of a few
+rounds over all methods, and so is the SDPA that it is compared with: a busy moment of the machine does not count.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,23 +39,42 @@ def growth(rows):
         yield f"| `{row.method}` | {cells} |"
 
 
+def rounds(settings, ceilings, count):
+    """The fastest row of each method and length; `power` both in blocks and in its token form."""
+    best, dense = {}, {}
+    for n in range(count):
+        print(f"round {n + 1} of {count}", flush=True)
+        for block, name in ((64, "power"), (1, "power, block=1")):
+            methods = settings.methods if block > 1 else ("power",)
+            for row in measure_rows(replace(settings, methods=methods, power_block=block), ceilings):
+                row = replace(row, method=name) if row.method == "power" else row
+                print(line(row), flush=True)
+                at = row.length, row.method
+                if at not in best or row.forward_ms < best[at].forward_ms:
+                    best[at] = row
+                if row.sdpa_forward_ms is not None:
+                    dense[row.length] = min(dense.get(row.length, row.sdpa_forward_ms), row.sdpa_forward_ms)
+    for (length, _), row in sorted(best.items(), key=lambda x: x[0][0]):
+        if length in dense:
+            faster = dense[length] / row.forward_ms
+            row = replace(row, sdpa_forward_ms=dense[length], times_faster_than_sdpa=faster)
+        yield row
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     settings = BenchSettings(lengths=(SHORT, LONG), backward=False)
     ceilings = measure_ceilings(settings)
-    text = ["# Speed of attention on a CPU", "", *heading(settings, ceilings)]
-    rows = []
-    for row in measure_rows(settings, ceilings):
-        rows.append(row)
-        text.append(line(row))
-        print(line(row), flush=True)
-    text += ["", f"Bars: {BARS}.", "", *growth(rows)]
+    rows = list(rounds(settings, ceilings, args.rounds))
+    text = ["# Speed of attention on a CPU", "", *heading(settings, ceilings), *map(line, rows)]
+    text += ["", f"SDPA at {SHORT:,}: {rows[0].sdpa_forward_ms:,.0f} ms. Bars: {BARS}.", "", *growth(rows)]
     args.out.write_text("\n".join(text) + "\n")
-    print("\n".join(text[-len(rows) :]))
+    print("\n".join(text))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,6 +39,7 @@ def kernels(
     head_dim: Annotated[int, typer.Option(min=1, help="Size of a head.")] = 64,
     causal: Annotated[bool, typer.Option(help="Hide the keys after a query.")] = True,
     window: Annotated[int, typer.Option(min=1, help="Keys near a query, for windowed methods.")] = 256,
+    power_block: Annotated[int, typer.Option(min=1, help="Side of the blocks of power; 1 is its token form.")] = 64,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; PyTorch's choice if left out.")] = None,
     backward: Annotated[bool, typer.Option(help="Measure the backward pass too.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 0,
@@ -70,9 +72,11 @@ def kernels(
         head_dim=head_dim,
         causal=causal,
         window=window,
+        power_block=power_block,
         backward=backward,
         seed=seed,
     )
+    _check_memory(batch * heads * max(settings.lengths) * head_dim)
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)
     try:
@@ -85,12 +89,28 @@ def kernels(
             found.append(row)
             if not as_json:
                 print(line(row), flush=True)
+            elif sys.stderr.isatty():
+                print(line(row), file=sys.stderr, flush=True)
     except KernelError as error:
         raise UsageError(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise UsageError(f"not enough memory on {device}: {str(error).splitlines()[0]}") from error
     finally:
         torch.set_num_threads(before)
     if as_json:
         print(json.dumps([row.to_json() for row in found], indent=2, allow_nan=False))
+
+
+def _check_memory(numbers: int) -> None:
+    """Raise `UsageError` if the inputs and the output of a call, of ``numbers`` each, exceed the memory here."""
+    from forecasting.errors import UsageError
+
+    held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * 4 * numbers > held:
+        raise UsageError(
+            f"inputs and output would take {4 * 4 * numbers / 1e9:,.0f} GB of {held / 1e9:,.0f} GB here; "
+            "expected smaller --lengths, --batch, --heads or --head-dim"
+        )
 
 
 def heading(settings: BenchSettings, ceilings: Ceilings) -> list[str]:

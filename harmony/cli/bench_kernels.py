@@ -65,6 +65,8 @@ class BenchSettings:
     head_dim: int = 64
     causal: bool = True
     window: int = 256
+    power_block: int = 64
+    """Side of the blocks of `power`; 1 is its token form."""
     backward: bool = True
     seed: int = 0
     backend: Backend | None = None
@@ -189,7 +191,7 @@ def _options(method: str, s: BenchSettings, length: int) -> dict[str, object]:
     w = min(s.window, length)
     found: dict[str, dict[str, object]] = {
         "sliding_window": {"window": w},
-        "power": {"window": w},
+        "power": {"window": w, "block": s.power_block},
         "elastic_window": {"alpha": float(w), "beta": 0.0},
         "halo": {"block": max(w // 2, 1), "halo": w // 4},
         "neighborhood": {"kernel": w},

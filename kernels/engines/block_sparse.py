@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.checks import compute_dtype
 from kernels.engines.plan import Plan
+from kernels.engines.singles import Singles, add_gradients, add_singles
 
 __all__ = ["block_sparse_attention"]
 
@@ -43,6 +44,7 @@ def block_sparse_attention(
     key_mask: Tensor | None = None,
     bias: Tensor | None = None,
     offset: int | None = None,
+    singles: Singles | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of q (B, H, Lq, D) over the keys k (B, H, Lk, D), v (B, H, Lk, Dv) of a plan that a rule shows.
 
@@ -56,6 +58,7 @@ def block_sparse_attention(
         key_mask: bool (B, Lk), True where a key may be seen.
         bias: (H or 1, block_q, n block_k), added to the scores of every tile in the order of the plan's lists.
         offset: position of query 0 on the axis of the keys, Lk - Lq if None.
+        singles: further keys, at fixed distances, which the rule does not show.
 
     Returns:
         The output (B, H, Lq, Dv) in the type of q, 0 where nothing is seen, and the log-sum-exp (B, H, Lq) in float32
@@ -66,7 +69,8 @@ def block_sparse_attention(
         nothing = q[..., :0].sum() + k[..., :0].sum() + v[..., :0].sum()
         return nothing.expand(*q.shape[:3], v.shape[3]).clone(), lse
     offset = k.shape[2] - q.shape[2] if offset is None else offset
-    o, lse = _BlockSparse.apply(q, k, v, bias, key_mask, plan, sees, scale, offset)  # type: ignore[no-untyped-call]
+    how = (plan, sees, scale, offset, singles)
+    o, lse = _BlockSparse.apply(q, k, v, bias, key_mask, how)  # type: ignore[no-untyped-call]
     return o, lse
 
 
@@ -86,7 +90,8 @@ class _Layout:
         pad = blocks * block - x.shape[2]
         if pad:
             x = torch.nn.functional.pad(x, (0, 0, 0, pad))
-        return x.reshape(x.shape[0] * self.sharing, self.plan.groups * blocks, block, x.shape[3])
+        # Contiguous, as parts take whole blocks of it by their number.
+        return x.reshape(x.shape[0] * self.sharing, self.plan.groups * blocks, block, x.shape[3]).contiguous()
 
     @property
     def sharing(self) -> int:
@@ -137,13 +142,12 @@ class _Part:
 
     def tiles(self, x: Tensor) -> Tensor:
         """Tiles of queries to (problems * jobs, block_q, D)."""
-        return x[self.problems].index_select(1, self.jobs).flatten(0, 1)
+        return _picked(x[self.problems], self.jobs).view(-1, *x.shape[2:])
 
     def gather(self, x: Tensor) -> Tensor:
         """Blocked keys or values to (problems * jobs, slots * block, D)."""
         some = x[self.problems]
-        rows = some.index_select(1, self.blocks)
-        return rows.reshape(some.shape[0] * len(self.jobs), -1, x.shape[3])
+        return _picked(some, self.blocks).view(some.shape[0] * len(self.jobs), -1, x.shape[3])
 
     def put(self, into: Tensor, x: Tensor) -> None:
         """Write (problems * jobs, block_q, D) to their tiles."""
@@ -152,7 +156,22 @@ class _Part:
     def add(self, into: Tensor, x: Tensor) -> None:
         """Add the gradients of gathered rows to the blocks that they came from."""
         some = into[self.problems]
-        some.index_add_(1, self.blocks, x.reshape(some.shape[0], -1, *some.shape[2:]))
+        numbers = _numbers(some, self.blocks)
+        some.view(-1, some.shape[2] * some.shape[3]).index_add_(0, numbers, x.reshape(len(numbers), -1))
+
+
+def _numbers(x: Tensor, blocks: Tensor) -> Tensor:
+    """Where the blocks (n,) of each problem of x (P, N, block, D) are among all P N blocks; (P n,)."""
+    of_problem = torch.arange(x.shape[0], device=blocks.device)[:, None] * x.shape[1]
+    return (of_problem + blocks).flatten()
+
+
+def _picked(x: Tensor, blocks: Tensor) -> Tensor:
+    """The blocks (n,) of each problem of x (P, N, block, D), (P n, block D).
+
+    As rows of a matrix they are copied by all threads, which PyTorch does not do along a later axis.
+    """
+    return x.view(-1, x.shape[2] * x.shape[3]).index_select(0, _numbers(x, blocks))
 
 
 def _parts(layout: _Layout, sees: Sees, key_mask: Tensor | None, offset: int, problems: int) -> Iterator[_Part]:
@@ -218,7 +237,7 @@ def _scores(part: _Part, qj: Tensor, kj: Tensor, bias: Tensor | None, scale: flo
 class _Context(Protocol):
     """What the forward pass leaves for the backward pass."""
 
-    how: tuple[_Layout, Sees, float, int]
+    how: tuple[_Layout, Sees, float, int, Singles | None]
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
@@ -237,16 +256,14 @@ class _BlockSparse(torch.autograd.Function):
         v: Tensor,
         bias: Tensor | None,
         key_mask: Tensor | None,
-        plan: Plan,
-        sees: Sees,
-        scale: float,
-        offset: int,
+        how: tuple[Plan, Sees, float, int, Singles | None],
     ) -> tuple[Tensor, Tensor]:
+        plan, sees, scale, offset, singles = how
         layout = _Layout(plan, q.shape[2], k.shape[2], q.shape[1])
         to = compute_dtype(q)
         qt, kt, vt = layout.tile(q), layout.block_keys(k), layout.block_keys(v)
         # Each tile is in exactly one part, so nothing stays unwritten.
-        ot = q.new_empty(*qt.shape[:3], v.shape[3])
+        ot = q.new_empty(*qt.shape[:3], v.shape[3], dtype=q.dtype if singles is None else to)
         lt = q.new_empty(*qt.shape[:3], 1, dtype=to)
         wide = None if bias is None else bias.to(to)
         for part in _parts(layout, sees, key_mask, offset, len(qt)):
@@ -256,23 +273,26 @@ class _BlockSparse(torch.autograd.Function):
             p = s.sub_(top).exp2_()
             total = p.sum(dim=-1, keepdim=True)
             out = torch.bmm(p, part.gather(vt).to(to)).div_(total.clamp_min(torch.finfo(to).tiny))
-            part.put(ot, out.to(q.dtype))
+            part.put(ot, out.to(ot.dtype))
             part.put(lt, total.log2_().add_(top).div_(_LOG2_E))
         o, lse = layout.untile(ot), layout.untile(lt)[..., 0]
+        if singles is not None:
+            add_singles(q, k, v, o, lse, singles=singles, key_mask=key_mask, scale=scale, offset=offset)
+            o = o.to(q.dtype)
         ctx.save_for_backward(q, k, v, bias, key_mask, o, lse)
-        ctx.how = (layout, sees, scale, offset)
+        ctx.how = (layout, sees, scale, offset, singles)
         return o, lse
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, do: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, key_mask, o, lse = ctx.saved_tensors
-        layout, sees, scale, offset = ctx.how
+        layout, sees, scale, offset, singles = ctx.how
         to = compute_dtype(q)
         delta = (do.to(to) * o.to(to)).sum(dim=-1) - dlse.masked_fill(lse == float("-inf"), 0.0)
-        lse = lse.masked_fill(lse == float("-inf"), 0.0) * _LOG2_E
+        lse = lse.masked_fill(lse == float("-inf"), 0.0)
         qt, kt, vt, gt = layout.tile(q), layout.block_keys(k), layout.block_keys(v), layout.tile(do)
-        lt, dt = layout.tile(lse[..., None]), layout.tile(delta[..., None])
+        lt, dt = layout.tile(lse[..., None] * _LOG2_E), layout.tile(delta[..., None])
         dq = torch.zeros_like(qt, dtype=to)
         dk, dv = torch.zeros_like(kt, dtype=to), torch.zeros_like(vt, dtype=to)
         wide = None if bias is None else bias.to(to)
@@ -288,10 +308,13 @@ class _BlockSparse(torch.autograd.Function):
             if dbias is not None:
                 heads = torch.arange(part.problems.start, part.problems.stop, device=ds.device) % len(dbias)
                 dbias.index_add_(0, heads, ds.view(-1, len(part.jobs), *ds.shape[1:]).sum(dim=1))
+        sums = (layout.untile(dq), layout.unblock_keys(dk), layout.unblock_keys(dv))
+        if singles is not None:
+            add_gradients(
+                (q, k, v), do, lse, delta, sums, singles=singles, key_mask=key_mask, scale=scale, offset=offset
+            )
         return (
-            layout.untile(dq).to(q.dtype),
-            layout.unblock_keys(dk).to(k.dtype),
-            layout.unblock_keys(dv).to(v.dtype),
+            *(x.to(y.dtype) for x, y in zip(sums, (q, k, v), strict=True)),
             None if dbias is None else dbias.to(bias.dtype),
-            *(None,) * 5,
+            *(None,) * 2,
         )

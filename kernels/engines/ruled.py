@@ -47,9 +47,12 @@ def ruled_fast(
     call = call_of(q, k, causal=causal)
     if backend == "triton":
         return ruled_attention(q, k, v, rule, call, scale=scale, key_mask=key_mask)[0]
-    block = block_for(rule, call)
-    plan = plan_from_spans(rule, call, block_q=block, block_k=block)
-    return block_sparse_attention(q, k, v, plan=plan, sees=rule.sees, scale=scale, key_mask=key_mask)[0]
+    listed, singles = (rule, None) if rule.split is None else rule.split
+    block = block_for(listed, call)
+    plan = plan_from_spans(listed, call, block_q=block, block_k=block)
+    return block_sparse_attention(
+        q, k, v, plan=plan, sees=listed.sees, scale=scale, key_mask=key_mask, singles=singles
+    )[0]
 
 
 def ruled_mechanism(

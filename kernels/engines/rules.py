@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.engines.singles import Singles
+
 __all__ = ["EVERY_KEY", "Call", "Form", "Rule", "area", "boolean", "causal_part", "full"]
 
 
@@ -62,6 +64,8 @@ class Rule:
     """Side of the blocks that the rule itself is made of, if it is."""
     form: Form | None = None
     """The same mask as a form, where there is one: GPU kernels then need no bits for partial blocks."""
+    split: tuple[Rule, Singles] | None = None
+    """The same mask as a rule for most of it and single keys at fixed distances, of which blocks would be a waste."""
 
 
 def full(call: Call) -> Rule:

@@ -11,7 +11,9 @@ from torch import Tensor
 from kernels.checks import positive
 from kernels.engines.ruled import ruled_mechanism
 from kernels.engines.rules import Call, Form, Rule
+from kernels.engines.singles import Singles
 from kernels.registry import Taxonomy
+from kernels.windows.sliding_window import sliding_window
 
 __all__ = ["MECHANISM", "power"]
 
@@ -47,7 +49,14 @@ def power(call: Call, *, window: int = 256, block: int = 64, sinks: int = 64) ->
         end = torch.stack(hi)
         return torch.stack(lo), torch.minimum(end, i + 1) if causal else end
 
-    return Rule(sees, spans, block=c, form=Form(near, first, c, powers=True, causal=causal))
+    form = Form(near, first, c, powers=True, causal=causal)
+    if c > 1:
+        return Rule(sees, spans, block=c, form=form)
+    # One key per distance: as blocks nearly all of what is computed would be hidden.
+    both = steps if causal else [*steps, *(-s for s in steps)]
+    return Rule(
+        sees, spans, form=form, split=(sliding_window(call, window=near, sinks=first), Singles(tuple(both), first))
+    )
 
 
 MECHANISM = ruled_mechanism(

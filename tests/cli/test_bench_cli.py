@@ -31,6 +31,10 @@ def test_every_row_has_what_was_promised(capsys: pytest.CaptureFixture[str]) -> 
         assert row["backward_peak_bytes"] >= row["peak_bytes"]
         assert row["rel_error"] < 1e-4
         assert row["flops_per_s"] > 0
+        promised = (
+            "method length batch heads head_dim dtype forward_ms backward_ms peak_bytes sdpa_forward_ms rel_error"
+        )
+        assert set(promised.split()) <= set(row)
 
 
 def test_every_method_can_be_measured_in_every_type(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,10 +67,17 @@ def test_the_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
         (("--dtype", "float23"), "--dtype is 'float23'; did you mean 'float32'"),
         (("--device", "gpu"), "--device is 'gpu'"),
         (("--methods", "lightning", "--no-causal"), "'lightning' is causal only; pass --causal"),
+        (("--lengths", "9999999999999999999999"), "GB here; expected smaller --lengths"),
+        (("--lengths", "64", "--head-dim", "999999999999"), "GB here; expected smaller --lengths"),
+        (("--device", "cuda"), "--device is cuda but PyTorch finds no such device here"),
+        (("--power-block", "0"), "Invalid value for '--power-block'"),
         (("--heads", "0"), "Invalid value for '--heads'"),
     ],
 )
-def test_mistakes_are_one_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run(["bench", "kernels", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
