@@ -2,7 +2,7 @@
 # HARMONY's image. Build it from the repository root:
 #
 #   docker build --tag harmony:0.1.0 .                                                   CPU
-#   docker build --tag harmony:0.1.0-gpu --build-arg TORCH_INDEX_URL= --build-arg EXTRAS=controller,gpu .
+#   docker build --tag harmony:0.1.0-gpu --build-arg TORCH_INDEX_URL= --build-arg EXTRAS=controller,api,gpu .
 #
 # To pin the base image, look its digest up once and give it with every build:
 #
@@ -16,7 +16,8 @@ FROM ${PYTHON_IMAGE} AS builder
 
 # Where torch comes from: PyTorch's CPU wheels by default (200 MB instead of several GB); empty for pip's own index.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-ARG EXTRAS=controller
+# Without `api` the image runs the controller and nothing that needs it (chart value api.enabled).
+ARG EXTRAS=controller,api
 
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -72,7 +73,7 @@ ENV PATH=/opt/harmony/bin:$PATH \
     TRITON_CACHE_DIR=/tmp/triton
 WORKDIR /tmp
 USER 65532:65532
-EXPOSE 8080 8081 9090
+EXPOSE 8000 8080 8081 9090
 HEALTHCHECK NONE
 ENTRYPOINT ["harmony"]
 CMD ["controller"]

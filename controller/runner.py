@@ -148,6 +148,11 @@ class Controller:
         """Whether this process may write right now (self-fenced: false before anybody else may)."""
         return self._leading and (not self.settings.leader_elect or self.election.may_act())
 
+    @property
+    def is_leading(self) -> bool:
+        """Whether the loop runs here; may be asked from any thread."""
+        return self._leading
+
     # ---- life -----------------------------------------------------------------------------------------------
     def stop(self) -> None:
         """End after the present tick; leadership is handed over at once."""

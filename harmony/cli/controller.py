@@ -10,65 +10,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harmony.cli.cluster_flags import (
+    CaFile,
+    Context,
+    DryRun,
+    ForecasterName,
+    HealthAddress,
+    Interval,
+    KedaAddress,
+    KedaCaFile,
+    KedaCertFile,
+    KedaKeyFile,
+    Kubeconfig,
+    LeaderElect,
+    LeaseName,
+    LeaseNamespace,
+    LogFormat,
+    LogLevel,
+    MetricsAddress,
+    Namespaces,
+    PrometheusUrl,
+    QueryParam,
+    Selector,
+    TokenFile,
+    connection_settings,
+    whole_settings,
+)
+
 if TYPE_CHECKING:
     from controller.doctor import Finding
-    from controller.settings import ControllerSettings
 
 __all__ = ["controller", "doctor", "recommend"]
 
-Kubeconfig = Annotated[
-    str, typer.Option(envvar="HARMONY_KUBECONFIG", help="Kubeconfig file; in-cluster or the usual one by default.")
-]
-Context = Annotated[str, typer.Option(envvar="HARMONY_CONTEXT", help="Context of the kubeconfig.")]
-PrometheusUrl = Annotated[
-    str, typer.Option(envvar="HARMONY_PROMETHEUS_URL", help="Prometheus of objects that name none of their own.")
-]
-TokenFile = Annotated[
-    str, typer.Option(envvar="HARMONY_PROMETHEUS_TOKEN_FILE", help="Bearer token, read again for each request.")
-]
-CaFile = Annotated[
-    str, typer.Option(envvar="HARMONY_PROMETHEUS_CA_FILE", help="Certificates to trust besides the system's.")
-]
-QueryParam = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--prometheus-query-param",
-        envvar="HARMONY_PROMETHEUS_QUERY_PARAM",
-        help="KEY=VALUE added to every query (repeat), for multi-tenant Thanos or Mimir.",
-    ),
-]
-Namespaces = Annotated[
-    list[str] | None,
-    typer.Option("--namespace", "-n", envvar="HARMONY_NAMESPACE", help="Namespace to watch (repeat); all by default."),
-]
-Selector = Annotated[
-    str, typer.Option(envvar="HARMONY_SELECTOR", help="Serve only objects with these labels (sharding).")
-]
-LeaderElect = Annotated[
-    bool | None,
-    typer.Option(
-        "--leader-elect/--no-leader-elect",
-        envvar="HARMONY_LEADER_ELECT",
-        show_default="on, and off in a dry run",
-        help="Take a Lease before acting; needed with replicas.",
-    ),
-]
-LeaseNamespace = Annotated[
-    str, typer.Option(envvar="HARMONY_LEASE_NAMESPACE", help="Namespace of the Lease; the pod's own by default.")
-]
-LeaseName = Annotated[str, typer.Option(envvar="HARMONY_LEASE_NAME", help="Name of the Lease; one per shard.")]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        envvar="HARMONY_DRY_RUN",
-        help="Decide and log what would be ordered; write nothing to the cluster.",
-    ),
-]
-Interval = Annotated[str, typer.Option(envvar="HARMONY_INTERVAL", help="Time between ticks, such as 30s.")]
-ForecasterName = Annotated[
-    str, typer.Option("--forecaster", envvar="HARMONY_FORECASTER", help="base, or a model folder.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -87,24 +60,14 @@ def controller(
     context: Context = "",
     dry_run: DryRun = False,
     forecaster: ForecasterName = "base",
-    metrics_address: Annotated[
-        str, typer.Option(envvar="HARMONY_METRICS_ADDRESS", help="Where /metrics listens; empty for nowhere.")
-    ] = ":8080",
-    health_address: Annotated[
-        str, typer.Option(envvar="HARMONY_HEALTH_ADDRESS", help="Where /healthz and /readyz listen.")
-    ] = ":8081",
-    keda_address: Annotated[
-        str, typer.Option(envvar="HARMONY_KEDA_ADDRESS", help="Where the KEDA external scaler listens, such as :9090.")
-    ] = "",
-    keda_tls_cert_file: Annotated[
-        str, typer.Option(envvar="HARMONY_KEDA_TLS_CERT_FILE", help="Certificate of the KEDA scaler.")
-    ] = "",
-    keda_tls_key_file: Annotated[str, typer.Option(envvar="HARMONY_KEDA_TLS_KEY_FILE", help="Its key.")] = "",
-    keda_tls_ca_file: Annotated[
-        str, typer.Option(envvar="HARMONY_KEDA_TLS_CA_FILE", help="Ask clients for certificates signed by this CA.")
-    ] = "",
-    log_format: Annotated[str, typer.Option(envvar="HARMONY_LOG_FORMAT", help="json or text.")] = "json",
-    log_level: Annotated[str, typer.Option(envvar="HARMONY_LOG_LEVEL", help="debug, info, warning or error.")] = "info",
+    metrics_address: MetricsAddress = ":8080",
+    health_address: HealthAddress = ":8081",
+    keda_address: KedaAddress = "",
+    keda_tls_cert_file: KedaCertFile = "",
+    keda_tls_key_file: KedaKeyFile = "",
+    keda_tls_ca_file: KedaCaFile = "",
+    log_format: LogFormat = "json",
+    log_level: LogLevel = "info",
     journal: Annotated[
         str, typer.Option(envvar="HARMONY_JOURNAL", help="File that gets every turn as a line of JSON.")
     ] = "",
@@ -120,10 +83,9 @@ def controller(
 
     from controller.logs import configure
     from controller.runner import run_controller
-    from harmony.cli.durations import parse_duration
 
-    settings = dataclasses.replace(
-        _settings(
+    settings = whole_settings(
+        connection_settings(
             prometheus_url,
             prometheus_token_file,
             prometheus_ca_file,
@@ -134,21 +96,19 @@ def controller(
             forecaster,
         ),
         selector=selector,
-        interval_s=parse_duration(interval),
-        leader_elect=not dry_run if leader_elect is None else leader_elect,
+        interval=interval,
+        leader_elect=leader_elect,
         lease_namespace=lease_namespace,
         lease_name=lease_name,
         dry_run=dry_run,
         metrics_address=metrics_address,
         health_address=health_address,
         keda_address=keda_address,
-        keda_cert_file=keda_tls_cert_file,
-        keda_key_file=keda_tls_key_file,
-        keda_ca_file=keda_tls_ca_file,
+        keda_tls_files=(keda_tls_cert_file, keda_tls_key_file, keda_tls_ca_file),
         log_format=log_format,
         log_level=log_level,
-        journal=journal,
     )
+    settings = dataclasses.replace(settings, journal=journal)
     configure(settings.log_format, settings.log_level)
     asyncio.run(run_controller(settings))
     return 0
@@ -179,7 +139,7 @@ def doctor(
     from controller.doctor import examine
 
     settings = dataclasses.replace(
-        _settings(
+        connection_settings(
             prometheus_url,
             prometheus_token_file,
             prometheus_ca_file,
@@ -251,7 +211,7 @@ def recommend(
         name, namespace = name or meta["name"], meta["namespace"]
     if not name:
         raise UsageError("recommend needs the NAME of an object, or a manifest with --file")
-    settings = _settings(
+    settings = connection_settings(
         prometheus_url,
         prometheus_token_file,
         prometheus_ca_file,
@@ -267,35 +227,6 @@ def recommend(
     else:
         _show(name, namespace, status)
     return 0 if "lastScaleDecision" in status else 1
-
-
-def _settings(
-    url: str,
-    token_file: str,
-    ca_file: str,
-    params: list[str] | None,
-    namespaces: list[str] | None,
-    kubeconfig: str,
-    context: str,
-    forecaster: str,
-) -> ControllerSettings:
-    """What all three commands have in common."""
-    from controller.settings import ControllerSettings, PrometheusSettings
-    from forecasting.errors import UsageError
-
-    pairs = []
-    for text in params or ():
-        key, separator, value = text.partition("=")
-        if not (key and separator):
-            raise UsageError(f"--prometheus-query-param {text!r}: expected KEY=VALUE")
-        pairs.append((key, value))
-    return ControllerSettings(
-        prometheus=PrometheusSettings(url, token_file, ca_file, tuple(pairs)),
-        namespaces=tuple(dict.fromkeys(namespaces or ())),
-        kubeconfig=kubeconfig,
-        context=context,
-        forecaster=forecaster,
-    )
 
 
 def _manifest(path: Path, namespace: str) -> dict[str, Any]:

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harmony.cli.controller import Context, DryRun, Interval, Kubeconfig, LeaseName, Namespaces, PrometheusUrl, Selector
+from harmony.cli.cluster_flags import (
+    CaFile,
+    Context,
+    DryRun,
+    ForecasterName,
+    HealthAddress,
+    Interval,
+    KedaAddress,
+    KedaCaFile,
+    KedaCertFile,
+    KedaKeyFile,
+    Kubeconfig,
+    LeaderElect,
+    LeaseName,
+    LeaseNamespace,
+    LogFormat,
+    LogLevel,
+    MetricsAddress,
+    Namespaces,
+    PrometheusUrl,
+    QueryParam,
+    Selector,
+    TokenFile,
+    connection_settings,
+    whole_settings,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fastapi import FastAPI
 
+    from harmony.api.ports import TokenReviewer
     from harmony.api.roles import Role
     from harmony.api.state import ApiSettings, ApiState
     from harmony.cli.sources import Source
@@ -22,8 +50,30 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+log = logging.getLogger(__name__)
 BESIDE = 20  # a larger demo gets a process of its own: sharing an interpreter, loop and server slow each other down
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Who may come in.
+
+    Attributes:
+        insecure: ask nobody for a key.
+        wait_for_key: begin before there is a key, and let nobody in until then.
+        groups: role by Kubernetes group.
+        review: asks whose a Kubernetes token is; None where tokens are not accepted.
+        cors: origins whose pages may read answers.
+        rate: requests per second and caller.
+    """
+
+    insecure: bool
+    wait_for_key: bool
+    groups: Mapping[str, Role]
+    review: TokenReviewer | None
+    cors: Sequence[str]
+    rate: float
 
 
 def serve(
@@ -39,6 +89,9 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Ask nobody for a key, wherever they come from.")
     ] = False,
+    wait_for_key: Annotated[
+        bool, typer.Option("--wait-for-key", help="Start before there is a key, and let nobody in until one is made.")
+    ] = False,
     token_review: Annotated[
         bool, typer.Option("--token-review", help="Accept Kubernetes tokens (asks the API server).")
     ] = False,
@@ -49,21 +102,39 @@ def serve(
         list[str] | None, typer.Option(help="Origin whose pages may read answers (repeat); none by default.")
     ] = None,
     rate: Annotated[float, typer.Option(min=1, help="Requests per second and caller.")] = 50.0,
+    retain_days: Annotated[
+        float | None,
+        typer.Option(min=0, help="Remove decisions older than so many days, every hour; kept for ever by default."),
+    ] = None,
+    retain_inputs_days: Annotated[
+        float | None, typer.Option(min=0, help="Remove what they can be recomputed from earlier than that.")
+    ] = None,
     services: Annotated[int, typer.Option(min=1, max=2000, help="Demo: how many services.")] = 5,
     speed: Annotated[float, typer.Option(min=0.1, max=600, help="Demo: seconds that pass in one second.")] = 60.0,
     seed: Annotated[int, typer.Option(min=0, help="Demo: seed of everything random.")] = 0,
     reports: Annotated[Path | None, typer.Option(help="Folder with replay reports for the dashboard.")] = None,
-    forecaster: Annotated[str, typer.Option(help="base, or a model folder.")] = "base",
+    forecaster: ForecasterName = "base",
     prometheus_url: PrometheusUrl = "",
+    prometheus_token_file: TokenFile = "",
+    prometheus_ca_file: CaFile = "",
+    prometheus_query_param: QueryParam = None,
     namespace: Namespaces = None,
     selector: Selector = "",
     kubeconfig: Kubeconfig = "",
     context: Context = "",
     interval: Interval = "30s",
+    leader_elect: LeaderElect = None,
+    lease_namespace: LeaseNamespace = "",
     lease_name: LeaseName = "harmony-controller",
     dry_run: DryRun = False,
-    log_format: Annotated[str, typer.Option(help="json or text.")] = "text",
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+    metrics_address: MetricsAddress = "",
+    health_address: HealthAddress = "",
+    keda_address: KedaAddress = "",
+    keda_tls_cert_file: KedaCertFile = "",
+    keda_tls_key_file: KedaKeyFile = "",
+    keda_tls_ca_file: KedaCaFile = "",
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "warning",
 ) -> int:
     """Serve API and dashboard until stopped.
 
@@ -76,7 +147,7 @@ def serve(
     """
     from controller.logs import configure
     from forecasting.errors import UsageError
-    from harmony.cli import sources
+    from harmony.cli import following, sources
 
     if demo and cluster:
         raise UsageError("--demo and --cluster: choose one")
@@ -86,42 +157,59 @@ def serve(
     groups = _groups(read_group, operate_group, admin_group)
     if groups and not token_review:
         raise UsageError("groups are looked up by --token-review: add it")
+    if wait_for_key and not journal:
+        raise UsageError("--wait-for-key: keys are kept in a journal; add --journal")
+    if retain_inputs_days is not None and retain_days is None:
+        raise UsageError("--retain-inputs-days goes with --retain-days: add it")
     with sources.opened(journal, temporary=demo) as (store, url):
         source: Source
         if demo:
             few = services <= BESIDE
             source = sources.Demo(services, speed, seed) if few else sources.DemoApart(services, speed, seed, url)
         elif cluster:
-            source = sources.Cluster(
+            connection = connection_settings(
                 prometheus_url,
-                namespace or (),
-                selector,
+                prometheus_token_file,
+                prometheus_ca_file,
+                prometheus_query_param,
+                namespace,
                 kubeconfig,
                 context,
-                interval,
-                lease_name,
                 forecaster,
-                dry_run,
             )
+            settings = whole_settings(
+                connection,
+                selector=selector,
+                interval=interval,
+                leader_elect=leader_elect,
+                lease_namespace=lease_namespace,
+                lease_name=lease_name,
+                dry_run=dry_run,
+                metrics_address=metrics_address,
+                health_address=health_address,
+                keda_address=keda_address,
+                keda_tls_files=(keda_tls_cert_file, keda_tls_key_file, keda_tls_ca_file),
+                log_format=log_format,
+                log_level=log_level,
+            )
+            source = following.Cluster(settings, store)
         else:
             assert store is not None  # there is a --journal
-            source = sources.Follower(store)
+            source = following.Follower(store)
         review = sources.token_reviewer(kubeconfig, context) if token_review else None
-        where = _at(address, port)
-        return _run(where, insecure, store, source, groups, review, cors_origin or (), rate, reports, forecaster)
+        door = Door(insecure, wait_for_key, groups, review, cors_origin or (), rate)
+        with sources.retaining(store, source, retain_days, retain_inputs_days):
+            return _run(_at(address, port), door, store, source, reports, forecaster, log_format)
 
 
 def _run(
     where: str,
-    insecure: bool,
+    door: Door,
     store: JournalStore | None,
     source: Source,
-    groups: dict[str, Role],
-    review: object,
-    cors: Sequence[str],
-    rate: float,
     reports: Path | None,
     forecaster: str,
+    log_format: str,
 ) -> int:
     """Listen, then begin, then serve to the end."""
     from harmony.api.jobs import Jobs
@@ -132,7 +220,7 @@ def _run(
 
     listening, host, port = listen(where)
     with listening:
-        settings = _settings(host, insecure, store, groups, review is not None, cors, rate)
+        settings = _settings(host, door, store)
         state = ApiState(
             hub=source.hub,
             journal=store,
@@ -141,13 +229,16 @@ def _run(
             jobs=Jobs("harmony.cli.backtest_job:work", shelf=None if store is None else Shelf(store)),
             models=sources.model_cards(forecaster),
             metrics=source.metrics,
-            token_review=review,  # type: ignore[arg-type]
+            token_review=door.review,
             settings=settings,
             health=source.health,
         )
         server = ApiServer(_application(state, source.speed, reports))
         with sources.recording(store, source) as state.notice, source.running(server):
-            _greet(host, port, settings, source.what)
+            if log_format == "json":
+                log.info("serving", extra={"address": f"{host}:{port}", "open": settings.is_open})
+            else:
+                _greet(host, port, settings, source.what)
             server.run(sockets=[listening])
     return 0
 
@@ -163,15 +254,7 @@ def _application(state: ApiState, speed: float, reports: Path | None) -> FastAPI
     return app
 
 
-def _settings(
-    host: str,
-    insecure: bool,
-    store: JournalStore | None,
-    groups: dict[str, Role],
-    reviewed: bool,
-    cors: Sequence[str],
-    rate: float,
-) -> ApiSettings:
+def _settings(host: str, door: Door, store: JournalStore | None) -> ApiSettings:
     """Open on loopback while there are no keys, or where the user insists; else there must be a way in."""
     from forecasting.errors import UsageError
     from harmony.api.keys import is_valid
@@ -182,20 +265,20 @@ def _settings(
     kept = [] if store is None else store.keys()
     has_keys = any(is_valid(key, now_s) for key in kept)
     local = is_loopback(host)
-    is_open = insecure or (local and not has_keys and not reviewed)
-    if not is_open and not has_keys and not groups:
+    is_open = door.insecure or (local and not has_keys and door.review is None and not door.wait_for_key)
+    if not is_open and not has_keys and not door.groups and not door.wait_for_key:
         raise UsageError(
             f"{host or 'every address'} can be reached by others, and nobody has a key: make one with `harmony keys "
             "create me --role admin --journal URL` and serve with that --journal; or --token-review with groups; or "
-            "--insecure to let everybody in"
+            "--wait-for-key to make one later; or --insecure to let everybody in"
         )
     return ApiSettings(
         is_open=is_open,
         hosts=LOOPBACK_HOSTS if is_open and local else frozenset(),
-        groups=groups,
-        cors_origins=tuple(cors),
-        rate=rate,
-        burst=4 * rate,
+        groups=door.groups,
+        cors_origins=tuple(door.cors),
+        rate=door.rate,
+        burst=4 * door.rate,
     )
 
 

@@ -1,8 +1,7 @@
-"""What `harmony serve` shows: the demo, the cluster, or a journal that others write; and the API's other ports."""
+"""What `harmony serve` shows: the demo here, cluster and journal in `harmony.cli.following`; the API's other ports."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import multiprocessing
@@ -23,13 +22,24 @@ if TYPE_CHECKING:
     from harmony.api.ports import ExplainPort, ForecastPort, MetricsPort, ModelsPort, TokenReviewer, TokenUser
     from harmony.journal import JournalStore
 
-__all__ = ["Cluster", "Demo", "Follower", "Source", "explainer", "forecaster", "model_cards", "opened", "recording"]
+__all__ = [
+    "Demo",
+    "DemoApart",
+    "Source",
+    "Watch",
+    "beside",
+    "explainer",
+    "forecaster",
+    "model_cards",
+    "opened",
+    "recording",
+    "retaining",
+]
 
 log = logging.getLogger(__name__)
 STILL_S = 60.0  # a loop that has shown nothing for so long, and for several intervals, stands still
-FOLLOW_S = 2.0
-OVERLAP_S = 120.0  # writers' clocks differ a little
 STOP_S = 30.0
+RETAIN_S = 3600.0
 PART = 10  # snapshots per message of a loop in another process
 
 
@@ -40,7 +50,7 @@ class Source(Protocol):
     metrics: MetricsPort | None
     speed: float  # seconds of the snapshots' time that pass in one of life
     what: str  # for the greeting
-    records: bool  # whether its turns are new to the journal
+    turns: Hub | None  # what is new to the journal; None where nothing is
     trouble: str  # of a journal that it keeps itself
 
     def health(self) -> str:
@@ -58,9 +68,10 @@ class Watch:
     def __init__(self, hub: Hub, longest_s: float) -> None:
         self._hub, self._longest_s = hub, longest_s
         self._seen, self._since_s = -1, time.monotonic()
-        hub.subscribe(self._moved)
+        hub.subscribe(self.moved)
 
-    def _moved(self, _: object) -> None:
+    def moved(self, _: object = None) -> None:
+        """Nothing is missing up to now."""
         self._since_s = time.monotonic()
 
     def problem(self) -> str:
@@ -79,7 +90,8 @@ class Demo:
         metrics = Metrics()
         self.hub, self.speed = Hub(), speed
         self.metrics: MetricsPort | None = metrics
-        self.records, self.trouble = True, ""
+        self.turns: Hub | None = self.hub
+        self.trouble = ""
         self._cluster = DemoCluster(
             seed,
             services=services,
@@ -101,7 +113,7 @@ class Demo:
         print("living through the demo's past ...", flush=True)
         self._cluster.begin()
         stop = threading.Event()
-        with _beside(lambda: self._cluster.run(stop), stop.set, server):
+        with beside(lambda: self._cluster.run(stop), stop.set, server):
             yield
 
 
@@ -114,7 +126,8 @@ class DemoApart:
 
     def __init__(self, services: int, speed: float, seed: int, journal: str = "") -> None:
         self.hub, self.speed = Hub(), speed
-        self.records, self.trouble = False, ""
+        self.turns: Hub | None = None  # the other process keeps the journal
+        self.trouble = ""
         self.metrics: MetricsPort | None = None
         self._given = (services, speed, seed, journal)
         self._watch = Watch(self.hub, max(STILL_S, 300.0 / speed))
@@ -139,7 +152,7 @@ class DemoApart:
                 here.send("stop")
 
         try:
-            with _beside(lambda: self._take(here), stop, server):
+            with beside(lambda: self._take(here), stop, server):
                 yield
         finally:
             process.join(STOP_S)
@@ -208,123 +221,8 @@ def _portable(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, record=replace(snapshot.record, observation=replace(seen, forecast=forecast)))
 
 
-class Cluster:
-    """The Kubernetes controller on a thread of its own, with its own event loop."""
-
-    def __init__(
-        self,
-        prometheus_url: str,
-        namespaces: Sequence[str],
-        selector: str,
-        kubeconfig: str,
-        context: str,
-        interval: str,
-        lease_name: str,
-        forecaster: str,
-        dry_run: bool,
-    ) -> None:
-        import dataclasses
-
-        from harmony.cli.controller import _settings
-        from harmony.cli.durations import parse_duration
-
-        given = _settings(prometheus_url, "", "", None, list(namespaces), kubeconfig, context, forecaster)
-        self._settings = dataclasses.replace(
-            given,
-            selector=selector,
-            interval_s=parse_duration(interval),
-            lease_name=lease_name,
-            dry_run=dry_run,
-            metrics_address="",  # the API serves both
-            health_address="",
-        )
-        self.hub, self.speed = Hub(), 1.0
-        self.metrics: MetricsPort | None = None
-        self._watch = Watch(self.hub, max(STILL_S, 5 * self._settings.interval_s))
-        self.records, self.trouble = True, ""
-        self.what = "The controller runs in this process."
-
-    def health(self) -> str:
-        """What is wrong."""
-        return self._watch.problem()
-
-    @contextlib.contextmanager
-    def running(self, server: uvicorn.Server) -> Iterator[None]:
-        """Run the controller beside the server."""
-        from controller.runner import Controller
-
-        ready = threading.Event()
-        held: dict[str, Any] = {}
-
-        async def live() -> None:
-            controller = await Controller.create(self._settings, publish=self.hub.publish)
-            held["loop"], held["controller"] = asyncio.get_running_loop(), controller
-            config: Any = server.config.app
-            config.state.api.metrics = controller.metrics
-            ready.set()
-            await controller.run()
-
-        def stop() -> None:
-            if "loop" in held:
-                with contextlib.suppress(RuntimeError):  # it has ended by itself
-                    held["loop"].call_soon_threadsafe(held["controller"].stop)
-
-        with _beside(lambda: asyncio.run(live()), stop, server) as failed:
-            while not ready.wait(0.1):
-                if failed:
-                    raise failed[0]  # before anybody is greeted
-            yield
-
-
-class Follower:
-    """The newest state of a journal that others write, read every few seconds."""
-
-    def __init__(self, store: JournalStore) -> None:
-        self.hub, self.speed = Hub(), 1.0
-        self.metrics: MetricsPort | None = None
-        self._store = store
-        self.records, self.trouble = False, ""
-        self._trouble = ""
-        self.what = f"What the journal {store.where} tells."
-
-    def health(self) -> str:
-        """What is wrong with the journal."""
-        return self._trouble
-
-    @contextlib.contextmanager
-    def running(self, server: uvicorn.Server) -> Iterator[None]:
-        """Read once, then go on beside the server."""
-        stop = threading.Event()
-        self._read()
-        with _beside(lambda: self._follow(stop), stop.set, server):
-            yield
-
-    def _follow(self, stop: threading.Event) -> None:
-        while not stop.wait(FOLLOW_S):
-            self._read()
-
-    def _read(self) -> None:
-        """Publish what is newer than what is known."""
-        from forecasting.errors import HarmonyError
-
-        known = {s.service: s.at_s for s in self.hub.all()}
-        try:
-            found = self._store.latest(max(known.values(), default=0.0) - OVERLAP_S if known else 0.0)
-        except HarmonyError as error:
-            if not self._trouble:
-                log.warning("%s; going on with what is known", error)
-            self._trouble = "the journal cannot be read"
-            return
-        self._trouble = ""
-        new = [s for s in found if s.at_s > known.get(s.service, float("-inf"))]
-        if new:
-            self.hub.publish(new)
-
-
 @contextlib.contextmanager
-def _beside(
-    work: Callable[[], object], stop: Callable[[], object], server: uvicorn.Server
-) -> Iterator[list[Exception]]:
+def beside(work: Callable[[], object], stop: Callable[[], object], server: uvicorn.Server) -> Iterator[list[Exception]]:
     """Do ``work`` on a thread while the block runs; its failure ends the server and is raised at the end."""
     failed: list[Exception] = []
 
@@ -366,14 +264,46 @@ def recording(store: JournalStore | None, source: Source) -> Iterator[Callable[[
     """Keep every turn that the hub is given; yields what tells of the journal's trouble ("" for none)."""
     from harmony.journal import JournalWriter
 
-    if store is None or not source.records:
+    if store is None or source.turns is None:
         yield lambda: source.trouble
         return
-    writer = JournalWriter(store, _told).follow(source.hub)
+    writer = JournalWriter(store, _told).follow(source.turns)
     try:
         yield lambda: writer.trouble
     finally:
         writer.close()
+
+
+@contextlib.contextmanager
+def retaining(
+    store: JournalStore | None, source: Source, days: float | None, inputs_days: float | None
+) -> Iterator[None]:
+    """Remove what is older than ``days`` now and every hour, if anything is recorded here."""
+    if store is None or days is None or source.turns is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def run() -> None:
+        from forecasting.errors import HarmonyError
+
+        while True:
+            try:
+                gone = store.retain(days, inputs_days=inputs_days)
+            except HarmonyError as error:
+                log.warning("the journal could not be shortened: %s", error)
+            else:
+                log.info("the journal was shortened", extra={"decisions": gone.decisions, "inputs_of": gone.inputs})
+            if ended.wait(RETAIN_S):
+                return
+
+    thread = threading.Thread(target=run, name="harmony-retention", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(STOP_S)
 
 
 def _told(trouble: str) -> None:

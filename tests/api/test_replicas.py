@@ -15,7 +15,8 @@ from harmony.api.jobs import Jobs
 from harmony.api.keys import new_key
 from harmony.api.shelf import Shelf
 from harmony.api.state import ApiState
-from harmony.cli.sources import Follower, explainer
+from harmony.cli.following import Follower
+from harmony.cli.sources import explainer
 from harmony.journal import ApiKey, JournalStore, JournalWriter
 from harmony.serving import Hub
 from simulator.demo import DemoCluster
@@ -35,13 +36,14 @@ class Pair:
         self.cluster = DemoCluster(past_hours=1.0)
         self.writer = stack.enter_context(JournalWriter(stack.enter_context(JournalStore.open(url))))
         self.writer.follow(self.cluster.hub)
-        self.followers, self.clients = [], []
+        self.followers, self.clients, self.stores = [], [], []
         fresh = new_key()
         for _ in range(2):
             store = stack.enter_context(JournalStore.open(url))
             if not store.keys():
                 store.add_key(ApiKey(fresh.id, "me", "admin", fresh.secret_hash, 0.0))
             follower = Follower(store)
+            self.stores.append(store)
             state = ApiState(
                 follower.hub, store, explainer(store), forecast, Jobs("tests.api.work:work", shelf=Shelf(store)),
                 cards, settings=GENEROUS, health=follower.health,
@@ -148,7 +150,7 @@ def test_a_job_is_seen_and_cancelled_at_the_other_one(pair: Pair) -> None:
 
 
 def test_jobs_outlive_their_server_and_lost_ones_are_said(pair: Pair) -> None:
-    store = pair.followers[0]._store
+    store = pair.stores[0]
     quick = pair.clients[0].post("/api/v1/jobs/backtests", json=QUICK).json()["id"]
     eventually(is_so(pair.clients[0], quick, state="done"))
     assert quick in [j.id for j in Jobs("tests.api.work:work", shelf=Shelf(store)).all()]

@@ -10,12 +10,26 @@ from typing import Any
 
 import yaml
 
-__all__ = ["CHART", "NAMESPACE", "RELEASE", "ROOT", "Doc", "container", "documents", "notes", "of_kind", "one"]
+__all__ = [
+    "CHART",
+    "JOURNAL_FOLDER",
+    "NAMESPACE",
+    "RELEASE",
+    "ROOT",
+    "Doc",
+    "container",
+    "documents",
+    "environment",
+    "notes",
+    "of_kind",
+    "one",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "harmony"
 RELEASE = "harmony"
 NAMESPACE = "autoscaling"
+JOURNAL_FOLDER = "/var/lib/harmony"  # where the chart mounts the journal's volume
 
 Doc = dict[str, Any]
 
@@ -62,3 +76,12 @@ def container(docs: list[Doc]) -> Doc:
     """The controller's container."""
     (found,) = one(docs, "Deployment")["spec"]["template"]["spec"]["containers"]
     return dict(found)
+
+
+def environment(spec: Doc, secrets: dict[str, str]) -> dict[str, str]:
+    """What the chart tells the program through the container's environment; ``secrets`` are values by secret name."""
+    return {
+        entry["name"]: entry.get("value") or secrets[entry["valueFrom"]["secretKeyRef"]["name"]]
+        for entry in spec["env"]
+        if entry["name"].startswith("HARMONY_")
+    }

@@ -28,7 +28,7 @@ EVERYTHING: dict[str, Any] = {
             {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}
         ],
         "priorityClassName": "system-cluster-critical",
-        "extraArgs": ["--journal=/data/journal.jsonl"],
+        "extraArgs": ["--interval=45s"],
         "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
         "volumes": [{"name": "data", "emptyDir": {}}],
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
@@ -41,12 +41,24 @@ EVERYTHING: dict[str, Any] = {
         "tls": {"existingSecret": "keda-tls", "verifyClients": True},
         "service": {"annotations": {"example.com/owner": "sre"}},
     },
+    "api": {
+        "enabled": True,
+        "corsOrigins": ["https://portal.example.com"],
+        "tokenReview": {"readGroups": ["developers"], "operateGroups": ["oncall"], "adminGroups": ["platform"]},
+        "journal": {"existingSecret": "journal"},
+        "service": {"annotations": {"example.com/owner": "sre"}},
+    },
     "serviceAccount": {"annotations": {"example.com/role": "reader"}},
     "rbac": {"capacityBuffers": True, "clusterReads": True},
     "networkPolicy": {
         "enabled": True,
         "metricsNamespaceSelector": SELECTOR,
         "kedaNamespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}},
+        "apiNamespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}},
+        "journal": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "databases"}},
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": "postgresql"}},
+        },
         "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [6443]},
         "prometheus": {
             "namespaceSelector": SELECTOR,
@@ -86,6 +98,19 @@ MATRIX: dict[str, dict[str, Any]] = {
     },
     "keda": {"keda": {"enabled": True}},
     "keda with tls": {"keda": {"enabled": True, "port": 9443, "tls": {"existingSecret": "keda-tls"}}},
+    "api": {"api": {"enabled": True}, "networkPolicy": {"enabled": True}},
+    "api with tokens": {"api": {"enabled": True, "tokenReview": {"readGroups": ["system:serviceaccounts:monitoring"]}}},
+    "api in one namespace": {
+        "api": {"enabled": True, "tokenReview": {"adminGroups": ["platform"]}},
+        "watch": {"namespaces": ["serving"]},
+        "keda": {"enabled": True},
+    },
+    "api on postgresql": {
+        "api": {"enabled": True, "journal": {"existingSecret": "journal", "existingSecretKey": "dsn"}}
+    },
+    "api with a claim of ours": {"api": {"enabled": True, "journal": {"persistence": {"existingClaim": "old"}}}},
+    "api without a volume": {"api": {"enabled": True, "journal": {"persistence": {"enabled": False}}}},
+    "api of a dry run": {"api": {"enabled": True}, "controller": {"dryRun": True}},
     "digest": {"image": {"digest": "sha256:" + "0a" * 32}},
     "dry run": {"controller": {"dryRun": True}},
     "gpu": {"controller": {"gpu": {"enabled": True, "count": 2}}},

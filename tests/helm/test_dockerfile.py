@@ -65,7 +65,7 @@ def test_entrypoint_meets_the_chart() -> None:
     exposed = {int(p) for p in rests("runtime", "EXPOSE")[0].split()}
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     ports = defaults["controller"]["ports"]
-    assert exposed == {ports["metrics"], ports["health"], defaults["keda"]["port"]}
+    assert exposed == {ports["metrics"], ports["health"], defaults["keda"]["port"], defaults["api"]["port"]}
 
 
 def test_every_copied_thing_exists_and_is_let_in() -> None:
@@ -90,6 +90,13 @@ def test_everything_that_the_wheel_needs_is_copied() -> None:
     assert needed <= copied
     extras = next(r for r in rests("builder", "ARG") if r.startswith("EXTRAS=")).removeprefix("EXTRAS=")
     assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
+    assert extras == "controller,api", "the chart may be told to run either"
+
+
+@pytest.mark.parametrize("text", ["Dockerfile", "docs/install.md"])
+def test_gpu_image_has_the_rest_as_well(text: str) -> None:
+    (extras,) = re.findall(r"--build-arg EXTRAS=(\S+)", (ROOT / text).read_text())
+    assert extras == "controller,api,gpu"
 
 
 def test_versions_are_pinned() -> None:

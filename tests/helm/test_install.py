@@ -83,6 +83,29 @@ def test_every_object_arrives(api_server: ApiServer, tmp_path: Path) -> None:
         assert seen == set(paths)
 
 
+def test_the_api_can_be_switched_on_and_off_later(api_server: ApiServer, tmp_path: Path) -> None:
+    claim = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims/harmony-journal"
+    service = f"/api/v1/namespaces/{NAMESPACE}/services/harmony-api"
+    with helm(api_server, tmp_path) as config:
+        config.install(CHART, RELEASE, {}, namespace=NAMESPACE)
+        config.upgrade(CHART, RELEASE, {"api": {"enabled": True}}, namespace=NAMESPACE)
+        spec = api_server.must("GET", DEPLOYMENT)["spec"]
+        assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+        assert spec["template"]["spec"]["containers"][0]["args"][:2] == ["serve", "--cluster"]
+        made = api_server.must("GET", claim)
+        assert api_server.must("GET", service)["spec"]["ports"][0]["port"] == 8000
+
+        config.upgrade(CHART, RELEASE, {"api": {"enabled": False}}, namespace=NAMESPACE)
+        spec = api_server.must("GET", DEPLOYMENT)["spec"]
+        assert (spec["replicas"], spec["strategy"]["type"]) == (2, "RollingUpdate")
+        assert spec["template"]["spec"]["containers"][0]["args"][0] == "controller"
+        assert api_server.request("GET", service)[0] == 404
+        assert api_server.must("GET", claim)["metadata"]["uid"] == made["metadata"]["uid"], "what is recorded stays"
+
+        config.upgrade(CHART, RELEASE, {"api": {"enabled": True}}, namespace=NAMESPACE)
+        assert api_server.must("GET", claim)["metadata"]["uid"] == made["metadata"]["uid"], "and is taken up again"
+
+
 @pytest.fixture
 def real_server() -> Iterator[RealApiServer]:
     assets = real_assets()

@@ -31,6 +31,7 @@ CEILING: dict[tuple[str, str], set[str]] = {
     ("coordination.k8s.io", "leases"): {"create", "get", "patch", "update"},
     ("apiextensions.k8s.io", "customresourcedefinitions"): {"get"},
     ("autoscaling.x-k8s.io", "capacitybuffers"): {"get", "create", "update", "patch", "delete"},
+    ("authentication.k8s.io", "tokenreviews"): {"create"},
 }
 
 
@@ -111,9 +112,24 @@ def test_namespaced_release_may_ask_for_the_aggregate_roles_and_for_reads() -> N
         f"{NAMESPACE}:harmony-edit",
     }
     assert not of_kind(asked, "ClusterRoleBinding")
-    reads = [r for r in granted_rules(EVERYTHING) if r.namespace == ""]
+    reads = [r for r in granted_rules(EVERYTHING) if r.namespace == "" and "tokenreviews" not in r.resources]
     assert {res for r in reads for res in r.resources} == {"nodes", "customresourcedefinitions"}
     assert not WRITES & {v for r in reads for v in r.verbs}
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_tokens_are_reviewed_only_where_groups_are_named(values: dict[str, Any]) -> None:
+    api = values.get("api", {})
+    wanted = api.get("enabled", False) and bool(api.get("tokenReview")) and values.get("rbac", {}).get("create", True)
+    rules = granted_rules(values)
+    assert allows(rules, "create", "authentication.k8s.io", "tokenreviews") == wanted
+    if not wanted:
+        assert not [r for r in rules if "authentication.k8s.io" in r.api_groups]
+
+
+def test_groups_of_an_api_that_is_off_grant_nothing() -> None:
+    rules = granted_rules({"api": {"tokenReview": {"readGroups": ["developers"]}}})
+    assert not [r for r in rules if "tokenreviews" in r.resources]
 
 
 def test_aggregate_roles_cover_our_kind_only() -> None:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import kubernetes_validate
 import pytest
 import yaml
 
 import harmony
-from tests.helm.chart import CHART, NAMESPACE, ROOT, container, documents, files, notes, of_kind, one
+from tests.helm.chart import (
+    CHART,
+    JOURNAL_FOLDER,
+    NAMESPACE,
+    ROOT,
+    container,
+    documents,
+    environment,
+    files,
+    notes,
+    of_kind,
+    one,
+)
 from tests.helm.matrix import EVERYTHING, MATRIX
 
 CUSTOM = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
@@ -82,40 +95,87 @@ def test_pod_is_hardened(values: dict[str, Any]) -> None:
     assert caches["OMP_NUM_THREADS"] == "1"
 
 
-def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The settings that the program really starts with, given the rendered arguments and environment."""
+class Started(NamedTuple):
+    """What the program begins with: the loop's settings, and with the API its address, its door and its journal."""
+
+    loop: Any
+    where: str = ""
+    door: Any = None
+    store: Any = None
+
+
+def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Started:
+    """What the program really starts with, given the rendered arguments and environment."""
     import controller.runner
+    from harmony.cli import serve
     from harmony.cli.main import run as run_cli
 
-    began: list[Any] = []
+    began: list[Started] = []
 
     async def run(settings: Any) -> None:
-        began.append(settings)
+        began.append(Started(settings))
+
+    def run_api(where: str, door: Any, store: Any, source: Any, *_: object) -> int:
+        began.append(Started(source.settings, where, door, store.where))
+        return 0
 
     monkeypatch.setattr(controller.runner, "run_controller", run)
+    monkeypatch.setattr(serve, "_run", run_api)
     for name in [name for name in os.environ if name.startswith("HARMONY_")]:
         monkeypatch.delenv(name)
     spec = container(documents(values))
-    for entry in spec["env"]:
-        if entry["name"].startswith("HARMONY_"):
-            monkeypatch.setenv(entry["name"], entry["value"])
+    for name, text in environment(spec, {"journal": f"sqlite:///{folder}/of-the-secret.db"}).items():
+        monkeypatch.setenv(name, text.replace(JOURNAL_FOLDER, str(folder)))
     monkeypatch.setattr("controller.logs.configure", lambda *_: None)
     assert run_cli(spec["args"]) == 0
     return began[0]
 
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
-def test_the_program_accepts_what_the_chart_says(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {**values, "controller": {**values.get("controller", {}), "extraArgs": []}}
-    settings = started(values, monkeypatch)
-    assert settings.dry_run == values["controller"].get("dryRun", False)
-    assert bool(settings.keda_address) == values.get("keda", {}).get("enabled", False)
-    assert settings.namespaces == tuple(values.get("watch", {}).get("namespaces", ()))
-    assert settings.leader_elect == values["controller"].get("leaderElection", {}).get("enabled", True)
+def test_the_program_accepts_what_the_chart_says(
+    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = started(values, monkeypatch, tmp_path)
+    loop, chosen, api = found.loop, values.get("controller", {}), values.get("api", {})
+    assert loop.dry_run == chosen.get("dryRun", False)
+    assert bool(loop.keda_address) == values.get("keda", {}).get("enabled", False)
+    assert loop.namespaces == tuple(values.get("watch", {}).get("namespaces", ()))
+    assert loop.leader_elect == chosen.get("leaderElection", {}).get("enabled", True)
+    assert (loop.metrics_address, loop.health_address) == (":8080", ":8081")
+    assert (loop.lease_namespace, loop.lease_name.endswith("-controller")) == (NAMESPACE, True)
+    assert found.where == (":8000" if api.get("enabled") else "")
+    if api.get("enabled"):
+        assert (found.door.insecure, found.door.wait_for_key) == (False, True), "nobody is let in without a key"
+        groups = api.get("tokenReview", {})
+        assert len(found.door.groups) == sum(map(len, groups.values()))
+        assert (found.door.review is not None) == bool(groups)
 
 
-def test_the_program_starts_with_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = started(EVERYTHING, monkeypatch)
+def test_the_same_settings_reach_the_loop_with_the_api_and_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alone = {**EVERYTHING, "api": {}}
+    assert started(alone, monkeypatch, tmp_path).loop == started(EVERYTHING, monkeypatch, tmp_path).loop
+
+
+def test_the_door_and_the_journal_are_those_of_the_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from harmony.api.roles import Role
+
+    found = started(EVERYTHING, monkeypatch, tmp_path)
+    assert found.door.groups == {"developers": Role.READ, "oncall": Role.OPERATE, "platform": Role.ADMIN}
+    assert (found.door.rate, list(found.door.cors)) == (50.0, ["https://portal.example.com"])
+    assert found.store.endswith("of-the-secret.db")
+    assert started(MATRIX["api"], monkeypatch, tmp_path).store.endswith("journal.db")
+
+
+def test_arguments_of_the_user_come_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = {"controller": {"extraArgs": ["--journal=/data/journal.jsonl", "--interval=45s"]}}
+    loop = started(values, monkeypatch, tmp_path).loop
+    assert (loop.journal, loop.interval_s) == ("/data/journal.jsonl", 45.0)
+
+
+def test_the_program_starts_with_the_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = started(EVERYTHING, monkeypatch, tmp_path).loop
     assert settings.prometheus.url == "https://thanos.monitoring:10902/api"
     assert settings.prometheus.params == (("dedup", "true"), ("tenant", "a-b"))
     assert settings.prometheus.token_file == "/etc/harmony/prometheus-token/token"
@@ -126,11 +186,12 @@ def test_the_program_starts_with_the_values(monkeypatch: pytest.MonkeyPatch) -> 
     assert (settings.metrics_address, settings.health_address, settings.keda_address) == (":8080", ":8081", ":9090")
     assert settings.keda_cert_file == "/etc/harmony/keda-tls/tls.crt"
     assert settings.keda_ca_file == "/etc/harmony/keda-tls/ca.crt"
-    assert (settings.interval_s, settings.forecaster, settings.journal) == (30.0, "base", "/data/journal.jsonl")
+    assert (settings.interval_s, settings.forecaster) == (45.0, "base")
+    assert (settings.log_format, settings.log_level) == ("json", "info")
 
 
-def test_token_and_ca_of_the_pod(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = started(MATRIX["token of the pod"], monkeypatch)
+def test_token_and_ca_of_the_pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = started(MATRIX["token of the pod"], monkeypatch, tmp_path).loop
     assert settings.prometheus.token_file == "/var/run/secrets/kubernetes.io/serviceaccount/token"
     assert settings.prometheus.ca_file == "/etc/ssl/service-ca.crt"
 
@@ -177,10 +238,72 @@ def test_network_policy_opens_what_is_used_and_no_more() -> None:
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert {p["port"] for rule in policy["ingress"] for p in rule["ports"]} == {"health", "metrics"}
     assert {p["port"] for rule in policy["egress"] for p in rule["ports"]} == {53, 443, 6443, 9090}
+    with_api = one(documents(MATRIX["api"]), "NetworkPolicy")["spec"]
+    assert {p["port"] for rule in with_api["ingress"] for p in rule["ports"]} == {"health", "metrics", "api"}
+    assert {p["port"] for rule in with_api["egress"] for p in rule["ports"]} == {53, 443, 6443, 9090}
     narrowed = one(documents(EVERYTHING), "NetworkPolicy")["spec"]
+    (database,) = [rule for rule in narrowed["egress"] if rule["ports"] == [{"port": 5432, "protocol": "TCP"}]]
+    assert set(database["to"][0]) == {"namespaceSelector", "podSelector"}
+    (door,) = [rule for rule in narrowed["ingress"] if rule["ports"] == [{"port": "api", "protocol": "TCP"}]]
+    assert door["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "ingress"}
     assert {"ports": [{"port": 6443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]} in narrowed[
         "egress"
     ]
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_a_file_has_one_writer_and_a_database_many(values: dict[str, Any]) -> None:
+    docs = documents(values)
+    spec, api = one(docs, "Deployment")["spec"], values.get("api", {})
+    count = values.get("controller", {}).get("replicaCount", 2)
+    is_file = api.get("enabled", False) and "existingSecret" not in api.get("journal", {})
+    assert spec["replicas"] == (1 if is_file else count)
+    assert spec["strategy"]["type"] == ("Recreate" if is_file else "RollingUpdate")
+    assert bool(spec["strategy"]["rollingUpdate"]) != is_file
+    assert [s["metadata"]["name"][-4:] for s in of_kind(docs, "Service")].count("-api") == api.get("enabled", False)
+    given = {e["name"]: e for e in container(docs)["env"]}
+    if not api.get("enabled"):
+        assert "HARMONY_JOURNAL_URL" not in given
+    elif is_file:
+        assert given["HARMONY_JOURNAL_URL"]["value"] == f"sqlite:///{JOURNAL_FOLDER}/journal.db"
+        assert {"name": "journal", "mountPath": JOURNAL_FOLDER} in container(docs)["volumeMounts"]
+    else:
+        assert given["HARMONY_JOURNAL_URL"]["valueFrom"]["secretKeyRef"]["name"] == api["journal"]["existingSecret"]
+
+
+def test_no_pods_at_all_is_still_none() -> None:
+    values = {"api": {"enabled": True}, "controller": {"replicaCount": 0}}
+    assert one(documents(values), "Deployment")["spec"]["replicas"] == 0
+
+
+def test_where_the_journal_lies() -> None:
+    def volume(name: str) -> dict[str, Any]:
+        pod = one(documents(MATRIX[name]), "Deployment")["spec"]["template"]["spec"]
+        return next(dict(v) for v in pod["volumes"] if v["name"] == "journal")
+
+    (claim,) = of_kind(documents(MATRIX["api"]), "PersistentVolumeClaim")
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert volume("api")["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert volume("api with a claim of ours")["persistentVolumeClaim"] == {"claimName": "old"}
+    assert "emptyDir" in volume("api without a volume")
+    for name in ("api with a claim of ours", "api without a volume", "api on postgresql", "default"):
+        assert not of_kind(documents(MATRIX[name]), "PersistentVolumeClaim"), name
+
+
+def test_notes_say_how_the_first_key_is_made() -> None:
+    text = notes(MATRIX["api"])
+    assert (
+        "kubectl exec --namespace autoscaling deploy/harmony-controller -- harmony keys create me --role admin" in text
+    )
+    assert "kubectl port-forward --namespace autoscaling service/harmony-api 8000" in text
+    assert "one pod runs instead of 2" in text
+    assert "kept when the release is uninstalled" in text
+    assert "create token" not in text
+    assert "system:serviceaccounts:monitoring" in notes(MATRIX["api with tokens"])
+    assert "kubectl create token" in notes(MATRIX["api with tokens"])
+    assert "end with the pod" in notes(MATRIX["api without a volume"])
+    assert "one pod runs" not in notes(MATRIX["api on postgresql"])
+    assert "keys create" not in notes()
 
 
 def test_notes_name_what_was_installed() -> None:
@@ -218,6 +341,7 @@ def test_object_of_the_notes_is_accepted() -> None:
         ({"prometheus": {"tokenFile": "/a", "existingSecret": "b"}}, "both name a token"),
         ({"prometheus": {"caFile": "/a", "existingConfigMap": "b"}}, "both name a CA bundle"),
         ({"controller": {"leaderElection": {"enabled": False}}}, "2 controllers would write at once"),
+        ({"api": {"enabled": True}, "controller": {"extraArgs": ["--journal=x.jsonl"]}}, "use api.journal"),
     ],
 )
 def test_contradictions_are_refused(values: dict[str, Any], message: str) -> None:

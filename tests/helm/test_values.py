@@ -18,6 +18,8 @@ Path = tuple[str, ...]
 SCHEMA: dict[str, Any] = yaml.safe_load((CHART / "values.schema.json").read_text())
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 
+ON_A_VOLUME: dict[str, Any] = {"api": {"journal": {"existingSecret": ""}}}
+
 # What must be chosen besides EVERYTHING for a value to have an effect, and the value to try.
 CONTEXT: dict[str, tuple[dict[str, Any], Any]] = {
     "watch.namespaces": ({}, ["other"]),
@@ -35,6 +37,18 @@ CONTEXT: dict[str, tuple[dict[str, Any], Any]] = {
     "controller.tmpSizeLimit": ({}, "1Gi"),
     "controller.extraArgs": ({}, ["--seed=1"]),
     "keda.service.type": ({}, "LoadBalancer"),
+    "api.corsOrigins": ({}, ["https://other.example.com"]),
+    "api.tokenReview.readGroups": ({}, ["others"]),
+    "api.tokenReview.operateGroups": ({}, ["others"]),
+    "api.tokenReview.adminGroups": ({}, ["others"]),
+    "api.journal.persistence.enabled": (ON_A_VOLUME, False),
+    "api.journal.persistence.existingClaim": (ON_A_VOLUME, "mine"),
+    "api.journal.persistence.size": (ON_A_VOLUME, "9Gi"),
+    "api.journal.persistence.storageClass": (ON_A_VOLUME, "fast"),
+    "api.journal.persistence.accessModes": (ON_A_VOLUME, ["ReadWriteOncePod"]),
+    "api.journal.persistence.annotations": (ON_A_VOLUME, {"a": "b"}),
+    "api.journal.persistence.keep": (ON_A_VOLUME, False),
+    "api.service.type": ({}, "LoadBalancer"),
     "rbac.nodes": ({}, False),
     "podDisruptionBudget.maxUnavailable": ({"podDisruptionBudget": {"minAvailable": ""}}, 2),
     "podDisruptionBudget.minAvailable": ({}, 1),
@@ -59,6 +73,9 @@ CONTEXT: dict[str, tuple[dict[str, Any], Any]] = {
     "networkPolicy.kedaNamespaceSelector": ({}, {"matchLabels": {"a": "b"}}),
     "networkPolicy.prometheus.namespaceSelector": ({}, {"matchLabels": {"a": "b"}}),
     "networkPolicy.prometheus.podSelector": ({}, {"matchLabels": {"a": "b"}}),
+    "networkPolicy.apiNamespaceSelector": ({}, {"matchLabels": {"a": "b"}}),
+    "networkPolicy.journal.namespaceSelector": ({}, {"matchLabels": {"a": "b"}}),
+    "networkPolicy.journal.podSelector": ({}, {"matchLabels": {"a": "b"}}),
     "networkPolicy.extraIngress": ({}, [{"ports": [{"port": 1}]}]),
     "networkPolicy.extraEgress": ({}, [{"ports": [{"port": 1}]}]),
     "extraObjects": ({}, ["{kind: ConfigMap, apiVersion: v1, metadata: {name: z}}"]),
@@ -185,6 +202,13 @@ def test_schema_accepts_sensible_values(values: dict[str, Any]) -> None:
         ({"controller": {"ports": {"metrics": 80}}}, "at '/controller/ports/metrics'", "minimum"),
         ({"keda": {"enable": True}}, "at '/keda'", "enable"),
         ({"keda": {"tls": {"secret": "x"}}}, "at '/keda/tls'", "secret"),
+        ({"api": {"enable": True}}, "at '/api'", "enable"),
+        ({"api": {"port": 80}}, "at '/api/port'", "minimum"),
+        ({"api": {"tokenReview": {"groups": ["a"]}}}, "at '/api/tokenReview'", "groups"),
+        ({"api": {"tokenReview": {"readGroups": ["a b"]}}}, "at '/api/tokenReview/readGroups/0'", "pattern"),
+        ({"api": {"journal": {"url": "postgresql://x"}}}, "at '/api/journal'", "url"),
+        ({"api": {"journal": {"persistence": {"size": "big"}}}}, "at '/api/journal/persistence/size'", "pattern"),
+        ({"api": {"corsOrigins": ["*"]}}, "at '/api/corsOrigins/0'", "pattern"),
         ({"watch": {"namespaces": "serving"}}, "at '/watch/namespaces'", "array"),
         ({"watch": {"namespaces": ["a", "a"]}}, "at '/watch/namespaces'", "equal"),
         ({"watch": {"namespaces": ["Not_A_Namespace"]}}, "at '/watch/namespaces/0'", "pattern"),

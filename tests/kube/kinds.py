@@ -127,6 +127,8 @@ BUILTIN: tuple[Kind, ...] = (
         namespaced=False,
         verbs=("create",),
     ),
+    Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", has_status=True, short_names=("pvc",)),
+    Kind("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False, verbs=("create",)),
 )
 
 

@@ -1,8 +1,8 @@
-"""RBAC as far as tests need it: PolicyRules, and SelfSubjectAccessReview."""
+"""RBAC as far as tests need it: PolicyRules, SelfSubjectAccessReview, and TokenReview."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Rule = dict[str, Any]
@@ -59,4 +59,19 @@ def reviewed(review: dict[str, Any], rules: Sequence[Rule] | None) -> dict[str, 
         "metadata": metadata,
         "spec": review.get("spec") or {},
         "status": {"allowed": verdict, **({} if verdict else {"reason": "no rule allows it"})},
+    }
+
+
+def token_reviewed(review: dict[str, Any], people: Mapping[str, tuple[str, list[str]]]) -> dict[str, Any]:
+    """The TokenReview with its status."""
+    known = people.get((review.get("spec") or {}).get("token", ""))
+    status: dict[str, Any] = {"user": {}, "error": "invalid bearer token"}
+    if known is not None:
+        status = {"authenticated": True, "user": {"username": known[0], "groups": [*known[1], "system:authenticated"]}}
+    return {
+        "kind": "TokenReview",
+        "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {"creationTimestamp": None},
+        "spec": review.get("spec") or {},
+        "status": status,
     }

@@ -18,7 +18,7 @@ from .faults import Fault
 from .kinds import Kind, Registry
 from .openapi import openapi
 from .operations import Answer, Operations
-from .rbac import allows, reviewed
+from .rbac import allows, reviewed, token_reviewed
 from .routes import Route, parse
 from .storage import Storage, dumps
 from .watch import Watch
@@ -50,6 +50,7 @@ class FakeApiServer(ApiServer):
     ) -> None:
         self.bookmark_interval_s = bookmark_interval_s
         self.tokens = {"controller": "controller-token", "admin": "admin-token"}
+        self.people: dict[str, tuple[str, list[str]]] = {}  # whose a token is, for TokenReviews: name and groups
         self._storage = Storage()
         self._registry = Registry.builtin()
         self._operations = Operations(self._storage, self._registry, timestamp)
@@ -292,8 +293,8 @@ class FakeApiServer(ApiServer):
         return web.Response(status=404, text="404 page not found\n")
 
     def _answer(self, kind: Kind, route: Route, raw: bytes, query: Mapping[str, str], content_type: str) -> Answer:
-        if kind.plural == "selfsubjectaccessreviews":
-            return self._review(route, raw)
+        if kind.plural in ("selfsubjectaccessreviews", "tokenreviews"):
+            return self._review(kind, route, raw)
         if query.get("dryRun", "All") != "All":
             raise bad_request(f'Invalid value: "{query["dryRun"]}": dryRun: supported values: "All"')
         if raw and content_type == PROTOBUF:
@@ -316,9 +317,11 @@ class FakeApiServer(ApiServer):
                 return operations.delete(kind, space, name, raw, query)
         raise method_not_allowed(route.resource, route.group)
 
-    def _review(self, route: Route, raw: bytes) -> Answer:
+    def _review(self, kind: Kind, route: Route, raw: bytes) -> Answer:
         if route.verb != "create":
             raise method_not_allowed(route.resource, route.group)
+        if kind.plural == "tokenreviews":
+            return Answer(201, dumps(token_reviewed(json.loads(raw), self.people)))
         return Answer(201, dumps(reviewed(json.loads(raw), self._rules)))
 
     async def _stream(self, watch: Watch, request: web.BaseRequest, response: Response) -> Response:

@@ -60,6 +60,26 @@ app.kubernetes.io/part-of: harmony
 {{- default (printf "%s-controller" (include "harmony.fullname" .)) .Values.controller.leaderElection.leaseName }}
 {{- end }}
 
+{{/* Whether the journal is a file: one process writes it, so there is one pod, and never two at a time. */}}
+{{- define "harmony.sqlite" -}}
+{{- if and .Values.api.enabled (not .Values.api.journal.existingSecret) }}yes{{ end }}
+{{- end }}
+
+{{- define "harmony.replicas" -}}
+{{- if include "harmony.sqlite" . }}{{ min 1 (int .Values.controller.replicaCount) }}{{ else }}{{ .Values.controller.replicaCount }}{{ end }}
+{{- end }}
+
+{{- define "harmony.claimName" -}}
+{{- default (printf "%s-journal" (include "harmony.fullname" .)) .Values.api.journal.persistence.existingClaim }}
+{{- end }}
+
+{{/* All groups whose tokens are accepted; empty where none are. */}}
+{{- define "harmony.tokenGroups" -}}
+{{- if .Values.api.enabled }}
+{{- with .Values.api.tokenReview }}{{ concat .readGroups .operateGroups .adminGroups | uniq | join ", " }}{{ end }}
+{{- end }}
+{{- end }}
+
 {{/* Choices that the schema cannot judge; each message says what would be accepted. */}}
 {{- define "harmony.validate" -}}
 {{- if and .Values.prometheus.tokenFile .Values.prometheus.existingSecret }}
@@ -70,5 +90,12 @@ app.kubernetes.io/part-of: harmony
 {{- end }}
 {{- if and (gt (int .Values.controller.replicaCount) 1) (not .Values.controller.leaderElection.enabled) }}
 {{- fail (printf "controller.replicaCount is %d without leader election, so %d controllers would write at once: set controller.leaderElection.enabled=true or controller.replicaCount=1" (int .Values.controller.replicaCount) (int .Values.controller.replicaCount)) }}
+{{- end }}
+{{- if .Values.api.enabled }}
+{{- range .Values.controller.extraArgs }}
+{{- if hasPrefix "--journal" . }}
+{{- fail "controller.extraArgs gives --journal, which `harmony serve` reads as the address of a database: with api.enabled use api.journal" }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}

@@ -1,7 +1,35 @@
 {{/* What the controller's container is told, given and shown; kept out of deployment.yaml so that it reads as a pod. */}}
 
 {{- define "harmony.args" -}}
+{{- if .Values.api.enabled -}}
+{{- with .Values.api -}}
+- serve
+- --cluster
+- --address=:{{ .port }}
+- --rate={{ .rateLimit }}
+# The first key is made in the running pod; until then nobody is let in.
+- --wait-for-key
+{{- if include "harmony.tokenGroups" $ }}
+- --token-review
+{{- range .tokenReview.readGroups }}
+- {{ printf "--read-group=%s" . | quote }}
+{{- end }}
+{{- range .tokenReview.operateGroups }}
+- {{ printf "--operate-group=%s" . | quote }}
+{{- end }}
+{{- range .tokenReview.adminGroups }}
+- {{ printf "--admin-group=%s" . | quote }}
+{{- end }}
+{{- end }}
+{{- range .corsOrigins }}
+- {{ printf "--cors-origin=%s" . | quote }}
+{{- end }}
+- --retain-days={{ .journal.retainDays }}
+- --retain-inputs-days={{ .journal.retainInputsDays }}
+{{- end }}
+{{- else }}
 - controller
+{{- end }}
 - --interval={{ .Values.controller.interval }}
 - --log-level={{ .Values.controller.logLevel }}
 - --log-format={{ .Values.controller.logFormat }}
@@ -33,6 +61,13 @@
 - {name: HARMONY_LEADER_ELECT, value: {{ .Values.controller.leaderElection.enabled | quote }}}
 - {name: HARMONY_LEASE_NAMESPACE, value: {{ .Release.Namespace }}}
 - {name: HARMONY_LEASE_NAME, value: {{ include "harmony.leaseName" . }}}
+{{- if include "harmony.sqlite" . }}
+# `harmony keys`, `journal` and `explain`, run in this container, find the journal here too.
+- {name: HARMONY_JOURNAL_URL, value: "sqlite:////var/lib/harmony/journal.db"}
+{{- else if .Values.api.enabled }}
+- name: HARMONY_JOURNAL_URL
+  valueFrom: {secretKeyRef: {name: {{ .Values.api.journal.existingSecret }}, key: {{ .Values.api.journal.existingSecretKey | quote }}}}
+{{- end }}
 {{- with .Values.watch.namespaces }}
 - {name: HARMONY_NAMESPACE, value: {{ join " " . | quote }}}
 {{- end }}
@@ -82,6 +117,9 @@
 
 {{- define "harmony.volumeMounts" -}}
 - {name: tmp, mountPath: /tmp}
+{{- if include "harmony.sqlite" . }}
+- {name: journal, mountPath: /var/lib/harmony}
+{{- end }}
 {{- if .Values.prometheus.existingSecret }}
 - {name: prometheus-token, mountPath: /etc/harmony/prometheus-token, readOnly: true}
 {{- end }}
@@ -99,6 +137,14 @@
 {{- define "harmony.volumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: {{ .Values.controller.tmpSizeLimit }}}
+{{- if include "harmony.sqlite" . }}
+- name: journal
+  {{- if .Values.api.journal.persistence.enabled }}
+  persistentVolumeClaim: {claimName: {{ include "harmony.claimName" . }}}
+  {{- else }}
+  emptyDir: {sizeLimit: {{ .Values.api.journal.persistence.size }}}
+  {{- end }}
+{{- end }}
 {{- with .Values.prometheus }}
 {{- if .existingSecret }}
 - name: prometheus-token

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harmony.cli.sources import token_reviewer
 from tests.controller.e2e.parts import another, orders, ready, status_of
 from tests.controller.e2e.world import NAMESPACE, World, autoscaler, deployment
 from tests.helm.rbac import allows, granted_rules
@@ -18,7 +19,11 @@ from tests.kube.server import FakeApiServer
 
 Json = dict[str, Any]
 RELEASE_NAMESPACE = "autoscaling"
-ALL_FEATURES: Json = {"rbac": {"capacityBuffers": True}, "controller": {"replicaCount": 2}}
+ALL_FEATURES: Json = {
+    "rbac": {"capacityBuffers": True},
+    "controller": {"replicaCount": 2},
+    "api": {"enabled": True, "tokenReview": {"readGroups": ["developers"]}},
+}
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 HPAS = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
 SCALED_OBJECTS = f"/apis/keda.sh/v1alpha1/namespaces/{NAMESPACE}/scaledobjects"
@@ -174,6 +179,7 @@ async def run_everything(api: FakeApiServer, folder: Path) -> None:
             await world.until(
                 lambda: world.api.must("GET", path)["spec"]["minReplicas"] == 1, "the floor is given back"
             )
+        assert await token_reviewer(str(api.kubeconfig(folder / "reviews")), "")("nobody's") is None
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +201,11 @@ def test_everything_that_is_asked_for_is_granted(
         if not allows(rules, verb, group, resource, namespace, name)
     ]
     assert not missing, "the chart does not grant: " + "; ".join(missing)
-    assert {("update", "apps", "statefulsets/scale"), ("patch", "keda.sh", "scaledobjects")} <= set(everything_asked)
+    assert {
+        ("update", "apps", "statefulsets/scale"),
+        ("patch", "keda.sh", "scaledobjects"),
+        ("create", "authentication.k8s.io", "tokenreviews"),
+    } <= set(everything_asked)
 
 
 def test_everything_that_is_granted_is_asked_for(
