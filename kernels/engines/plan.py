@@ -75,9 +75,9 @@ def _union(first: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_for(rule: Rule, call: Call) -> int:
-    """A block size that suits a rule: its own, or a quarter of the keys that a query sees (a power of two in 16..128).
+    """A block size that suits a rule: its own, or a quarter of its longest range (a power of two in 16..128).
 
-    Larger blocks are faster per score but compute more scores that the rule hides at their edges.
+    Larger blocks are faster per score but compute more scores that the rule hides, at the edges of each range.
     """
     if rule.block is not None and _SMALLEST_BLOCK <= rule.block <= _LARGEST_BLOCK:
         return rule.block
@@ -86,7 +86,8 @@ def block_for(rule: Rule, call: Call) -> int:
     h = torch.zeros(1, 1, dtype=torch.int64, device=call.device)
     rows = torch.linspace(0, call.lq - 1, min(call.lq, 64), device=call.device).long()[None]
     lo, hi = rule.spans(h, rows + call.offset)
-    seen = (hi.clamp(0, call.lk) - lo.clamp(0, call.lk)).clamp_min(0).expand(-1, 1, rows.shape[1]).sum(0).float().mean()
+    held = (hi.clamp(0, call.lk) - lo.clamp(0, call.lk)).clamp_min(0).expand(-1, 1, rows.shape[1])
+    seen = held.amax(dim=0).float().mean()
     size = _SMALLEST_BLOCK
     while size < _LARGEST_BLOCK and 4 * size < float(seen):
         size *= 2

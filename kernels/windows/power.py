@@ -21,8 +21,8 @@ __all__ = ["MECHANISM", "power"]
 def power(call: Call, *, window: int = 256, block: int = 64, sinks: int = 64) -> Rule:
     """Blocks of ``block`` keys at block distance below window / block or 1, 2, 4, ..., and the first sinks / block.
 
-    ``block`` = 1 is the token form. ``window`` and ``sinks`` are in keys, rounded up to whole blocks. Not causal, the
-    distance counts in both directions.
+    ``block`` = 1 is the token form: one key per power of two, so fewer scores. ``window`` and ``sinks`` are in keys,
+    rounded up to whole blocks. Not causal, the distance counts in both directions.
     """
     c, causal = positive("block", block), call.causal
     near = -(-positive("window", window) // c)
