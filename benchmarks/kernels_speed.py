@@ -1,7 +1,8 @@
 """The table of `benchmarks/kernels_speed.md`: `python -m benchmarks.kernels_speed` (two quiet cores).
 
-It measures with the code of `harmony bench kernels`; seconds are those on the clock. Each row is the fastest of a few
-rounds over all methods, and so is the SDPA that it is compared with: a busy moment of the machine does not count.
+It measures with the code of `harmony bench kernels`; seconds are those on the clock. Machines that are shared change
+their speed from minute to minute, so what is compared is measured side by side: in every round a method at 16,384, SDPA
+beside it, and the method at 65,536. Ratios are those of a round; the table has their median, least and most.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import argparse
-import itertools
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,18 +28,20 @@ BARS = (
 )
 
 
-def growth(rows):
-    """Lines of a table: per method the bars and whether they hold."""
-    short = {r.method: r for r in rows if r.length == SHORT}
-    yield "| method | faster than SDPA at 16,384 | time of 65,536 over 16,384 | peak over inputs at 65,536 | holds |"
+def growth(found):
+    """Lines of a table: per method the bars, medians over rounds with least and most, and whether the medians hold."""
+
+    def spread(values):
+        return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+    yield "| method | times faster than SDPA at 16,384 | time of 65,536 over 16,384 | peak over inputs | holds |"
     yield "|---|---|---|---|---|"
-    for row in (r for r in rows if r.length == LONG):
-        first = short[row.method]
-        grown = row.forward_ms / first.forward_ms
-        memory = row.peak_bytes / row.input_bytes
-        holds = first.times_faster_than_sdpa >= 8 and grown <= 4.6 and memory < 16
-        cells = f"{first.times_faster_than_sdpa:.1f} x | {grown:.2f} | {memory:.2f} | {'yes' if holds else 'NO'}"
-        yield f"| `{row.method}` | {cells} |"
+    for method, pairs in found.items():
+        faster = [short.times_faster_than_sdpa for short, _ in pairs]
+        grown = [long.forward_ms / short.forward_ms for short, long in pairs]
+        memory = max(long.peak_bytes / long.input_bytes for _, long in pairs)
+        holds = statistics.median(faster) >= 8 and statistics.median(grown) <= 4.6 and memory < 16
+        yield f"| `{method}` | {spread(faster)} | {spread(grown)} | {memory:.2f} | {'yes' if holds else 'NO'} |"
 
 
 def wait_for_quiet(most_s):
@@ -58,32 +61,29 @@ def wait_for_quiet(most_s):
 
 
 def rounds(settings, ceilings, count, patience):
-    """The fastest row of each method and length; `power` both in blocks and in its token form."""
-    best, dense = {}, {}
+    """Rows at both lengths by method, a pair per round; `power` both in blocks and in its token form."""
     wanted = [(m, 64, m) for m in settings.methods] + [("power", 1, "power, block=1")]
+    found = {name: [] for _, _, name in wanted}
     for n in range(count):
         print(f"round {n + 1} of {count}", flush=True)
-        for length, (method, block, name) in itertools.product(settings.lengths, wanted):
+        for method, block, name in wanted:
             wait_for_quiet(patience)
-            chosen = replace(settings, methods=(method,), lengths=(length,), power_block=block)
-            (row,) = measure_rows(chosen, ceilings)
-            row = replace(row, method=name)
-            print(line(row), flush=True)
-            if (length, name) not in best or row.forward_ms < best[length, name].forward_ms:
-                best[length, name] = row
-            if row.sdpa_forward_ms is not None:
-                dense[length] = min(dense.get(length, row.sdpa_forward_ms), row.sdpa_forward_ms)
-    for (length, _), row in best.items():
-        if length in dense:
-            faster = dense[length] / row.forward_ms
-            row = replace(row, sdpa_forward_ms=dense[length], times_faster_than_sdpa=faster)
-        yield row
+            chosen = replace(settings, methods=(method,), power_block=block)
+            pair = tuple(replace(row, method=name) for row in measure_rows(chosen, ceilings))
+            print(*map(line, pair), sep="\n", flush=True)
+            found[name].append(pair)
+    return found
+
+
+def columns(found):
+    """The rows of each method at each length, one per round."""
+    return [[pair[n] for pair in pairs] for n in (0, 1) for pairs in found.values()]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--patience", type=float, default=20.0, help="seconds to wait for a quiet machine, per row")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     args = parser.parse_args()
@@ -91,9 +91,11 @@ def main():
     settings = BenchSettings(lengths=(SHORT, LONG), backward=False)
     wait_for_quiet(args.patience)
     ceilings = measure_ceilings(settings)
-    rows = list(rounds(settings, ceilings, args.rounds, args.patience))
-    text = ["# Speed of attention on a CPU", "", *heading(settings, ceilings), *map(line, rows)]
-    text += ["", f"SDPA at {SHORT:,}: {rows[0].sdpa_forward_ms:,.0f} ms. Bars: {BARS}.", "", *growth(rows)]
+    found = rounds(settings, ceilings, args.rounds, args.patience)
+    middle = [sorted(column, key=lambda r: r.forward_ms)[args.rounds // 2] for column in columns(found)]
+    text = ["# Speed of attention on a CPU", "", *heading(settings, ceilings), *map(line, middle), ""]
+    text += [f"The rounds of median time, of {args.rounds}. Bars: {BARS}; medians over the rounds (least to most):", ""]
+    text += growth(found)
     args.out.write_text("\n".join(text) + "\n")
     print("\n".join(text))
 

@@ -40,6 +40,7 @@ ATTENTIONS = {
     "lightning": {"temporal_attention": "lightning"},
     "mala": {"temporal_attention": "mala"},
     "wersa": {"temporal_attention": "wersa"},
+    "wersa, 32 features": {"temporal_attention": "wersa", "temporal_options": {"features": 32}},
 }
 OUT = Path(__file__).parent
 
