@@ -16,6 +16,7 @@ if "--dry-run" in sys.argv:
 
 import argparse
 import contextlib
+import functools
 import subprocess
 import warnings
 from dataclasses import replace
@@ -31,13 +32,16 @@ from kernels.triton.support import installed
 from kernels.windows.power import power
 from kernels.windows.sliding_window import sliding_window
 
-LINEAR, WINDOWED = ("lightning", "mala", "wersa"), {"sliding_window": sliding_window, "power": power}
+LINEAR = ("lightning", "mala", "wersa")
+POWER_BLOCK = 64  # the form that suits the tiles of a GPU
+WINDOWED = {"sliding_window": sliding_window, "power": functools.partial(power, block=POWER_BLOCK)}
 FEATURES, LEVELS = 128, 4  # the defaults of wersa
 REAL = BenchSettings(
     methods=(*LINEAR, *WINDOWED),
     lengths=(32_768,),
     device="cuda",
     dtype=torch.bfloat16,
+    power_block=POWER_BLOCK,
     batch=4,
     heads=16,
     window=1024,

@@ -39,7 +39,7 @@ def kernels(
     head_dim: Annotated[int, typer.Option(min=1, help="Size of a head.")] = 64,
     causal: Annotated[bool, typer.Option(help="Hide the keys after a query.")] = True,
     window: Annotated[int, typer.Option(min=1, help="Keys near a query, for windowed methods.")] = 256,
-    power_block: Annotated[int, typer.Option(min=1, help="Side of the blocks of power; 1 is its token form.")] = 64,
+    power_block: Annotated[int, typer.Option(min=1, help="Side of the blocks of power; 1 is by tokens.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; PyTorch's choice if left out.")] = None,
     backward: Annotated[bool, typer.Option(help="Measure the backward pass too.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 0,

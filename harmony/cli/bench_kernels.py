@@ -65,8 +65,8 @@ class BenchSettings:
     head_dim: int = 64
     causal: bool = True
     window: int = 256
-    power_block: int = 64
-    """Side of the blocks of `power`; 1 is its token form."""
+    power_block: int = 1
+    """Side of the blocks of `power`; 1 is by tokens."""
     backward: bool = True
     seed: int = 0
     backend: Backend | None = None

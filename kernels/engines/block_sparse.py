@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -72,7 +72,10 @@ def block_sparse_attention(
 def _scores(
     part: Part, q: Tensor, keys: Sequence[Tensor], bias: Tensor | None, scale: float, rooms: Sequence[Scratch]
 ) -> list[Tensor]:
-    """Masked scores (problems * jobs, block_q, columns) of the part's queries and each piece, in units of log 2."""
+    """Masked scores (problems * jobs, block_q, columns) of the part's queries and each piece, in units of log 2.
+
+    A hidden score that is no number stays so: `_hide` mends it.
+    """
     found = []
     for piece, rows, room in zip(part.pieces, keys, rooms, strict=False):
         s = _products(q, rows, room, scale * _LOG2_E)
@@ -80,12 +83,28 @@ def _scores(
         if bias is not None:
             heads = torch.arange(part.problems.start, part.problems.stop, device=s.device) % bias.shape[0]
             by_job.add_(bias[heads][:, None], alpha=_LOG2_E)
-        for columns, unseen in piece.unseen:
-            by_job[..., columns].masked_fill_(unseen, float("-inf"))
-        if piece.hidden is not None:
-            by_job.masked_fill_(piece.hidden, float("-inf"))
+        # Several times as fast as to fill by a mask.
+        for columns, bounds in piece.ruled:
+            by_job[..., columns].clamp_max_(bounds)
+        if piece.shown is not None:
+            by_job.clamp_max_(piece.shown)
         found.append(s)
     return found
+
+
+def _hide(part: Part, scores: Sequence[Tensor]) -> None:
+    """Let hidden scores be -inf where they are no numbers, as of keys that are not finite."""
+    for piece, s in zip(part.pieces, scores, strict=True):
+        by_job = s.view(-1, len(part.jobs), *s.shape[1:])
+        for columns, bounds in piece.ruled:
+            by_job[..., columns].masked_fill_(bounds < 0, float("-inf"))
+        if piece.shown is not None:
+            by_job.masked_fill_(piece.shown < 0, float("-inf"))
+
+
+def _row_maximum(scores: Sequence[Tensor]) -> Tensor:
+    """The largest score of each row over all pieces, (problems * jobs, block_q, 1)."""
+    return functools.reduce(torch.maximum, [s.amax(dim=-1, keepdim=True) for s in scores])
 
 
 def _products(x: Tensor, rows: Tensor, room: Scratch, scale: float = 1.0) -> Tensor:
@@ -113,15 +132,10 @@ def _rooms(like: Tensor, dtype: torch.dtype, count: int) -> list[Scratch]:
     return [Scratch(like, dtype) for _ in range(count)]
 
 
-def _over_pieces(join: Callable[[Tensor, Tensor], Tensor], found: Sequence[Tensor]) -> Tensor:
-    """What was found per piece, as one."""
-    return functools.reduce(join, found)
-
-
 class _Context(Protocol):
     """What the forward pass leaves for the backward pass."""
 
-    how: tuple[Layout, Sees, float, int, Singles | None]
+    how: tuple[Layout, Sees, float, int, Singles | None, bool]
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
@@ -151,12 +165,17 @@ class _BlockSparse(torch.autograd.Function):
         lt = q.new_empty(*qt.shape[:3], 1, dtype=to)
         wide = None if bias is None else bias.to(to)
         scores, gathered, outputs = _rooms(qt, to, _PIECES), Scratch(kt, kt.dtype), Scratch(qt, to)
-        for part in parts_of(layout, sees, key_mask, offset, len(qt), in_order=bias is not None):
+        numbers = True
+        for part in parts_of(layout, sees, key_mask, offset, problems=len(qt), dtype=to, in_order=bias is not None):
             keys = [piece.rows(kt, to, gathered) for piece in part.pieces]
             p = _scores(part, part.tiles(qt).to(to), keys, wide, scale, scores)
-            top = _over_pieces(torch.maximum, [s.amax(dim=-1, keepdim=True) for s in p])
+            top = _row_maximum(p)
+            if bool(top.isnan().any()):
+                numbers = False
+                _hide(part, p)
+                top = _row_maximum(p)
             top.masked_fill_(top == float("-inf"), 0.0)
-            total = _over_pieces(torch.add, [s.sub_(top).exp2_().sum(dim=-1, keepdim=True) for s in p])
+            total = functools.reduce(torch.add, [s.sub_(top).exp2_().sum(dim=-1, keepdim=True) for s in p])
             values = [piece.rows(vt, to, gathered) for piece in part.pieces]
             straight = part.tile is not None and ot.dtype == to
             into = part.tiles(ot) if straight else outputs.take(*p[0].shape[:2], v.shape[3])
@@ -169,14 +188,14 @@ class _BlockSparse(torch.autograd.Function):
             add_singles(q, k, v, o, lse, singles=singles, key_mask=key_mask, scale=scale, offset=offset)
             o = o.to(q.dtype)
         ctx.save_for_backward(q, k, v, bias, key_mask, o, lse)
-        ctx.how = (layout, sees, scale, offset, singles)
+        ctx.how = (layout, sees, scale, offset, singles, numbers)
         return o, lse
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, do: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, key_mask, o, lse = ctx.saved_tensors
-        layout, sees, scale, offset, singles = ctx.how
+        layout, sees, scale, offset, singles, numbers = ctx.how
         to = compute_dtype(q)
         delta = (do.to(to) * o.to(to)).sum(dim=-1) - dlse.masked_fill(lse == float("-inf"), 0.0)
         lse = lse.masked_fill(lse == float("-inf"), 0.0)
@@ -188,11 +207,13 @@ class _BlockSparse(torch.autograd.Function):
         dbias = None if wide is None else torch.zeros_like(wide)
         scores, changes = _rooms(qt, to, _PIECES), _rooms(qt, to, _PIECES)
         gathered, outputs = (Scratch(kt, kt.dtype), Scratch(vt, vt.dtype)), Scratch(qt, to)
-        for part in parts_of(layout, sees, key_mask, offset, len(qt), in_order=bias is not None):
+        for part in parts_of(layout, sees, key_mask, offset, problems=len(qt), dtype=to, in_order=bias is not None):
             qj, gj = part.tiles(qt).to(to), part.tiles(gt).to(to)
             keys = [piece.rows(kt, to, gathered[0]) for piece in part.pieces]
             values = [piece.rows(vt, to, gathered[1]) for piece in part.pieces]
             p = _scores(part, qj, keys, wide, scale, scores)
+            if not numbers:
+                _hide(part, p)
             ds = []
             for s, rows, room in zip(p, values, changes, strict=False):
                 s.sub_(part.tiles(lt)).exp2_()

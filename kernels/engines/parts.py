@@ -109,10 +109,10 @@ class Piece:
     run: int | None
     """The first block of the first tile, if they are a run."""
     moves: bool
-    unseen: Sequence[tuple[slice, Tensor]]
-    """What the rule hides of some columns, (jobs, block_q, columns); the others are seen whole."""
-    hidden: Tensor | None
-    """What the key mask hides, (problems, jobs, 1, columns)."""
+    ruled: Sequence[tuple[slice, Tensor]]
+    """Bounds of the scores of some columns by the rule, (jobs, block_q, columns); the others are seen whole."""
+    shown: Tensor | None
+    """Bounds by the key mask, (problems, jobs, 1, columns); as all bounds inf where seen and -inf where not."""
 
     def rows(self, x: Tensor, to: torch.dtype, room: Scratch) -> Tensor:
         """The rows of blocked keys or values x (P, N, block, D).
@@ -187,11 +187,19 @@ def _numbers(x: Tensor, blocks: Tensor) -> Tensor:
 
 
 def parts_of(
-    layout: Layout, sees: Sees, key_mask: Tensor | None, offset: int, problems: int, *, in_order: bool
+    layout: Layout,
+    sees: Sees,
+    key_mask: Tensor | None,
+    offset: int,
+    *,
+    problems: int,
+    dtype: torch.dtype,
+    in_order: bool,
 ) -> Iterator[Part]:
     """All tiles of all problems; tiles with about equally long lists come together.
 
-    With ``in_order`` the columns of the scores are the keys in the order of the lists.
+    Bounds are in the type of the scores, ``dtype``. With ``in_order`` the columns of the scores are the keys in the
+    order of the lists.
     """
     plan = layout.plan
     index, counts, whole = plan.index.flatten(0, 1), plan.counts.flatten(), plan.whole.flatten()
@@ -213,7 +221,8 @@ def parts_of(
             consecutive = _consecutive(sorted_jobs[start : start + count], plan.tiles)
             if 2 * consecutive >= count:
                 count, moves = consecutive, True
-        chunk = _chunk(layout, sees, key_mask, offset, order[start : start + count].sort().values, slots, moves)
+        jobs = order[start : start + count].sort().values
+        chunk = _chunk(layout, sees, key_mask, offset, dtype, jobs, slots, moves)
         start += count
         for p in range(0, problems, side_by_side):
             some = slice(p, min(p + side_by_side, problems))
@@ -236,7 +245,7 @@ class _Chunk:
     jobs: Tensor
     tile: int | None
     pieces: Sequence[Piece]
-    """Those of all problems: `hidden` is (B, jobs, 1, columns)."""
+    """Those of all problems: `shown` is (B, jobs, 1, columns)."""
 
     def part(self, problems: slice, these: slice, sharing: int) -> Part:
         """The part of some jobs of some problems."""
@@ -247,8 +256,8 @@ class _Chunk:
                 piece.blocks[these],
                 None if piece.run is None else piece.run + (these.start if piece.moves else 0),
                 piece.moves,
-                [(columns, x[these]) for columns, x in piece.unseen],
-                None if piece.hidden is None else piece.hidden[:, these].index_select(0, batch),
+                [(columns, x[these]) for columns, x in piece.ruled],
+                None if piece.shown is None else piece.shown[:, these].index_select(0, batch),
             )
             for piece in self.pieces
         ]
@@ -256,7 +265,14 @@ class _Chunk:
 
 
 def _chunk(
-    layout: Layout, sees: Sees, key_mask: Tensor | None, offset: int, jobs: Tensor, slots: int, moves: bool
+    layout: Layout,
+    sees: Sees,
+    key_mask: Tensor | None,
+    offset: int,
+    dtype: torch.dtype,
+    jobs: Tensor,
+    slots: int,
+    moves: bool,
 ) -> _Chunk:
     """The chunk of the jobs, with ``slots`` blocks each; ``moves`` where they are consecutive tiles of one head."""
     plan, most = layout.plan, layout.plan.index.shape[2]
@@ -275,12 +291,12 @@ def _chunk(
         some = listed[:, chosen]
         blocks = some.clamp_min(0) + first_of_head
         j = (some[:, :, None] * plan.block_k + within).flatten(1)
-        unseen = []
+        ruled = []
         for a, b in _stretches([n for n, slot in enumerate(chosen) if slot < asked]):
             columns = slice(a * plan.block_k, b * plan.block_k)
-            unseen.append((columns, _unseen(layout, sees, jobs, j[:, columns], offset)))
-        hidden = None if key_mask is None else ~key_mask[:, j.clamp(0, layout.lk - 1)][:, :, None, :]
-        return Piece(slice(0), blocks, int(blocks[0, 0]) if run else None, moving, unseen, hidden)
+            ruled.append((columns, _bounds(_seen(layout, sees, jobs, j[:, columns], offset), dtype)))
+        shown = None if key_mask is None else _bounds(key_mask[:, j.clamp(0, layout.lk - 1)], dtype)[:, :, None, :]
+        return Piece(slice(0), blocks, int(blocks[0, 0]) if run else None, moving, ruled, shown)
 
     wanted = ((fixed if held else others, held, False), (along, True, True))
     return _Chunk(jobs, int(jobs[0]) if moves else None, [piece(*how) for how in wanted if how[0]])
@@ -290,9 +306,10 @@ def _run_of(listed: Tensor, slots: Sequence[int], step: int) -> list[int]:
     """Those of the slots that are the longest run of blocks which moves on by ``step`` per job, in its order."""
     first, way = listed[0], step * torch.arange(len(listed), device=listed.device)[:, None]
     moving = ((listed - way == first).all(dim=0) & (first >= 0)).tolist()
-    by_block = sorted((block, slot) for slot, block in enumerate(first.tolist()) if slot in slots and moving[slot])
-    a, b = max(_stretches([block for block, _ in by_block]), key=lambda s: s[1] - s[0], default=(0, 0))
-    return [slot for block, slot in by_block if a <= block < b]
+    # A block may be listed twice, as the one that stands for all that lies outside of a grid.
+    slot_of = {block: slot for slot, block in enumerate(first.tolist()) if slot in slots and moving[slot]}
+    a, b = max(_stretches(sorted(slot_of)), key=lambda s: s[1] - s[0], default=(0, 0))
+    return [slot_of[block] for block in range(a, b)]
 
 
 def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
@@ -306,8 +323,13 @@ def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _unseen(layout: Layout, sees: Sees, jobs: Tensor, j: Tensor, offset: int) -> Tensor:
-    """What the rule hides from each query of the tiles ``jobs``, of the keys j (jobs, n); (jobs, block_q, n)."""
+def _bounds(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Infinity where seen, its negative where not."""
+    return seen.to(dtype).sub_(0.5).mul_(float("inf"))
+
+
+def _seen(layout: Layout, sees: Sees, jobs: Tensor, j: Tensor, offset: int) -> Tensor:
+    """What the rule shows to each query of the tiles ``jobs``, of the keys j (jobs, n); (jobs, block_q, n)."""
     plan = layout.plan
     i = (jobs % plan.tiles)[:, None] * plan.block_q + torch.arange(plan.block_q, device=j.device)
     if plan.order is not None:
@@ -317,4 +339,4 @@ def _unseen(layout: Layout, sees: Sees, jobs: Tensor, j: Tensor, offset: int) ->
     seen = sees((jobs // plan.tiles)[:, None, None], (i + offset).int(), j.int()) & ((j >= 0) & (j < layout.lk))
     if plan.order is not None:
         seen = seen & (i >= 0)
-    return ~seen.expand(len(jobs), plan.block_q, j.shape[2])
+    return seen.expand(len(jobs), plan.block_q, j.shape[2])

@@ -18,11 +18,12 @@ from kernels.windows.sliding_window import sliding_window
 __all__ = ["MECHANISM", "power"]
 
 
-def power(call: Call, *, window: int = 256, block: int = 64, sinks: int = 64) -> Rule:
+def power(call: Call, *, window: int = 256, block: int = 1, sinks: int = 64) -> Rule:
     """Blocks of ``block`` keys at block distance below window / block or 1, 2, 4, ..., and the first sinks / block.
 
-    ``block`` = 1 is the token form: one key per power of two, so fewer scores. ``window`` and ``sinks`` are in keys,
-    rounded up to whole blocks. Not causal, the distance counts in both directions.
+    ``block`` = 1 is the definition, by tokens: one key per power of two. Blocks of 64 or 128 see more far keys, at a
+    cost that grows with L log L; they suit the tiles of a GPU. ``window`` and ``sinks`` are in keys, rounded up to
+    whole blocks. Not causal, the distance counts in both directions.
     """
     c, causal = positive("block", block), call.causal
     near = -(-positive("window", window) // c)

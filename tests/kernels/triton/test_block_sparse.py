@@ -198,6 +198,7 @@ def items(lists: Lists) -> list[tuple[int, int, int]]:
     [
         Case("sliding_window", {"window": 1024, "sinks": 64}),
         Case("power", {"window": 256}),
+        Case("power", {"window": 256, "block": 64}),
         Case("elastic_window", {"alpha": [64.0, 256.0], "beta": [0.0, 0.2]}),
         Case("masked", {"rule": MASKS["causal_document"]([900, 1, 1400, 4000])}),
         Case("halo", {"block": 64, "halo": 32}),
