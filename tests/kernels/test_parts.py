@@ -36,7 +36,7 @@ def kind(piece: Piece) -> str:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Part, int]]]:
-    """The parts that the forward and backward passes take, which are made very small; one thread, by which they are sized."""
+    """The parts that the forward and backward passes take, made very small for the one thread that there is."""
     found: list[tuple[Part, int]] = []
 
     def spied(layout: parts.Layout, *args: object, **kwargs: object) -> Iterator[Part]:
