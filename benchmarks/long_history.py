@@ -5,7 +5,8 @@ row, by the attention among them. `scores`: the forecaster fitted from scratch o
 weeks of history, on the Google cluster trace (four indicators) and the NASA web server (July 1995, five minutes), each
 an hour ahead; the last 20 % of each trace is scored, all settings were fixed beforehand, none was chosen on it. Every
 model is scored twice: with and without the values one day and one week before each step, which windows carry
-beside their rows. Both parts write to `benchmarks/long_history_*.md`.
+beside their rows. Weeks are read in two ways: normalised by the mean and spread of all of it, and by those of its
+newest day (`ModelConfig.near_rows`). Both parts write to `benchmarks/long_history_*.md`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from simulator.traces.registry import load_trace
 STEP_S = 300.0
 TWO_WEEKS = 4032
 HORIZON = 12
-HISTORIES = {"1 day": 288, "3 days": 864, "1 week": 2016, "2 weeks": TWO_WEEKS}
+DAY = 288
+HISTORIES = {"1 day": DAY, "3 days": 864, "1 week": 2016, "2 weeks": TWO_WEEKS}
 ATTENTIONS = {
     "none": {},
     "sdpa": {"temporal_attention": "sdpa"},
@@ -95,7 +97,7 @@ def traces(data: Path) -> dict[str, Panel]:
     return {"Google cluster 2019": google, "NASA July 1995": nasa.coarsened(5)}
 
 
-def scores(data: Path, attentions: list[str], seeds: int, steps: int, patch: int) -> None:
+def scores(data: Path, out: str, only: str | None, attentions: list[str], seeds: int, steps: int, patch: int) -> None:
     """CRPS by trace, length of history and attention, as mean and range over seeds."""
     torch.set_num_threads(1)
     training = TrainingConfig(
@@ -108,29 +110,36 @@ def scores(data: Path, attentions: list[str], seeds: int, steps: int, patch: int
         f"the forecaster from scratch, {patch} rows a token, at most {steps} steps of 16 windows; CRPS of the demand "
         "over the next hour (12 steps of five minutes), in the MinMax scale of the first 70 % of rows, on the last "
         "20 %; mean over seeds (least to most). *With seasons* the windows also carry the values one day and one week "
-        "before each step, whatever their length.",
+        "before each step, whatever their length. *Normalised by* says which rows give the mean and the spread, the "
+        "quantiles and the averages of a window.",
     ]
     for trace, panel in traces(data).items():
+        if only and only not in trace.lower():
+            continue
         lines += ["", f"## {trace}: {len(panel):,} rows, {len(panel.indicators)} indicator(s)", ""]
-        lines += ["| history | attention | CRPS without seasons | CRPS with seasons | central 80 % covers |"]
-        lines += ["|---|---|---:|---:|---:|"]
-        for (history, rows), attention in itertools.product(HISTORIES.items(), attentions):
-            found = [fitted(panel, rows, attention, training, patch, seed) for seed in range(seeds)]
+        lines += ["| history | normalised by | attention | CRPS without seasons | CRPS with seasons | 80 % covers |"]
+        lines += ["|---|---|---|---:|---:|---:|"]
+        for (history, rows), near, attention in itertools.product(HISTORIES.items(), (None, DAY), attentions):
+            if near == rows:
+                continue
+            found = [fitted(panel, rows, near, attention, training, patch, seed) for seed in range(seeds)]
             bare, seasonal, covered = (list(x) for x in zip(*found, strict=True))
-            line = f"| {history} | {attention} | {spread(bare)} | {spread(seasonal)} | {statistics.mean(covered):.0%} |"
+            by = "its newest day" if near else "all of it"
+            line = f"| {history} | {by} | {attention} | {spread(bare)} | {spread(seasonal)}"
+            line += f" | {statistics.mean(covered):.0%} |"
             lines.append(line)
             print(trace, line, flush=True)
-            write("long_history_scores.md", lines)
+            write(out, lines)
 
 
 def fitted(
-    panel: Panel, rows: int, attention: str, training: TrainingConfig, patch: int, seed: int
+    panel: Panel, rows: int, near: int | None, attention: str, training: TrainingConfig, patch: int, seed: int
 ) -> tuple[float, float, float]:
     """CRPS of the demand without and with seasons, coverage of the central 80 % with them."""
     bare = Settings(Protocol("split", seasonal=False), rows, HORIZON, samples=100, seed=seed)
     seasonal = replace(bare, protocol=Protocol("split"))
     split = Split.of(panel, bare)
-    model = Forecaster(ModelConfig(patch=patch, **ATTENTIONS[attention]), training)
+    model = Forecaster(ModelConfig(patch=patch, near_rows=near, **ATTENTIONS[attention]), training)
     model.fit(
         [panel.rows(0, split.train)],
         lookback=rows,
@@ -164,11 +173,13 @@ def main() -> None:
     long.add_argument("--seeds", type=int, default=2)
     long.add_argument("--steps", type=int, default=600)
     long.add_argument("--patch", type=int, default=12)
+    long.add_argument("--only", help="only the trace whose name has this in it, in lower case")
+    long.add_argument("--out", default="long_history_scores.md")
     args = parser.parse_args()
     if args.part == "speed":
         speed(args.indicators, args.repeats, args.threads)
     else:
-        scores(args.data, args.attentions, args.seeds, args.steps, args.patch)
+        scores(args.data, args.out, args.only, args.attentions, args.seeds, args.steps, args.patch)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ class ModelConfig(_Settings):
     """Attention heads, over time and across indicators; divides `width`."""
     patch: int = 12
     """Rows per token of the attention over time."""
+    near_rows: int | None = None
+    """Newest rows by which a window is normalised and from which its quantiles and averages are taken; what is older
+    is read by the attention over time only. None takes them all."""
     temporal_layers: int = 1
     """Layers of attention over time; the last one only feeds the summary token."""
     temporal_attention: str | None = None
@@ -79,6 +82,8 @@ class ModelConfig(_Settings):
     def __post_init__(self) -> None:
         self._positive("lookback", "horizon", "width", "heads", "patch", "temporal_layers", "quantiles", "free")
         self._positive("functionals", "anchors", "step_width", "copula_rank", "temporal_mixers")
+        if self.near_rows is not None:
+            self._positive("near_rows")
         if self.width % self.heads:
             raise UsageError(f"ModelConfig.width {self.width} is not a multiple of heads {self.heads}")
         if not 0.0 <= self.dropout < 1.0:
@@ -91,12 +96,18 @@ class ModelConfig(_Settings):
             raise UsageError("ModelConfig.temporal_options are given, but no temporal_attention that would take them")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; those of `temporal_attention` only where there is one, so that other files stay as they are."""
+        """Plain values; those of long histories only where they are used, so that other files stay as they are."""
         values = _Settings.to_dict(self)
+        if self.near_rows is None:
+            del values["near_rows"]
         if self.temporal_attention is None:
             for name in ("temporal_attention", "temporal_options", "temporal_mixers"):
                 del values[name]
         return values
+
+    def near(self, rows: int) -> int:
+        """How many of the newest of ``rows`` rows the numbers that describe a window are taken from."""
+        return rows if self.near_rows is None else min(rows, self.near_rows)
 
     def tokens(self, rows: int) -> int:
         """Tokens per indicator that attention over time reads in a window of ``rows`` rows."""

@@ -148,24 +148,27 @@ def series_stats(panels: Sequence[Panel], lookback: int) -> dict[str, SeriesStat
 
 
 def normalise(
-    windows: WindowBatch, stats: Mapping[str, SeriesStats]
+    windows: WindowBatch, stats: Mapping[str, SeriesStats], near: int | None = None
 ) -> tuple[FloatArray, BoolArray, FloatArray, FloatArray]:
     """Instance-normalised values (B, N, L), their mask, and the centre and scale (B, N) that were used.
 
-    The scale is the window's own standard deviation, floored by a share of the indicator's usual spread where that is
+    The scale is the standard deviation of the window, or of its ``near`` newest rows where there is anything in them,
+    floored by a share of the indicator's usual spread where that is
     known, else (except for counters) by a share of the mean: a constant window must not divide by zero, and its
     forecast must not be certain to the last digit.
     """
     x = np.ascontiguousarray(windows.values.swapaxes(1, 2))
     mask = ~np.isnan(x)
-    count = np.maximum(mask.sum(-1), 1)
-    filled = np.where(mask, x, 0.0)
+    some = mask
+    if near is not None and near < x.shape[-1]:
+        some = mask & (np.arange(x.shape[-1]) >= x.shape[-1] - near)
+        some = np.where(some.any(-1, keepdims=True), some, mask)
+    count = np.maximum(some.sum(-1), 1)
     # Two passes: the mean of large numbers first, then the spread around it.
-    centre = filled.sum(-1) / count
+    centre = np.where(some, x, 0.0).sum(-1) / count
+    centre = centre + np.where(some, x - centre[..., None], 0.0).sum(-1) / count
     deviation = np.where(mask, x - centre[..., None], 0.0)
-    centre = centre + deviation.sum(-1) / count
-    deviation = np.where(mask, x - centre[..., None], 0.0)
-    variance = (deviation**2).sum(-1) / count
+    variance = (np.where(some, deviation, 0.0) ** 2).sum(-1) / count
     floor = np.empty_like(centre)
     for n, indicator in enumerate(windows.indicators):
         known = stats.get(indicator.name)
@@ -184,14 +187,23 @@ def make_inputs(
     *,
     quantiles: int,
     stats: Mapping[str, SeriesStats] | None = None,
+    near: int | None = None,
 ) -> Inputs:
-    """The network's inputs for ``horizon`` steps after each window; ``stats`` as learned by `series_stats`."""
+    """The network's inputs for ``horizon`` steps after each window; ``stats`` as learned by `series_stats`.
+
+    What describes a window in numbers is taken from its ``near`` newest rows, all of them if None.
+    """
     stats = stats or {}
-    v, mask, centre, scale = normalise(windows, stats)
+    v, mask, centre, scale = normalise(windows, stats, near)
     v = _carry(v, mask)
-    atoms = _window_quantiles(v, mask, quantiles)
-    pace = np.abs(np.diff(v, axis=-1)).mean(-1) if v.shape[-1] > 1 else np.zeros(v.shape[:2])
-    summary = _summary(v, mask, atoms, pace, windows, centre, scale, stats)
+    newest = slice(-near if near else None, None)
+    if near is not None:
+        # What is older may be many spreads of the newest rows away.
+        v[..., :-near] = np.clip(v[..., :-near], -_CLIP, _CLIP)
+    late, seen = v[..., newest], mask[..., newest]
+    atoms = _window_quantiles(late, seen, quantiles)
+    pace = np.abs(np.diff(late, axis=-1)).mean(-1) if late.shape[-1] > 1 else np.zeros(v.shape[:2])
+    summary = _summary(late, seen, atoms, pace, windows, centre, scale, stats)
     spread = np.array([stats[i.name].window_spread if i.name in stats else 0.0 for i in windows.indicators])
     weight = np.where(spread > 0, scale / np.where(spread > 0, spread, 1.0), 1.0)
     low = np.where(np.where(mask, windows.values.swapaxes(1, 2), 0.0).min(-1) >= 0, 0.0, -np.inf)

@@ -116,7 +116,7 @@ class Forecaster:
         started = Forecaster.load(self._start) if self._start else None
         wanted = dataclasses.replace(self._model or ModelConfig(), lookback=lookback, horizon=horizon)
         config = started.config if started else wanted
-        self._stats = series_stats(panels, lookback)
+        self._stats = series_stats(panels, config.near(lookback))
         names = sorted({n for p in panels for n in p.names})
         members = []
         for member in range(self._training.members):
@@ -132,7 +132,7 @@ class Forecaster:
         if not self._nets:
             raise DataError("this forecaster knows nothing yet: fit or load it before update")
         config = self.config
-        fresh = series_stats(panels, config.lookback)
+        fresh = series_stats(panels, config.near(config.lookback))
         self._stats = {**self._stats, **fresh}
         nets = [_widened(net, sorted({n for p in panels for n in p.names})) for net in self._nets]
         brief = dataclasses.replace(
@@ -177,7 +177,9 @@ class Forecaster:
                 judge.append(self._examples(late, config, lookback, horizon, share, first=min(lookback, cut)))
         for panel in (ordered(p) for p in validation):
             share = max(1, training.max_validation // len(validation))
-            judge.append(self._examples(panel, config, lookback, horizon, share, first=min(lookback, len(panel) // 2)))
+            # Rows that only serve as history were learned from: to judge on them as well would prefer what overfits.
+            first = lookback if len(panel) > lookback + horizon else len(panel) // 2
+            judge.append(self._examples(panel, config, lookback, horizon, share, first=first))
         known, unseen = [e for e in learn if e], [e for e in judge if e]
         if training.hide_seasons > 0:
             unseen += [e.without_seasons() for e in unseen]
@@ -276,7 +278,9 @@ class Forecaster:
         lookback = self.config.lookback
         if windows.lookback > lookback:
             windows = dataclasses.replace(windows, values=windows.values[:, -lookback:])
-        return make_inputs(windows, horizon, quantiles=self.config.quantiles, stats=self._stats)
+        return make_inputs(
+            windows, horizon, quantiles=self.config.quantiles, stats=self._stats, near=self.config.near_rows
+        )
 
     def _context(self, inputs: Inputs, picks: Sequence[int]) -> FlowContext:
         """Flow parameters of the picked indicators; several members are joined as one mixture."""

@@ -63,7 +63,7 @@ class ForecastNet(nn.Module):
         self.across = nn.ModuleList(
             CascadeBlock(c.width, c.heads, c.dropout, zero_mask=c.compat_zero_mask) for _ in range(c.cascade_layers)
         )
-        self.functionals = nn.Parameter(_first_functionals(c.functionals, c.lookback))
+        self.functionals = nn.Parameter(_first_functionals(c.functionals, c.near(c.lookback)))
         self.step = nn.Parameter(_first_steps(c.horizon))
         self.token_norm = nn.LayerNorm(c.width)
         wide_in = c.width + _STEP_EMBEDDING + CALENDAR + SEASONAL * _SEASONS + c.functionals
@@ -175,7 +175,8 @@ class ForecastNet(nn.Module):
         """Hidden state of every cell (B, N, S, step_width), and the window's linear functionals (B, N, R)."""
         b, n, length = x.values.shape
         steps = x.calendar.shape[1]
-        linear = x.values @ self.functionals[:, -length:].T
+        near = self.config.near(length)
+        linear = x.values[..., length - near :] @ self.functionals[:, -near:].T
         parts = [
             token[:, :, None].expand(-1, -1, steps, -1),
             self.step[x.ahead - 1].expand(b, n, -1, -1),

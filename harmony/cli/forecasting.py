@@ -150,6 +150,12 @@ def train(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of that attention, such as window=128.")
     ] = None,
     patch: Annotated[int | None, typer.Option(help="Rows per token of the attention over time; 12 by default.")] = None,
+    near_rows: Annotated[
+        int | None,
+        typer.Option(
+            help="Newest rows that a window is normalised by, such as a day of a lookback of weeks; else all."
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -175,9 +181,9 @@ def train(
     panel = load_trace(trace, demand=demand).panel
     split = Split.of(panel, settings)
     training = TrainingConfig() if steps is None else TrainingConfig(steps=steps)
-    shape = _shape(temporal_attention, temporal_option or (), patch)
+    shape = _shape(temporal_attention, temporal_option or (), patch, near_rows)
     if shape is not None and base:
-        raise UsageError("--base has its own shape: leave it out to give --temporal-attention or --patch")
+        raise UsageError("--base has its own shape: leave it out to give --temporal-attention, --patch or --near-rows")
     base = shape is None if base is None else base
     model = Forecaster(shape, training, start="base" if base else None)
     began = time.perf_counter()
@@ -212,7 +218,7 @@ def train(
     print(f"on the {split.rows - split.test:,} rows after them: {_validation_line(scores)}")
 
 
-def _shape(method: str | None, options: Sequence[str], patch: int | None) -> ModelConfig | None:
+def _shape(method: str | None, options: Sequence[str], patch: int | None, near_rows: int | None) -> ModelConfig | None:
     """The network's shape as the command line gives it; None where it says nothing about it."""
     from forecasting.config import ModelConfig
     from forecasting.errors import UsageError
@@ -226,10 +232,10 @@ def _shape(method: str | None, options: Sequence[str], patch: int | None) -> Mod
             found[name] = json.loads(text)
         except ValueError:
             found[name] = text
-    if method is None and patch is None and not found:
+    if method is None and patch is None and near_rows is None and not found:
         return None
     rows = ModelConfig().patch if patch is None else patch
-    return ModelConfig(temporal_attention=method, temporal_options=found, patch=rows)
+    return ModelConfig(temporal_attention=method, temporal_options=found, patch=rows, near_rows=near_rows)
 
 
 def _check_target(out: Path) -> None:

@@ -157,13 +157,14 @@ def test_train_prints_validation_scores(trace: str, tmp_path: Path, capsys: pyte
 def test_train_with_attention_over_a_long_window(
     trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long = ["--lookback", "96", "--horizon", "3", "--steps", "4", "--patch", "2"]
+    long = ["--lookback", "96", "--horizon", "3", "--steps", "4", "--patch", "2", "--near-rows", "24"]
     attention = ["--temporal-attention", "sliding_window", "--temporal-option", "window=8"]
     out = tmp_path / "long"
     said = json.loads(output(["train", trace, "--out", str(out), "--json", *long, *attention], capsys))
     assert (said["start"], said["lookback"]) == ("scratch", 96)
-    kept = json.loads((out / "model.json").read_text())
-    assert "sliding_window" in json.dumps(kept)
+    kept = json.dumps(json.loads((out / "model.json").read_text()))
+    assert "sliding_window" in kept
+    assert '"near_rows": 24' in kept
     again = json.loads(output(["forecast", trace, "--model", str(out), "--lookback", "96", "--json"], capsys))
     assert again["model"].endswith(said["version"])
 
@@ -205,6 +206,7 @@ def test_train_refuses_a_folder_of_other_things_before_training(
         (["--temporal-attention", "mala", "--temporal-option", "chunk"], "expected NAME=VALUE such as window=128"),
         (["--temporal-attention", "mala", "--temporal-option", "chunk=3"], "has no option 'chunk'"),
         (["--base", "--patch", "3"], "--base has its own shape"),
+        (["--near-rows", "0"], "ModelConfig.near_rows is 0, expected 1 or more"),
     ],
 )
 def test_train_answers_mistakes_in_one_line(

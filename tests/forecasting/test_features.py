@@ -80,6 +80,32 @@ def test_absent_values_do_not_move_the_normalisation() -> None:
     assert v[0, 0, 3] == 0.0
 
 
+def test_the_newest_rows_alone_describe_a_window_where_so_wanted() -> None:
+    x = noise(60, 2)
+    x[:40] = 50.0 + 9.0 * x[:40]
+    near = make_inputs(window(x[40:]), 3, quantiles=8)
+    inputs = make_inputs(window(x), 3, quantiles=8, near=20)
+    for name in ("summary", "atoms", "pace", "centre", "scale", "weight"):
+        torch.testing.assert_close(getattr(inputs, name), getattr(near, name))
+    torch.testing.assert_close(inputs.values[..., 40:], near.values)
+    # The older rows are there, in the newest ones' units, though no farther than these can say.
+    assert inputs.values.shape[-1] == 60
+    assert bool((inputs.values[..., :40].abs() > 3.0).any())
+    assert float(inputs.values.abs().max()) <= 12.0
+    # A window no longer than that is as ever.
+    a, b = (make_inputs(window(x), 3, quantiles=8, near=n) for n in (100, None))
+    for name in ("summary", "atoms", "pace", "centre", "scale", "values"):
+        assert torch.equal(getattr(a, name), getattr(b, name))
+
+
+def test_a_window_without_any_newest_row_is_described_by_the_older_ones() -> None:
+    x = noise(60, 1)
+    x[40:] = np.nan
+    _, _, centre, scale = normalise(window(x), {}, 20)
+    assert centre[0, 0] == pytest.approx(x[:40].mean())
+    assert scale[0, 0] == pytest.approx(x[:40].std(), rel=1e-2)
+
+
 def test_what_is_absent_differs_from_what_is_zero() -> None:
     x = noise(40, 1)
     zero, absent = x.copy(), x.copy()

@@ -263,3 +263,20 @@ def test_long_windows_are_fewer_so_that_memory_stays_bounded(monkeypatch: pytest
     monkeypatch.setattr(forecaster, "examples_of", lambda *a, **k: seen.append(k["limit"]) or whole(*a, **k))
     Forecaster(SMALL, replace(QUICK, steps=2)).fit([panel()], lookback=24, horizon=4)
     assert seen[0] == 50
+
+
+@pytest.mark.parametrize(("rows", "judged"), [(80, 17), (60, 27), (40, 17)])
+def test_a_model_is_not_judged_on_rows_that_are_there_as_history(
+    rows: int, judged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    train = forecaster.train
+
+    def spied(net: object, known: object, unseen: list[object], *args: object, **kwargs: object) -> object:
+        seen.extend(unseen)
+        return train(net, known, unseen, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(forecaster, "train", spied)
+    # 60 rows of history, of which there may be no more than that: then it is half of what there is.
+    Forecaster(SMALL, QUICK).fit([panel(200)], lookback=60, horizon=4, validation=[panel(rows, seed=1)])
+    assert len(seen[0]) == judged

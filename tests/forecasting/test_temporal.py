@@ -31,15 +31,28 @@ def panel(rows: int = 300) -> Panel:
     return Panel(x, (Indicator("rps", level=1), Indicator("cpu", level=2)), 0.0, 300.0)
 
 
-def inputs(values: np.ndarray) -> Inputs:
+def inputs(values: np.ndarray, near: int | None = None) -> Inputs:
     rows = Panel(values, panel().indicators, 0.0, 300.0)
     windows = WindowBatch.from_panel(rows, [len(values) - 1], SMALL.lookback, horizon=3)
-    return make_inputs(windows, 3, quantiles=SMALL.quantiles)
+    return make_inputs(windows, 3, quantiles=SMALL.quantiles, near=near)
 
 
 def test_every_method_is_offered_but_those_that_cannot_serve() -> None:
     needs_a_rule, layers, needs_rows = {"masked"}, {"diffqkv", "sqa"}, {"neighborhood"}
     assert set(methods()) == set(available()) - needs_a_rule - layers - needs_rows
+
+
+@pytest.mark.parametrize("method", ["mala", None])
+def test_rows_older_than_the_near_ones_are_read_by_attention_alone(method: str | None) -> None:
+    torch.manual_seed(0)
+    net = ForecastNet(replace(SMALL, temporal_attention=method, near_rows=12)).eval()
+    values = panel().values[:48]
+    old = values.copy()
+    old[5] *= 1.5
+    a, b = (inputs(x, 12) for x in (values, old))
+    with torch.no_grad():
+        assert torch.equal(net._hidden(a, net.tokens(a))[1], net._hidden(b, net.tokens(b))[1])
+        assert not torch.allclose(net(a).means, net(b).means)
 
 
 @pytest.mark.parametrize("method", methods())
