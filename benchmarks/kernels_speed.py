@@ -1,9 +1,8 @@
 """The table of `benchmarks/kernels_speed.md`: `python -m benchmarks.kernels_speed` (two quiet cores).
 
-It measures with the code of `harmony bench kernels`; seconds are those on the clock, memory comes in large pages.
-Machines that are shared change their speed from minute to minute, so what is compared is measured side by side: in
-every round a method at 16,384, SDPA beside it, and the method at 65,536. Ratios are those of a round; the table has
-their median, least and most.
+It measures with the code of `harmony bench kernels`; seconds are those on the clock. Machines that are shared change
+their speed from minute to minute, so what is compared is measured side by side: in every round a method at 16,384, SDPA
+beside it, and the method at 65,536. Ratios are those of a round; the table has their median, least and most.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-# Memory in large pages: else the first touch of a long output, 4 KiB at a time, is a tenth of the time measured.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import argparse
 import statistics
