@@ -97,7 +97,16 @@ def traces(data: Path) -> dict[str, Panel]:
     return {"Google cluster 2019": google, "NASA July 1995": nasa.coarsened(5)}
 
 
-def scores(data: Path, out: str, only: str | None, attentions: list[str], seeds: int, steps: int, patch: int) -> None:
+def scores(
+    data: Path,
+    out: str,
+    only: str | None,
+    histories: list[str],
+    attentions: list[str],
+    seeds: int,
+    steps: int,
+    patch: int,
+) -> None:
     """CRPS by trace, length of history and attention, as mean and range over seeds."""
     torch.set_num_threads(1)
     training = TrainingConfig(
@@ -120,7 +129,7 @@ def scores(data: Path, out: str, only: str | None, attentions: list[str], seeds:
         lines += ["| history | normalised by | attention | CRPS without seasons | CRPS with seasons | 80 % covers |"]
         lines += ["|---|---|---|---:|---:|---:|"]
         for (history, rows), near, attention in itertools.product(HISTORIES.items(), (None, DAY), attentions):
-            if near == rows:
+            if near == rows or history not in histories:
                 continue
             found = [fitted(panel, rows, near, attention, training, patch, seed) for seed in range(seeds)]
             bare, seasonal, covered = (list(x) for x in zip(*found, strict=True))
@@ -169,6 +178,7 @@ def main() -> None:
     quick.add_argument("--threads", type=int, default=1)
     long = parts.add_parser("scores")
     long.add_argument("--data", type=Path, required=True, help="folder with cluster_google2019/ and web_nasa/")
+    long.add_argument("--histories", nargs="+", default=list(HISTORIES), choices=list(HISTORIES))
     long.add_argument("--attentions", nargs="+", default=["none", "mala", "wersa"], choices=list(ATTENTIONS))
     long.add_argument("--seeds", type=int, default=2)
     long.add_argument("--steps", type=int, default=600)
@@ -179,7 +189,7 @@ def main() -> None:
     if args.part == "speed":
         speed(args.indicators, args.repeats, args.threads)
     else:
-        scores(args.data, args.out, args.only, args.attentions, args.seeds, args.steps, args.patch)
+        scores(args.data, args.out, args.only, args.histories, args.attentions, args.seeds, args.steps, args.patch)
 
 
 if __name__ == "__main__":
