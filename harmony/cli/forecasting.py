@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,9 +153,7 @@ def train(
     patch: Annotated[int | None, typer.Option(help="Rows per token of the attention over time; 12 by default.")] = None,
     near_rows: Annotated[
         int | None,
-        typer.Option(
-            help="Newest rows that a window is normalised by, such as a day of a lookback of weeks; else all."
-        ),
+        typer.Option(help="Newest rows that a window is normalised by; those of a day where the lookback is longer."),
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -168,10 +167,11 @@ def train(
 
     `harmony train metrics.csv --lookback 4032 --temporal-attention wersa --patch 4 --out models/two-weeks`
     """
-    from forecasting.config import TrainingConfig
+    from forecasting.config import ModelConfig, TrainingConfig
     from forecasting.errors import UsageError
     from forecasting.evaluation import Protocol, Settings, Split, score_model
     from forecasting.forecaster import Forecaster
+    from forecasting.windows import DAY_S
     from simulator.traces.registry import load_trace
 
     if not 0 < validation < 1:
@@ -185,6 +185,10 @@ def train(
     if shape is not None and base:
         raise UsageError("--base has its own shape: leave it out to give --temporal-attention, --patch or --near-rows")
     base = shape is None if base is None else base
+    day = round(DAY_S / panel.step_s)
+    if not base and near_rows is None and 0 < day < lookback:
+        # Weeks do not have the spread of today: normalised by all of them, forecasts are worse (docs/forecasting.md).
+        shape = replace(shape or ModelConfig(), near_rows=day)
     model = Forecaster(shape, training, start="base" if base else None)
     began = time.perf_counter()
     with _progress("train") as report:

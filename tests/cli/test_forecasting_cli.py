@@ -169,6 +169,19 @@ def test_train_with_attention_over_a_long_window(
     assert again["model"].endswith(said["version"])
 
 
+@pytest.mark.parametrize(("more", "near"), [([], 24), (["--near-rows", "60"], 60), (["--lookback", "20"], None)])
+def test_windows_longer_than_a_day_are_normalised_by_their_newest_day(
+    more: list[str], near: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{1_767_225_600 + 3600 * i},{20 + i % 24}" for i in range(200)]
+    (tmp_path / "hourly.csv").write_text("\n".join(["timestamp,rps", *lines]))
+    brief = ["--from-scratch", "--lookback", "60", "--horizon", "2", "--steps", "2"]
+    out = tmp_path / "model"
+    output(["train", str(tmp_path / "hourly.csv"), "--out", str(out), "--json", *brief, *more], capsys)
+    kept = json.dumps(json.loads((out / "model.json").read_text()))
+    assert (f'"near_rows": {near}' in kept) if near else ("near_rows" not in kept)
+
+
 def test_an_interrupted_training_leaves_nothing(
     trace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
