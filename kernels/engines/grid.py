@@ -44,11 +44,14 @@ def coordinates(position: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     return found[::-1]
 
 
-def plan_from_axes(axes: Sequence[Axis], sizes: Sequence[int]) -> Plan:
-    """The plan whose tiles and key lists are the products of those of the axes; keys are gathered one by one."""
+def plan_from_axes(axes: Sequence[Axis], sizes: Sequence[int], key_sizes: Sequence[int] | None = None) -> Plan:
+    """The plan whose tiles and key lists are the products of those of the axes; keys are gathered one by one.
+
+    Keys may lie on a grid of their own, ``key_sizes``.
+    """
     queries, keys = axes[0].queries, axes[0].keys
-    for axis, n in zip(axes[1:], sizes[1:], strict=True):
-        queries, keys = _product(queries, axis.queries, n), _product(keys, axis.keys, n)
+    for axis, n, m in zip(axes[1:], sizes[1:], (key_sizes or sizes)[1:], strict=True):
+        queries, keys = _product(queries, axis.queries, n), _product(keys, axis.keys, m)
     tiles, listed = keys.shape
     return Plan(
         block_q=queries.shape[1],

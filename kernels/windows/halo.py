@@ -19,6 +19,8 @@ from kernels.engines.rules import Call, Rule
 from kernels.errors import KernelError
 from kernels.registry import Backend, Mechanism, Taxonomy
 from kernels.triton.block_sparse import listed_attention
+from kernels.triton.support import LARGEST_HEAD
+from kernels.windows.halo_tables import HaloAttention, with_tables
 
 __all__ = ["MECHANISM", "halo_attention", "reference_halo"]
 
@@ -36,6 +38,7 @@ def halo_attention(
     grid: Sequence[int] | None = None,
     pad_mode: str = "mask",
     rel_bias: Tensor | None = None,
+    rel_tables: Sequence[Tensor] | None = None,
     backend: Backend = "torch",
 ) -> Tensor:
     """Attention of each block of queries over the keys of the block and of a halo on every side; (B, H, L, Dv).
@@ -51,26 +54,30 @@ def halo_attention(
         halo: keys beyond the block on each side.
         grid: lengths of the axes (the last runs fastest), their product is L; one axis if None.
         pad_mode: "mask" hides what lies outside of the grid, "zero" lets it take part as zero keys and values.
-        rel_bias: (H or 1, block^d, (block + 2 halo)^d), added to the scores: the relative position logits.
-        backend: of engine 1, "torch" or "triton".
+        rel_bias: (H or 1, block^d, (block + 2 halo)^d), added to the scores: relative positions that count alike for
+            every query.
+        rel_tables: per axis (2 (block + 2 halo) - 1, D), the relative position logits of the paper: q . row is added
+            to the scores, the row being the key's index in the window less the query's in the block.
+        backend: of engine 1, "torch" or "triton"; with tables a head may become too large for the latter.
     """
-    sizes = _checked(q, causal, block, halo, grid, pad_mode, rel_bias)
+    sizes = _checked(q, causal, block, halo, grid, pad_mode, rel_bias, rel_tables)
+    k, v, key_mask, layout = _bordered(k, v, key_mask, sizes, block, halo, pad_mode)
+    to = q.dtype
+    if rel_tables is not None:
+        q, k = with_tables(q, k, rel_tables, sizes, layout, block=block, halo=halo, scale=scale)
+        v, scale = v.to(q.dtype), 1.0
+        backend = backend if q.shape[3] <= LARGEST_HEAD else "torch"
     if len(sizes) == 1 and pad_mode == "mask" and rel_bias is None:
         rule = _rule_1d(call_of(q, k, causal=causal), block, halo)
-        return ruled_fast(q, k, v, rule, causal=causal, key_mask=key_mask, scale=scale, backend=backend)
-    length = q.shape[2]
-    axes = [_axis(n, block, halo, q.device) for n in sizes]
-    plan = plan_from_axes(axes, sizes)
-    if pad_mode == "zero":
-        k, v = pad(k, (0, 0, 0, 1)), pad(v, (0, 0, 0, 1))
-        key_mask = None if key_mask is None else pad(key_mask, (0, 1), value=True)
-        plan.index.masked_fill_(plan.index < 0, length)
+        return ruled_fast(q, k, v, rule, causal=causal, key_mask=key_mask, scale=scale, backend=backend).to(to)
+    axes = [_axis(n, block, halo, q.device, *border) for n, border in zip(sizes, layout, strict=True)]
+    plan = plan_from_axes(axes, sizes, [n for _, n in layout])
 
     def sees(h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return (j <= i) if causal else (j >= 0) & (i == i)
 
     engine = listed_attention if backend == "triton" else block_sparse_attention
-    return engine(q, k, v, plan=plan, sees=sees, scale=scale, key_mask=key_mask, bias=rel_bias, offset=0)[0]
+    return engine(q, k, v, plan=plan, sees=sees, scale=scale, key_mask=key_mask, bias=rel_bias, offset=0)[0].to(to)
 
 
 def reference_halo(
@@ -86,15 +93,17 @@ def reference_halo(
     grid: Sequence[int] | None = None,
     pad_mode: str = "mask",
     rel_bias: Tensor | None = None,
+    rel_tables: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """The definition, one block after the other; arguments as for `halo_attention`."""
-    sizes = _checked(q, causal, block, halo, grid, pad_mode, rel_bias)
+    sizes = _checked(q, causal, block, halo, grid, pad_mode, rel_bias, rel_tables)
     batch, heads, length, _ = q.shape
     out = q.new_zeros(batch, heads, length, v.shape[3])
     shown = torch.ones(batch, length, dtype=torch.bool, device=q.device) if key_mask is None else key_mask
     # One zero row behind the sequence stands for whatever lies outside of the grid.
     k, v, shown = pad(k, (0, 0, 0, 1)), pad(v, (0, 0, 0, 1)), pad(shown, (0, 1), value=pad_mode == "zero")
     side = range(block)
+    sides = list(itertools.product(side, repeat=len(sizes)))
     window = range(-halo, block + halo)
     for corner in itertools.product(*(range(0, n, block) for n in sizes)):
         rows = [_flat(corner, step, sizes) for step in itertools.product(side, repeat=len(sizes))]
@@ -106,9 +115,24 @@ def reference_halo(
         if causal:
             mask = mask & (j[None, :] <= i[:, None])
         bias = None if rel_bias is None else rel_bias[:, real]
+        if rel_tables is not None:
+            logits = _logits(q[:, :, i], rel_tables, [side_of for n, side_of in enumerate(sides) if n in real], block)
+            bias = logits if bias is None else bias + logits
         done = masked_attention(q[:, :, i], k[:, :, j], v[:, :, j], mask, scale=scale, bias=bias)[0]
         out = out.index_copy(2, i, done)
     return out
+
+
+def _logits(q: Tensor, tables: Sequence[Tensor], within: Sequence[tuple[int, ...]], block: int) -> Tensor:
+    """Relative position logits (B, H, n, window^d) of queries q (B, H, n, D) at the places ``within`` their block."""
+    d = len(tables)
+    win = (len(tables[0]) + 1) // 2
+    total = q.new_zeros(*q.shape[:3], *(win,) * d)
+    for axis, table in enumerate(tables):
+        rows = torch.tensor([[j - place[axis] + win - 1 for j in range(win)] for place in within], device=q.device)
+        own = torch.einsum("bhid,ijd->bhij", q, table[rows].to(q.dtype))
+        total = total + own.view(*own.shape[:3], *(win if n == axis else 1 for n in range(d)))
+    return total.flatten(3)
 
 
 def _flat(corner: Sequence[int], step: Sequence[int], sizes: Sequence[int]) -> int | None:
@@ -122,7 +146,14 @@ def _flat(corner: Sequence[int], step: Sequence[int], sizes: Sequence[int]) -> i
 
 
 def _checked(
-    q: Tensor, causal: bool, block: int, halo: int, grid: object, pad_mode: str, rel_bias: Tensor | None
+    q: Tensor,
+    causal: bool,
+    block: int,
+    halo: int,
+    grid: object,
+    pad_mode: str,
+    rel_bias: Tensor | None,
+    rel_tables: Sequence[Tensor] | None,
 ) -> tuple[int, ...]:
     """The grid, after raising `KernelError` for options that do not fit."""
     positive("block", block)
@@ -136,15 +167,42 @@ def _checked(
         want = (block ** len(sizes), (block + 2 * halo) ** len(sizes))
         if rel_bias.ndim != 3 or tuple(rel_bias.shape[1:]) != want or rel_bias.shape[0] not in (1, q.shape[1]):
             raise KernelError(f"rel_bias has shape {tuple(rel_bias.shape)}, expected ({q.shape[1]} or 1, *{want})")
+    if rel_tables is not None:
+        shape = (2 * (block + 2 * halo) - 1, q.shape[3])
+        found = [tuple(t.shape) for t in rel_tables]
+        if found != [shape] * len(sizes):
+            raise KernelError(f"rel_tables have shapes {found}, expected {len(sizes)} of {shape}, one per axis")
     return sizes
 
 
-def _axis(n: int, block: int, halo: int, device: torch.device) -> Axis:
-    """Blocks of one axis and their windows."""
+def _axis(n: int, block: int, halo: int, device: torch.device, before: int, length: int) -> Axis:
+    """Blocks of one axis of n and their windows; keys lie on ``length`` places, of which ``before`` come before it."""
     corner = torch.arange(0, n, block, device=device)[:, None]
     queries = corner + torch.arange(block, device=device)
-    keys = corner + torch.arange(-halo, block + halo, device=device)
-    return Axis(torch.where(queries < n, queries, -1), torch.where((keys >= 0) & (keys < n), keys, -1))
+    keys = corner + torch.arange(-halo, block + halo, device=device) + before
+    return Axis(torch.where(queries < n, queries, -1), torch.where((keys >= 0) & (keys < length), keys, -1))
+
+
+def _bordered(
+    k: Tensor, v: Tensor, key_mask: Tensor | None, sizes: Sequence[int], block: int, halo: int, pad_mode: str
+) -> tuple[Tensor, Tensor, Tensor | None, list[tuple[int, int]]]:
+    """Keys, values and mask with the border of zeros that takes part, if one does.
+
+    And per axis how many places come before the grid, and how many there are.
+    """
+    if pad_mode == "mask":
+        return k, v, key_mask, [(0, n) for n in sizes]
+    after = [-n % block + halo for n in sizes]
+    pads = [side for n in reversed(after) for side in (halo, n)]
+
+    def around(x: Tensor, value: bool | float) -> Tensor:
+        if x.ndim == 2:
+            return pad(x.view(-1, *sizes), pads, value=value).flatten(1)
+        on_grid = x.transpose(2, 3).reshape(*x.shape[:2], x.shape[3], *sizes)
+        return pad(on_grid, pads, value=value).flatten(3).transpose(2, 3)
+
+    layout = [(halo, halo + n + more) for n, more in zip(sizes, after, strict=True)]
+    return around(k, 0.0), around(v, 0.0), None if key_mask is None else around(key_mask, True), layout
 
 
 def _rule_1d(call: Call, block: int, halo: int) -> Rule:
@@ -174,6 +232,7 @@ MECHANISM = Mechanism(
     reference=reference_halo,
     torch=halo_attention,
     triton=partial(halo_attention, backend="triton"),
+    build=HaloAttention,
     cross=False,
     taxonomy=Taxonomy(unit="block", importance="fixed", budget="uniform", kv="keep all"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +108,19 @@ def test_strides_do_not_matter_and_blocks_seen_whole_are_not_asked(device: str) 
         assert relative(a, b) < 1e-6
     want = attention(*plain, method="sliding_window", window=150, causal=True, scale=0.25, backend="reference")
     assert relative(by_form[0], want) < 1e-5
+
+
+@pytest.mark.parametrize("pad_mode", ["mask", "zero"])
+@pytest.mark.parametrize("grid", [(20,), (5, 6)])
+def test_tables_of_relative_positions_reach_the_kernels(grid: tuple[int, ...], pad_mode: str, device: str) -> None:
+    (q, k, v), g = random_qkv(math.prod(grid), math.prod(grid), seed=19)
+    tables = [torch.randn(11, 16, generator=g).to(device) for _ in grid]
+    options = {"method": "halo", "block": 4, "halo": 1, "grid": grid, "pad_mode": pad_mode}
+    rounded = [x.float().to(device) for x in (q, k, v)]
+    got = attention(*rounded, rel_tables=tables, backend="triton", **options)
+    wide = [x.double() for x in (*rounded, *tables)]
+    want = attention(*wide[:3], rel_tables=wide[3:], backend="reference", **options)
+    assert relative(got, want) < 1e-5
 
 
 def test_rows_of_one_key_and_huge_scores_stay_finite(device: str) -> None:
