@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-WORKERS ?= 2
+# One more than the two cores of a small machine: the end-to-end tests mostly wait.
+WORKERS ?= 3
 export OMP_NUM_THREADS ?= 1
 export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg
