@@ -153,9 +153,8 @@ def normalise(
     """Instance-normalised values (B, N, L), their mask, and the centre and scale (B, N) that were used.
 
     The scale is the standard deviation of the window, or of its ``near`` newest rows where there is anything in them,
-    floored by a share of the indicator's usual spread where that is
-    known, else (except for counters) by a share of the mean: a constant window must not divide by zero, and its
-    forecast must not be certain to the last digit.
+    floored by a share of the indicator's usual spread where that is known, else (except for counters) by a share of the
+    mean: a constant window must not divide by zero, and its forecast must not be certain to the last digit.
     """
     x = np.ascontiguousarray(windows.values.swapaxes(1, 2))
     mask = ~np.isnan(x)

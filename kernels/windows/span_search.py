@@ -69,7 +69,7 @@ def influence(
 
     For a weight A_ij with dL/dA_ij = g_ij it is |A_ij / (1 - A_ij) (sum_n g_in A_in - g_ij)|, the change to first order
     when the weight is set to zero and its row sums to one again; a row with one key only loses it all, |g_ij A_ij|
-    (MoA, section 3.2, and its code). The mean over the batch; of query heads that share keys the largest.
+    (MoA, as its code does it). The mean over the batch; of query heads that share keys the largest.
 
     Args:
         q: queries (B, Hq, Lq, D) of the dense attention in a trained model.
@@ -104,7 +104,8 @@ def influence(
         if key_mask is not None:
             seen = seen & key_mask[:, None, None]
         scores = (q[:, :, i] @ k.mT * s).masked_fill(~seen, float("-inf"))
-        a = torch.softmax(scores, dim=-1).nan_to_num_()
+        # Only a row that sees no key is nothing; what is no number in the inputs stays so.
+        a = torch.softmax(scores, dim=-1).masked_fill_(~seen.any(dim=-1, keepdim=True), 0.0)
         of_entry = _of_entries(a, grad[:, :, i] @ v.mT, seen).abs().mean(dim=0)
         by_keys = torch.nn.functional.pad(of_entry, (0, -lk % c)).view(heads, len(i), -1, c).sum(dim=-1)
         found.index_add_(1, (i + offset) // c - offset // c, by_keys)
