@@ -118,6 +118,12 @@ def test_keys_that_are_no_numbers_stay_hidden(seen: list[tuple[Part, int]], name
     before, poisoned = run(k), k.clone()
     poisoned[:, :, 50:60] = bad
     assert relative(run(poisoned), before) < 1e-12
+    leaf = v.clone().requires_grad_()
+    of_values = [
+        torch.autograd.grad(attention(q, keys, leaf, causal=True, key_mask=key_mask, **case.kwargs).sum(), leaf)[0]
+        for keys in (k, poisoned)
+    ]
+    assert relative(of_values[1], of_values[0]) < 1e-12
     # Nor does the future matter to the past.
     poisoned[:, :, 130:] = bad
     assert relative(run(poisoned)[:, :, :130], before[:, :, :130]) < 1e-12
