@@ -168,6 +168,8 @@ def _checked(
         if rel_bias.ndim != 3 or tuple(rel_bias.shape[1:]) != want or rel_bias.shape[0] not in (1, q.shape[1]):
             raise KernelError(f"rel_bias has shape {tuple(rel_bias.shape)}, expected ({q.shape[1]} or 1, *{want})")
     if rel_tables is not None:
+        if not isinstance(rel_tables, list | tuple) or not all(isinstance(t, Tensor) for t in rel_tables):
+            raise KernelError(f"rel_tables is a {type(rel_tables).__name__}, expected a list of tensors, one per axis")
         shape = (2 * (block + 2 * halo) - 1, q.shape[3])
         found = [tuple(t.shape) for t in rel_tables]
         if found != [shape] * len(sizes):

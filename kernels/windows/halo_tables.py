@@ -77,6 +77,11 @@ class HaloAttention(nn.Module):
         scale_tables: bool = False,
     ) -> None:
         super().__init__()
+        for name, value in (("relative", relative), ("scale_tables", scale_tables)):
+            if not isinstance(value, bool):
+                raise KernelError(f"{name} is {value!r}, expected True or False")
+        if grid is not None and not (isinstance(grid, Sequence) and 1 <= len(grid) <= 3):
+            raise KernelError(f"grid is {grid!r}, expected one to three whole numbers")
         win = positive("block", block) + 2 * positive("halo", halo, least=0)
         self.heads, self.head_dim, self.scale_tables = heads, head_dim, scale_tables
         self.options = {"block": block, "halo": halo, "grid": grid, "pad_mode": pad_mode, "rel_bias": rel_bias}

@@ -130,6 +130,8 @@ def span_grid(
     """All spans of these numbers that see more than nothing and no more than everything at the extreme lengths."""
     if not lengths or min(lengths) < 1:
         raise KernelError(f"lengths are {list(lengths)}, expected at least one positive number")
+    if not all(isinstance(x, int | float) for x in (*alphas, *betas)):
+        raise KernelError(f"alphas are {list(alphas)} and betas {list(betas)}, expected numbers")
     ends = (min(lengths), max(lengths))
     pairs = itertools.product(alphas, betas)
     return tuple(Span(float(a), float(b)) for a, b in pairs if all(0 < a + b * n <= n for n in ends))
@@ -142,6 +144,8 @@ def span_losses(
 
     A wider span never has a larger loss.
     """
+    if influence.ndim != 3:
+        raise KernelError(f"influence has shape {tuple(influence.shape)}, expected (heads, query blocks, key blocks)")
     nq, nk = influence.shape[1:]
     if nk != -(-length // block):
         raise KernelError(f"influence has {nk} blocks of keys, expected {-(-length // block)} of {block} for {length}")
@@ -259,6 +263,9 @@ class _Problem:
     ) -> _Problem:
         if not losses or not spans:
             raise KernelError("choose_spans needs the losses of at least one length and at least one span")
+        for n, x in losses.items():
+            if not isinstance(x, Tensor):
+                raise KernelError(f"the losses at {n} are a {type(x).__name__}, expected a tensor")
         costs = {n: x.detach().double().cpu().numpy() for n, x in losses.items()}
         shapes = {x.shape for x in costs.values()}
         shape = next(iter(shapes))

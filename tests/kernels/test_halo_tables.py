@@ -139,9 +139,12 @@ def test_without_tables_the_module_is_the_call_and_fits_any_length() -> None:
     [
         ([torch.zeros(11, 16)], r"rel_tables have shapes \[\(11, 16\)\], expected 2 of \(13, 16\), one per axis"),
         ([torch.zeros(13, 16), torch.zeros(13, 8)], r"\(13, 8\)\], expected 2 of \(13, 16\)"),
+        (torch.zeros(13, 16), "rel_tables is a Tensor, expected a list of tensors, one per axis"),
+        (3, "rel_tables is a int, expected a list of tensors"),
+        (["x", "y"], "rel_tables is a list, expected a list of tensors, one per axis"),
     ],
 )
-def test_tables_that_do_not_fit_are_named(tables: list[Tensor], message: str) -> None:
+def test_tables_that_do_not_fit_are_named(tables: Any, message: str) -> None:
     q = torch.zeros(1, 2, 56, 16)
     with pytest.raises(KernelError, match=message):
         attention(q, q, q, method="halo", block=3, halo=2, grid=(7, 8), rel_tables=tables)
@@ -152,3 +155,16 @@ def test_a_module_of_another_head_size_says_so() -> None:
     q = torch.zeros(1, 2, 12, 16)
     with pytest.raises(KernelError, match="this module has head size 8 but q has 16"):
         module(q, q, q)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"relative": "yes"}, "relative is 'yes', expected True or False"),
+        ({"grid": 5}, "grid is 5, expected one to three whole numbers"),
+        ({"block": 0}, "block is 0, expected a whole number of at least 1"),
+    ],
+)
+def test_a_module_of_options_that_do_not_fit_is_not_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(KernelError, match=message):
+        build("halo", heads=2, head_dim=8, **options)

@@ -192,6 +192,12 @@ def test_mistakes_are_named() -> None:
         influence(q[:, :, :6], k, v, torch.zeros_like(q))
     with pytest.raises(KernelError, match="influence has 3 blocks of keys, expected 2"):
         span_losses(torch.zeros(1, 3, 3), SPANS, length=128)
+    with pytest.raises(KernelError, match=r"influence has shape \(2, 2\), expected \(heads"):
+        span_losses(torch.zeros(2, 2), SPANS, length=128)
+    with pytest.raises(KernelError, match="the losses at 2048 are a list, expected a tensor"):
+        choose_spans({2048: [0.0]}, SPANS)  # type: ignore[dict-item]
+    with pytest.raises(KernelError, match="expected numbers"):
+        span_grid([64], alphas=["wide"])  # type: ignore[list-item]
     with pytest.raises(KernelError, match="lengths are"):
         span_grid([])
     with pytest.raises(KernelError, match=r"expected \(layers, heads, 5\)"):
