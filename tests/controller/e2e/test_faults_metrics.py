@@ -15,7 +15,7 @@ import pytest
 from controller.service import Service
 from controller.settings import PrometheusSettings
 from tests.controller.e2e.leaping import LeapingWorld, watching
-from tests.controller.e2e.world import PER_REPLICA, Running, World, autoscaler
+from tests.controller.e2e.world import DEMAND_QUERY, PER_REPLICA, WITHIN_S, Running, World, autoscaler
 from tests.kube.api import ApiServer
 
 DEMAND = 400.0
@@ -163,7 +163,7 @@ def test_an_exporter_that_says_nothing_usable_takes_no_replica_away(
 
             def begin() -> None:
                 world.exporter.set(other)
-                deadline = time.monotonic() + 10
+                deadline = time.monotonic() + WITHIN_S
                 while world.prometheus_has(query):
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
@@ -223,6 +223,8 @@ def test_zero_demand_scales_down_and_absent_demand_does_not(api_server: ApiServe
         world = LeapingWorld(api_server, tmp_path)
         async with world.running(lambda _: 0.0, replicas=6):
             world.set_demand(None)
+            # before the leap: what Prometheus still shows after it would count as read just now
+            await world.until(lambda: not world.prometheus_has(DEMAND_QUERY), "Prometheus shows no demand")
             world.leap(STALE)
             world.create(autoscaler("Full", minReplicas=2))
             async with world.controller() as running:
