@@ -1,6 +1,6 @@
 """Engine 1: exact softmax attention over listed blocks of keys, forward and backward, in plain PyTorch.
 
-Tiles of queries are taken in parts (`parts.py`), sized to stay in a core's own cache, with dense scores over the keys
+Tiles of queries are cut into parts (`cutting.py`), sized to stay in a core's own cache, with dense scores over the keys
 of each. Scores are in units of log 2, as powers of two are cheaper than those of e. Nothing of size Lq x Lk is made,
 and the backward pass recomputes the scores from the saved log-sum-exp, so that memory is that of the inputs.
 """
@@ -17,8 +17,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.checks import compute_dtype
-from kernels.engines.parts import Layout, Part, Scratch, Sees, parts_of
+from kernels.engines.cutting import View, parts_of
+from kernels.engines.layout import Layout
+from kernels.engines.parts import Part, Scratch
 from kernels.engines.plan import Plan
+from kernels.engines.rules import Sees
 from kernels.engines.singles import Singles, add_gradients, add_singles
 
 __all__ = ["block_sparse_attention"]
@@ -135,7 +138,7 @@ def _rooms(like: Tensor, dtype: torch.dtype, count: int) -> list[Scratch]:
 class _Context(Protocol):
     """What the forward pass leaves for the backward pass."""
 
-    how: tuple[Layout, Sees, float, int, Singles | None, bool]
+    how: tuple[View, float, Singles | None, bool]
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
@@ -157,8 +160,9 @@ class _BlockSparse(torch.autograd.Function):
         how: tuple[Plan, Sees, float, int, Singles | None],
     ) -> tuple[Tensor, Tensor]:
         plan, sees, scale, offset, singles = how
-        layout = Layout(plan, q.shape[2], k.shape[2], q.shape[1])
         to = compute_dtype(q)
+        layout = Layout(plan, q.shape[2], k.shape[2], q.shape[1])
+        view = View(layout, sees, key_mask, offset, to)
         qt, kt, vt = layout.tile(q), layout.block_keys(k), layout.block_keys(v)
         # Each tile is in exactly one part, so nothing stays unwritten.
         ot = q.new_empty(*qt.shape[:3], v.shape[3], dtype=q.dtype if singles is None else to)
@@ -166,7 +170,7 @@ class _BlockSparse(torch.autograd.Function):
         wide = None if bias is None else bias.to(to)
         scores, gathered, outputs = _rooms(qt, to, _PIECES), Scratch(kt, kt.dtype), Scratch(qt, to)
         numbers = True
-        for part in parts_of(layout, sees, key_mask, offset, problems=len(qt), dtype=to, in_order=bias is not None):
+        for part in parts_of(view, problems=len(qt), in_order=bias is not None):
             keys = [piece.rows(kt, to, gathered) for piece in part.pieces]
             p = _scores(part, part.tiles(qt).to(to), keys, wide, scale, scores)
             top = _row_maximum(p)
@@ -188,15 +192,15 @@ class _BlockSparse(torch.autograd.Function):
             add_singles(q, k, v, o, lse, singles=singles, key_mask=key_mask, scale=scale, offset=offset)
             o = o.to(q.dtype)
         ctx.save_for_backward(q, k, v, bias, key_mask, o, lse)
-        ctx.how = (layout, sees, scale, offset, singles, numbers)
+        ctx.how = (view, scale, singles, numbers)
         return o, lse
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, do: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, key_mask, o, lse = ctx.saved_tensors
-        layout, sees, scale, offset, singles, numbers = ctx.how
-        to = compute_dtype(q)
+        view, scale, singles, numbers = ctx.how
+        layout, to = view.layout, view.dtype
         delta = (do.to(to) * o.to(to)).sum(dim=-1) - dlse.masked_fill(lse == float("-inf"), 0.0)
         lse = lse.masked_fill(lse == float("-inf"), 0.0)
         qt, kt, vt, gt = layout.tile(q), layout.block_keys(k), layout.block_keys(v), layout.tile(do)
@@ -207,7 +211,7 @@ class _BlockSparse(torch.autograd.Function):
         dbias = None if wide is None else torch.zeros_like(wide)
         scores, changes = _rooms(qt, to, _PIECES), _rooms(qt, to, _PIECES)
         gathered, outputs = (Scratch(kt, kt.dtype), Scratch(vt, vt.dtype)), Scratch(qt, to)
-        for part in parts_of(layout, sees, key_mask, offset, problems=len(qt), dtype=to, in_order=bias is not None):
+        for part in parts_of(view, problems=len(qt), in_order=bias is not None):
             qj, gj = part.tiles(qt).to(to), part.tiles(gt).to(to)
             keys = [piece.rows(kt, to, gathered[0]) for piece in part.pieces]
             values = [piece.rows(vt, to, gathered[1]) for piece in part.pieces]
@@ -229,7 +233,7 @@ class _BlockSparse(torch.autograd.Function):
         sums = (layout.untile(dq), layout.unblock_keys(dk), layout.unblock_keys(dv))
         if singles is not None:
             add_gradients(
-                (q, k, v), do, lse, delta, sums, singles=singles, key_mask=key_mask, scale=scale, offset=offset
+                (q, k, v), do, lse, delta, sums, singles=singles, key_mask=key_mask, scale=scale, offset=view.offset
             )
         return (
             *(x.to(y.dtype) for x, y in zip(sums, (q, k, v), strict=True)),

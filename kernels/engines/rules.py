@@ -10,7 +10,11 @@ from torch import Tensor
 
 from kernels.engines.singles import Singles
 
-__all__ = ["EVERY_KEY", "Call", "Form", "Rule", "area", "boolean", "causal_part", "full"]
+__all__ = ["EVERY_KEY", "Call", "Form", "Rule", "Sees", "area", "boolean", "causal_part", "full"]
+
+
+Sees = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A mask elementwise, `sees(head, query position, key position)`: bool, for broadcastable whole-number tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Rule:
     so that no Lq x Lk mask is ever made.
     """
 
-    sees: Callable[[Tensor, Tensor, Tensor], Tensor]
+    sees: Sees
     spans: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     per_head: bool = False
     """Whether heads differ; if not, h is not looked at."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -12,13 +11,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.engines.plan import Plan
-from kernels.engines.rules import Call, Form, Rule
+from kernels.engines.rules import Call, Form, Rule, Sees
 from kernels.triton.block_sparse_lists import Listing, Schedule, keys_seen, listing, schedule
 from kernels.triton.support import LOG2E, launch, launch_options, on_device, padded, precision, require, widened
 
 __all__ = ["Launch", "launch_for", "listed_attention", "ruled_attention"]
-
-Sees = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)

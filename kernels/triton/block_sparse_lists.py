@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 
 from kernels.engines.plan import Plan, plan_from_spans
-from kernels.engines.rules import Call, Form, Rule
+from kernels.engines.rules import Call, Form, Rule, Sees
 from kernels.errors import KernelError
 
 __all__ = ["Listing", "Lists", "Schedule", "keys_seen", "listing", "schedule"]
-
-Sees = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _ASKED_AT_ONCE = 1 << 22
 """Elements of a mask that are computed at once."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels import attention
-from kernels.engines import block_sparse, parts
+from kernels.engines import block_sparse, cutting
 from kernels.engines.parts import Part, Piece, Scratch
 from kernels.masks import MASKS
 from tests.kernels.cases import Case, grads, random_qkv, relative, tolerance
@@ -39,13 +39,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Part, int]]]:
     """The parts that the forward and backward passes take, made very small for the one thread that there is."""
     found: list[tuple[Part, int]] = []
 
-    def spied(layout: parts.Layout, *args: object, **kwargs: object) -> Iterator[Part]:
-        for part in parts.parts_of(layout, *args, **kwargs):  # type: ignore[arg-type]
-            found.append((part, layout.plan.block_k))
+    def spied(view: cutting.View, *, problems: int, in_order: bool) -> Iterator[Part]:
+        for part in cutting.parts_of(view, problems=problems, in_order=in_order):
+            found.append((part, view.layout.plan.block_k))
             yield part
 
-    monkeypatch.setattr(parts, "_PART_SCORES", 1 << 12)
-    monkeypatch.setattr(parts, "_CHUNK_PAIRS", 1 << 13)
+    monkeypatch.setattr(cutting, "_PART_SCORES", 1 << 12)
+    monkeypatch.setattr(cutting, "_CHUNK_PAIRS", 1 << 13)
     monkeypatch.setattr(block_sparse, "parts_of", spied)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
