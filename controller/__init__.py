@@ -1,1 +1,1 @@
-"""The Kubernetes world of the control loop (arrives after the simulator; see docs/architecture.md)."""
+"""The Kubernetes world of the control loop: what a tick reads from a cluster, decides and writes back."""

@@ -27,7 +27,7 @@ from forecasting.panel import FloatArray, Indicator
 from simulator.service_model import RequestLog, ServiceModel, default_ttft_slo_s, work
 
 if TYPE_CHECKING:
-    from simulator.traces.requests import RequestTrace
+    from simulator.traces.request_trace import RequestTrace
 
 __all__ = [
     "RequestLog",

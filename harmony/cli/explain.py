@@ -129,10 +129,10 @@ def export(
     Examples:
     `harmony journal export out/journal --journal sqlite:///harmony.db`
     """
-    from harmony.journal import JournalStore
+    from harmony.journal import JournalStore, export_to
 
     with JournalStore.open(journal, read_only=True) as store:
-        for path in store.export(folder):
+        for path in export_to(folder, store):
             print(path)
 
 

@@ -246,7 +246,7 @@ def _run(
 def _application(state: ApiState, speed: float, reports: Path | None) -> FastAPI:
     """The API with the dashboard's pages."""
     from harmony.api.app import create_app
-    from harmony.dashboard.dashboard import Dashboard, add_dashboard, dashboard_settings
+    from harmony.dashboard import Dashboard, add_dashboard, dashboard_settings
 
     state.settings = dashboard_settings(state.settings)
     app = create_app(state)

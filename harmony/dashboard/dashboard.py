@@ -1,26 +1,21 @@
-"""`Dashboard`: what the pages are made of, and `add_dashboard`, which puts them into the API's application."""
+"""`Dashboard`: what the pages are made of."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-from fastapi import FastAPI
-
 from harmony.api.limits import Buckets
-from harmony.api.state import ApiSettings, ApiState
+from harmony.api.state import ApiState
 from harmony.dashboard.assets import Assets
 from harmony.dashboard.rendering import Renderer
 from harmony.dashboard.reports import ReportShelf
-from harmony.dashboard.sessions import SessionCookies, Sessions
+from harmony.dashboard.sessions import Sessions
 from harmony.dashboard.states import Ages
 from harmony.dashboard.trail import Trail
 
-__all__ = ["LOGIN", "Dashboard", "add_dashboard", "dashboard_settings"]
+__all__ = ["LOGIN", "Dashboard"]
 
 LOGIN = "/login"
-OPEN_PATHS = frozenset({LOGIN, "/logout", "/theme/auto", "/theme/light", "/theme/dark"})
-OPEN_PREFIXES = ("/static/",)
 
 
 class Dashboard:
@@ -56,23 +51,3 @@ class Dashboard:
     def close(self) -> None:
         """Take no more of the hub's news."""
         self.trail.close()
-
-
-def dashboard_settings(settings: ApiSettings) -> ApiSettings:
-    """The API's settings with what the pages need: login and static files are open to everybody."""
-    return dataclasses.replace(
-        settings,
-        open_paths=settings.open_paths | OPEN_PATHS,
-        open_prefixes=(*settings.open_prefixes, *OPEN_PREFIXES),
-        login_path="" if settings.is_open else LOGIN,
-    )
-
-
-def add_dashboard(app: FastAPI, dashboard: Dashboard) -> None:
-    """Serve the pages from ``app``, which `harmony.api.app.create_app` made with `dashboard_settings`."""
-    from harmony.dashboard.pages import router
-
-    app.state.dashboard = dashboard
-    app.include_router(router, include_in_schema=False)
-    if not dashboard.state.settings.is_open:
-        app.add_middleware(SessionCookies, sessions=dashboard.sessions, login_path=LOGIN)

@@ -2,6 +2,7 @@
 
 from harmony.journal.errors import JournalError, JournalUnavailable, JournalVersionError
 from harmony.journal.explaining import Difference, Explanation, explain
+from harmony.journal.exporting import export_to
 from harmony.journal.retention import Removed
 from harmony.journal.store import JournalStore
 from harmony.journal.stored import ApiKey, AuditEntry, Info, Job, StoredDecision
@@ -22,4 +23,5 @@ __all__ = [
     "Removed",
     "StoredDecision",
     "explain",
+    "export_to",
 ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from harmony.journal.store import JournalStore
 
-__all__ = ["export"]
+__all__ = ["export_to"]
 
 ROWS = 50_000  # per file
 PAGE = 1_000
@@ -22,7 +22,7 @@ CANDIDATES = ("replicas", "violation_probability", "violated_time", "violated_wi
 SCORES = ("crps", "realized", "stated", "gpu_hours_saved", "misses_avoided_s", "misses_caused_s", "shadow_s")
 
 
-def export(store: JournalStore, folder: Path) -> list[Path]:
+def export_to(folder: Path, store: JournalStore) -> list[Path]:
     """Write ``decisions-00000.parquet`` and so on, and ``audit-00000.parquet``, into ``folder``; returns their paths.
 
     One row per decision: its columns, `at` (UTC), the objective and scores as columns, candidates and forecast

@@ -252,12 +252,6 @@ class JournalStore:
         with self._reading() as connection:
             return read_info(connection, self.where)
 
-    def export(self, folder: Path) -> list[Path]:
-        """Write decisions and audit as Parquet files into ``folder`` (see `harmony.journal.exporting`)."""
-        from harmony.journal.exporting import export
-
-        return export(self, folder)
-
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()

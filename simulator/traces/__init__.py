@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from simulator.traces.registry import TraceInfo as TraceInfo
     from simulator.traces.registry import list_traces as list_traces
     from simulator.traces.registry import load_trace as load_trace
-    from simulator.traces.requests import RequestTrace as RequestTrace
+    from simulator.traces.request_trace import RequestTrace as RequestTrace
     from simulator.traces.trace import Trace as Trace
     from simulator.traces.write import write_trace as write_trace
 
 _HOMES = {
-    "RequestTrace": "requests",
+    "RequestTrace": "request_trace",
     "Trace": "trace",
     "TraceInfo": "registry",
     "list_traces": "registry",

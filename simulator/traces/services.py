@@ -8,15 +8,11 @@ duty: r = 0.93 at 57 s); they are plausible, not a model of one machine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from forecasting.panel import FloatArray, Indicator
+from simulator.traces.profiles import GeneratorOptions
 from simulator.traces.signals import ar_noise, low_pass, pulses
-
-if TYPE_CHECKING:
-    from simulator.traces.generate import GeneratorOptions
 
 __all__ = ["Columns", "batch_columns", "batch_jobs", "generic_columns", "llm_columns", "web_columns"]
 

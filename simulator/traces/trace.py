@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from forecasting.panel import Panel
-
-if TYPE_CHECKING:
-    from simulator.traces.requests import RequestTrace
+from simulator.traces.request_trace import RequestTrace
 
 __all__ = ["Trace"]
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from forecasting.errors import DataError, UsageError
-from harmony.journal import ApiKey, Job, JournalError, JournalStore, JournalUnavailable
+from harmony.journal import ApiKey, Job, JournalError, JournalStore, JournalUnavailable, export_to
 from tests.journal.builders import NOON_S, fleet
 from tests.journal.equal import assert_same
 
@@ -194,7 +194,7 @@ def test_export_holds_every_decision(store: JournalStore, tmp_path: Path) -> Non
     snapshots = turns(3, 4)
     ids = store.append(snapshots)
     store.audit("alice", "mode", {"to": "Full"})
-    paths = store.export(tmp_path / "out")
+    paths = export_to(tmp_path / "out", store)
     assert [p.name for p in paths] == ["decisions-00000.parquet", "audit-00000.parquet"]
     frame = pl.read_parquet(paths[0])
     assert frame["id"].to_list() == sorted(ids)
@@ -210,13 +210,13 @@ def test_export_holds_every_decision(store: JournalStore, tmp_path: Path) -> Non
 
 
 def test_export_of_an_empty_journal_has_the_same_columns(store: JournalStore, tmp_path: Path) -> None:
-    empty = pl.read_parquet(store.export(tmp_path / "empty")[0])
+    empty = pl.read_parquet(export_to(tmp_path / "empty", store)[0])
     store.append(turns(1, 1))
-    full = pl.read_parquet(store.export(tmp_path / "full")[0])
+    full = pl.read_parquet(export_to(tmp_path / "full", store)[0])
     assert empty.schema == full.schema
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="expected a folder"):
-        store.export(tmp_path / "file")
+        export_to(tmp_path / "file", store)
 
 
 def test_two_writers_and_two_readers(url: str) -> None:

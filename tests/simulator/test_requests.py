@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray, Indicator
 from simulator.requests import RequestWorld, ServiceModel, default_ttft_slo_s, request_figures, simulate_requests
-from simulator.traces.requests import RequestTrace
+from simulator.traces import RequestTrace
 
 INF = math.inf
 
