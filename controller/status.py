@@ -274,6 +274,7 @@ def _decision(service: Service, record: Record, acted: Acted, now_s: float) -> J
     return out | _present(
         {
             "violationProbability": _short(decision.violation_probability, 2),
+            "paths": decision.paths or None,
             "expectedCostPerHour": _short(decision.expected_cost, 3),
         }
     )

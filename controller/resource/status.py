@@ -149,6 +149,11 @@ class ScaleDecision(StatusModel):
     message: str | None = Field(default=None, max_length=4096, description="The same as a sentence.")
     bound_by: Text | None = Field(default=None, description="The limit that bound; absent for none.")
     violation_probability: Number = Field(default=None, description="Stated probability of a miss at toReplicas.")
+    paths: int | None = Field(
+        default=None,
+        ge=0,
+        description="Sample paths that probabilities were counted on: one of 0 means less than one path in so many.",
+    )
     expected_cost_per_hour: Number = Field(
         default=None, description="Expected money per hour for idle and missing replicas and switching, at toReplicas."
     )

@@ -61,6 +61,7 @@ def _side(decision: Decision, seen: Observation) -> Side:
         reason=str(decision.reason),
         bound_by=decision.bound_by,
         violation_probability=number(decision.violation_probability),
+        paths=decision.paths,
         expected_cost=number(decision.expected_cost),
         epsilon=seen.objective.epsilon,
         min_replicas=seen.objective.min_replicas,

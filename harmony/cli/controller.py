@@ -259,6 +259,8 @@ def _show(name: str, namespace: str, status: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from harmony.serving.words import chance
+
     console = Console()
     decision = status.get("lastScaleDecision")
     for condition in status.get("conditions", ()):
@@ -279,7 +281,7 @@ def _show(name: str, namespace: str, status: dict[str, Any]) -> None:
         )
         for c in decision["candidates"]:
             chosen = c["replicas"] == decision["recommendedReplicas"]
-            risk = "-" if c["violationProbability"] is None else f"{c['violationProbability']:.3g}"
+            risk = chance(c["violationProbability"], decision.get("paths", 0))
             row = (str(c["replicas"]), risk, f"{c['expectedCostPerHour']:.4g}")
             table.add_row(*row, style="bold green" if chosen else None)
         console.print(table)

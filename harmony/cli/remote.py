@@ -51,6 +51,8 @@ def services(
         return
     from rich.table import Table
 
+    from harmony.serving.words import chance, percent
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("service", "mode"):
         table.add_column(title, no_wrap=True)
@@ -59,7 +61,7 @@ def services(
     table.add_column("reason")
     for row in rows:
         demand = f"{_figure(row.demand)} {row.unit}".strip()
-        risk, promised = _percent(row.violation_probability), _percent(row.epsilon)
+        risk, promised = chance(row.violation_probability, row.paths), percent(row.epsilon)
         counts = (str(row.ready), str(row.ordered), str(row.recommended))
         table.add_row(
             row.service, row.effective_mode, demand, *counts, risk, promised, _figure(row.gpu_hours_saved), row.reason
@@ -141,13 +143,15 @@ def what_if(
 
 
 def _sides(currency: str) -> dict[str, Any]:
+    from harmony.serving.words import chance, percent
+
     def cost(side: Side) -> str:
         return "-" if side.expected_cost is None else f"{side.expected_cost:,.2f} {currency}/h"
 
     return {
         "replicas": lambda side: str(side.replicas),
-        "stated risk": lambda side: _percent(side.violation_probability),
-        "promised": lambda side: _percent(side.epsilon),
+        "stated risk": lambda side: chance(side.violation_probability, side.paths),
+        "promised": lambda side: percent(side.epsilon),
         "expected cost": cost,
         "bounds": lambda side: f"{side.min_replicas}..{side.max_replicas}",
         "reason": lambda side: f"{side.reason}{f' ({side.bound_by})' if side.bound_by else ''}",
@@ -156,10 +160,6 @@ def _sides(currency: str) -> dict[str, Any]:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
 
 
 def _print(what: Any) -> None:  # noqa: ANN401

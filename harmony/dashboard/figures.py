@@ -14,7 +14,7 @@ import numpy as np
 from harmony.dashboard.trail import Point
 from harmony.serving import Snapshot, forecast_json, history_json
 from harmony.serving.views import number
-from harmony.serving.words import amount, percent
+from harmony.serving.words import amount, chance, percent
 
 __all__ = ["Figure", "calibration", "candidates", "demand", "replicas", "shown_candidates"]
 
@@ -214,7 +214,7 @@ def candidates(snapshot: Snapshot) -> Figure | None:
         return None
     seen, decision = snapshot.record.observation, snapshot.record.decision
     epsilon = seen.objective.epsilon
-    paths = 0 if seen.forecast is None else seen.forecast.samples
+    paths = decision.paths
     risks = [row["violation_probability"] for row in rows]
     positive = [p for p in risks if p > 0]
     floor = min([epsilon or 1.0, *positive]) / 3  # a logarithmic axis has no 0
@@ -245,7 +245,7 @@ def candidates(snapshot: Snapshot) -> Figure | None:
     }  # fmt: skip
     text = (
         f"Risk and cost of {counts[0]} to {counts[-1]} replicas. {decision.replicas} is chosen: "
-        f"P(miss) {percent(decision.violation_probability)} against a promise of {percent(epsilon)}. "
+        f"P(miss) {chance(decision.violation_probability, paths)} against a promise of {percent(epsilon)}. "
         "The table below has every figure."
     )
     return Figure("candidates", text, data, layout)

@@ -138,7 +138,7 @@ def row_of(snapshot: Snapshot, ages: Ages) -> Row:
         state=state_of(snapshot, ages),
         url=service_url(snapshot.service),
         risk=known(decision.violation_probability),
-        paths=0 if seen.forecast is None else seen.forecast.samples,
+        paths=decision.paths,
         promise=seen.objective.epsilon,
         realized=known(snapshot.realized),
         coverage=known(snapshot.coverage.get(0.8)),

@@ -60,4 +60,5 @@ def weigh(need: FloatArray, counts: npt.NDArray[np.int64], objective: Objective,
         violated_time=by_time,
         violated_window=by_window,
         expected_cost=cost,
+        paths=peaks.size,
     )

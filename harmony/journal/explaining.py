@@ -198,8 +198,6 @@ def _candidates(snapshot: Snapshot) -> list[str]:
     if weighed is None or len(weighed) == 0:
         return []
     at = min(int(np.searchsorted(weighed.replicas, decision.replicas)), len(weighed) - 1)
-    forecast = snapshot.record.observation.forecast
-    paths = 0 if forecast is None else forecast.samples
     cost = f"cost {snapshot.currency}".rstrip() + "/h"
     out = ["", f"  {'replicas':>8}  {'P(miss)':>9}  {cost:>12}"]
     for i in range(max(0, at - NEAR), min(len(weighed), at + NEAR + 1)):
@@ -208,7 +206,7 @@ def _candidates(snapshot: Snapshot) -> list[str]:
         mark = "  <- decided" if count == decision.replicas else ""
         mark += "  <- as ordered" if count == decision.current and count != decision.replicas else ""
         told = "unknown" if money is None else f"{money:.2f}"
-        out.append(f"  {count:>8}  {chance(risk, paths):>9}  {told:>12}{mark}")
+        out.append(f"  {count:>8}  {chance(risk, weighed.paths):>9}  {told:>12}{mark}")
     return [*out, ""]
 
 

@@ -195,7 +195,7 @@ def _text(value: str) -> str:
 def _candidates_text(candidates: Candidates | None) -> str | None:
     if candidates is None:
         return None
-    return dumps({name: floats(getattr(candidates, name)) for name in COLUMNS})
+    return dumps({name: floats(getattr(candidates, name)) for name in COLUMNS} | {"paths": candidates.paths})
 
 
 def _candidates(text: str | None) -> Candidates | None:
@@ -203,7 +203,8 @@ def _candidates(text: str | None) -> Candidates | None:
         return None
     columns = loads(text)
     numbers = {name: np.asarray(columns[name], dtype=np.float64) for name in COLUMNS[1:]}
-    return Candidates(replicas=np.asarray(columns["replicas"], dtype=np.int64), **numbers)
+    replicas = np.asarray(columns["replicas"], dtype=np.int64)
+    return Candidates(replicas=replicas, **numbers, paths=columns.get("paths", 0))
 
 
 def _scores(snapshot: Snapshot) -> dict[str, Any]:

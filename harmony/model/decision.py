@@ -47,6 +47,8 @@ class Candidates:
         violated_time: (n,) the model's expected share of the window's steps that would be missed.
         violated_window: (n,) the model's probability that any step of the window would be missed, per sample path.
         expected_cost: (n,) money per hour: idle, missing and switched replicas.
+        paths: sample paths that the probabilities were counted on, so that 0 means less than one in so many; 0 where
+            that is not known.
     """
 
     replicas: npt.NDArray[np.int64]
@@ -54,6 +56,7 @@ class Candidates:
     violated_time: FloatArray
     violated_window: FloatArray
     expected_cost: FloatArray
+    paths: int = 0
 
     def __len__(self) -> int:
         """Number of candidates."""
@@ -95,6 +98,11 @@ class Decision:
     quantiles: dict[float, FloatArray] = field(default_factory=dict)
     model: str = ""
     memory: Any = None
+
+    @property
+    def paths(self) -> int:
+        """Sample paths that risks were counted on; 0 where none were, or that is not known."""
+        return 0 if self.candidates is None else self.candidates.paths
 
     def with_replicas(self, replicas: int, reason: Reason, bound_by: str) -> Decision:
         """The same decision with another count, its risk and cost read off the candidates (largest one not above)."""

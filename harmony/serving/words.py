@@ -133,7 +133,7 @@ def _forecast(said: Said) -> str:
     if decision.bound_by != "epsilon" or at == 0:
         return f"of all counts that keep the promise over the next {window} it costs least."
     fewer, risk = int(candidates.replicas[at - 1]), float(candidates.violation_probability[at - 1])
-    return f"with {fewer} a miss within the next {window} has probability {chance(risk, _paths(said))}."
+    return f"with {fewer} a miss within the next {window} has probability {chance(risk, candidates.paths)}."
 
 
 def _risk(said: Said) -> str:
@@ -141,17 +141,11 @@ def _risk(said: Said) -> str:
     seen, decision = said.record.observation, said.record.decision
     if math.isnan(decision.violation_probability):
         return ""
-    risk = chance(decision.violation_probability, _paths(said))
+    risk = chance(decision.violation_probability, decision.paths)
     text = f"Stated risk {risk}, promised {percent(seen.objective.epsilon)}"
     if not math.isnan(decision.expected_cost):
         text += f"; expected cost {decision.expected_cost:.2f} {said.currency}".rstrip() + " per hour"
     return text + "."
-
-
-def _paths(said: Said) -> int:
-    """Sample paths that risks were counted on; 0 without a forecast."""
-    forecast = said.record.observation.forecast
-    return 0 if forecast is None else forecast.samples
 
 
 def _held(said: Said) -> str:

@@ -78,10 +78,12 @@ def test_recommend_by_name(fake_api: FakeApiServer, tmp_path: Path, capsys: pyte
         assert ", promised 5 %" in text
         assert "reason " in text
         assert "P(miss)" in text
+        assert " 0 %" not in text, "a risk that no path took is below one in so many, not 0"
         assert run(["recommend", NAME, "-n", NAMESPACE, "--json", *where(world)]) == 0
         status = json.loads(capsys.readouterr().out)
         assert status["recommendedReplicas"] == 4
         assert status["lastScaleDecision"]["candidates"]
+        assert status["lastScaleDecision"]["paths"] > 0
         assert "status" not in world.autoscaler(), "nothing is written"
 
     in_world(fake_api, tmp_path, test)

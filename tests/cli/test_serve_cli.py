@@ -65,7 +65,9 @@ def test_every_part_of_the_api_is_there(demo: Served) -> None:
 
 def test_the_verbs_speak_with_it(demo: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["services", "--url", demo.url]) == 0
-    assert CHAT in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert CHAT in told
+    assert " 0 %" not in told, "a risk that no path took is below one in so many, not 0"
     assert run(["what-if", CHAT, "--epsilon", "0.001", "--url", demo.url]) == 0
     assert "stated risk" in capsys.readouterr().out
     assert run(["explain", CHAT, "--url", demo.url]) == 0

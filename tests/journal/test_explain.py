@@ -41,6 +41,7 @@ def test_hundreds_of_decisions_come_out_the_same(store: JournalStore, snapshots:
         assert (again.candidates is None) == (made.candidates is None)
         if made.candidates is not None and again.candidates is not None:
             np.testing.assert_array_equal(again.candidates.expected_cost, made.candidates.expected_cost)
+            assert again.candidates.paths == made.candidates.paths > 0
         reasons[made.reason] += 1
     assert len(ids) == WORLDS * TURNS >= 200
     # the worlds are such that most of what can decide did

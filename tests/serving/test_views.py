@@ -41,6 +41,7 @@ def test_summary_is_one_row_of_a_fleet_table() -> None:
         "unit": "requests/s",
         # 200 paths from 700 to 1150, 10 more each step: with 12 replicas none exceeds 1200
         "violation_probability": 0.0,
+        "paths": 200,
         "epsilon": 0.05,
         "reason": "Forecast",
         "realized": 0.03,
@@ -70,6 +71,13 @@ def test_decision_has_every_candidate_and_says_why_not_one_fewer() -> None:
         f"Up from 10 to 12 replicas: with 11 a miss within the next 5 min has probability {100 * missed:.2g} %. "
         f"Stated risk < 0.5 %, promised 5 %; expected cost {shown['expected_cost']:.2f} USD per hour."
     )
+
+
+def test_a_risk_of_no_path_is_no_zero_even_after_the_paths_are_gone() -> None:
+    """Between turns a controller lets go of the paths, and writes the sentence into the status afterwards."""
+    made = record()
+    kept = replace(made, observation=replace(made.observation, forecast=None))
+    assert "Stated risk < 0.5 %, promised 5 %" in sentence(snapshot(record=kept))
 
 
 def test_nothing_known_is_null_everywhere() -> None:

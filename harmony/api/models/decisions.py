@@ -58,6 +58,7 @@ class Decision(Model):
     bound_by: str
     sentence: str = Field(description="The decision in words.")
     violation_probability: Probability
+    paths: int = Field(0, description="Sample paths it was counted on, of which 0 is less than one; 0 for none.")
     epsilon: float
     risk_level: Number
     measure: str
@@ -128,6 +129,7 @@ class Side(Model):
     reason: str
     bound_by: str
     violation_probability: Probability
+    paths: int = Field(0, description="Sample paths it was counted on, of which 0 is less than one; 0 for none.")
     expected_cost: Number
     epsilon: float
     min_replicas: int

@@ -35,6 +35,7 @@ class FleetRow(Model):
     demand: Number
     unit: str
     violation_probability: Probability = Field(description="Stated probability of a miss.")
+    paths: int = Field(0, description="Sample paths it was counted on, of which 0 is less than one; 0 for none.")
     epsilon: float = Field(description="The promise.")
     reason: str
     realized: Number = Field(description="Share of judged steps that were missed.")
