@@ -22,6 +22,7 @@ from controller.kube.resources import (
     NODES,
     PODS,
     STATEFUL_SETS,
+    TOKEN_REVIEWS,
     Resource,
 )
 from controller.prometheus.errors import PrometheusError
@@ -74,8 +75,11 @@ class Finding:
     cure: str = ""
 
 
-async def examine(settings: ControllerSettings) -> AsyncIterator[Finding]:
-    """Look at everything in order; stops early only where nothing further can be known."""
+async def examine(settings: ControllerSettings, *, token_review: bool = False) -> AsyncIterator[Finding]:
+    """Look at everything in order (``token_review``: also at what the API needs to accept Kubernetes tokens).
+
+    Stops early only where nothing further can be known.
+    """
     try:
         kube = await Kube.connect(settings.kubeconfig or None, settings.context or None)
     except HarmonyError as error:
@@ -91,6 +95,8 @@ async def examine(settings: ControllerSettings) -> AsyncIterator[Finding]:
         yield await _crd(kube)
         for finding in await _permissions(kube, settings):
             yield finding
+        if token_review:
+            yield await _tokens(kube)
         yield await _prometheus(settings, sources, clock)
         async for finding in _objects(kube, settings, sources, clock):
             yield finding
@@ -159,6 +165,15 @@ async def _permissions(kube: Kube, settings: ControllerSettings) -> list[Finding
     else:
         out.insert(0, Finding("permissions", "ok", "everything that the controller needs is allowed"))
     return out
+
+
+async def _tokens(kube: Kube) -> Finding:
+    if await kube.allowed("create", TOKEN_REVIEWS):
+        return Finding("tokens", "ok", "Kubernetes tokens can be reviewed")
+    text = "may not create tokenreviews: nobody gets in with a Kubernetes token, API keys still work"
+    return Finding(
+        "tokens", "failed", text, "install the chart's roles (rbac.create=true), which hold it in a role apart"
+    )
 
 
 def _named(resource: Resource, subresource: str) -> str:

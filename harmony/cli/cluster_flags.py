@@ -78,6 +78,12 @@ KedaKeyFile = Annotated[str, typer.Option(envvar="HARMONY_KEDA_TLS_KEY_FILE", he
 KedaCaFile = Annotated[
     str, typer.Option(envvar="HARMONY_KEDA_TLS_CA_FILE", help="Ask clients for certificates signed by this CA.")
 ]
+TokenReview = Annotated[
+    bool,
+    typer.Option(
+        "--token-review", envvar="HARMONY_TOKEN_REVIEW", help="Accept Kubernetes tokens (asks the API server)."
+    ),
+]
 LogFormat = Annotated[str, typer.Option(envvar="HARMONY_LOG_FORMAT", help="json or text.")]
 LogLevel = Annotated[str, typer.Option(envvar="HARMONY_LOG_LEVEL", help="debug, info, warning or error.")]
 

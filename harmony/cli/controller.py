@@ -125,6 +125,12 @@ def doctor(
     lease_namespace: LeaseNamespace = "",
     lease_name: LeaseName = "harmony-controller",
     dry_run: DryRun = False,
+    token_review: Annotated[
+        bool,
+        typer.Option(
+            "--token-review", envvar="HARMONY_TOKEN_REVIEW", help="Look at what `harmony serve` needs for it."
+        ),
+    ] = False,
     kubeconfig: Kubeconfig = "",
     context: Context = "",
     as_json: AsJson = False,
@@ -155,7 +161,7 @@ def doctor(
         lease_name=lease_name,
         dry_run=dry_run,
     )
-    findings = asyncio.run(_collect(examine(settings), as_json))
+    findings = asyncio.run(_collect(examine(settings, token_review=token_review), as_json))
     failed = sum(f.verdict == "failed" for f in findings)
     warnings = sum(f.verdict == "warning" for f in findings)
     if as_json:

@@ -33,6 +33,7 @@ from harmony.cli.cluster_flags import (
     QueryParam,
     Selector,
     TokenFile,
+    TokenReview,
     connection_settings,
     whole_settings,
 )
@@ -92,9 +93,7 @@ def serve(
     wait_for_key: Annotated[
         bool, typer.Option("--wait-for-key", help="Start before there is a key, and let nobody in until one is made.")
     ] = False,
-    token_review: Annotated[
-        bool, typer.Option("--token-review", help="Accept Kubernetes tokens (asks the API server).")
-    ] = False,
+    token_review: TokenReview = False,
     read_group: Annotated[list[str] | None, typer.Option(help="Kubernetes group that may read (repeat).")] = None,
     operate_group: Annotated[list[str] | None, typer.Option(help="Group that may also start work.")] = None,
     admin_group: Annotated[list[str] | None, typer.Option(help="Group that may also manage keys.")] = None,

@@ -377,16 +377,15 @@ def model_cards(name: str) -> ModelsPort:
 def token_reviewer(kubeconfig: str, context: str) -> TokenReviewer:
     """Asks the API server whose a token is (authentication.k8s.io/v1 TokenReview)."""
     from controller.kube.client import Kube
-    from controller.kube.resources import Resource
+    from controller.kube.resources import TOKEN_REVIEWS
     from harmony.api.ports import TokenUser as User
 
-    reviews = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)
-    asked = {"apiVersion": reviews.api_version, "kind": "TokenReview", "metadata": {}}
+    asked = {"apiVersion": TOKEN_REVIEWS.api_version, "kind": TOKEN_REVIEWS.kind, "metadata": {}}
 
     async def review(token: str) -> TokenUser | None:
         # A connection for each: tokens are reviewed once a minute at most, and our own credentials are read anew.
         async with await Kube.connect(kubeconfig or None, context or None) as kube:
-            answer = await kube.create(reviews, asked | {"spec": {"token": token}})
+            answer = await kube.create(TOKEN_REVIEWS, asked | {"spec": {"token": token}})
         status = answer.get("status") or {}
         if not status.get("authenticated"):
             return None

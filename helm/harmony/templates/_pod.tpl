@@ -10,7 +10,6 @@
 # The first key is made in the running pod; until then nobody is let in.
 - --wait-for-key
 {{- if include "harmony.tokenGroups" $ }}
-- --token-review
 {{- range .tokenReview.readGroups }}
 - {{ printf "--read-group=%s" . | quote }}
 {{- end }}
@@ -61,6 +60,10 @@
 - {name: HARMONY_LEADER_ELECT, value: {{ .Values.controller.leaderElection.enabled | quote }}}
 - {name: HARMONY_LEASE_NAMESPACE, value: {{ .Release.Namespace }}}
 - {name: HARMONY_LEASE_NAME, value: {{ include "harmony.leaseName" . }}}
+{{- if and .Values.api.enabled (include "harmony.tokenGroups" .) }}
+# `harmony doctor` sees by it that this right is needed too.
+- {name: HARMONY_TOKEN_REVIEW, value: "true"}
+{{- end }}
 {{- if include "harmony.sqlite" . }}
 # `harmony keys`, `journal` and `explain`, run in this container, find the journal here too.
 - {name: HARMONY_JOURNAL_URL, value: "sqlite:////var/lib/harmony/journal.db"}

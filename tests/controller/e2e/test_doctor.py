@@ -51,6 +51,7 @@ def examined(
     break_it: Callable[[World], None] = lambda _: None,
     change: Callable[[ControllerSettings], ControllerSettings] = lambda s: s,
     mode: str = "Full",
+    token_review: bool = False,
     **spec: Any,
 ) -> list[Finding]:
     """The findings in a world with one service, after something was broken."""
@@ -61,7 +62,7 @@ def examined(
             world.create(autoscaler(mode, **spec))
             await asyncio.to_thread(break_it, world)
             api.clear_calls()
-            found = [f async for f in examine(change(world.settings(leader_elect=True)))]
+            found = [f async for f in examine(change(world.settings(leader_elect=True)), token_review=token_review)]
         changed = [c for c in api.calls_by("controller") if c.verb not in ("get", "list", "watch") and c.resource]
         assert {c.resource for c in changed} <= {"selfsubjectaccessreviews"}, "a doctor touches nothing"
         return found
@@ -81,6 +82,7 @@ def test_a_healthy_world(fake_api: FakeApiServer, tmp_path: Path) -> None:
     assert [f.verdict for f in findings] == ["ok"] * len(findings), findings
     texts = {f.about: f.text for f in findings}
     assert {"API server", "CRD", "permissions", "Prometheus", ABOUT} <= set(texts)
+    assert "tokens" not in texts, "nobody asked"
     assert any(f.text == "Deployment chat: 4 ordered, 4 ready" for f in findings)
     assert any(f.text == "indicator running: Fresh" for f in findings)
 
@@ -147,6 +149,23 @@ def test_a_permission_is_missing(
     found = the(examined(fake_api, tmp_path, deny), verdict, "permissions")
     assert said in found.text
     assert found.cure
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_right_to_review_tokens_is_looked_at_where_it_is_needed(
+    fake_api: FakeApiServer, tmp_path: Path, allowed: bool
+) -> None:
+    def grant(world: World) -> None:
+        everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch", "update", "patch"]}
+        events = {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}
+        tokens = {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+        fake_api.enforce([everything, events, *([tokens] if allowed else [])])
+
+    findings = examined(fake_api, tmp_path, grant, token_review=True)
+    assert [f.verdict for f in findings if f.about == "permissions"] == ["ok"]
+    found = the(findings, "ok" if allowed else "failed", "tokens")
+    assert bool(found.cure) != allowed
+    assert allowed or "may not create tokenreviews" in found.text
 
 
 def test_prometheus_is_down(fake_api: FakeApiServer, tmp_path: Path) -> None:
