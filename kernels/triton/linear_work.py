@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.triton.haar import rows_at_once
-from kernels.triton.linear_scan import cut
+from kernels.triton.linear_scan_cut import cut
 from kernels.triton.support import padded
 
 __all__ = ["Work", "features_work", "scan_work"]

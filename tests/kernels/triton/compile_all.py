@@ -19,7 +19,7 @@ from kernels.triton import (
 )
 from kernels.triton.block_sparse import launch_for
 from kernels.triton.haar import rows_at_once
-from kernels.triton.linear_scan import scan_launch
+from kernels.triton.linear_scan_cut import scan_launch
 from kernels.triton.support import Compiled, compile_ahead, padded, precision
 
 KERNELS = {

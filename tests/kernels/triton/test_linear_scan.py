@@ -11,7 +11,8 @@ from torch import Tensor
 from kernels import attention, build, describe
 from kernels.engines.linear_scan import linear_scan as torch_scan
 from kernels.triton.haar import haar_features
-from kernels.triton.linear_scan import linear_scan, scan_launch
+from kernels.triton.linear_scan import linear_scan
+from kernels.triton.linear_scan_cut import scan_launch
 from kernels.triton.support import interpreting, padded
 from tests.kernels.cases import CASES, Case, grads, poisoned_memory, random_qkv, relative
 
