@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
@@ -64,7 +65,9 @@ def attention(
     if not chosen.cross and q.shape[2] != k.shape[2]:
         raise KernelError(f"attention method {method!r} is self-attention: {q.shape[2]} queries, {k.shape[2]} keys")
     scale = 1.0 if scale is None and chosen.unit_scale else default_scale(q, scale)
-    q, k, v = (repeat_heads(x, heads) for x in (q, k, v))
+    shares = chosen.shares_keys and run is chosen.torch and q.shape[1] == heads
+    key_heads = math.lcm(k.shape[1], v.shape[1]) if shares else heads
+    q, k, v = repeat_heads(q, heads), repeat_heads(k, key_heads), repeat_heads(v, key_heads)
     return run(q, k, v, causal=causal, key_mask=key_mask, scale=scale, **options)
 
 

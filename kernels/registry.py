@@ -58,8 +58,8 @@ class Mechanism:
 
     `reference` is the definition without tricks, `torch` and `triton` are its rivals in speed; each is called as
     `run(q, k, v, *, causal, key_mask, scale, **options)` with tensors that are already checked and whose head counts
-    are already equal. A mechanism with parameters has `build(heads=, head_dim=, **options)`; one that only exists as a
-    layer (its own projections) has nothing but that.
+    are already equal (but see `shares_keys`). A mechanism with parameters has `build(heads=, head_dim=, **options)`;
+    one that only exists as a layer (its own projections) has nothing but that.
     """
 
     name: str
@@ -83,6 +83,8 @@ class Mechanism:
     """Whether q and k may have different head sizes."""
     unit_scale: bool = False
     """Whether the scale is 1 rather than 1 / sqrt(head size) where none is given."""
+    shares_keys: bool = False
+    """Whether `torch` takes keys and values with fewer heads than queries (as many of both), and repeats none."""
     layer: bool = False
     """Whether `build` makes a layer with projections of its own, which takes (B, L, width) in place of q, k and v."""
     taxonomy: Taxonomy = field(default_factory=Taxonomy)
@@ -111,6 +113,7 @@ class Description:
     causal: str
     cross: bool
     differentiable: bool
+    shares_keys: bool
     layer: bool
     backends: tuple[str, ...]
     options: Mapping[str, object]
@@ -146,6 +149,7 @@ def describe(method: str) -> Description:
         causal={"both": "causal or not", "only": "causal only", "never": "not causal"}[m.causal],
         cross=m.cross,
         differentiable=m.differentiable,
+        shares_keys=m.shares_keys,
         layer=m.layer,
         backends=m.backends,
         options=m.options,

@@ -36,6 +36,9 @@ def kernels(
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
     heads: Annotated[int, typer.Option(min=1, help="Heads.")] = 4,
+    kv_heads: Annotated[
+        int | None, typer.Option(min=1, help="Heads of keys and values (GQA); as many as of queries if left out.")
+    ] = None,
     head_dim: Annotated[int, typer.Option(min=1, help="Size of a head.")] = 64,
     causal: Annotated[bool, typer.Option(help="Hide the keys after a query.")] = True,
     window: Annotated[int, typer.Option(min=1, help="Keys near a query, for windowed methods.")] = 256,
@@ -49,6 +52,8 @@ def kernels(
 
     Examples:
     `harmony bench kernels --methods sliding_window,mala --lengths 4096,16384 --threads 2`
+
+    `harmony bench kernels --heads 32 --kv-heads 4 --no-backward`
 
     `harmony bench kernels --device cuda --dtype bfloat16 --json`
     """
@@ -69,6 +74,7 @@ def kernels(
         dtype=getattr(torch, _one_of("dtype", dtype, _TYPES)),
         batch=batch,
         heads=heads,
+        kv_heads=kv_heads,
         head_dim=head_dim,
         causal=causal,
         window=window,
@@ -76,6 +82,8 @@ def kernels(
         backward=backward,
         seed=seed,
     )
+    if kv_heads is not None and heads % kv_heads and kv_heads % heads:
+        raise UsageError(f"--kv-heads is {kv_heads}; expected a number that divides the {heads} --heads")
     _check_memory(batch * heads * max(settings.lengths) * head_dim)
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)
@@ -120,9 +128,10 @@ def heading(settings: BenchSettings, ceilings: Ceilings) -> list[str]:
     s = settings
     where = f"{s.device}, {torch.get_num_threads()} threads" if s.device == "cpu" else s.device
     dtype = str(s.dtype).removeprefix("torch.")
+    shared = "" if s.kv_heads is None else f" ({s.kv_heads} of keys)"
     product, copy = ceilings.flops_per_s / 1e9, ceilings.bytes_per_s / 1e9
     return [
-        f"{where}, {dtype}, batch {s.batch}, {s.heads} heads of {s.head_dim}, window {s.window}, "
+        f"{where}, {dtype}, batch {s.batch}, {s.heads} heads of {s.head_dim}{shared}, window {s.window}, "
         f"{'causal' if s.causal else 'not causal'}; a matrix product reaches {product:,.0f} GFLOP/s, "
         f"a copy {copy:,.1f} GB/s",
         "",

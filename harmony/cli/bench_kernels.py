@@ -62,6 +62,8 @@ class BenchSettings:
     dtype: torch.dtype = torch.float32
     batch: int = 1
     heads: int = 4
+    kv_heads: int | None = None
+    """Heads of keys and values, which those of queries share; as many as of queries if None."""
     head_dim: int = 64
     causal: bool = True
     window: int = 256
@@ -89,6 +91,7 @@ class Row:
     length: int
     batch: int
     heads: int
+    kv_heads: int
     head_dim: int
     dtype: str
     device: str
@@ -164,6 +167,7 @@ def _row(method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor
         length=length,
         batch=s.batch,
         heads=s.heads,
+        kv_heads=k.shape[1],
         head_dim=s.head_dim,
         dtype=str(s.dtype).removeprefix("torch."),
         device=s.device,
@@ -203,8 +207,9 @@ def _options(method: str, s: BenchSettings, length: int) -> dict[str, object]:
 def _inputs(s: BenchSettings, length: int, dtype: torch.dtype) -> list[Tensor]:
     """Standard normal q, k and v, the same numbers on every device."""
     g = torch.Generator().manual_seed(s.seed)
-    shape = (s.batch, s.heads, length, s.head_dim)
-    return [torch.randn(shape, generator=g).to(device=s.device, dtype=dtype) for _ in range(3)]
+    kv_heads = s.heads if s.kv_heads is None else s.kv_heads
+    shapes = [(s.batch, heads, length, s.head_dim) for heads in (s.heads, kv_heads, kv_heads)]
+    return [torch.randn(shape, generator=g).to(device=s.device, dtype=dtype) for shape in shapes]
 
 
 def _run(method: str, s: BenchSettings, q: Tensor, k: Tensor, v: Tensor, **how: object) -> Tensor:

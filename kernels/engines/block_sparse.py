@@ -46,6 +46,8 @@ def block_sparse_attention(
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of q (B, H, Lq, D) over the keys k (B, H, Lk, D), v (B, H, Lk, Dv) of a plan that a rule shows.
 
+    Keys and values may have fewer heads, as many of both; neighbouring heads of queries then share one.
+
     Args:
         q: queries.
         k: keys.
@@ -161,7 +163,7 @@ class _BlockSparse(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         plan, sees, scale, offset, singles = how
         to = compute_dtype(q)
-        layout = Layout(plan, q.shape[2], k.shape[2], q.shape[1])
+        layout = Layout(plan, q.shape[2], k.shape[2], q.shape[1], k.shape[1])
         view = View(layout, sees, key_mask, offset, to)
         qt, kt, vt = layout.tile(q), layout.block_keys(k), layout.block_keys(v)
         # Each tile is in exactly one part, so nothing stays unwritten.

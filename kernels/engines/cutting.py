@@ -88,7 +88,7 @@ def parts_of(view: View, *, problems: int, in_order: bool) -> Iterator[Part]:
         for p in range(0, problems, side_by_side):
             some = slice(p, min(p + side_by_side, problems))
             for a in range(0, count, together):
-                yield chunk.part(some, slice(a, min(a + together, count)), view.layout.sharing)
+                yield chunk.part(some, slice(a, min(a + together, count)), view.layout)
 
 
 def _consecutive(jobs: Sequence[int], tiles: int) -> int:
@@ -108,12 +108,14 @@ class _Chunk:
     pieces: Sequence[Piece]
     """Those of all problems: `shown` is (B, jobs, 1, columns)."""
 
-    def part(self, problems: slice, these: slice, sharing: int) -> Part:
+    def part(self, problems: slice, these: slice, layout: Layout) -> Part:
         """The part of some jobs of some problems."""
-        batch = torch.arange(problems.start, problems.stop, device=self.jobs.device) // sharing
+        batch = torch.arange(problems.start, problems.stop, device=self.jobs.device) // layout.sharing
+        sharing = layout.queries_per_key if layout.plan.groups == 1 else 1
         pieces = [
             Piece(
                 problems,
+                sharing,
                 piece.blocks[these],
                 None if piece.run is None else piece.run + (these.start if piece.moves else 0),
                 piece.moves,
@@ -137,7 +139,7 @@ def _chunk(view: View, jobs: Tensor, slots: int, moves: bool) -> _Chunk:
     others = [slot for slot in range(slots) if slot not in along]
     fixed = _run_of(listed, others, 0) if moves and others else []
     held = len(fixed) == len(others)
-    first_of_head = (jobs // plan.tiles)[:, None] * layout.key_blocks
+    first_of_head = (jobs // plan.tiles // layout.queries_per_key)[:, None] * layout.key_blocks
     within = torch.arange(plan.block_k, device=jobs.device)
 
     def piece(chosen: list[int], run: bool, moving: bool) -> Piece:
@@ -148,7 +150,7 @@ def _chunk(view: View, jobs: Tensor, slots: int, moves: bool) -> _Chunk:
         for a, b in _stretches([n for n, slot in enumerate(chosen) if slot < asked]):
             columns = slice(a * plan.block_k, b * plan.block_k)
             ruled.append((columns, view.by_rule(jobs, j[:, columns])))
-        return Piece(slice(0), blocks, int(blocks[0, 0]) if run else None, moving, ruled, view.by_mask(j))
+        return Piece(slice(0), 1, blocks, int(blocks[0, 0]) if run else None, moving, ruled, view.by_mask(j))
 
     wanted = ((fixed if held else others, held, False), (along, True, True))
     return _Chunk(jobs, int(jobs[0]) if moves else None, [piece(*how) for how in wanted if how[0]])

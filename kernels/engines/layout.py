@@ -16,25 +16,33 @@ __all__ = ["Layout"]
 class Layout:
     """How (B, H, L, D) becomes (B R, G * blocks, block, D) and back; R heads share each of the G lists.
 
-    Each of the B R is a problem of its own with the same lists.
+    Each of the B R is a problem of its own with the same lists. Keys may have fewer heads, which neighbouring heads of
+    queries share: those of a problem, or of a head within it, are found by dividing its number.
     """
 
     plan: Plan
     lq: int
     lk: int
     heads: int
+    key_heads: int
 
     def _blocked(self, x: Tensor, blocks: int, block: int) -> Tensor:
         pad = blocks * block - x.shape[2]
         if pad:
             x = torch.nn.functional.pad(x, (0, 0, 0, pad))
+        lists = x.shape[1] if self.plan.groups > 1 else 1
         # Contiguous, as parts take whole blocks of it by their number.
-        return x.reshape(x.shape[0] * self.sharing, self.plan.groups * blocks, block, x.shape[3]).contiguous()
+        return x.reshape(x.shape[0] * x.shape[1] // lists, lists * blocks, block, x.shape[3]).contiguous()
 
     @property
     def sharing(self) -> int:
         """R, the number of heads that share a list."""
         return self.heads // self.plan.groups
+
+    @property
+    def queries_per_key(self) -> int:
+        """The number of heads of queries that share a head of keys."""
+        return self.heads // self.key_heads
 
     @property
     def key_blocks(self) -> int:
@@ -64,4 +72,5 @@ class Layout:
 
     def unblock_keys(self, x: Tensor) -> Tensor:
         """Blocks back to rows, (B, H, Lk, D)."""
-        return x.reshape(x.shape[0] // self.sharing, self.heads, -1, x.shape[3])[:, :, : self.lk]
+        lists = self.key_heads if self.plan.groups > 1 else 1
+        return x.reshape(x.shape[0] * lists // self.key_heads, self.key_heads, -1, x.shape[3])[:, :, : self.lk]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.checks import compute_dtype
+from kernels.checks import compute_dtype, repeat_heads
 
 __all__ = ["linear_attention", "linear_scan"]
 
@@ -32,22 +32,26 @@ def linear_attention(
     """The sum over the visible j of exp(log_decay (i - j)) (q_i . k_j) v_j, without a scale or a normaliser.
 
     For q (B, H, Lq, D), k (B, H, Lk, D), v (B, H, Lk, Dv); causal calls are aligned bottom right. ``log_decay`` (H,),
-    at most 0, or None for no decay (the only choice if not causal). Returns (B, H, Lq, Dv) in float32 (float64).
+    at most 0, or None for no decay (the only choice if not causal). k and v may have fewer heads, which neighbouring
+    heads of q share. Returns (B, H, Lq, Dv) in float32 (float64).
     """
     to = compute_dtype(q)
     if not causal:
-        return q.to(to) @ (k.to(to).transpose(-1, -2) @ v.to(to))
+        return q.to(to) @ repeat_heads(k.to(to).transpose(-1, -2) @ v.to(to), q.shape[1])
     before = k.shape[2] - q.shape[2]
     if before < 0:
         seeing = linear_attention(q[:, :, -before:], k, v, log_decay=log_decay, causal=True, chunk=chunk)
         return torch.nn.functional.pad(seeing, (0, 0, -before, 0))
     state = None
     if before:
-        early = k[:, :, :before].to(to)
-        if log_decay is not None:
+        early, values = k[:, :, :before].to(to), v[:, :, :before].to(to)
+        if log_decay is None:
+            state = early.transpose(-1, -2) @ values
+        else:
             ago = torch.arange(before, 0, -1, device=q.device, dtype=to)
-            early = early * torch.exp(log_decay.to(to)[:, None] * ago)[..., None]
-        state = early.transpose(-1, -2) @ v[:, :, :before].to(to)
+            # By turns for the heads that share keys: side by side they would be repeated in memory.
+            fading = torch.exp(log_decay.to(to)[:, None] * ago).view(k.shape[1], -1, before, 1).unbind(1)
+            state = torch.stack([(early * by).transpose(-1, -2) @ values for by in fading], dim=2).flatten(1, 2)
     return linear_scan(q, k[:, :, before:], v[:, :, before:], log_decay=log_decay, state=state, chunk=chunk)[0]
 
 
@@ -62,21 +66,24 @@ def linear_scan(
 ) -> tuple[Tensor, Tensor]:
     """Causal linear attention over equally long q, k (B, H, L, D), v (B, H, L, Dv), from a state and to a state.
 
+    k and v may have fewer heads than q; neighbouring heads of q then share one, and without decay its state as well.
+
     Args:
         q: queries.
         k: keys.
         v: values.
         log_decay: (H,), at most 0; None for no decay. It gets no gradient.
-        state: (B, H, D, Dv), what a run up to the position before gave back; None for none.
+        state: (B, H or those of k without decay, D, Dv), what a run up to the position before gave; None for none.
         chunk: positions per chunk; None chooses.
 
     Returns:
-        The output (B, H, L, Dv) and the state (B, H, D, Dv) with which a run over the next positions goes on, both in
-        float32 (float64 for float64 inputs).
+        The output (B, H, L, Dv) and the state with which a run over the next positions goes on, both in float32
+        (float64 for float64 inputs).
     """
     to = compute_dtype(q)
     if state is None:
-        state = q.new_zeros(*k.shape[:2], k.shape[3], v.shape[3], dtype=to)
+        heads = k.shape[1] if log_decay is None else q.shape[1]
+        state = q.new_zeros(k.shape[0], heads, k.shape[3], v.shape[3], dtype=to)
     if chunk is None:
         chunk = 128 if max(k.shape[3], v.shape[3]) >= 64 else 64
     decay = None if log_decay is None else log_decay.detach().to(device=q.device, dtype=to)
@@ -86,7 +93,10 @@ def linear_scan(
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Chunks computed together: rows [start, start + chunks * size), with the powers of the decay that they need."""
+    """Chunks computed together: rows [start, start + chunks * size), with the powers of the decay that they need.
+
+    Queries of the heads that share a state stand below each other, as (B, H, chunks, sharing * size, D).
+    """
 
     start: int
     chunks: int
@@ -104,8 +114,23 @@ class _Segment:
         rows = x[:, :, self.start : self.start + self.chunks * self.size]
         return rows.reshape(*x.shape[:2], self.chunks, self.size, x.shape[3]).to(to)
 
+    def spread(self, x: Tensor, heads: int, to: torch.dtype) -> Tensor:
+        """Its rows of keys or values (B, Hk, L, D) for each of ``heads`` with a state of its own."""
+        return repeat_heads(self.cut(x, to), heads)
+
+    def stack(self, x: Tensor, heads: int, to: torch.dtype) -> Tensor:
+        """Its rows of queries (B, Hq, L, D), those of heads that share one of ``heads`` states below each other."""
+        rows = self.cut(x, to)
+        if x.shape[1] == heads:
+            return rows
+        return rows.view(rows.shape[0], heads, -1, *rows.shape[2:]).transpose(2, 3).flatten(3, 4)
+
     def put(self, into: Tensor, x: Tensor) -> None:
-        """Write (B, H, chunks, size, D) to its rows of (B, H, L, D)."""
+        """Write (B, H, chunks, size, D), or queries as `stack` and keys as `spread` has them, to its rows."""
+        if x.shape[1] > into.shape[1]:
+            x = x.view(x.shape[0], into.shape[1], -1, *x.shape[2:]).sum(dim=2)
+        elif x.shape[1] < into.shape[1]:
+            x = x.view(*x.shape[:3], -1, self.size, x.shape[4]).transpose(2, 3).flatten(1, 2)
         into[:, :, self.start : self.start + self.chunks * self.size] = x.flatten(2, 3)
 
     def entering(self, x: Tensor) -> Tensor:
@@ -126,7 +151,9 @@ class _Segment:
         return states, first
 
 
-def _segments(length: int, chunk: int, problems: int, heads: int, decay: Tensor | None, like: Tensor) -> list[_Segment]:
+def _segments(
+    length: int, chunk: int, problems: int, sharing: int, decay: Tensor | None, like: Tensor
+) -> list[_Segment]:
     """The segments of ``length`` rows from left to right; what does not fill a chunk is a chunk of its own."""
     device, to = like.device, like.dtype
 
@@ -134,7 +161,7 @@ def _segments(length: int, chunk: int, problems: int, heads: int, decay: Tensor 
         r = torch.arange(size, device=device, dtype=to)
         below = torch.ones(size, size, device=device, dtype=to).tril_()
         if decay is None:
-            return _Segment(start, chunks, size, below, None, None, None)
+            return _Segment(start, chunks, size, below.repeat(sharing, 1), None, None, None)
         apart = (r[:, None] - r[None, :]).clamp_min_(0)
         mask = (torch.exp(decay[:, None, None] * apart) * below)[:, None]
         into, out_of = torch.exp(decay[:, None] * r), torch.exp(decay[:, None] * (size - r))
@@ -179,13 +206,13 @@ class _LinearScan(torch.autograd.Function):
         ctx: _Context, q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor | None, chunk: int
     ) -> tuple[Tensor, Tensor]:
         batch, heads, length, _ = q.shape
-        to = state.dtype
-        segments = _segments(length, chunk, batch * heads, heads, decay, state)
+        to, held = state.dtype, state.shape[1]
+        segments = _segments(length, chunk, batch * heads, heads // held, decay, state)
         out = q.new_empty(batch, heads, length, v.shape[3], dtype=to)
         starts: list[Tensor] = []
         for s in segments:
             starts.append(state)
-            qs, ks, vs = s.cut(q, to), s.cut(k, to), s.cut(v, to)
+            qs, ks, vs = s.stack(q, held, to), s.spread(k, held, to), s.spread(v, held, to)
             states, state = s.carried(state, s.leaving(ks).transpose(-1, -2) @ vs)
             inside = ((qs @ ks.transpose(-1, -2)).mul_(s.mask)) @ vs
             s.put(out, inside.add_(s.entering(qs) @ states))
@@ -197,10 +224,11 @@ class _LinearScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: _Context, do: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *starts = ctx.saved_tensors
-        to = do.dtype
+        to, held = do.dtype, dstate.shape[1]
         dq, dk, dv = (torch.empty_like(x, dtype=to) for x in (q, k, v))
         for s, start in zip(reversed(ctx.segments), reversed(starts), strict=True):
-            qs, ks, vs, gs = s.cut(q, to), s.cut(k, to), s.cut(v, to), s.cut(do, to)
+            qs, gs = s.stack(q, held, to), s.stack(do, held, to)
+            ks, vs = s.spread(k, held, to), s.spread(v, held, to)
             states, _ = s.carried(start, s.leaving(ks).transpose(-1, -2) @ vs)
             after, dstate = s.carried(dstate, s.entering(qs).transpose(-1, -2) @ gs, backwards=True)
             z = (gs @ vs.transpose(-1, -2)).mul_(s.mask)

@@ -39,6 +39,8 @@ class Piece:
     """
 
     problems: slice
+    sharing: int
+    """The number of problems that share their keys."""
     blocks: Tensor
     """Numbers of the blocks, (jobs, slots)."""
     run: int | None
@@ -54,13 +56,13 @@ class Piece:
 
         (problems * jobs, columns, D), or (columns, D) where they are the same for all.
         """
-        some, (jobs, slots) = x[self.problems], self.blocks.shape
+        jobs, slots = self.blocks.shape
         if self.run is None:
-            numbers = _numbers(some, self.blocks.flatten())
+            numbers = self._numbers(x)
             into = room.take(len(numbers), x.shape[2] * x.shape[3])
-            torch.index_select(_matrix(some), 0, numbers, out=into)
+            torch.index_select(_matrix(x), 0, numbers, out=into)
             return into.view(-1, slots * x.shape[2], x.shape[3]).to(to)
-        near = some[0, self.run : self.run + slots + (jobs - 1 if self.moves else 0)].to(to)
+        near = x[self._first, self.run : self.run + slots + (jobs - 1 if self.moves else 0)].to(to)
         if not self.moves:
             return near.flatten(0, 1)
         step = near.stride()
@@ -68,18 +70,28 @@ class Piece:
 
     def add_gradients(self, into: Tensor, weights: Tensor, x: Tensor, scale: float = 1.0) -> None:
         """Add to the blocks (P, N, block, D), from which rows came, x (problems * jobs, block_q, D) by its weights."""
-        some, (jobs, slots) = into[self.problems], self.blocks.shape
+        jobs, slots = self.blocks.shape
         if self.run is None:
-            numbers = _numbers(some, self.blocks.flatten())
-            _matrix(some).index_add_(0, numbers, torch.bmm(weights.mT, x).view(len(numbers), -1), alpha=scale)
+            numbers = self._numbers(into)
+            _matrix(into).index_add_(0, numbers, torch.bmm(weights.mT, x).view(len(numbers), -1), alpha=scale)
         elif self.moves:
             by_slot = torch.bmm(weights.mT, x).view(jobs, slots, *into.shape[2:])
             for slot in range(slots):
                 first = self.run + slot
-                some[0, first : first + jobs].add_(by_slot[:, slot], alpha=scale)
+                into[self._first, first : first + jobs].add_(by_slot[:, slot], alpha=scale)
         else:
-            rows = some[0, self.run : self.run + slots].view(-1, x.shape[2])
+            rows = into[self._first, self.run : self.run + slots].view(-1, x.shape[2])
             torch.addmm(rows, weights.flatten(0, 1).T, x.reshape(-1, x.shape[2]), alpha=scale, out=rows)
+
+    @property
+    def _first(self) -> int:
+        """The first problem's place among the keys."""
+        return int(self.problems.start) // self.sharing
+
+    def _numbers(self, x: Tensor) -> Tensor:
+        """Where the blocks of each problem are among all those of blocked keys x, (problems jobs slots,)."""
+        problems = torch.arange(self.problems.start, self.problems.stop, device=x.device)
+        return _numbers(problems // self.sharing, x.shape[1], self.blocks.flatten())
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,8 @@ class Part:
         some = x[self.problems]
         if self.tile is not None:
             return some[0, self.tile : self.tile + len(self.jobs)]
-        return _matrix(some).index_select(0, _numbers(some, self.jobs)).view(-1, *x.shape[2:])
+        problems = torch.arange(some.shape[0], device=x.device)
+        return _matrix(some).index_select(0, _numbers(problems, x.shape[1], self.jobs)).view(-1, *x.shape[2:])
 
     def put(self, into: Tensor, x: Tensor) -> None:
         """Write (problems * jobs, block_q, D) to their tiles."""
@@ -115,7 +128,6 @@ def _matrix(x: Tensor) -> Tensor:
     return x.view(-1, x.shape[2] * x.shape[3])
 
 
-def _numbers(x: Tensor, blocks: Tensor) -> Tensor:
-    """Where the blocks (n,) of each problem of x (P, N, block, D) are among all P N blocks; (P n,)."""
-    of_problem = torch.arange(x.shape[0], device=blocks.device)[:, None] * x.shape[1]
-    return (of_problem + blocks).flatten()
+def _numbers(problems: Tensor, each: int, blocks: Tensor) -> Tensor:
+    """Where the blocks (n,) of some problems (P,), which have ``each`` of them, are among those of all; (P n,)."""
+    return (problems[:, None] * each + blocks).flatten()

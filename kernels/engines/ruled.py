@@ -99,5 +99,6 @@ def ruled_mechanism(
         triton=partial(fast, "triton"),
         declared=rule,
         cross=cross,
+        shares_keys=True,
         taxonomy=taxonomy,
     )

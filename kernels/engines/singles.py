@@ -1,7 +1,7 @@
 """Single keys at fixed distances beside a block-sparse result: one more score per query and distance, not a block.
 
 Queries and keys at a distance are two slices of the same sequence, so that nothing is gathered. Rows are taken in
-chunks that stay in cache.
+chunks that stay in cache; keys that heads share are repeated there only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from kernels.checks import repeat_heads
 
 __all__ = ["Singles", "add_gradients", "add_singles"]
 
@@ -63,7 +65,8 @@ def _scores(
     s = q.new_full((*q.shape[:2], stop - start, distances), float("-inf"))
     for at in found:
         n = at.b - at.a
-        dots = (q[:, :, at.a - start : at.b - start] * k[:, :, at.j : at.j + n].to(q.dtype)).sum(dim=-1)
+        rows = q[:, :, at.a - start : at.b - start]
+        dots = (rows * _rows(k, at.j, n, rows)).sum(dim=-1)
         if key_mask is not None:
             dots.masked_fill_(~key_mask[:, None, at.j : at.j + n], float("-inf"))
         s[:, :, at.a - start : at.b - start, at.column] = dots
@@ -97,7 +100,8 @@ def add_singles(
         rows.mul_((kept * share)[..., None])
         for at in found:
             here = slice(at.a - start, at.b - start)
-            rows[:, :, here].addcmul_(p[:, :, here, at.column, None], v[:, :, at.j : at.j + at.b - at.a].to(o.dtype))
+            values = _rows(v, at.j, at.b - at.a, rows)
+            rows[:, :, here].addcmul_(p[:, :, here, at.column, None], values)
         before.copy_(total.log_().add_(top))
 
 
@@ -128,8 +132,21 @@ def add_gradients(
         for at in found:
             rows, keys = slice(at.a - start, at.b - start), slice(at.j, at.j + at.b - at.a)
             g, weight = gs[:, :, rows], p[:, :, rows, at.column, None]
-            dv[:, :, keys].addcmul_(weight, g)
-            dots = (g * v[:, :, keys].to(to)).sum(dim=-1)
+            _add(dv[:, :, keys], weight, g)
+            dots = (g * _rows(v, at.j, at.b - at.a, g)).sum(dim=-1)
             ds = (weight * (dots - delta[:, :, at.a : at.b])[..., None]).mul_(scale)
-            dk[:, :, keys].addcmul_(ds, qs[:, :, rows])
-            dq[:, :, at.a : at.b].addcmul_(ds, k[:, :, keys].to(to))
+            _add(dk[:, :, keys], ds, qs[:, :, rows])
+            dq[:, :, at.a : at.b].addcmul_(ds, _rows(k, at.j, at.b - at.a, g))
+
+
+def _rows(x: Tensor, start: int, count: int, like: Tensor) -> Tensor:
+    """Rows of keys or values (B, Hk, Lk, D) for all heads of queries ``like``, in their type."""
+    return repeat_heads(x[:, :, start : start + count].to(like.dtype), like.shape[1])
+
+
+def _add(into: Tensor, weight: Tensor, x: Tensor) -> None:
+    """Add x (B, H, rows, D) by its weights to rows of keys (B, Hk, rows, D), from all heads that share one."""
+    if into.shape[1] == x.shape[1]:
+        into.addcmul_(weight, x)
+    else:
+        into.add_((weight * x).view(x.shape[0], into.shape[1], -1, *x.shape[2:]).sum(dim=2))

@@ -66,8 +66,8 @@ def lightning_attention(
 
     Args:
         q: queries (B, H, Lq, D).
-        k: keys (B, H, Lk, D).
-        v: values (B, H, Lk, Dv).
+        k: keys (B, Hk, Lk, D); neighbouring heads of queries share one.
+        v: values (B, Hk, Lk, Dv).
         causal: always true.
         key_mask: bool (B, Lk); hidden keys add nothing, and time passes over them all the same.
         scale: factor on the dot products.
@@ -138,6 +138,7 @@ MECHANISM = Mechanism(
     reference=reference_lightning,
     torch=lightning_attention,
     triton=triton_lightning,
+    shares_keys=True,
     causal="only",
     unit_scale=True,
 )

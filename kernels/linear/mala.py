@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, pad
 
-from kernels.checks import compute_dtype, visible
+from kernels.checks import compute_dtype, repeat_heads, visible
 from kernels.engines.linear_scan import linear_scan
 from kernels.engines.streamed import Section, Sequences, Stepped, streamed
 from kernels.errors import KernelError
@@ -39,8 +39,8 @@ def mala_attention(
 
     Args:
         q: queries (B, H, Lq, D).
-        k: keys (B, H, Lk, D).
-        v: values (B, H, Lk, Dv).
+        k: keys (B, Hk, Lk, D); neighbouring heads of queries share one.
+        v: values (B, Hk, Lk, Dv).
         causal: each query sees the keys up to it, and N counts those.
         key_mask: bool (B, Lk).
         scale: used by ``c="code"``.
@@ -78,7 +78,8 @@ def mala_attention(
             return _weighed(both, seen, torch.zeros_like(origin), origin, c, scale), state
 
         over_queries = Sequences(lengths[0], lengths[0], of_queries=(True,))
-        out, _ = streamed(reads, over_queries, [q], [], [summed, seen, origin])
+        known = [repeat_heads(summed, q.shape[1]), seen, repeat_heads(origin, q.shape[1])]
+        out, _ = streamed(reads, over_queries, [q], [], known)
     return q.new_zeros(*q.shape[:3], v.shape[3]) if out is None else out.to(q.dtype)
 
 
@@ -134,6 +135,7 @@ def _causal_section(section: Section, x: list[Tensor], state: list[Tensor], c: s
     if not section.queries:
         return None, [state[0] + fk.transpose(-1, -2) @ with_ones, *ends]
     both, after = linear_scan(_phi(q, to), fk, with_ones, state=state[0])
+    values = repeat_heads(values, q.shape[1])
     return _weighed(both, seen, values, torch.zeros_like(values[:, :, :1]), c, scale), [after, *ends]
 
 
@@ -193,4 +195,5 @@ MECHANISM = Mechanism(
     reference=reference_mala,
     torch=mala_attention,
     triton=triton_mala,
+    shares_keys=True,
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, softplus
 
-from kernels.checks import compute_dtype, positive, visible
+from kernels.checks import compute_dtype, positive, repeat_heads, visible
 from kernels.dispatch import attention
 from kernels.engines.linear_scan import linear_attention, linear_scan
 from kernels.engines.streamed import Section, Sequences, Stepped, streamed
@@ -175,7 +175,7 @@ def _streamed_relu(q: Tensor, k: Tensor, v: Tensor, o: WersaOptions, causal: boo
         over_keys = Sequences(0, length, of_queries=(False,) * 3, align=align)
         _, (summed,) = streamed(sums, over_keys, [k, v, shown], [nothing], [wk, factors])
         over_queries = Sequences(length, length, of_queries=(False,) * 2, align=align)
-        out, _ = streamed(reads, over_queries, [q, shown], [], [wq, factors, summed])
+        out, _ = streamed(reads, over_queries, [q, shown], [], [wq, factors, repeat_heads(summed, q.shape[1])])
     if out is None:
         raise AssertionError("there are queries here")
     return out.to(q.dtype)
@@ -330,4 +330,5 @@ MECHANISM = Mechanism(
     build=WersaAttention,
     declared=WersaOptions,
     cross=False,
+    shares_keys=True,
 )

@@ -233,6 +233,7 @@ MECHANISM = Mechanism(
     cost="O(L (block + 2 halo)^d D) time, O(L D) memory",
     reference=reference_halo,
     torch=halo_attention,
+    shares_keys=True,
     triton=partial(halo_attention, backend="triton"),
     build=HaloAttention,
     cross=False,

@@ -194,6 +194,7 @@ MECHANISM = Mechanism(
     cost="O(L prod(kernel) D) time, O(L D) memory",
     reference=reference_neighborhood,
     torch=neighborhood_attention,
+    shares_keys=True,
     triton=partial(neighborhood_attention, backend="triton"),
     cross=False,
     taxonomy=Taxonomy(unit="token", importance="fixed", budget="uniform", kv="keep all"),

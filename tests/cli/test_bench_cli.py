@@ -37,6 +37,15 @@ def test_every_row_has_what_was_promised(capsys: pytest.CaptureFixture[str]) -> 
         assert set(promised.split()) <= set(row)
 
 
+def test_heads_can_share_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ("--methods", ",".join(known_methods()), "--heads", "4", "--kv-heads", "2")
+    assert run(["bench", "kernels", *SMALL, *chosen, "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out):
+        assert (row["heads"], row["kv_heads"]) == (4, 2)
+        assert row["input_bytes"] == (4 + 2 + 2) * row["length"] * 8 * 4
+        assert row["rel_error"] < 1e-4
+
+
 def test_every_method_can_be_measured_in_every_type(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(known_methods()) == {m for m in available() if describe(m).backends}
     for dtype, worst in (("float64", 1e-4), ("bfloat16", 2e-2)):
@@ -71,6 +80,7 @@ def test_the_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
         (("--lengths", "64", "--head-dim", "999999999999"), "GB here; expected smaller --lengths"),
         (("--device", "cuda"), "--device is cuda but PyTorch finds no such device here"),
         (("--power-block", "0"), "Invalid value for '--power-block'"),
+        (("--kv-heads", "3"), "--kv-heads is 3; expected a number that divides the 4 --heads"),
         (("--heads", "0"), "Invalid value for '--heads'"),
     ],
 )
