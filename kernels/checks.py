@@ -20,6 +20,8 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor, *, free_head_size: bool = False) 
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4:
             raise KernelError(f"{name} has shape {tuple(x.shape)}, expected (batch, heads, length, head size)")
+        if x.shape[3] == 0:
+            raise KernelError(f"{name} has shape {tuple(x.shape)}, expected heads of at least 1 number")
         if not x.is_floating_point():
             raise KernelError(f"{name} is {x.dtype}, expected a floating type")
     if not q.shape[0] == k.shape[0] == v.shape[0]:

@@ -64,7 +64,7 @@ def block_sparse_attention(
         The output (B, H, Lq, Dv) in the type of q, 0 where nothing is seen, and the log-sum-exp (B, H, Lq) in float32
         (float64 for float64), -inf there. Both carry gradients.
     """
-    if q.shape[2] == 0 or k.shape[2] == 0:
+    if 0 in (q.shape[0], q.shape[2], k.shape[2]):
         lse = q.new_full(q.shape[:3], float("-inf"), dtype=compute_dtype(q))
         nothing = q[..., :0].sum() + k[..., :0].sum() + v[..., :0].sum()
         return nothing.expand(*q.shape[:3], v.shape[3]).clone(), lse

@@ -123,14 +123,14 @@ class _Segment:
         rows = self.cut(x, to)
         if x.shape[1] == heads:
             return rows
-        return rows.view(rows.shape[0], heads, -1, *rows.shape[2:]).transpose(2, 3).flatten(3, 4)
+        return rows.view(rows.shape[0], heads, rows.shape[1] // heads, *rows.shape[2:]).transpose(2, 3).flatten(3, 4)
 
     def put(self, into: Tensor, x: Tensor) -> None:
         """Write (B, H, chunks, size, D), or queries as `stack` and keys as `spread` has them, to its rows."""
         if x.shape[1] > into.shape[1]:
-            x = x.view(x.shape[0], into.shape[1], -1, *x.shape[2:]).sum(dim=2)
+            x = x.view(x.shape[0], into.shape[1], x.shape[1] // into.shape[1], *x.shape[2:]).sum(dim=2)
         elif x.shape[1] < into.shape[1]:
-            x = x.view(*x.shape[:3], -1, self.size, x.shape[4]).transpose(2, 3).flatten(1, 2)
+            x = x.view(*x.shape[:3], x.shape[3] // self.size, self.size, x.shape[4]).transpose(2, 3).flatten(1, 2)
         into[:, :, self.start : self.start + self.chunks * self.size] = x.flatten(2, 3)
 
     def entering(self, x: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def _matrix(x: Tensor) -> Tensor:
 
     Rows are copied by all threads, which PyTorch does not do along a later axis.
     """
-    return x.view(-1, x.shape[2] * x.shape[3])
+    return x.view(x.shape[0] * x.shape[1], x.shape[2] * x.shape[3])
 
 
 def _numbers(problems: Tensor, each: int, blocks: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def haar(x: Tensor, factors: Tensor) -> Tensor:
     means = [padded]
     for _ in range(levels):
         last = means[-1]
-        means.append(last.reshape(*last.shape[:2], -1, 2, last.shape[3]).mean(dim=3))
+        means.append(last.reshape(*last.shape[:2], last.shape[2] // 2, 2, last.shape[3]).mean(dim=3))
     # From coarse to fine each level is half as long as the next: the sum costs two passes, not one per level.
     coarse = steps[:, levels - 1] * means[levels]
     for level in range(levels - 1, 0, -1):

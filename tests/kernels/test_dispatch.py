@@ -111,6 +111,7 @@ def test_every_method_says_what_it_is(method: str) -> None:
         (((1, 1, 2, 4), (1, 1, 3, 4), (1, 1, 2, 4)), "3 keys but v has 2"),
         (((1, 1, 2, 4), (1, 1, 2, 5), (1, 1, 2, 4)), "head size 4 but k has 5"),
         (((1, 3, 2, 4), (1, 2, 2, 4), (1, 1, 2, 4)), "k has 2 heads"),
+        (((1, 1, 2, 4), (1, 1, 2, 4), (1, 1, 2, 0)), "expected heads of at least 1 number"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...], message: str) -> None:

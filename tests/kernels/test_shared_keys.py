@@ -90,6 +90,18 @@ def test_any_counts_that_divide_the_largest(method: str, heads: tuple[int, int, 
     assert max(relative(a, b) for a, b in zip(got, want, strict=True)) < 1e-10
 
 
+@pytest.mark.parametrize("case", _SHARING)
+@pytest.mark.parametrize("key_heads", [2, 4])
+def test_a_batch_of_none(case: Case, key_heads: int) -> None:
+    n = case.length(40)
+    tensors, _ = random_qkv(n, n, seed=48, batch=0, heads=(4, key_heads, key_heads))
+    for causal in case.causals:
+        call = {"key_mask": None, "weight": torch.ones(0, 4, n, 16), "causal": causal, **per_head(case, 4)}
+        out, *gradients = grads(tensors, backend="torch", **call)
+        assert out.shape == (0, 4, n, 16)
+        assert [g.shape for g in gradients] == [x.shape for x in tensors]
+
+
 @pytest.mark.parametrize("relative_tables", [False, True])
 def test_modules_share_keys_too(relative_tables: bool) -> None:
     torch.manual_seed(0)
