@@ -34,7 +34,7 @@ def serve(pipe, services, loop) -> None:
     from harmony.api.app import create_app
     from harmony.api.server import ApiServer, listen
     from harmony.api.state import ApiSettings, ApiState
-    from harmony.cli import sources
+    from harmony.app import sources
     from harmony.journal import JournalStore
 
     ticks: list[float] = []

@@ -30,10 +30,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from controller.clock import LiveClock
 from controller.kube.client import Kube
+from controller.process.clock import LiveClock
+from controller.process.settings import ControllerSettings, PrometheusSettings
 from controller.runner import Controller
-from controller.settings import ControllerSettings, PrometheusSettings
 from controller.tick import TickReport
 from forecasting.base import ForecastModel
 from forecasting.forecaster import Forecaster

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from harmony.cli.bench import heading, line
-from harmony.cli.bench_kernels import BenchSettings, measure_ceilings, measure_rows, seconds
+from kernels.bench import BenchSettings, measure_ceilings, measure_rows, seconds
 from kernels.engines.rules import Call
 from kernels.triton.linear_work import features_work, scan_work
 from kernels.triton.support import installed

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from harmony.cli.bench import heading, line
-from harmony.cli.bench_kernels import BenchSettings, measure_ceilings, measure_rows
+from kernels.bench import BenchSettings, measure_ceilings, measure_rows
 
 SHORT, LONG, IN_BLOCKS = 16_384, 65_536, "power, block=64"
 BARS = (

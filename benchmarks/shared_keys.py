@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from harmony.cli.bench_kernels import peak_bytes, seconds
 from kernels import attention, describe
+from kernels.bench import peak_bytes, seconds
 
 HEADS, LENGTH, WINDOW = 8, 16_384, 256
 METHODS = {

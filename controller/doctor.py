@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from controller.clock import LiveClock
-from controller.fleet import Fleet
-from controller.floor import floor_state
+from controller.fleet.fleet import Fleet
 from controller.kube.client import Kube
 from controller.kube.errors import KubeError, NotFound
 from controller.kube.resources import (
@@ -25,15 +23,17 @@ from controller.kube.resources import (
     TOKEN_REVIEWS,
     Resource,
 )
+from controller.observing.starts import PodStarts
+from controller.observing.targets import Targets
+from controller.outputs.floor import floor_state
+from controller.process.clock import LiveClock
+from controller.process.settings import ControllerSettings
 from controller.prometheus.errors import PrometheusError
+from controller.prometheus.sources import Sources
 from controller.resource.crd import crd_manifest
 from controller.resource.group import GROUP, PLURAL
 from controller.runner import own_namespace
 from controller.service import Service
-from controller.settings import ControllerSettings
-from controller.sources import Sources
-from controller.starts import PodStarts
-from controller.targets import Targets
 from forecasting.errors import HarmonyError
 from harmony.model.authority import Mode
 

@@ -6,10 +6,10 @@ import asyncio
 import dataclasses
 from typing import Any
 
+from controller.process.settings import ControllerSettings
 from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND
 from controller.resource.settings import ServiceKey
 from controller.runner import Controller
-from controller.settings import ControllerSettings
 from forecasting.errors import DataError, suggest
 
 __all__ = ["recommend"]

@@ -14,26 +14,26 @@ from typing import Any
 
 import numpy as np
 
-from controller.actuation import Actuator
-from controller.clock import LiveClock
-from controller.fleet import Fleet
-from controller.following import post_from_statuses
+from controller.fleet.fleet import Fleet
 from controller.forecasting import FleetForecaster
-from controller.http import Check, Listener, serve_health, serve_metrics
-from controller.journal import JsonLines
 from controller.keda.board import Board
 from controller.keda.server import KedaScaler, Tls
 from controller.kube.client import Kube
 from controller.kube.errors import KubeError
 from controller.kube.events import Events
 from controller.kube.lease import LeaseElection
+from controller.observing.targets import Targets
+from controller.outputs.actuation import Actuator
+from controller.process.clock import LiveClock
+from controller.process.http import Check, Listener, serve_health, serve_metrics
+from controller.process.settings import ControllerSettings
 from controller.prometheus.errors import PrometheusError
-from controller.publishing import Publish
-from controller.settings import ControllerSettings
-from controller.sources import Sources
-from controller.targets import Targets
+from controller.prometheus.sources import Sources
+from controller.reporting.following import post_from_statuses
+from controller.reporting.json_lines import JsonLines
+from controller.reporting.publishing import Publish
+from controller.reporting.writing import Reporter
 from controller.tick import Tick, TickReport
-from controller.writing import Reporter
 from forecasting.base import ForecastModel, rows_read
 from forecasting.errors import HarmonyError
 from harmony import __version__

@@ -9,32 +9,32 @@ from typing import Any
 
 import numpy as np
 
-from controller.buffers import Buffer
+from controller.fleet.saving import demand_mark
 from controller.forecasting import Wanted
-from controller.lead_times import LeadTimes
-from controller.ledger import Ledger, Note
+from controller.observing.lead_times import LeadTimes
+from controller.observing.starts import PodStarts
+from controller.observing.targets import TargetView
+from controller.outputs.buffers import Buffer
 from controller.prometheus.feed import Feed, FeedState
 from controller.prometheus.history import History
 from controller.resource.settings import ServiceSettings
-from controller.saving import demand_mark
-from controller.starts import PodStarts
-from controller.targets import TargetView
 from forecasting.distribution import ForecastDistribution
 from harmony.decision.authority import Permitted, permitted
 from harmony.decision.feedback import RiskFeedback
 from harmony.decision.learning import LearningGate
 from harmony.decision.rule import lead_window
 from harmony.decision.trust import Trust
-from harmony.loop import ControlLoop, Learned, Turn
+from harmony.loop.ledger import Ledger, Note
+from harmony.loop.loop import ControlLoop, Learned, Turn
+from harmony.loop.persistence import learned_from_json, learned_to_json, number_or
+from harmony.loop.ports import Journal, Reading, Replicas
+from harmony.loop.scoring import ForecastScores
+from harmony.loop.shadow import Regret, ShadowPool
 from harmony.model.authority import Mode
 from harmony.model.decision import Reason
 from harmony.model.observation import Outcome
 from harmony.model.record import Record
-from harmony.persistence import learned_from_json, learned_to_json, number_or
 from harmony.policies.harmony import HarmonyPolicy
-from harmony.ports import Journal, Reading, Replicas
-from harmony.scoring import ForecastScores
-from harmony.shadow import Regret, ShadowPool
 
 __all__ = ["Plan", "Service"]
 

@@ -13,23 +13,23 @@ import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
-from controller.actuation import Acted, Actuator
-from controller.clock import LiveClock
-from controller.fleet import Fleet
-from controller.floor import restore_floor
+from controller.fleet.fleet import Fleet
 from controller.forecasting import FleetForecaster, Forecasts
 from controller.keda.board import Board, Posting
 from controller.kube.client import Kube
 from controller.kube.errors import KubeError
 from controller.kube.events import Events
-from controller.memory import give_back
-from controller.publishing import Publish, snapshot_of
-from controller.reasons import EventReason
+from controller.observing.targets import Targets
+from controller.outputs.actuation import Acted, Actuator
+from controller.outputs.floor import restore_floor
+from controller.process.clock import LiveClock
+from controller.process.malloc import give_back
+from controller.reporting.publishing import Publish, snapshot_of
+from controller.reporting.reasons import EventReason
+from controller.reporting.status import ABSENT
+from controller.reporting.writing import Reporter
 from controller.resource.settings import ServiceKey
 from controller.service import Plan, Service
-from controller.status import ABSENT
-from controller.targets import Targets
-from controller.writing import Reporter
 from forecasting.errors import HarmonyError
 from harmony.metrics import Metrics
 from harmony.model.authority import Mode

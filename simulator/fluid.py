@@ -13,9 +13,9 @@ import numpy as np
 
 from forecasting.panel import FloatArray
 from harmony.decision.risk import ROUND
-from harmony.loop import ControlLoop
+from harmony.loop.loop import ControlLoop
+from harmony.loop.ports import Reading, Replicas
 from harmony.model.observation import Outcome
-from harmony.ports import Reading, Replicas
 from simulator.pool import GpuPool
 from simulator.result import BoolArray, IntArray
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from forecasting.base import LOOKBACK, ForecastModel, rows_read
 from forecasting.panel import Panel
-from harmony.ports import ForecastSource
+from harmony.loop.ports import ForecastSource
 from simulator.forecasts import BatchedForecasts, TrueFuture
 
 __all__ = ["Forecasters"]

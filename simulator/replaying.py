@@ -15,7 +15,8 @@ from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray
 from harmony.decision.feedback import RiskFeedback
 from harmony.decision.risk import replicas_needed
-from harmony.loop import ControlLoop, Learned
+from harmony.loop.loop import ControlLoop, Learned
+from harmony.loop.ports import ForecastSource
 from harmony.model.capacity import Capacity
 from harmony.model.decision import Reason
 from harmony.model.lead_time import LeadTime
@@ -23,7 +24,6 @@ from harmony.model.objective import Objective
 from harmony.model.record import Record
 from harmony.policies.base import Past, Policy
 from harmony.policies.registry import create_policy, policy_names
-from harmony.ports import ForecastSource
 from simulator.fluid import FluidWorld, Timeline
 from simulator.forecasters import Forecasters
 from simulator.pool import GpuPool, StartUp

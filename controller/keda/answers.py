@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from controller.keda.board import Board, Name, Posting
+from harmony.loop.ports import Clock
 from harmony.model.authority import Mode
-from harmony.ports import Clock
 
 __all__ = ["DEFAULT_MAX_AGE_S", "METRIC", "TARGET", "Answers", "Asker", "Refusal", "names_of"]
 

@@ -12,13 +12,13 @@ from concurrent.futures import Future
 import grpc
 import grpc.aio
 
-from controller.http import parse_address
 from controller.keda import externalscaler_pb2 as pb
 from controller.keda.answers import DEFAULT_MAX_AGE_S, METRIC, TARGET, Answers, Refusal, names_of
 from controller.keda.board import Board, Name
 from controller.keda.tls import Tls, credentials
+from controller.process.http import parse_address
 from forecasting.errors import HarmonyError, UsageError
-from harmony.ports import Clock
+from harmony.loop.ports import Clock
 
 __all__ = ["KedaScaler", "Tls"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from harmony.cli.bench_kernels import BenchSettings, Ceilings, Row
+    from kernels.bench import BenchSettings, Ceilings, Row
 
 __all__ = ["bench_app"]
 
@@ -62,8 +62,8 @@ def kernels(
     import torch
 
     from forecasting.errors import UsageError
-    from harmony.cli.bench_kernels import DEFAULT_METHODS, BenchSettings, check_causal, measure_ceilings, measure_rows
     from kernels import KernelError
+    from kernels.bench import DEFAULT_METHODS, BenchSettings, check_causal, measure_ceilings, measure_rows
 
     if _one_of("device", device, _DEVICES) == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device is cuda but PyTorch finds no such device here; expected cpu")
@@ -165,7 +165,7 @@ def line(row: Row) -> str:
 def _methods(text: str) -> tuple[str, ...]:
     """The methods in ``text``; `UsageError` naming near ones for the first that is none."""
     from forecasting.errors import UsageError, suggest
-    from harmony.cli.bench_kernels import known_methods
+    from kernels.bench import known_methods
 
     known = known_methods()
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from controller.settings import ControllerSettings
+    from controller.process.settings import ControllerSettings
 
 __all__ = ["connection_settings", "whole_settings"]
 
@@ -99,7 +99,7 @@ def connection_settings(
     forecaster: str,
 ) -> ControllerSettings:
     """Where Prometheus and the API server are, and what is watched: what every command about a cluster asks."""
-    from controller.settings import ControllerSettings, PrometheusSettings
+    from controller.process.settings import ControllerSettings, PrometheusSettings
     from forecasting.errors import UsageError
 
     pairs = []

@@ -81,7 +81,7 @@ def controller(
     """
     import dataclasses
 
-    from controller.logs import configure
+    from controller.process.logs import configure
     from controller.runner import run_controller
 
     settings = whole_settings(

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from harmony.api.ports import TokenReviewer
     from harmony.api.roles import Role
     from harmony.api.state import ApiSettings, ApiState
-    from harmony.cli.sources import Source
+    from harmony.app.sources import Source
     from harmony.journal import JournalStore
 
 __all__ = ["serve"]
@@ -144,9 +144,9 @@ def serve(
 
     `harmony serve --journal postgresql://harmony@db/harmony --token-review --read-group developers`
     """
-    from controller.logs import configure
+    from controller.process.logs import configure
     from forecasting.errors import UsageError
-    from harmony.cli import following, sources
+    from harmony.app import following, sources
 
     if demo and cluster:
         raise UsageError("--demo and --cluster: choose one")
@@ -215,7 +215,7 @@ def _run(
     from harmony.api.server import ApiServer, listen
     from harmony.api.shelf import Shelf
     from harmony.api.state import ApiState
-    from harmony.cli import sources
+    from harmony.app import sources
 
     listening, host, port = listen(where)
     with listening:
@@ -225,7 +225,7 @@ def _run(
             journal=store,
             explain=None if store is None else sources.explainer(store),
             forecast=sources.forecaster(forecaster),
-            jobs=Jobs("harmony.cli.backtest_job:work", shelf=None if store is None else Shelf(store)),
+            jobs=Jobs("harmony.app.backtest_job:work", shelf=None if store is None else Shelf(store)),
             models=sources.model_cards(forecaster),
             metrics=source.metrics,
             token_review=door.review,

@@ -37,7 +37,7 @@ class Snapshot:
         crps: mean continuous ranked probability score, in the demand's unit.
         realized, stated: share of judged steps that were missed, and the mean probability stated for them.
         gpu_hours_saved, misses_avoided_s, misses_caused_s, shadow_s: running totals against what really happened
-            (`harmony.shadow.Regret`), and the seconds they were counted over.
+            (`harmony.loop.shadow.Regret`), and the seconds they were counted over.
     """
 
     service: str

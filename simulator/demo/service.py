@@ -13,7 +13,10 @@ from harmony.decision.feedback import RiskFeedback
 from harmony.decision.risk import ROUND
 from harmony.decision.rule import lead_window
 from harmony.decision.trust import Trust
-from harmony.loop import ControlLoop, Learned, Turn
+from harmony.loop.loop import ControlLoop, Learned, Turn
+from harmony.loop.ports import Reading, Replicas
+from harmony.loop.scoring import ForecastScores
+from harmony.loop.shadow import Regret, ShadowPool
 from harmony.model.authority import Mode, Pause
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
@@ -21,9 +24,6 @@ from harmony.model.observation import Outcome
 from harmony.model.record import Record
 from harmony.policies.harmony import HarmonyPolicy
 from harmony.policies.hpa import HpaPolicy
-from harmony.ports import Reading, Replicas
-from harmony.scoring import ForecastScores
-from harmony.shadow import Regret, ShadowPool
 from simulator.demo.demand import STEP_S, Readings
 from simulator.demo.specs import DemoSpec
 from simulator.pool import GpuPool

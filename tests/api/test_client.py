@@ -14,9 +14,9 @@ from harmony.api import models
 from harmony.api.app import create_app
 from harmony.api.keys import new_key
 from harmony.api.state import ApiState
-from harmony.cli.following import Follower
+from harmony.app.following import Follower
+from harmony.app.sources import explainer
 from harmony.cli.main import run
-from harmony.cli.sources import explainer
 from harmony.client import ApiError, Client, Unreachable
 from harmony.journal import ApiKey, JournalStore
 from harmony.serving import Hub

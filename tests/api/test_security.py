@@ -21,7 +21,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from controller.logs import JsonFormatter
+from controller.process.logs import JsonFormatter
 from forecasting.errors import HarmonyError
 from harmony.api import keys as api_keys
 from harmony.api.app import create_app

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from harmony.cli.bench_kernels import BenchSettings, known_methods, peak_bytes
 from harmony.cli.main import run
 from kernels import available, describe
+from kernels.bench import BenchSettings, known_methods, peak_bytes
 
 SMALL = ("--lengths", "48,33", "--heads", "2", "--head-dim", "8", "--window", "16", "--threads", "1")
 

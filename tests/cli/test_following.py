@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from controller.settings import ControllerSettings
+from controller.process.settings import ControllerSettings
 from forecasting.errors import DataError
-from harmony.cli.following import Cluster, Follower
+from harmony.app.following import Cluster, Follower
+from harmony.app.sources import recording, retaining
 from harmony.cli.main import run
-from harmony.cli.sources import recording, retaining
 from harmony.journal import JournalStore, explain
 from harmony.serving import Snapshot
 from simulator.demo import DemoCluster

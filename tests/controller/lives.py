@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from controller.actuation import Acted
+from controller.observing.starts import Starts
+from controller.observing.targets import TargetView
+from controller.outputs.actuation import Acted
 from controller.prometheus.client import Prometheus
 from controller.prometheus.feed import Feed
 from controller.prometheus.history import History
 from controller.prometheus.states import FeedReason, FeedState, IndicatorState
 from controller.resource.parsing import parse_autoscaler
 from controller.service import Plan, Service
-from controller.starts import Starts
-from controller.targets import TargetView
 from forecasting.base import LOOKBACK
 from forecasting.distribution import ForecastDistribution
 from tests.controller.resource.builders import autoscaler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import controller.writing
+import controller.reporting.writing
 from benchmarks.controller_scale import world_of
 from tests.controller.e2e.world import base_model
 
@@ -12,7 +12,7 @@ WRITES = ("create", "update", "patch", "delete")
 
 
 def test_a_steady_tick_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller.writing, "LEARNED_EVERY_S", 1e9)  # written on a schedule, not for a change
+    monkeypatch.setattr(controller.reporting.writing, "LEARNED_EVERY_S", 1e9)  # written on a schedule, not for a change
     rows = world_of(100, "Recommend", False, 4, base_model(), between_s=0.0)
     first, *_, steady = rows[1:]
     assert first["decided"] == steady["decided"] == 100

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.observing.starts import Starts
 from controller.resource.group import Annotation
 from controller.resource.parsing import parse_autoscaler
 from controller.service import Service
-from controller.starts import Starts
 from harmony.model.authority import Mode
 from harmony.model.decision import Reason
 from tests.controller.lives import STEP_S, T0, feed_of, service, turn

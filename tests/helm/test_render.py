@@ -126,7 +126,7 @@ def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Pat
     spec = container(documents(values))
     for name, text in environment(spec, {"journal": f"sqlite:///{folder}/of-the-secret.db"}).items():
         monkeypatch.setenv(name, text.replace(JOURNAL_FOLDER, str(folder)))
-    monkeypatch.setattr("controller.logs.configure", lambda *_: None)
+    monkeypatch.setattr("controller.process.logs.configure", lambda *_: None)
     assert run_cli(spec["args"]) == 0
     return began[0]
 

@@ -11,7 +11,8 @@ import numpy as np
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import Indicator
 from harmony.decision.feedback import RiskFeedback
-from harmony.loop import ControlLoop, Learned
+from harmony.loop.loop import ControlLoop, Learned
+from harmony.loop.ports import Reading, Replicas
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import (
@@ -27,7 +28,6 @@ from harmony.model.observation import Outcome
 from harmony.model.record import Record
 from harmony.model.schedule import Schedule
 from harmony.policies.harmony import HarmonyPolicy
-from harmony.ports import Reading, Replicas
 from harmony.serving import Snapshot
 
 NOON_S = 1_767_614_400.0  # 2026-01-05T12:00:00Z

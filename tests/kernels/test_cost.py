@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from harmony.cli.bench_kernels import peak_bytes
 from kernels import attention, build
+from kernels.bench import peak_bytes
 from kernels.engines.plan import plan_from_spans
 from kernels.engines.rules import Call
 from kernels.windows.power import power

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harmony.cli.bench_kernels import peak_bytes
 from kernels import attention, build, describe
+from kernels.bench import peak_bytes
 from kernels.engines import cutting
 from kernels.engines.linear_scan import linear_scan
 from tests.kernels.cases import CASES, Case, grads, random_qkv, relative, tolerance

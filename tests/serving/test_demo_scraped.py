@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from controller.http import serve_metrics
+from controller.process.http import serve_metrics
 from harmony.metrics import CATALOGUE, Metrics
 from harmony.metrics.docs import QUERIES
 from simulator.demo import DemoCluster

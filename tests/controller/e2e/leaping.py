@@ -16,8 +16,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from controller.clock import LiveClock
 from controller.kube.client import Kube
+from controller.process.clock import LiveClock
 from controller.runner import Controller
 from tests.controller.e2e.world import STEP_S, WITHIN_S, Running, World, base_model
 from tests.kube.api import ApiServer

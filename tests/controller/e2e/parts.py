@@ -10,9 +10,9 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from controller.clock import LiveClock
 from controller.kube.client import Kube
 from controller.kube.lease import LeaseElection
+from controller.process.clock import LiveClock
 from controller.runner import Controller
 from forecasting.base import ForecastModel
 from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, WITHIN_S, Running, World, base_model

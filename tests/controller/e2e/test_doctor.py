@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from controller.doctor import Finding, examine
-from controller.settings import ControllerSettings, PrometheusSettings
+from controller.process.settings import ControllerSettings, PrometheusSettings
 from harmony.cli.main import run
 from tests.controller.e2e.parts import another
 from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, World, autoscaler

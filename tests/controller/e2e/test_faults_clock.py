@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.clock import LiveClock
+from controller.process.clock import LiveClock
 from controller.prometheus.clock import ServerClock
 from controller.tick import TickReport
 from tests.controller.e2e.leaping import LeapingWorld

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from controller.process.settings import PrometheusSettings
 from controller.service import Service
-from controller.settings import PrometheusSettings
 from tests.controller.e2e.leaping import LeapingWorld, watching
 from tests.controller.e2e.world import DEMAND_QUERY, PER_REPLICA, WITHIN_S, Running, World, autoscaler
 from tests.kube.api import ApiServer

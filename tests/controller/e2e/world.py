@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from controller.process.settings import ControllerSettings, PrometheusSettings
 from controller.resource.crd import crd_manifest
 from controller.runner import Controller
-from controller.settings import ControllerSettings, PrometheusSettings
 from controller.tick import TickReport
 from forecasting.forecaster import Forecaster
 from tests.kube.api import ApiServer

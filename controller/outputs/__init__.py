@@ -1,0 +1,1 @@
+"""What a decision becomes in a cluster: a scale, a floor, a capacity buffer."""

@@ -1,0 +1,60 @@
+"""`Sources`: the Prometheus servers of all services, one connection pool each, and feeds that read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from controller.process.settings import PrometheusSettings
+from controller.prometheus.client import Prometheus
+from controller.prometheus.feed import Feed
+from controller.prometheus.history import History
+from controller.resource.settings import ServiceSettings
+from forecasting.base import LOOKBACK
+from forecasting.errors import UsageError
+
+__all__ = ["Sources"]
+
+
+class Sources:
+    """Gives each service the Prometheus it names, or the controller's own.
+
+    Token, CA and query parameters are the controller's own and are only ever sent to the controller's own address: an
+    object must not be able to have credentials sent to a server of its choice.
+    """
+
+    def __init__(
+        self, settings: PrometheusSettings, monotonic: Callable[[], float], *, lookback: int = LOOKBACK
+    ) -> None:
+        self._settings = settings
+        self._monotonic = monotonic
+        self._lookback = lookback
+        self._by_url: dict[str, Prometheus] = {}
+
+    def feed(self, settings: ServiceSettings) -> Feed:
+        """A reader for the service; raises `UsageError` if no Prometheus is named anywhere."""
+        history = History([q.indicator for q in settings.queries], settings.step_s, self._lookback)
+        return Feed(self.prometheus(settings.prometheus_url), settings.queries, history)
+
+    def prometheus(self, url: str = "") -> Prometheus:
+        """The client for an address (empty: the controller's own)."""
+        own = not url or url.rstrip("/") == self._settings.url.rstrip("/")
+        url = url or self._settings.url
+        if not url:
+            raise UsageError("no Prometheus: set spec.prometheus.url, or start the controller with --prometheus-url")
+        found = self._by_url.get(url)
+        if found is None:
+            s = self._settings
+            found = self._by_url[url] = Prometheus(
+                url,
+                token_file=s.token_file if own and s.token_file else None,
+                ca_file=s.ca_file if own and s.ca_file else None,
+                params=s.params if own else (),
+                timeout_s=s.timeout_s,
+                monotonic=self._monotonic,
+            )
+        return found
+
+    async def close(self) -> None:
+        """Give up all connections."""
+        for prometheus in self._by_url.values():
+            await prometheus.close()

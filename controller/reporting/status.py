@@ -1,0 +1,391 @@
+"""The status of an object: what a person reads, made of what the turn found; written only when its meaning changes."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from controller.outputs.actuation import Acted
+from controller.process.clock import rfc3339
+from controller.prometheus.states import FeedReason
+from controller.reporting.conditions import Condition, merged
+from controller.service import Service
+from harmony.model.authority import Mode
+from harmony.model.decision import Candidates, Reason
+from harmony.model.record import Record
+from harmony.serving.words import Said, in_words
+
+__all__ = [
+    "LEARNED_EVERY_S",
+    "annotations_of",
+    "conditions_of",
+    "differs",
+    "rejected_status",
+    "status_of",
+    "without_figures",
+]
+
+Json = dict[str, Any]
+LEARNED_EVERY_S = 300.0  # what was learned is written with any other change, and else this often
+SHOWN_CANDIDATES = 12
+ABSENT = (Reason.ABSENT_DATA, Reason.FALLBACK)
+LIMITS = {
+    Reason.MIN_REPLICAS: "TooFewReplicas",
+    Reason.MAX_REPLICAS: "TooManyReplicas",
+    Reason.UNREACHABLE: "TooManyReplicas",
+    Reason.RATE_LIMITED: "BehaviorLimit",
+    Reason.STABILIZED: "Stabilized",
+}
+
+
+def conditions_of(service: Service, acted: Acted) -> list[Condition]:
+    """All conditions of a service after a turn."""
+    able, target = _able(service, acted), _conflict(service)
+    active, available = _active(service), _available(service)
+    wrong = next((c for c in (able, available) if c.status == "False"), None)
+    if target.status == "True":
+        wrong = target
+    if service.error:
+        wrong = Condition("Ready", "False", "Error", service.error)
+    ready = (
+        Condition("Ready", "True", "Working", "target, metrics and decisions are in order")
+        if wrong is None
+        else Condition("Ready", "False", wrong.reason, wrong.message)
+    )
+    limited, fallback = _limited(service), _fallback(service)
+    return [ready, able, active, limited, available, _calibrated(service), fallback, _paused(service), target]
+
+
+def _able(service: Service, acted: Acted) -> Condition:
+    view = service.view
+    if view.problem:
+        return Condition("AbleToScale", "False", "FailedGetScale", view.problem)
+    if acted.error:
+        return Condition("AbleToScale", "False", "FailedUpdateScale", acted.error)
+    if view.blocked:
+        return Condition("AbleToScale", "False", "PodsNotCreated", view.blocked)
+    stuck = view.starts.stuck
+    if stuck and stuck != "Starting" and view.ready < view.ordered:
+        waiting = len(view.starts.pending_s)
+        return Condition("AbleToScale", "True", "PodsNotReady", f"{waiting} pods wait: {stuck}")
+    if acted.changed:
+        return Condition("AbleToScale", "True", "SucceededRescale", "the last order was accepted")
+    return Condition("AbleToScale", "True", "ReadyForNewScale", "the target can be scaled")
+
+
+def _conflict(service: Service) -> Condition:
+    mode = service.settings.mode
+    if service.rival and service.settings.actuation == "Scale" and mode.rank < Mode.FLOOR.rank:
+        message = f"{service.rival} scales the target, and may stay as long as the mode is {mode}, which writes nothing"
+        return Condition("TargetConflict", "False", "NotWriting", message)
+    if service.rival and service.settings.actuation == "Scale" and mode is not Mode.FLOOR:
+        message = f"{service.rival} scales the same target; one of the two must go (or use mode Floor)"
+        return Condition("TargetConflict", "True", "OwnedByAnother", message)
+    return Condition("TargetConflict", "False", "SingleWriter", "nobody else scales the target")
+
+
+def _active(service: Service) -> Condition:
+    pause = service.settings.pause
+    if pause.paused or pause.replicas is not None:
+        return Condition("ScalingActive", "False", "ScalingDisabled", "paused by annotation or spec")
+    if service.plan is not None and service.plan.bound_by == "scaled to zero by hand":
+        message = "the target was scaled to 0 by hand; scale it to 1 or more to go on"
+        return Condition("ScalingActive", "False", "ScalingDisabled", message)
+    if service.record is None:
+        return Condition("ScalingActive", "Unknown", "NotDecidedYet", "")
+    if service.record.decision.reason in ABSENT:
+        return Condition("ScalingActive", "False", "MetricsAbsent", "demand or forecast are absent: the count is held")
+    if service.mode != service.settings.mode:
+        message = f"mode {service.settings.mode} was granted; {service.mode} is in force: more was missed than promised"
+        return Condition("ScalingActive", "True", "AuthorityReduced", message)
+    return Condition("ScalingActive", "True", "ValidMetricFound", f"mode {service.mode}")
+
+
+def _available(service: Service) -> Condition:
+    state = service.feed_state
+    if state is None:
+        return Condition("MetricsAvailable", "Unknown", "NotReadYet", "")
+    if state.demand.reason is FeedReason.FRESH:
+        return Condition("MetricsAvailable", "True", "MetricsFound", state.message)
+    if state.available:
+        message = f"{state.demand.name}: {state.demand.message}; its last reading is still young enough"
+        return Condition("MetricsAvailable", "True", "MetricsFound", message)
+    return Condition("MetricsAvailable", "False", f"Metrics{state.demand.reason}", state.message)
+
+
+def _limited(service: Service) -> Condition:
+    if service.record is None:
+        return Condition("ScalingLimited", "Unknown", "NotDecidedYet", "")
+    decision = service.record.decision
+    reason = LIMITS.get(decision.reason)
+    if reason is not None:
+        wanted = decision.unconstrained
+        message = f"{decision.reason}: {decision.replicas} instead of {wanted} replicas ({decision.bound_by})"
+        return Condition("ScalingLimited", "True", reason, message)
+    return Condition("ScalingLimited", "False", "DesiredWithinRange", "no bound or rate limit holds it back")
+
+
+def _calibrated(service: Service) -> Condition:
+    calibrated = service.scores.is_calibrated
+    if service.forecast_error:
+        return Condition("ForecastCalibrated", "Unknown", "ForecastFailed", service.forecast_error)
+    if calibrated is None:
+        return Condition("ForecastCalibrated", "Unknown", "TooFewScored", "not enough forecasts have come to pass yet")
+    # whole tenths, so that the message changes when the meaning does
+    share = math.floor(service.scores.coverage[0.8] * 10) * 10
+    message = f"the 80 % interval has held {share} to {share + 10} % of recent demand"
+    return Condition.of("ForecastCalibrated", calibrated, "CoverageChecked", message)
+
+
+def _fallback(service: Service) -> Condition:
+    if service.record is not None and service.record.decision.reason is Reason.FALLBACK:
+        return Condition("Fallback", "True", "DataAbsent", "the fallback decides until demand is known again")
+    return Condition("Fallback", "False", "DataPresent", "")
+
+
+def _paused(service: Service) -> Condition:
+    pause = service.settings.pause
+    if not pause.is_active:
+        return Condition("Paused", "False", "NotPaused", "")
+    what = [
+        _at_number(service),
+        "paused" if pause.paused else "",
+        "scale-in paused" if pause.scale_in else "",
+        "scale-out paused" if pause.scale_out else "",
+    ]
+    return Condition("Paused", "True", "PausedByUser", ", ".join(w for w in what if w))
+
+
+def _at_number(service: Service) -> str:
+    """What a pause at a number does: only modes that move the count put it there."""
+    replicas, mode = service.settings.pause.replicas, service.mode
+    if replicas is None:
+        return ""
+    if mode.rank > Mode.FLOOR.rank:
+        return f"at {replicas} replicas"
+    return f"paused (paused-replicas {replicas} has no effect on the count in mode {mode}, which never moves it)"
+
+
+# ---- the whole ----------------------------------------------------------------------------------------------
+def status_of(service: Service, acted: Acted, old: Json, now_s: float) -> Json:
+    """The status to be written, in the shape of the custom resource."""
+    settings, view = service.settings, service.view
+    out: Json = {
+        "observedGeneration": settings.generation,
+        "mode": str(settings.mode),
+        "effectiveMode": str(service.mode),
+        "selector": view.selector,
+        "writer": service.rival or f"{settings.key.kind} {settings.key.namespace}/{settings.key.name}",
+    }
+    if not view.problem:
+        out |= {"currentReplicas": view.ordered, "readyReplicas": view.ready, "desiredReplicas": acted.applied}
+        if settings.actuation == "External" and service.plan is not None:
+            out["desiredReplicas"] = service.plan.desired
+    if acted.floor is not None:
+        out["floorReplicas"] = acted.floor
+    if acted.changed and acted.applied != view.ordered:
+        out["lastScaleTime"] = rfc3339(now_s)
+    elif old.get("lastScaleTime"):
+        out["lastScaleTime"] = old["lastScaleTime"]
+    out |= _figures(service)
+    if service.record is not None:
+        decision = service.record.decision
+        out["recommendedReplicas"] = decision.replicas
+        out["lastScaleDecision"] = _decision(service, service.record, acted, now_s)
+    out["conditions"] = merged(old.get("conditions") or [], conditions_of(service, acted), settings.generation, now_s)
+    return out
+
+
+def _figures(service: Service) -> Json:
+    """What is known of risk, lead time, capacity and the shadow."""
+    learned, out = service.learned, Json()
+    if service.record is not None:
+        out |= _present({"violationProbability": _short(service.record.decision.violation_probability, 2)})
+    lead = learned.lead_time
+    out["leadTime"] = {
+        "gpuType": service.gpu_type,
+        "p50Seconds": round(lead.median_s),
+        "p90Seconds": round(lead.quantile_s(0.9)),
+        "starts": service.finished_starts,
+        "pending": len(service.view.starts.pending_s),
+        "failed": service.failed_starts,
+    }
+    low, high = learned.capacity.interval(0.9)
+    out["capacity"] = {
+        "perReplica": _short(learned.capacity.median, 3),
+        "low": _short(low, 3),
+        "high": _short(high, 3),
+    }
+    trust = service.trust
+    out["risk"] = _present(
+        {
+            "promised": service.settings.objective.epsilon,
+            "stated": None if trust.stated is None else _short(trust.stated, 2),
+            "realized": None if trust.realized is None else _short(trust.realized, 2),
+            "steps": round(trust.steps),
+        }
+    )
+    if service.regret.seconds > 0:
+        out["shadow"] = _shadow(service)
+    return out
+
+
+def _shadow(service: Service) -> Json:
+    """What following the recommendations would have brought so far."""
+    regret = service.regret
+    bound = regret.lower_bound()
+    return _present(
+        {
+            "since": rfc3339(service.shadow_since_s) if math.isfinite(service.shadow_since_s) else None,
+            "gpuHoursSaved": _short(regret.gpu_hours_saved, 4),
+            "gpuHoursSavedPerHourAtLeast": None if bound is None else _short(bound, 3),
+            "missesAvoidedSeconds": round(regret.misses_avoided_s),
+            "missesCausedSeconds": round(regret.misses_caused_s),
+            "seconds": round(regret.seconds),
+        }
+    )
+
+
+def _decision(service: Service, record: Record, acted: Acted, now_s: float) -> Json:
+    """The last decision with its alternatives (the shape of KEP-6107, and what it risked)."""
+    decision = record.decision
+    before = service.view.ordered
+    plan = service.plan
+    to = acted.applied if service.settings.actuation == "Scale" or plan is None else plan.desired
+    bound_by = (plan.bound_by if plan is not None else "") or decision.bound_by  # whatever bound last
+    out: Json = {
+        "time": rfc3339(now_s),
+        "fromReplicas": before,
+        "toReplicas": to,
+        "recommendedReplicas": decision.replicas,
+        "direction": "Up" if to > before else "Down" if to < before else "None",
+        "reason": str(decision.reason),
+        "message": in_words(_said(service, record, to)),
+        "boundBy": bound_by,
+        "model": decision.model,
+        "quantiles": [
+            {"quantile": q, "values": [_short(float(v), 4) for v in values[:24]]}
+            for q, values in decision.quantiles.items()
+            if all(math.isfinite(v) for v in values[:24])
+        ],
+        "candidates": [] if decision.candidates is None else _shown(decision.candidates, decision.replicas),
+    }
+    return out | _present(
+        {
+            "violationProbability": _short(decision.violation_probability, 2),
+            "paths": decision.paths or None,
+            "expectedCostPerHour": _short(decision.expected_cost, 3),
+        }
+    )
+
+
+def _said(service: Service, record: Record, desired: int) -> Said:
+    """A service's turn as it is put into words."""
+    settings, demand, plan = service.settings, service.settings.queries[0].indicator, service.plan
+    return Said(
+        record=record,
+        demand_name=demand.name,
+        unit=demand.unit,
+        currency=settings.currency,
+        mode=str(service.mode),
+        ordered=service.view.ordered,
+        desired=desired,
+        held_by="" if plan is None else plan.bound_by,
+    )
+
+
+def _shown(candidates: Candidates, chosen: int) -> list[Json]:
+    """At most a dozen candidates around the choice."""
+    at = int((candidates.replicas < chosen).sum())
+    first = max(0, min(at - SHOWN_CANDIDATES // 2, len(candidates) - SHOWN_CANDIDATES))
+    return [
+        {
+            "replicas": int(candidates.replicas[i]),
+            "violationProbability": _short(float(candidates.violation_probability[i]), 3),
+            "expectedCostPerHour": _short(float(candidates.expected_cost[i]), 4),
+        }
+        for i in range(first, min(len(candidates), first + SHOWN_CANDIDATES))
+    ]
+
+
+def rejected_status(old: Json, why: str, generation: int, now_s: float) -> Json:
+    """The status of an object that cannot be served as it is written: the rest stays as it was."""
+    conditions = [c for c in old.get("conditions") or () if c.get("type") != "Ready"]
+    ready = merged(old.get("conditions") or [], [Condition("Ready", "False", "InvalidSpec", why)], generation, now_s)
+    return {**old, "observedGeneration": generation, "conditions": [*ready, *conditions]}
+
+
+# ---- writing less -------------------------------------------------------------------------------------------
+_MEANING = (
+    "observedGeneration",
+    "mode",
+    "effectiveMode",
+    "currentReplicas",
+    "readyReplicas",
+    "recommendedReplicas",
+    "desiredReplicas",
+    "floorReplicas",
+    "writer",
+    "selector",
+)
+
+
+def differs(old: Json, new: Json) -> bool:
+    """Whether a person would read something else: figures that only drift are no reason to write."""
+    if any(old.get(name) != new.get(name) for name in _MEANING):
+        return True
+    last, next_ = old.get("lastScaleDecision") or {}, new.get("lastScaleDecision") or {}
+    if (last.get("reason"), last.get("boundBy")) != (next_.get("reason"), next_.get("boundBy")):
+        return True
+    if _risk_level(old) != _risk_level(new):
+        return True
+    return _meaning(old.get("conditions")) != _meaning(new.get("conditions"))
+
+
+def without_figures(status: Json) -> Json:
+    """What must be known of a status to compare with it: forecasts and candidates are most of it, and are left out."""
+    decision = status.get("lastScaleDecision")
+    if not isinstance(decision, dict):
+        return status
+    return {**status, "lastScaleDecision": {k: decision[k] for k in ("reason", "boundBy") if k in decision}}
+
+
+def _risk_level(status: Json) -> int | None:
+    """The stated probability in powers of four: small drifts are no news, a doubling or two is."""
+    risk = status.get("violationProbability")
+    return None if risk is None else round(math.log(max(risk, 1e-4), 4))
+
+
+def _meaning(conditions: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401  (JSON from the API server)
+    return sorted((c.get("type"), c.get("status"), c.get("reason")) for c in conditions or ())
+
+
+def annotations_of(service: Service, status: Json, learned: Json | None) -> dict[str, str]:
+    """What is written back on an HPA or ScaledObject that opted in by annotation."""
+    from controller.resource.group import Annotation
+
+    ready = next(c for c in status["conditions"] if c["type"] == "Ready")
+    decision = status.get("lastScaleDecision") or {}
+    short = {
+        "mode": status["effectiveMode"],
+        "ready": ready["status"],
+        "reason": decision.get("reason", ready["reason"]),
+        "message": decision.get("message", ready["message"]),
+    }
+    out = {Annotation.STATUS: json.dumps(short)}
+    if "recommendedReplicas" in status:
+        out[Annotation.RECOMMENDED_REPLICAS] = str(status["recommendedReplicas"])
+    if learned is not None:
+        out[Annotation.LEARNED] = json.dumps(learned, separators=(",", ":"))
+    return out
+
+
+def _short(x: float, digits: int) -> float | None:
+    """A number with few digits, so that noise is not written; None for what is absent."""
+    return float(f"{x:.{digits}g}") if math.isfinite(x) else None
+
+
+def _present(values: Json) -> Json:
+    """Without what is absent."""
+    return {k: v for k, v in values.items() if v is not None}

@@ -1,0 +1,1 @@
+"""Long-running processes of the command line: what is served, from where, and jobs beside it."""

@@ -1,0 +1,142 @@
+"""Start-up times from pods: each start teaches once, whoever looks and how often."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.observing.starts import PodStarts, gpu_type_of, parse_time
+from controller.process.clock import rfc3339
+
+Json = dict[str, Any]
+T0 = 1_700_000_000.0
+
+
+def pod(name: str, created: float, ready: float | None = None, **status: Any) -> Json:
+    conditions = (
+        [] if ready is None else [{"type": "Ready", "status": "True", "lastTransitionTime": rfc3339(T0 + ready)}]
+    )
+    return {
+        "metadata": {"name": name, "uid": name, "creationTimestamp": rfc3339(T0 + created)},
+        "spec": {},
+        "status": {"phase": "Running", "conditions": conditions} | status,
+    }
+
+
+def test_a_start_is_counted_when_it_ends() -> None:
+    starts = PodStarts()
+    seen = starts.look([pod("a", 0), pod("b", 10)], T0 + 30)
+    assert (seen.pods, seen.ready, seen.took_s, seen.pending_s, seen.stuck) == (2, 0, (), (20.0, 30.0), "Starting")
+    seen = starts.look([pod("a", 0, 40), pod("b", 10)], T0 + 41)
+    assert (seen.ready, seen.took_s, seen.pending_s) == (1, (40.0,), (31.0,))
+    assert starts.look([pod("a", 0, 40), pod("b", 10)], T0 + 42).took_s == ()
+
+
+def test_two_that_become_ready_in_one_second_both_count() -> None:
+    starts = PodStarts()
+    starts.look([pod("a", 0), pod("b", 0)], T0 + 1)
+    assert starts.look([pod("a", 0, 20), pod("b", 0)], T0 + 20).took_s == (20.0,)
+    assert starts.look([pod("a", 0, 20), pod("b", 0, 20)], T0 + 20.5).took_s == (20.0,)
+
+
+def test_readiness_lost_and_regained_is_no_second_start() -> None:
+    starts = PodStarts()
+    assert starts.look([pod("a", 0, 20)], T0 + 30).took_s == (20.0,)
+    starts.look([pod("a", 0)], T0 + 60)
+    assert starts.look([pod("a", 0, 300)], T0 + 301).took_s == ()
+
+
+def test_old_pods_that_nobody_watched_teach_nothing() -> None:
+    assert PodStarts().look([pod("a", -7200, 20)], T0 + 30).took_s == ()
+
+
+def test_a_restart_forgets_no_start_and_counts_none_twice() -> None:
+    first = PodStarts()
+    pods = [pod("a", 0, 20), pod("b", 5, 50)]
+    assert sorted(first.look(pods, T0 + 60).took_s) == [20.0, 45.0]
+    second = PodStarts(since_s=first.since_s)
+    assert second.look([*pods, pod("c", 60, 90)], T0 + 100).took_s == (30.0,)
+
+
+@pytest.mark.parametrize(
+    ("status", "failed"),
+    [({"phase": "Failed"}, (50.0,)), ({"phase": "Succeeded"}, ())],
+)
+def test_starts_that_are_given_up(status: Json, failed: tuple[float, ...]) -> None:
+    starts = PodStarts()
+    starts.look([pod("a", 0)], T0 + 10)
+    assert starts.look([pod("a", 0, **status)], T0 + 50).failed_s == failed
+    assert starts.look([pod("a", 0, **status)], T0 + 60).failed_s == ()
+
+
+def test_a_start_that_was_cancelled_says_nothing() -> None:
+    starts = PodStarts()
+    starts.look([pod("a", 0)], T0 + 10)
+    seen = starts.look([], T0 + 20)
+    assert (seen.failed_s, seen.took_s, seen.pods) == ((), (), 0)
+
+
+def test_what_most_pods_wait_for_is_named() -> None:
+    crash = {"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}
+    unscheduled = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}
+    seen = PodStarts().look([pod("a", 0, **crash), pod("b", 0, **crash), pod("c", 0, **unscheduled)], T0 + 5)
+    assert seen.stuck == "CrashLoopBackOff"
+    assert PodStarts().look([pod("c", 0, **unscheduled)], T0 + 5).stuck == "Unschedulable"
+
+
+def test_gpu_types() -> None:
+    wanted = pod("a", 0)
+    wanted["spec"] = {"nodeName": "n1", "nodeSelector": {"nvidia.com/gpu.product": "L4"}}
+    assert gpu_type_of(wanted, {"n1": "H100"}.__getitem__) == "H100"
+    assert gpu_type_of(wanted, lambda _: "") == "L4"
+    assert gpu_type_of(pod("a", 0), lambda _: "") == ""
+    assert PodStarts().look([wanted], T0 + 1, lambda _: "H100").gpu_type == "H100"
+
+
+def test_times() -> None:
+    assert parse_time("2023-11-14T22:13:20Z") == T0
+    assert parse_time("2023-11-14T22:13:20.000000Z") == T0
+    assert parse_time(None) != parse_time(None), "none is NaN"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(1, 300), st.none() | st.integers(0, 600)), max_size=12),
+    st.lists(st.integers(0, 700), min_size=1, max_size=20),
+    st.sets(st.integers(0, 19)),
+)
+def test_each_start_is_counted_at_most_once(
+    lives: list[tuple[int, int, int | None]], looks: list[int], restarts: set[int]
+) -> None:
+    """Pods come, become ready and go; looks come at any time, and sometimes from a new process."""
+    starts = PodStarts()
+    counted: list[float] = []
+    for number, at in enumerate(sorted(looks)):
+        if number in restarts:
+            starts = PodStarts(since_s=starts.since_s)
+        pods = [
+            pod(str(i), created, created + took if at >= created + took else None)
+            for i, (created, took, gone) in enumerate(lives)
+            if created <= at and (gone is None or at < created + gone)
+        ]
+        seen = starts.look(pods, T0 + at)
+        counted += seen.took_s
+        assert seen.ready + len(seen.pending_s) == seen.pods == len(pods)
+        assert len(seen.took_on) == len(seen.took_s)
+    possible = sorted(float(took) for _, took, _ in lives)
+    for took in counted:
+        possible.remove(took)  # a ValueError: counted twice, or never happened
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 300)), max_size=8), st.integers(5, 60))
+def test_a_steady_look_misses_no_start_that_it_saw(lives: list[tuple[int, int]], every: int) -> None:
+    starts = PodStarts()
+    counted: Counter[float] = Counter()
+    for at in range(0, 600 + every, every):
+        pods = [pod(str(i), c, c + t if at >= c + t else None) for i, (c, t) in enumerate(lives) if c <= at]
+        counted.update(starts.look(pods, T0 + at).took_s)
+    assert Counter(float(t) for _, t in lives if t > every) <= counted <= Counter(float(t) for _, t in lives)

@@ -1,0 +1,146 @@
+"""What stands on the objects themselves: who is served as written, and what is wrong with who is not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from controller.fleet.fleet import Fleet
+from controller.kube.client import Kube
+from controller.kube.events import Events
+from controller.outputs.actuation import Acted
+from controller.process.settings import PrometheusSettings
+from controller.prometheus.sources import Sources
+from controller.reporting.writing import Reporter
+from controller.resource.crd import crd_manifest
+from controller.resource.group import Annotation
+from tests.controller.e2e.world import GROUP, NAMESPACE, autoscaler
+from tests.kube.server import FakeApiServer
+
+Json = dict[str, Any]
+NOW_S = 1_700_000_000.0
+CHAT_PATH = f"{GROUP}/namespaces/{NAMESPACE}/gpuautoscalers/chat"
+HPA_PATH = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
+ODD = {"url": "http://prometheus:port"}
+GOOD = {"url": "http://127.0.0.1:9"}
+
+
+class Desk:
+    """A fleet and its reporter on an API server; `round` is the status stage of a tick."""
+
+    def __init__(self, api: FakeApiServer, fleet: Fleet, reporter: Reporter, events: Events) -> None:
+        self.api, self.fleet, self.reporter, self.events = api, fleet, reporter, events
+        self.now_s = NOW_S
+
+    async def round(self) -> None:
+        self.now_s += 30
+        self.events.begin_cycle()
+        self.fleet.sync()
+        for service in self.fleet.services.values():
+            await self.reporter.report(service, Acted(0), self.now_s)
+        for key, rejected in self.fleet.rejected.items():
+            await self.reporter.reject(key, rejected, self.now_s)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0.02)
+                self.fleet.sync()
+
+    def ready(self) -> Json:
+        status = self.api.must("GET", CHAT_PATH)["status"]
+        found: Json = next(c for c in status["conditions"] if c["type"] == "Ready")
+        return found
+
+    def writes(self) -> int:
+        return sum(c.verb == "patch" and c.user == "controller" and c.resource != "events" for c in self.api.calls)
+
+    async def notes(self) -> list[str]:
+        """What was told in events of InvalidSpec."""
+        await self.events.stop()
+        await self.events.start()
+        found = self.api.must("GET", f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events")["items"]
+        return [e["note"] for e in found if e["reason"] == "InvalidSpec"]
+
+
+def at_a_desk(api: FakeApiServer, folder: Path, work: Callable[[Desk], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        async with await Kube.connect(api.kubeconfig(folder / "kubeconfig")) as kube:
+            sources = Sources(PrometheusSettings(), lambda: 0.0)
+            fleet = Fleet(kube, None, "", sources.feed, interval_s=1.0)
+            events = Events(kube, "harmony-controller", lambda: NOW_S)
+            await events.start()
+            try:
+                await fleet.start()
+                await work(Desk(api, fleet, Reporter(kube, fleet, events, lambda: True), events))
+            finally:
+                await events.stop()
+                await fleet.stop()
+                await sources.close()
+
+    api.ensure_namespace(NAMESPACE)
+    api.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd_manifest())
+    asyncio.run(whole())
+
+
+def test_what_is_wrong_stands_in_the_status_and_is_told_once(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    """Also while the last good settings are served: one of the two must not overwrite the other on every tick."""
+
+    async def work(desk: Desk) -> None:
+        fake_api.must("POST", CHAT_PATH.removesuffix("/chat"), autoscaler(prometheus=GOOD))
+        await desk.until(lambda: bool(desk.fleet.services))
+        await desk.round()
+        assert desk.ready()["reason"] != "InvalidSpec"
+        fake_api.must("PATCH", CHAT_PATH, {"spec": {"prometheus": ODD}})
+        await desk.until(lambda: bool(desk.fleet.rejected))
+        await desk.round()
+        told = desk.ready()
+        assert (told["status"], told["reason"]) == ("False", "InvalidSpec")
+        assert told["message"].startswith("serving/chat: 'http://prometheus:port' is no address of Prometheus")
+        written = desk.writes()
+        for _ in range(4):
+            await desk.round()
+        assert desk.writes() == written, "nothing new, nothing written"
+        assert desk.ready() == told
+        assert len(await desk.notes()) == 1
+        fake_api.must("PATCH", CHAT_PATH, {"spec": {"prometheus": {"url": "http://prometheus:other"}}})
+        await desk.until(lambda: "other" in next(iter(desk.fleet.rejected.values())).why)
+        await desk.round()
+        await desk.round()
+        assert "other" in desk.ready()["message"]
+        assert desk.ready()["lastTransitionTime"] == told["lastTransitionTime"]
+        assert len(await desk.notes()) == 2
+        fake_api.must("PATCH", CHAT_PATH, {"spec": {"prometheus": GOOD}})
+        await desk.until(lambda: not desk.fleet.rejected)
+        await desk.round()
+        assert desk.ready()["reason"] != "InvalidSpec"
+
+    at_a_desk(fake_api, tmp_path, work)
+
+
+def test_what_is_wrong_with_annotations_stands_in_the_annotations(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    async def work(desk: Desk) -> None:
+        target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"}
+        notes = {Annotation.MANAGED: "true", Annotation.DEMAND_QUERY: "sum(load)", Annotation.PER_REPLICA: "plenty"}
+        hpa = {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "chat", "namespace": NAMESPACE, "annotations": notes},
+            "spec": {"scaleTargetRef": target, "maxReplicas": 9},
+        }
+        fake_api.must("POST", HPA_PATH, hpa)
+        for said, changes in (("plenty", {}), ("many", {Annotation.PER_REPLICA: "many"})):
+            fake_api.must("PATCH", f"{HPA_PATH}/chat", {"metadata": {"annotations": changes}})
+            await desk.until(lambda said=said: any(said in r.why for r in desk.fleet.rejected.values()))
+            await desk.round()
+            await desk.round()
+            stands = json.loads(fake_api.must("GET", f"{HPA_PATH}/chat")["metadata"]["annotations"][Annotation.STATUS])
+            assert (stands["ready"], stands["reason"]) == ("False", "InvalidSpec")
+            assert said in stands["message"]
+        assert desk.writes() == 2
+        assert len(await desk.notes()) == 2
+
+    at_a_desk(fake_api, tmp_path, work)
