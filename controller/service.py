@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from controller.fleet.saving import demand_mark
 from controller.forecasting import Wanted
 from controller.observing.lead_times import LeadTimes
 from controller.observing.starts import PodStarts
@@ -17,6 +16,7 @@ from controller.observing.targets import TargetView
 from controller.outputs.buffers import Buffer
 from controller.prometheus.feed import Feed, FeedState
 from controller.prometheus.history import History
+from controller.resource.saving import demand_mark
 from controller.resource.settings import ServiceSettings
 from forecasting.distribution import ForecastDistribution
 from harmony.decision.authority import Permitted, permitted

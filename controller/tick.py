@@ -25,9 +25,9 @@ from controller.outputs.floor import restore_floor
 from controller.process.clock import LiveClock
 from controller.process.malloc import give_back
 from controller.reporting.publishing import Publish, snapshot_of
-from controller.reporting.reasons import EventReason
 from controller.reporting.status import ABSENT
 from controller.reporting.writing import Reporter
+from controller.resource.reasons import EventReason
 from controller.resource.settings import ServiceKey
 from controller.service import Plan, Service
 from forecasting.errors import HarmonyError

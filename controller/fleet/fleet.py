@@ -9,7 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from controller.fleet.ownership import (
+from controller.kube.cache import Cache
+from controller.kube.client import Kube
+from controller.kube.errors import UnknownKind
+from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS, Resource
+from controller.kube.selectors import Selector
+from controller.observing.ownership import (
     Claim,
     TargetId,
     claims_of,
@@ -20,17 +25,12 @@ from controller.fleet.ownership import (
     target_id,
     target_of,
 )
-from controller.kube.cache import Cache
-from controller.kube.client import Kube
-from controller.kube.errors import UnknownKind
-from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS, Resource
-from controller.kube.selectors import Selector
 from controller.prometheus.feed import Feed
-from controller.reporting.status import without_figures
 from controller.resource.annotations import read_pause
 from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND, Annotation
 from controller.resource.parsing import SpecError, parse_annotated, parse_autoscaler
 from controller.resource.settings import ServiceKey, ServiceSettings
+from controller.resource.status import without_figures
 from controller.service import Service
 from forecasting.errors import HarmonyError
 from harmony.loop.ports import Journal

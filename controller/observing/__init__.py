@@ -1,1 +1,1 @@
-"""What the loop sees of a cluster: targets, their pods, and how long these take to start."""
+"""What the loop sees of a cluster: targets, who else moves them, their pods, and how long these take to start."""

@@ -11,7 +11,7 @@ from controller.kube.errors import Conflict, KubeError
 from controller.observing.targets import LeadershipLostError, ReplicasMovedError, Targets
 from controller.outputs.buffers import WRITE_AGAIN_S, Buffer, buffer_replicas, delete_buffer, write_buffer
 from controller.outputs.floor import floor_state, set_floor
-from controller.reporting.reasons import EventReason
+from controller.resource.reasons import EventReason
 from controller.service import Plan, Service
 from harmony.model.authority import Mode
 from harmony.model.decision import Reason

@@ -23,7 +23,6 @@ __all__ = [
     "differs",
     "rejected_status",
     "status_of",
-    "without_figures",
 ]
 
 Json = dict[str, Any]
@@ -341,14 +340,6 @@ def differs(old: Json, new: Json) -> bool:
     if _risk_level(old) != _risk_level(new):
         return True
     return _meaning(old.get("conditions")) != _meaning(new.get("conditions"))
-
-
-def without_figures(status: Json) -> Json:
-    """What must be known of a status to compare with it: forecasts and candidates are most of it, and are left out."""
-    decision = status.get("lastScaleDecision")
-    if not isinstance(decision, dict):
-        return status
-    return {**status, "lastScaleDecision": {k: decision[k] for k in ("reason", "boundBy") if k in decision}}
 
 
 def _risk_level(status: Json) -> int | None:

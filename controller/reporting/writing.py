@@ -15,17 +15,17 @@ from controller.kube.errors import KubeError, NotFound
 from controller.kube.events import Events
 from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS
 from controller.outputs.actuation import Acted
-from controller.reporting.reasons import EventReason
 from controller.reporting.status import (
     LEARNED_EVERY_S,
     annotations_of,
     differs,
     rejected_status,
     status_of,
-    without_figures,
 )
 from controller.resource.group import KIND, Annotation
+from controller.resource.reasons import EventReason
 from controller.resource.settings import ServiceKey
+from controller.resource.status import without_figures
 from controller.service import Service
 
 __all__ = ["Reporter"]

@@ -25,6 +25,7 @@ __all__ = [
     "ScaleDecision",
     "ShadowStatus",
     "Status",
+    "without_figures",
 ]
 
 MAX_CANDIDATES = 12
@@ -233,3 +234,11 @@ class Status(StatusModel):
         """The status as the API server takes it; absent parts are left out, times are RFC 3339 to the second."""
         out = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"learned"})
         return out if self.learned is None else out | {"learned": self.learned}  # its nulls are its own business
+
+
+def without_figures(status: dict[str, Any]) -> dict[str, Any]:
+    """What must be known of a status to compare with it: forecasts and candidates are most of it, and are left out."""
+    decision = status.get("lastScaleDecision")
+    if not isinstance(decision, dict):
+        return status
+    return {**status, "lastScaleDecision": {k: decision[k] for k in ("reason", "boundBy") if k in decision}}

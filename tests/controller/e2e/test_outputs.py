@@ -14,12 +14,12 @@ import grpc
 import grpc.aio
 import pytest
 
-from controller.fleet.saving import demand_mark
 from controller.keda import externalscaler_pb2 as pb
 from controller.keda.answers import METRIC
 from controller.resource.crd import crd_manifest
 from controller.resource.group import Annotation
 from controller.resource.parsing import parse_autoscaler
+from controller.resource.saving import demand_mark
 from tests.controller.e2e.leaping import LeapingWorld
 from tests.controller.e2e.world import (
     DEMAND_QUERY,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from controller.observing.starts import Starts
 from controller.reporting.publishing import snapshot_of
-from controller.reporting.reasons import EventReason
 from controller.reporting.status import annotations_of, conditions_of, differs, rejected_status, status_of
 from controller.resource.crd import crd_manifest
 from controller.resource.group import Annotation
+from controller.resource.reasons import EventReason
 from controller.service import Service
 from harmony.model.decision import Reason
 from harmony.serving import sentence

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.fleet.saving import demand_mark
 from controller.resource.parsing import parse_autoscaler
+from controller.resource.saving import demand_mark
 from harmony.loop.persistence import number_or
 from tests.controller.resource.builders import REQUESTS, autoscaler
 

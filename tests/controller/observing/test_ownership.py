@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.fleet.ownership import Claim, claims_of, rival_of, target_id
+from controller.observing.ownership import Claim, claims_of, rival_of, target_id
 from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND
 from controller.resource.settings import ServiceKey, TargetRef
 
