@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One more than the two cores of a small machine: the end-to-end tests mostly wait.
 WORKERS ?= 3
+# What starts little; the markers stand in pyproject.toml, and tests/kinds.py gives them.
+FAST := not (browser or cluster or prometheus or triton or slow)
 export OMP_NUM_THREADS ?= 1
 export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test lint format bench clean e2e debian-packages generated test-api audit docs serve-demo
+.PHONY: help setup setup-test demo test test-fast lint format bench clean e2e debian-packages generated test-api audit docs serve-demo
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -58,12 +60,15 @@ lint: $(VENV)/.installed-test ## format check, lint, strict types, layer contrac
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint debian-packages ## everything that CI runs: lint, then all tests with coverage
-	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report= --ignore=tests/dashboard
-	# Playwright keeps an event loop running in its thread for as long as a browser is open: a process of its own.
-	$(BIN)/python -m pytest tests/dashboard --cov --cov-append --cov-report=
+test: $(VENV)/.installed-test debian-packages ## everything that CI runs: all tests with coverage, and lint beside them
+	@rm -f .coverage .coverage.*; mkdir -p out
+	@{ $(MAKE) --no-print-directory lint >out/lint.txt 2>&1 || { cat out/lint.txt; exit 1; }; } & lint=$$!; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30 --cov --cov-report=; tests=$$?; \
+	if wait $$lint; then echo "lint: nothing to say"; else echo "lint: see out/lint.txt"; exit 1; fi; exit $$tests
 	$(BIN)/python -m coverage report --skip-covered --sort=cover
+
+test-fast: $(VENV)/.installed-test ## what to run while working: tests that start no browser, cluster, Prometheus or interpreter
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30 -m "$(FAST)"
 
 e2e: $(VENV)/.installed-test debian-packages ## the controller against an API server and a real Prometheus, end to end
 	$(BIN)/python -m pytest tests/controller/e2e -v

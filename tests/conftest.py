@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import kinds
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Triton looks once, at its import, and PyTorch may import it in any test: without a GPU its kernels are interpreted.
@@ -21,3 +23,14 @@ def data_dir() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("real traces: set HARMONY_DATA to the folder that holds them (fisher/, llm_azure2023/, ...)")
     return Path(named)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test is marked with what it starts (tests/kinds.py)."""
+    kinds.mark(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test starts is held against its markers."""
+    kinds.began(item)

@@ -93,10 +93,10 @@ def test_every_operation_of_the_document_is_in_the_table_above(world: World) -> 
 
 def test_health_is_open_and_tells_when_the_loop_stands_still(world: World) -> None:
     for path in ("/healthz", "/api/v1/healthz"):
-        assert models.Health.model_validate(httpx.get(world.url + path).json()).status == "ok"
+        assert models.Health.model_validate(httpx.get(world.url + path, timeout=60).json()).status == "ok"
     world.state.health = lambda: "no tick for 120 s"
     try:
-        response = httpx.get(world.url + "/healthz")
+        response = httpx.get(world.url + "/healthz", timeout=60)
         assert (response.status_code, response.json()["problem"]) == (503, "no tick for 120 s")
     finally:
         world.state.health = lambda: ""
@@ -105,7 +105,7 @@ def test_health_is_open_and_tells_when_the_loop_stands_still(world: World) -> No
 def test_health_goes_on_while_decisions_are_not_recorded_and_keeps_the_reason_to_itself(world: World) -> None:
     world.state.notice = lambda: "journal postgresql://db/harmony: the disk is full"
     try:
-        response = httpx.get(world.url + "/healthz")
+        response = httpx.get(world.url + "/healthz", timeout=60)
         told = models.Health.model_validate(response.json())
         assert (response.status_code, told.status) == (200, "degraded")
         assert told.problem == "decisions are not being recorded; the log says why"
@@ -305,13 +305,13 @@ def test_key_is_shown_once_works_at_once_and_ends_at_once_when_revoked(world: Wo
         made = models.NewKeyAnswer.model_validate(
             client.post("/api/v1/keys", json={"name": "ci", "role": "operate"}).json()
         )
-        me = httpx.get(world.url + "/api/v1/me", headers={"x-api-key": made.key}).json()
+        me = httpx.get(world.url + "/api/v1/me", headers={"x-api-key": made.key}, timeout=60).json()
         assert (me["id"], me["role"]) == (f"key:{made.id}", "operate")
         listed = client.get("/api/v1/keys").text
         assert made.id in listed
         assert made.key.rpartition("_")[2] not in listed
         assert client.delete(f"/api/v1/keys/{made.id}").status_code == 204
-        assert httpx.get(world.url + "/api/v1/me", headers={"x-api-key": made.key}).status_code == 401
+        assert httpx.get(world.url + "/api/v1/me", headers={"x-api-key": made.key}, timeout=60).status_code == 401
         assert client.delete(f"/api/v1/keys/{made.id}").status_code == 404
         actions = [(a["action"], a["detail"].get("id")) for a in client.get("/api/v1/audit").json()["items"]]
         assert actions[:2] == [("keys.revoke", made.id), ("keys.create", made.id)]

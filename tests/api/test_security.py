@@ -114,7 +114,7 @@ def test_wrong_credentials_are_401_wherever_they_are_sent_and_never_reach_the_da
     wrong = new_key().text
     good = world.keys["read"]
     before = world.journal.key_reads
-    with httpx.Client(base_url=world.url) as client:
+    with httpx.Client(base_url=world.url, timeout=60) as client:
         for headers in (
             {"x-api-key": wrong},
             {"authorization": f"Bearer {wrong}"},
@@ -142,7 +142,7 @@ def test_guesses_are_slowed_down_but_nobody_else_is_locked_out(lived: Lived) -> 
     settings = dataclasses.replace(GENEROUS, failed_rate=0.1, failed_burst=5)
     with api(lived, settings) as (client, _, _):
         url = str(client.base_url)
-        answers = [httpx.get(f"{url}/api/v1/me", headers={"x-api-key": new_key().text}) for _ in range(8)]
+        answers = [httpx.get(f"{url}/api/v1/me", headers={"x-api-key": new_key().text}, timeout=60) for _ in range(8)]
         assert [a.status_code for a in answers] == [401] * 5 + [429] * 3
         assert int(answers[-1].headers["retry-after"]) >= 1
         assert client.get("/api/v1/me").status_code == 200
@@ -165,7 +165,7 @@ def test_kubernetes_tokens_get_the_highest_role_of_their_groups_and_are_reviewed
         url = str(client.base_url)
 
         def me(token: str) -> httpx.Response:
-            return httpx.get(f"{url}/api/v1/me", headers={"authorization": f"Bearer {token}"})
+            return httpx.get(f"{url}/api/v1/me", headers={"authorization": f"Bearer {token}"}, timeout=60)
 
         assert [me("dev").json()[k] for k in ("id", "role", "method")] == ["user:ann", "operate", "token"]
         assert me("dev").status_code == 200
@@ -261,7 +261,11 @@ def test_what_proxies_claim_is_not_believed(lived: Lived) -> None:
     with api(lived, settings) as (client, _, _):
         url = str(client.base_url)
         answers = [
-            httpx.get(f"{url}/api/v1/me", headers={"x-forwarded-for": f"10.0.0.{i}", "forwarded": f"for=10.0.0.{i}"})
+            httpx.get(
+                f"{url}/api/v1/me",
+                headers={"x-forwarded-for": f"10.0.0.{i}", "forwarded": f"for=10.0.0.{i}"},
+                timeout=60,
+            )
             for i in range(6)
         ]
         assert [a.status_code for a in answers] == [200] * 3 + [429] * 3  # one address, whatever it says
@@ -273,7 +277,7 @@ def test_host_header_shapes_no_answer_and_an_open_server_on_loopback_knows_its_o
     with api(lived, settings) as (client, _, _):
         url = str(client.base_url)
         for host, status in (("localhost:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example", 421)):
-            assert httpx.get(f"{url}/api/v1/me", headers={"host": host}).status_code == status, host
+            assert httpx.get(f"{url}/api/v1/me", headers={"host": host}, timeout=60).status_code == status, host
         for path in ("/api/v1/services/", "/api/v1//services", "/api/v1/services?x="):
             response = client.get(path, headers={"x-forwarded-host": "evil.example", "x-forwarded-prefix": "/evil"})
             assert "evil" not in response.text + str(response.headers)
@@ -303,7 +307,7 @@ def test_other_sites_may_neither_read_nor_change_anything(world: World) -> None:
         assert "access-control-allow-origin" not in client.options("/api/v1/services", headers=PREFLIGHT).headers
         own = str(client.base_url)
         assert client.post("/api/v1/keys", json=body, headers={"origin": own}).status_code == 201
-    with httpx.Client(base_url=world.url, cookies={"harmony_key": world.keys["admin"]}) as browser:
+    with httpx.Client(base_url=world.url, cookies={"harmony_key": world.keys["admin"]}, timeout=60) as browser:
         assert browser.post("/api/v1/keys", json=body).status_code == 403  # a cookie alone proves no intent
         assert browser.post("/api/v1/keys", json=body, headers={"origin": world.url}).status_code == 201
 

@@ -25,6 +25,8 @@ from tests.prom.real import need_prometheus
 
 __all__ = ["fake_api"]
 
+pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
+
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 

@@ -31,6 +31,8 @@ from tests.prom.real import need_prometheus
 
 __all__ = ["fake_api"]
 
+pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
+
 SERVICE = f"/api/v1/services/{NAMESPACE}/{NAME}"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{RELEASE_NAMESPACE}/leases/{RELEASE}-controller"
 MONITORING = "system:serviceaccounts:monitoring"

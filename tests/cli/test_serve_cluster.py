@@ -19,6 +19,8 @@ from tests.prom.real import need_prometheus
 
 __all__ = ["fake_api"]
 
+pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
+
 SERVICE = f"{NAMESPACE}/{NAME}"
 
 

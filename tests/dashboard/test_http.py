@@ -23,7 +23,7 @@ HTML = {"accept": "text/html"}
 
 @pytest.fixture
 def web(site: Site) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=site.url) as client:
+    with httpx.Client(base_url=site.url, timeout=60) as client:
         yield client
 
 
@@ -36,7 +36,7 @@ def closed(reports: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def visitor(closed: Site) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=closed.url, headers=HTML) as client:
+    with httpx.Client(base_url=closed.url, headers=HTML, timeout=60) as client:
         yield client
 
 
@@ -161,7 +161,7 @@ def test_reports_stay_in_their_folder(tmp_path: Path) -> None:
     (folder / "linked").mkdir()
     (folder / "linked" / "report.html").symlink_to(secret)
     os.mkfifo(folder / "fifo")
-    with running(reports=folder) as site, httpx.Client(base_url=site.url) as web:
+    with running(reports=folder) as site, httpx.Client(base_url=site.url, timeout=60) as web:
         page = web.get("/reports").text
         assert re.findall(r'href="/reports/([^"]+)"', page) == ["%3Cb%3Ebold", "mine"]
         assert "<b>bold" not in page

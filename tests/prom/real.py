@@ -18,6 +18,8 @@ from typing import Self
 
 import pytest
 
+from tests import kinds
+
 INSTALL = "Prometheus is not installed: apt-get install prometheus"
 
 
@@ -80,6 +82,7 @@ class RealPrometheus:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> Self:
+        kinds.starting("prometheus")
         command = [
             "prometheus",
             f"--config.file={self.folder / 'prometheus.yml'}",

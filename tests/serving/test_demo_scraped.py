@@ -22,6 +22,8 @@ from simulator.demo import DemoCluster
 from tests.helm.chart import CHART
 from tests.prom.real import RealPrometheus, need_prometheus
 
+pytestmark = pytest.mark.prometheus
+
 BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))}
 ALERTS = {
     rule["alert"]: rule["expr"]

@@ -17,6 +17,7 @@ from controller.resource.crd import crd_manifest
 from controller.runner import Controller
 from controller.tick import TickReport
 from forecasting.forecaster import Forecaster
+from tests import kinds
 from tests.kube.api import ApiServer
 from tests.kube.kubelet import Kubelet
 from tests.prom.exporter import Exporter
@@ -93,6 +94,7 @@ class World:
         self, demand: Callable[[float], float] = lambda _: 80.0, *, replicas: int = 4
     ) -> AsyncIterator[World]:
         """Bring it all up: CRD, Deployment with ready pods, Prometheus with a past of ``demand`` (of Unix time)."""
+        kinds.starting("cluster")
         self.api.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd_manifest())
         self.api.ensure_namespace(NAMESPACE)
         self.api.must("POST", f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments", deployment(replicas))

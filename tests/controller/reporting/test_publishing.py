@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from controller.kube.client import Kube
 from controller.process.clock import LiveClock
@@ -39,6 +40,8 @@ async def publishing(world: World, publish: Callable[..., object]) -> AsyncItera
         await asyncio.wait_for(task, 20)
 
 
+@pytest.mark.cluster
+@pytest.mark.prometheus
 def test_snapshots_say_what_the_status_says(api_server: ApiServer, tmp_path: Path) -> None:
     need_prometheus()
     asyncio.run(compare(api_server, tmp_path))
@@ -82,6 +85,8 @@ def check(world: World, shown: Snapshot) -> None:
     assert forecast_json(shown) is not None
 
 
+@pytest.mark.cluster
+@pytest.mark.prometheus
 def test_whatever_breaks_in_publishing_scaling_goes_on(api_server: ApiServer, tmp_path: Path) -> None:
     need_prometheus()
     asyncio.run(break_it(api_server, tmp_path))

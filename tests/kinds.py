@@ -1,0 +1,46 @@
+"""Kinds of tests by what they start: a marker for each folder and fixture, so that `make test-fast` can leave them out.
+
+A test says nothing of it where a folder or a fixture says it already. What is slow to start asks `starting`, so that a
+test without the marker fails and does not sneak into the fast ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "controller/e2e": ("cluster", "prometheus"),
+    "kernels/triton": ("triton",),
+    "prom": ("prometheus",),
+}
+FIXTURES: dict[str, tuple[str, ...]] = {
+    "browser": ("browser",),
+    "prom": ("prometheus",),
+}
+
+_running: list[pytest.Item] = []
+
+
+def mark(items: list[pytest.Item]) -> None:
+    """Give every test the markers of its folder and of the fixtures that it asks for."""
+    for item in items:
+        place = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else ""
+        kinds = {kind for folder, found in FOLDERS.items() if place.startswith(f"{folder}/") for kind in found}
+        kinds |= {kind for name in getattr(item, "fixturenames", ()) for kind in FIXTURES.get(name, ())}
+        for kind in sorted(kinds):
+            item.add_marker(kind)
+
+
+def began(item: pytest.Item) -> None:
+    """From here on it is this test that runs."""
+    _running[:] = [item]
+
+
+def starting(kind: str) -> None:
+    """Fail a test that starts what its markers do not name; outside of a test, anything may be started."""
+    if _running and _running[0].get_closest_marker(kind) is None:
+        pytest.fail(f"{_running[0].nodeid} starts what the marker `{kind}` stands for: add it, or see tests/kinds.py")
