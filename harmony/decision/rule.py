@@ -13,7 +13,17 @@ from harmony.decision.risk import candidate_counts, replicas_needed, weigh
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.observation import Observation
 
-__all__ = ["decide", "lead_window", "reactive_floor", "with_bounds"]
+__all__ = [
+    "clip",
+    "decide",
+    "demand_paths",
+    "demand_quantiles",
+    "hold",
+    "lead_window",
+    "reactive_floor",
+    "warm_up",
+    "with_bounds",
+]
 
 QUANTILES = (0.05, 0.5, 0.95, 0.99)
 WARM_UP_MARGIN = 0.25  # headroom over the last demand while there is no forecast yet
@@ -47,17 +57,17 @@ def decide(observation: Observation) -> Decision:
     """
     objective = observation.objective
     demand_absent = math.isnan(observation.demand)
-    paths = _demand_paths(observation)
+    paths = demand_paths(observation)
     if paths is None:
         if demand_absent or observation.forecast is not None:
-            return _hold(observation)
-        return _warm_up(observation)
+            return hold(observation)
+        return warm_up(observation)
     forecast = observation.forecast
-    assert forecast is not None  # _demand_paths returned paths of it
+    assert forecast is not None  # demand_paths returned paths of it
     need = replicas_needed(paths, observation.capacity.draws(paths.shape[0])[:, None])
     floor = reactive_floor(observation)
     low, high = objective.min_replicas, objective.max_replicas
-    counts = candidate_counts(need, low, high, always=(floor, _clip(observation.ordered, low, high)))
+    counts = candidate_counts(need, low, high, always=(floor, clip(observation.ordered, low, high)))
     candidates = weigh(need, counts, objective, observation.ordered)
     pick, reason, bound_by = _choose(candidates, observation)
     if floor > candidates.replicas[pick]:
@@ -74,12 +84,12 @@ def decide(observation: Observation) -> Decision:
         candidates=candidates,
         unconstrained=int(candidates.replicas[pick]),
         bound_by=bound_by,
-        quantiles=_quantiles(paths),
+        quantiles=demand_quantiles(paths),
         model=forecast.model,
     )
 
 
-def _demand_paths(observation: Observation) -> FloatArray | None:
+def demand_paths(observation: Observation) -> FloatArray | None:
     """(samples, steps) demand over the lead window, or None without a usable forecast."""
     forecast: ForecastDistribution | None = observation.forecast
     if forecast is None:
@@ -111,24 +121,24 @@ def _calibrated(candidates: Candidates, observation: Observation) -> Candidates:
     return dataclasses.replace(candidates, violation_probability=stated)
 
 
-def _hold(observation: Observation) -> Decision:
+def hold(observation: Observation) -> Decision:
     """Keep what is ordered (within the bounds) because data are absent; more only if demand already needs it."""
     objective = observation.objective
     kept = max(observation.ordered, reactive_floor(observation))
-    replicas = _clip(kept, objective.min_replicas, objective.max_replicas)
+    replicas = clip(kept, objective.min_replicas, objective.max_replicas)
     return Decision(replicas, observation.ordered, Reason.ABSENT_DATA, unconstrained=kept, bound_by="absent data")
 
 
-def _warm_up(observation: Observation) -> Decision:
+def warm_up(observation: Observation) -> Decision:
     """Present demand plus a margin, until there is history enough to forecast from."""
     objective = observation.objective
     wanted = observation.demand * (1.0 + WARM_UP_MARGIN)
     need = int(replicas_needed(np.asarray(wanted), observation.capacity.median))
-    replicas = _clip(need, objective.min_replicas, objective.max_replicas)
+    replicas = clip(need, objective.min_replicas, objective.max_replicas)
     return Decision(replicas, observation.ordered, Reason.WARMING_UP, unconstrained=need)
 
 
-def _quantiles(paths: FloatArray) -> dict[float, FloatArray]:
+def demand_quantiles(paths: FloatArray) -> dict[float, FloatArray]:
     """Demand quantiles per step, for people."""
     rows = np.sort(paths, axis=0)
     last = rows.shape[0] - 1
@@ -140,14 +150,15 @@ def _at(candidates: Candidates, count: int) -> int:
     return int(np.searchsorted(candidates.replicas, count))
 
 
-def _clip(value: int, low: int, high: int) -> int:
+def clip(value: int, low: int, high: int) -> int:
+    """``value`` within ``low``..``high``."""
     return min(max(value, low), high)
 
 
 def with_bounds(decision: Decision, observation: Observation) -> Decision:
     """The decision within min and max replicas, whatever policy made it."""
     objective = observation.objective
-    replicas = _clip(decision.replicas, objective.min_replicas, objective.max_replicas)
+    replicas = clip(decision.replicas, objective.min_replicas, objective.max_replicas)
     if replicas == decision.replicas:
         return decision
     if replicas > decision.replicas:
