@@ -13,12 +13,17 @@ __all__ = ["candidate_counts", "replicas_needed", "weigh"]
 
 MAX_CANDIDATES = 256
 ROUND = 1e-9  # demand that exceeds a whole number of replicas by rounding error alone needs no further replica
+MOST_REPLICAS = 1e9  # absurd demand needs no more than this: counts stay whole numbers, costs stay finite
 
 
 def replicas_needed(demand: FloatArray, per_replica: FloatArray | float) -> FloatArray:
-    """Least whole replicas that carry ``demand``: ceil(demand / capacity), NaN where demand is absent."""
-    need: FloatArray = np.ceil(np.asarray(demand) / per_replica - ROUND)
-    return np.maximum(need, 0.0)
+    """Least whole replicas that carry ``demand``: ceil(demand / capacity), NaN where demand is absent.
+
+    Never more than `MOST_REPLICAS`, whatever the demand.
+    """
+    with np.errstate(over="ignore"):
+        need: FloatArray = np.ceil(np.asarray(demand) / per_replica - ROUND)
+    return np.clip(need, 0.0, MOST_REPLICAS)
 
 
 def candidate_counts(need: FloatArray, low: int, high: int, always: tuple[int, ...]) -> npt.NDArray[np.int64]:

@@ -53,8 +53,11 @@ def decide(observation: Observation) -> Decision:
     """Pick the replica count for one service; pure: equal observations give equal decisions.
 
     ``max(reactive floor, least expected cost subject to P(miss) <= risk level)`` over the lead-time window, per
-    sample path. Absent demand or an absent forecast never lowers the count.
+    sample path. Absent demand or an absent forecast never lowers the count below what is ordered (or the maximum, if
+    that has come to be less). A demand that is no finite number is absent, and so is a forecast with such a path.
     """
+    if math.isinf(observation.demand):
+        observation = dataclasses.replace(observation, demand=ABSENT)
     objective = observation.objective
     demand_absent = math.isnan(observation.demand)
     paths = demand_paths(observation)
@@ -72,8 +75,9 @@ def decide(observation: Observation) -> Decision:
     pick, reason, bound_by = _choose(candidates, observation)
     if floor > candidates.replicas[pick]:
         pick, reason, bound_by = _at(candidates, floor), Reason.REACTIVE_FLOOR, "reactive floor"
-    if demand_absent and candidates.replicas[pick] < observation.ordered <= high:
-        pick, reason, bound_by = _at(candidates, observation.ordered), Reason.ABSENT_DATA, "absent demand"
+    kept = min(observation.ordered, high)
+    if demand_absent and candidates.replicas[pick] < kept:
+        pick, reason, bound_by = _at(candidates, kept), Reason.ABSENT_DATA, "absent demand"
     candidates = _calibrated(candidates, observation)
     return Decision(
         replicas=int(candidates.replicas[pick]),
@@ -96,7 +100,7 @@ def demand_paths(observation: Observation) -> FloatArray | None:
         return None
     name = observation.objective.demand or forecast.names[0]
     paths = forecast.of(name)[:, : lead_window(observation)]
-    if paths.shape[1] == 0 or bool(np.isnan(paths).any()):
+    if paths.shape[1] == 0 or not bool(np.isfinite(paths).all()):
         return None
     return np.maximum(paths, 0.0)
 

@@ -24,8 +24,11 @@ def decide_turn(
 ) -> tuple[Decision, TurnMemory]:
     """What ``decide`` (a policy) wants, after fallback, guards (``behavior``; None for none) and bounds.
 
-    Returns the decision and what to remember for the next turn; equal arguments give equal results, bit for bit.
+    Returns the decision and what to remember for the next turn; equal arguments give equal results, bit for bit. A
+    demand that is not finite is absent, whatever the policy.
     """
+    if math.isinf(observation.demand):
+        observation = replace(observation, demand=math.nan)
     decision, after = _without_data(decide(observation), observation, before)
     if behavior is not None:
         decision, after = _guarded(decision, observation, behavior, after)

@@ -10,14 +10,18 @@ import numpy.typing as npt
 
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
+from simulator.traces.limits import absurd_gap, check_size
 from simulator.traces.table import Located, ParsedTimes
 
-__all__ = ["Grid", "bin_rows", "mean_by_row", "regular_grid", "time_text"]
+__all__ = ["Grid", "bin_rows", "mean_by_row", "refuse_absurd_gap", "regular_grid", "time_text"]
 
 JITTER = 0.01
 """Largest deviation of one step from a whole number of steps, as a share of the step."""
 
-_MOST_ROWS = 50_000_000
+_LOCAL = (
+    "; these times have no offset and were read as UTC: if they are local times, an hour comes twice when daylight "
+    "saving ends, so write them with their offset (2026-10-25T02:30:00+02:00)"
+)
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,14 @@ def time_text(seconds: float, calendar: bool) -> str:
     return f"{seconds:.10g} s"
 
 
-def regular_grid(times: ParsedTimes, table: Located, *, meta_step: float | None = None) -> Grid:
-    """The uniform grid that the times lie on.
+def regular_grid(times: ParsedTimes, table: Located, columns: int, *, meta_step: float | None = None) -> Grid:
+    """The uniform grid that the times lie on, for a table of so many ``columns``.
 
     One step may deviate by 1 % of it; a gap of several whole steps becomes absent rows, which the notes count.
 
     Raises:
-        DataError: fewer than two rows; times that repeat, fall or keep no step (with the row and both steps).
+        DataError: fewer than two rows; times that repeat, fall or keep no step (with the row and both steps); a gap
+            that is absurd beside the step; more cells than are held.
     """
     seconds = times.seconds
     if len(seconds) < 2:
@@ -64,9 +69,9 @@ def regular_grid(times: ParsedTimes, table: Located, *, meta_step: float | None 
         what = "repeats the time of" if gaps[row - 1] == 0 else "is earlier than"
         raise DataError(
             f"{table.name}, {table.where(row)}: {here} {what} the row before it; "
-            "expected times in ascending order, one row each"
+            f"expected times in ascending order, one row each{_LOCAL if times.local else ''}"
         )
-    step, multiples = _find_step(gaps, times, table)
+    step, multiples = _find_step(gaps, times, table, columns)
     position = np.concatenate([[0], np.cumsum(multiples)])
     count = int(position[-1]) + 1
     span = float(seconds[-1] - seconds[0])
@@ -84,19 +89,17 @@ def regular_grid(times: ParsedTimes, table: Located, *, meta_step: float | None 
     return Grid(float(seconds[0]), step, position, count, notes)
 
 
-def _find_step(gaps: FloatArray, times: ParsedTimes, table: Located) -> tuple[float, npt.NDArray[np.int64]]:
+def _find_step(
+    gaps: FloatArray, times: ParsedTimes, table: Located, columns: int
+) -> tuple[float, npt.NDArray[np.int64]]:
     """(step, whole steps of each gap): the typical gap, or the least if it is frequent; `DataError` if none fits."""
     typical, least = float(np.median(gaps)), float(gaps.min())
     frequent = (gaps <= least * (1.0 + JITTER)).sum() >= max(3.0, 0.25 * len(gaps))
     for step in (typical, least) if frequent else (typical,):
         multiples = np.maximum(np.round(gaps / step), 1.0)
         off = np.abs(gaps - multiples * step) > JITTER * step + 1e-6
-        if multiples.sum() > _MOST_ROWS:
-            row = int(np.argmax(gaps)) + 1
-            raise DataError(
-                f"{table.name}, {table.where(row)}: a gap of {gaps.max():.6g} s at a step of {step:.6g} s; "
-                f"more than {_MOST_ROWS:,} rows would be absent"
-            )
+        refuse_absurd_gap(times, table, step)
+        check_size(table.name, float(multiples.sum()) + 1, columns, step)
         if not off.any():
             return step, multiples.astype(np.int64)
     row = int(np.argmax(np.abs(gaps - np.maximum(np.round(gaps / typical), 1.0) * typical) > JITTER * typical)) + 1
@@ -104,7 +107,19 @@ def _find_step(gaps: FloatArray, times: ParsedTimes, table: Located) -> tuple[fl
     raise DataError(
         f"{table.name}, {table.where(row)}: a step of {gaps[row - 1]:.6g} s to {here}"
         f" where the others are {typical:.6g} s; expected one step throughout, or give a step to average into"
+        f"{_LOCAL if times.local and abs(abs(gaps[row - 1] - typical) - 3600.0) < 1.0 else ''}"
     )
+
+
+def refuse_absurd_gap(times: ParsedTimes, table: Located, step_s: float) -> None:
+    """`DataError` that names the row after a gap which makes up nearly all of the span: one wrong time, most likely."""
+    row = absurd_gap(times.seconds, step_s)
+    if row is not None:
+        before, here = (time_text(float(times.seconds[at]), times.calendar) for at in (row - 1, row))
+        raise DataError(
+            f"{table.name}, {table.where(row)}: a gap from {before} to {here} beside steps of {step_s:.6g} s; is "
+            "one of the times wrong? Expected no gap that makes up nearly all of the file's time"
+        )
 
 
 def _refine_step(seconds: FloatArray, position: npt.NDArray[np.int64], step: float) -> float:
@@ -119,7 +134,7 @@ def _refine_step(seconds: FloatArray, position: npt.NDArray[np.int64], step: flo
     return mean
 
 
-def bin_rows(times: ParsedTimes, table: Located, step_s: float, *, average: bool) -> Grid:
+def bin_rows(times: ParsedTimes, table: Located, step_s: float, columns: int, *, average: bool) -> Grid:
     """A grid of the wanted step for rows that keep none: every row goes to the step that its time falls into.
 
     With ``average`` False rows go to the nearest step instead (for sources known to repeat or shift a few times).
@@ -128,12 +143,17 @@ def bin_rows(times: ParsedTimes, table: Located, step_s: float, *, average: bool
     seconds = times.seconds
     if len(seconds) > 1 and (np.diff(seconds) < 0).any():
         row = int(np.argmax(np.diff(seconds) < 0)) + 1
-        raise DataError(f"{table.name}, {table.where(row)}: earlier than the row before it; expected ascending times")
+        raise DataError(
+            f"{table.name}, {table.where(row)}: earlier than the row before it; expected ascending times"
+            f"{_LOCAL if times.local else ''}"
+        )
+    refuse_absurd_gap(times, table, step_s)
+    check_size(table.name, float(seconds[-1] - seconds[0]) / step_s + 1, columns, step_s)
     offset = (seconds - seconds[0]) / step_s
     position = (np.floor(offset + 1e-9) if average else np.floor(offset + 0.5)).astype(np.int64)
     count = int(position[-1]) + 1
-    if not 2 <= count <= _MOST_ROWS:
-        raise DataError(f"{table.name}: {count} steps of {step_s:.6g} s; expected 2 to {_MOST_ROWS:,}")
+    if count < 2:
+        raise DataError(f"{table.name}: {count} step of {step_s:.6g} s; expected at least 2")
     return Grid(float(seconds[0]), step_s, position, count)
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
+from simulator.traces.limits import check_columns, check_size
 from simulator.traces.table import ParsedTimes, TextTable, check_names, numeric_times, parse_meta, pick_column
 
 __all__ = ["META_KEY", "ParquetTable"]
@@ -26,8 +27,14 @@ class ParquetTable:
 
     def __init__(self, name: str, data: bytes) -> None:
         self.name = name
+        lazy = pl.scan_parquet(io.BytesIO(data))
+        self.header = tuple(self._guarded(lambda: lazy.collect_schema().names()))
+        check_columns(name, len(self.header))
+        rows = int(
+            self._guarded(lambda: lazy.select(pl.len()).collect().item())
+        )  # from the footer: nothing is unpacked
+        check_size(name, rows, len(self.header))
         self._frame = self._guarded(lambda: pl.read_parquet(io.BytesIO(data)))
-        self.header = tuple(self._frame.columns)
         if not self.header or not len(self._frame):
             raise DataError(f"{name}: no rows; expected at least 2")
         check_names(name, self.header)
@@ -80,7 +87,8 @@ class ParquetTable:
             raise DataError(f"{self.name}, {self.where(row)}, column {column!r}: no time")
         if series.dtype in (pl.Datetime, pl.Date):
             stamps = self._guarded(lambda: series.cast(pl.Datetime("us")).dt.epoch("us").to_numpy())
-            return ParsedTimes(np.asarray(stamps, dtype=np.float64) / 1e6, calendar=True)
+            local = getattr(series.dtype, "time_zone", None) is None
+            return ParsedTimes(np.asarray(stamps, dtype=np.float64) / 1e6, calendar=True, local=local)
         if series.dtype.is_numeric():
             return numeric_times(self.numbers([column])[:, 0], self, str(self.meta.get("time_unit", "")))
         cells = "\n".join([column, *self.texts(column)])

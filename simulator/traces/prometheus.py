@@ -42,7 +42,7 @@ def read_prometheus(name: str, text: str) -> Trace:
     ]
     stamps = np.unique(np.concatenate([times for times, _ in columns]))
     where = _Where(name)
-    grid = regular_grid(ParsedTimes(stamps, calendar=True), where)
+    grid = regular_grid(ParsedTimes(stamps, calendar=True), where, len(columns))
     values = np.full((grid.count, len(columns)), np.nan)
     for column, (times, numbers) in enumerate(columns):
         values[grid.rows[np.searchsorted(stamps, times)], column] = numbers

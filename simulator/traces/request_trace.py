@@ -9,6 +9,7 @@ import numpy as np
 
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray, Indicator, Panel
+from simulator.traces.limits import check_size
 
 __all__ = ["RequestTrace"]
 
@@ -73,6 +74,7 @@ class RequestTrace:
             raise DataError(
                 f"{self.name}: {span:.6g} s of requests give {rows} steps of {step_s:g} s; expected 2 or more"
             )
+        check_size(self.name, rows, len(_INDICATORS), step_s)
         row = np.minimum(self.arrival_s / step_s + 1e-9, float(rows)).astype(np.int64)
         count, prompt, output = (
             np.bincount(row, weights=weights, minlength=rows + 1)[:rows]

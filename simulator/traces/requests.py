@@ -18,6 +18,7 @@ import numpy as np
 
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
+from simulator.traces.grid import refuse_absurd_gap
 from simulator.traces.request_trace import RequestTrace
 from simulator.traces.table import Located, ParsedTimes, Table
 from simulator.traces.trace import Trace
@@ -119,6 +120,7 @@ def _trace(
         models=models,
     )
     step = 15.0 if step_s is None else step_s
+    refuse_absurd_gap(times, table, step)
     notes = (f"{len(requests)} requests counted in steps of {step:g} s; the incomplete last step is left out",)
     panel = requests.to_panel(step)
     return Trace(panel, panel.names[0], requests, format="requests", licence=licence, notes=notes)

@@ -6,12 +6,10 @@ A `Table` knows its header at once and reads columns when asked. Gzip is recogni
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import math
 import unicodedata
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +21,7 @@ import numpy as np
 
 from forecasting.errors import DataError, suggest
 from forecasting.panel import FloatArray
+from simulator.traces.limits import MOST_BYTES, check_columns, unpacked
 
 __all__ = [
     "META_PREFIX",
@@ -53,10 +52,14 @@ _DELIMITERS = (",", ";", "\t")
 
 @dataclass(frozen=True)
 class ParsedTimes:
-    """Times of a table's rows: (rows,) seconds; ``calendar`` is False when they count from an unknown start."""
+    """Times of a table's rows: (rows,) seconds; ``calendar`` is False when they count from an unknown start.
+
+    ``local`` is True for dates without an offset, which are read as UTC.
+    """
 
     seconds: FloatArray
     calendar: bool
+    local: bool = False
 
 
 class Located(Protocol):
@@ -114,16 +117,18 @@ def find_file(path: Path) -> Path:
 def read_bytes(path: Path) -> bytes:
     """The file's bytes, unpacked if they are gzip; `DataError` if it is empty, unreadable or a broken archive."""
     try:
-        data = find_file(path).read_bytes()
+        size = find_file(path).stat().st_size
+        if size > MOST_BYTES:
+            raise DataError(
+                f"{path.name}: {size:,} bytes; expected at most {MOST_BYTES:,}: split it, or pack it as Parquet"
+            )
+        data = path.read_bytes()
     except OSError as exc:
         raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
     if not data:
         raise DataError(f"{path.name}: the file is empty; expected a header line and rows")
     if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as exc:
-            raise DataError(f"{path.name}: broken gzip archive ({exc}); unpack it or fetch it again") from exc
+        data = unpacked(data, path.name)
     elif path.suffix == ".gz":
         raise DataError(f"{path.name}: named .gz but is not gzip; rename it or compress it")
     if not data.strip():
@@ -149,6 +154,7 @@ def pick_column(table: Table, column: str) -> str:
 
 def check_names(name: str, columns: Sequence[str]) -> None:
     """`DataError` for a name that is empty, holds a line break or another control character, or stands twice."""
+    check_columns(name, len(columns))
     seen: set[str] = set()
     for number, column in enumerate(columns, 1):
         if not column:
@@ -301,7 +307,7 @@ class TextTable:
             raise DataError(f"{self.name}, {self.where(row)}: some times have a zone and some have none; give all one")
         if not zones[0]:
             stamps = [stamp.replace(tzinfo=UTC) for stamp in stamps]
-        return ParsedTimes(np.array([(s - _EPOCH).total_seconds() for s in stamps]), calendar=True)
+        return ParsedTimes(np.array([(s - _EPOCH).total_seconds() for s in stamps]), calendar=True, local=not zones[0])
 
     def _bad_time(self, column: str, cells: list[str]) -> str:
         """Message for the first cell that is no time (as the majority of cells read: numbers or dates)."""

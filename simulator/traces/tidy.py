@@ -15,6 +15,7 @@ import numpy as np
 from forecasting.errors import DataError, suggest
 from forecasting.panel import KINDS, FloatArray, Indicator, Kind, Panel
 from simulator.traces.grid import Grid, bin_rows, mean_by_row, regular_grid
+from simulator.traces.limits import check_size
 from simulator.traces.table import ParsedTimes, Table, check_names, pick_column
 from simulator.traces.trace import Trace
 from simulator.traces.wide import stem
@@ -150,6 +151,7 @@ def _pivot(table: Table, times: ParsedTimes, series: str) -> tuple[ParsedTimes, 
         first = np.unique(flat, return_index=True)[1]
         row = int(np.setdiff1d(np.arange(len(flat)), first)[0])
         raise DataError(f"{table.name}, {table.where(row)}: a second value of {labels[row]!r} at the same time")
+    check_size(table.name, len(stamps), len(names))
     values = np.full((len(stamps), len(names)), np.nan)
     values[at, which] = column
     return ParsedTimes(stamps, times.calendar), names, values
@@ -179,7 +181,9 @@ def _on_grid(
     """(grid, values on it): the file's own step, or ``step_s`` where the file keeps none."""
     said: Any = table.meta.get("step_s")
     try:
-        grid = regular_grid(times, table, meta_step=float(said) if isinstance(said, (int, float)) else None)
+        grid = regular_grid(
+            times, table, len(indicators), meta_step=float(said) if isinstance(said, (int, float)) else None
+        )
         return grid, grid.place(values)
     except DataError:
         if step_s is None or len(times.seconds) < 2:
@@ -187,7 +191,7 @@ def _on_grid(
     counter = next((i.name for i in indicators if i.kind == "counter"), None)
     if counter is not None:
         raise DataError(f"{table.name}: times keep no step, and the counter {counter!r} cannot be averaged into one")
-    grid = bin_rows(times, table, step_s, average=True)
+    grid = bin_rows(times, table, step_s, len(indicators), average=True)
     empty = grid.count - len(np.unique(grid.rows))
     note = f"times keep no step: averaged into steps of {step_s:g} s, of which {empty} are absent"
     return replace(grid, notes=(note,)), mean_by_row(grid, values)

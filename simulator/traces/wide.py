@@ -84,10 +84,10 @@ def read_wide(table: Table, source: WideSource) -> Trace:
         values[holes] = np.nan
         notes = (f"{int(holes.sum())} rows that the source marks as holes are absent, not zero",)
     if source.tolerant:
-        grid = _tolerant_grid(times, table)
+        grid = _tolerant_grid(times, table, len(chosen))
         values = mean_by_row(grid, values)
     else:
-        grid = regular_grid(times, table)
+        grid = regular_grid(times, table, len(chosen))
         values = grid.place(values)
     notes += grid.notes
     panel = Panel(
@@ -105,12 +105,12 @@ def read_wide(table: Table, source: WideSource) -> Trace:
     return Trace(panel, demand, format=source.key, licence=source.licence, notes=notes)
 
 
-def _tolerant_grid(times: ParsedTimes, table: Located) -> Grid:
+def _tolerant_grid(times: ParsedTimes, table: Located, columns: int) -> Grid:
     """The grid of the most frequent step: repeated times share a row, odd times fall to the nearest one."""
     gaps = np.diff(times.seconds)
     if not (gaps > 0).any():
         raise DataError(f"{table.name}: {len(times.seconds)} rows and no step; expected at least 2 times")
-    grid = bin_rows(times, table, float(np.median(gaps[gaps > 0])), average=False)
+    grid = bin_rows(times, table, float(np.median(gaps[gaps > 0])), columns, average=False)
     shared = len(grid.rows) - len(np.unique(grid.rows))
     missing = grid.count - len(np.unique(grid.rows))
     notes = []

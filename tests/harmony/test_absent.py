@@ -1,0 +1,108 @@
+"""Absent and absurd data: never fewer replicas because of them, never an exception, never a cost that is no number."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forecasting.distribution import ForecastDistribution
+from harmony.decision.turn import decide_turn
+from harmony.model.capacity import Capacity
+from harmony.model.decision import Decision
+from harmony.model.memory import TurnMemory
+from harmony.model.objective import Objective
+from harmony.policies.base import Policy
+from harmony.policies.harmony import HarmonyPolicy
+from harmony.policies.hpa import HpaPolicy
+from harmony.policies.reactive import ReactivePolicy
+from tests.harmony.builders import forecast, observation
+
+POLICIES = st.sampled_from([HarmonyPolicy(), HpaPolicy(0.7), ReactivePolicy(0.2)])
+absurd = st.sampled_from([math.inf, -math.inf, 1e308, 1.7e308, 1e300, 5e-324, math.nan])
+PATHS = st.sampled_from([0.0, 100.0, 900.0, 5000.0, math.nan, math.inf, -math.inf, 1e308])
+
+
+def turn(policy: Policy, **seen: object) -> Decision:
+    before = TurnMemory(expects_forecast=True, forecast_seen=bool(seen.pop("forecast_seen", False)))
+    return decide_turn(observation(**seen), policy.decide, policy.behavior, before)[0]
+
+
+def some_forecast(levels: list[float]) -> ForecastDistribution:
+    paths = np.full((len(levels), 6), 100.0)
+    paths[:, 3] = levels
+    return forecast(paths)
+
+
+@given(
+    POLICIES,
+    st.sampled_from([math.nan, math.inf, -math.inf]),
+    st.none() | st.lists(PATHS, min_size=1, max_size=6).map(some_forecast),
+    st.integers(0, 40),
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.booleans(),
+)
+def test_no_bound_lowers_the_count_while_demand_is_absent(
+    policy: Policy,
+    demand: float,
+    made: ForecastDistribution | None,
+    ordered: int,
+    low: int,
+    more: int,
+    seen: bool,
+) -> None:
+    objective = Objective(min_replicas=low, max_replicas=max(1, low + more))
+    decision = turn(
+        policy, demand=demand, forecast=made, ordered=ordered, ready=ordered, objective=objective, forecast_seen=seen
+    )
+    assert min(ordered, objective.max_replicas) <= decision.replicas <= objective.max_replicas
+
+
+@given(
+    POLICIES,
+    absurd | st.floats(0, 1e12),
+    st.none() | st.lists(PATHS, min_size=1, max_size=6).map(some_forecast),
+    st.sampled_from([1e-9, 1.0, 1e10, 1e300]),
+    st.integers(0, 20),
+)
+def test_absurd_values_give_a_count_within_the_bounds(
+    policy: Policy, demand: float, made: ForecastDistribution | None, per_replica: float, ordered: int
+) -> None:
+    decision = turn(
+        policy,
+        demand=demand,
+        forecast=made,
+        ordered=ordered,
+        ready=ordered,
+        capacity=Capacity.known(per_replica),
+        objective=Objective(max_replicas=10),
+    )
+    assert 1 <= decision.replicas <= 10
+    if decision.candidates is not None:
+        assert np.isfinite(decision.candidates.expected_cost).all()
+
+
+@pytest.mark.parametrize("ordered", [10, 11, 25])
+def test_a_maximum_that_was_lowered_is_where_absent_demand_holds(ordered: int) -> None:
+    """The forecast alone would ask for one replica; what is ordered lies at or above the maximum."""
+    decision = turn(
+        HarmonyPolicy(),
+        demand=math.nan,
+        forecast=forecast(np.full((50, 6), 100.0)),
+        ordered=ordered,
+        ready=ordered,
+        objective=Objective(epsilon=0.05, min_replicas=0, max_replicas=10),
+    )
+    assert decision.replicas == 10
+
+
+def test_one_infinite_path_makes_the_forecast_absent() -> None:
+    paths = np.full((200, 6), 100.0)
+    paths[3, 2] = math.inf
+    decision = turn(HarmonyPolicy(), demand=100.0, ordered=3, ready=3, forecast=forecast(paths), forecast_seen=True)
+    assert decision.candidates is None
+    assert decision.replicas == 3
