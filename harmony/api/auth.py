@@ -14,7 +14,7 @@ from starlette.types import Scope
 from forecasting.errors import HarmonyError
 from harmony.api.keys import parse_key, verify
 from harmony.api.ports import JournalPort, TokenReviewer
-from harmony.api.problems import Problem
+from harmony.api.problems import Problem, too_often
 from harmony.api.roles import Caller, Role
 from harmony.api.state import ApiState
 from harmony.journal.stored import ApiKey
@@ -72,8 +72,12 @@ class Authenticator:
         self._ring = KeyRing(state.journal, state.settings.keys_ttl_s, state.monotonic_s)
         self._tokens = Tokens(state)
 
-    async def caller(self, credentials: Credentials, address: str) -> Caller:
-        """Who that is; `Problem` "unauthenticated" for nobody."""
+    async def caller(self, credentials: Credentials, address: str, wait_s: float = 0.0) -> Caller:
+        """Who that is; `Problem` "unauthenticated" for nobody, "forbidden" for somebody without a role here.
+
+        An address that has guessed too often has to wait ``wait_s`` seconds before a token that is not known is looked
+        up ("rate-limited"): each look-up is a call to the API server. Keys and tokens that were right go on working.
+        """
         settings, text = self._state.settings, credentials.text
         if settings.is_open and not text:
             return Caller(f"address:{address}", "anyone", settings.open_role, "open")
@@ -81,7 +85,7 @@ class Authenticator:
             raise Problem("unauthenticated", "Send an API key as X-API-Key or as Authorization: Bearer.", CHALLENGE)
         found = await self._by_key(text)
         if found is None and self._state.token_review is not None and not text.startswith("hk_"):
-            found = await self._tokens.caller(text, self._state.token_review)
+            found = await self._tokens.caller(text, self._state.token_review, wait_s)
         if found is None:
             raise Problem("unauthenticated", "That key or token is unknown, revoked or expired.", CHALLENGE)
         return found
@@ -134,29 +138,49 @@ class KeyRing:
         self._read_s = self._monotonic_s()
 
 
+class Stranger(NamedTuple):
+    """A user of the cluster none of whose groups has a role here."""
+
+    name: str
+
+
 class Tokens:
     """Token reviews, believed for a minute; tokens are kept as digests only."""
 
     def __init__(self, state: ApiState) -> None:
         self._settings, self._monotonic_s = state.settings, state.monotonic_s
-        self._known: OrderedDict[bytes, tuple[float, Caller | None]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[float, Caller | Stranger | None]] = OrderedDict()
 
-    async def caller(self, token: str, review: TokenReviewer) -> Caller | None:
-        """Whose token it is, with the highest role of their groups; None for nobody and for no role."""
+    async def caller(self, token: str, review: TokenReviewer, wait_s: float = 0.0) -> Caller | None:
+        """Whose token it is, with the highest role of their groups; None for nobody.
+
+        `Problem` "forbidden" for somebody whose groups have no role; "rate-limited" where a token that was never right
+        would have to be looked up, and ``wait_s`` seconds are left to wait.
+        """
         digest, now_s = hashlib.sha256(token.encode()).digest(), self._monotonic_s()
         until_s, known = self._known.get(digest, (-float("inf"), None))
-        if now_s < until_s:
-            return known
+        if now_s >= until_s:
+            if wait_s and known is None:
+                raise too_often(wait_s)
+            known = await self._looked_up(token, digest, review, now_s)
+        if isinstance(known, Stranger):
+            raise Problem("forbidden", "That token is good, but none of its groups has a role here.")
+        return known
+
+    async def _looked_up(
+        self, token: str, digest: bytes, review: TokenReviewer, now_s: float
+    ) -> Caller | Stranger | None:
+        """Whose token it is, from the API server; remembered."""
         try:
             user = await review(token)
         except HarmonyError as error:
             log.warning("a token could not be reviewed: %s", type(error).__name__)
             raise Problem("unavailable", "Tokens cannot be reviewed right now.", {"retry-after": "5"}) from error
-        found = None
+        found: Caller | Stranger | None = None
         if user is not None:
             roles = [self._settings.groups[g] for g in user.groups if g in self._settings.groups]
-            found = Caller(f"user:{user.name}", user.name, max(roles), "token") if roles else None
-        ttl_s = self._settings.token_failed_ttl_s if found is None else self._settings.token_ttl_s
+            found = Caller(f"user:{user.name}", user.name, max(roles), "token") if roles else Stranger(user.name)
+        ttl_s = self._settings.token_ttl_s if isinstance(found, Caller) else self._settings.token_failed_ttl_s
         self._known[digest] = (now_s + ttl_s, found)
         self._known.move_to_end(digest)
         if len(self._known) > MOST_TOKENS:

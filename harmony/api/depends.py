@@ -39,7 +39,9 @@ def require(role: Role) -> Callable[..., Caller]:
     return caller  # type: ignore[return-value]
 
 
-def state_of(request: Request) -> ApiState:
+# Dependencies are coroutines throughout: plain functions would queue for the thread pool behind slow pages, and with
+# them every answer that needs no thread, health first of all.
+async def state_of(request: Request) -> ApiState:
     """The application's state."""
     state: ApiState = request.app.state.api
     return state
@@ -52,9 +54,9 @@ def needed(port: T | None, what: str) -> T:
     return port
 
 
-def journal_of(request: Request) -> JournalPort:
+async def journal_of(request: Request) -> JournalPort:
     """The journal."""
-    return needed(state_of(request).journal, "a journal (--journal)")
+    return needed((await state_of(request)).journal, "a journal (--journal)")
 
 
 StateOf = Annotated[ApiState, Depends(state_of)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from harmony.api.auth import Authenticator, read_credentials
 from harmony.api.bodies import is_json, json_depth, read_body, replay
 from harmony.api.fast import forecast_path, ready_forecast
 from harmony.api.limits import Buckets
-from harmony.api.problems import Problem, render
+from harmony.api.problems import Problem, render, too_often
 from harmony.api.roles import Caller
 from harmony.api.state import ApiState
 
@@ -76,7 +77,8 @@ class Gate:
         self._settings = settings = state.settings
         self._buckets = Buckets(settings.rate, settings.burst)
         self._failures = Buckets(settings.failed_rate, settings.failed_burst)
-        self._running = self._streams = 0
+        self._running = 0
+        self._streams: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (or let the server's own messages through)."""
@@ -149,7 +151,8 @@ class Gate:
             credentials = read_credentials(scope["headers"])
             by_cookie = credentials.by_cookie
             try:
-                caller = await self._authenticator.caller(credentials, address)
+                wait_s = self._failures.wait_s(address, now_s)
+                caller = await self._authenticator.caller(credentials, address, wait_s)
             except Problem as problem:
                 if problem.slug == "unauthenticated":
                     self._failed(address, now_s, asked, path, method, had_one=bool(credentials.text))
@@ -158,7 +161,7 @@ class Gate:
         who = f"address:{address}" if caller is None else caller.id
         wait_s = self._buckets.take(who, now_s, settings.work_cost if work else 1.0)
         if wait_s:
-            raise _too_often(wait_s)
+            raise too_often(wait_s)
         if method not in SAFE:
             self._same_site(asked, by_cookie)
         scope["caller"] = caller
@@ -170,7 +173,7 @@ class Gate:
             raise _LogInFirst
         wait_s = self._failures.take(address, now_s)
         if wait_s:
-            raise _too_often(wait_s)
+            raise too_often(wait_s)
         if had_one:
             log.info("a wrong key or token", extra={"address": address})
 
@@ -216,14 +219,19 @@ class Gate:
             raise Problem("bad-request", f"JSON nested deeper than {limit} is not accepted.")
 
     async def _stream(self, scope: Scope, receive: Receive, send: _Outgoing) -> None:
-        """An event stream: no time limit, but only so many."""
-        if self._streams >= self._settings.streams:
+        """An event stream: no time limit, but only so many, and no caller has all of them."""
+        caller: Caller | None = scope["caller"]
+        who = "" if caller is None else caller.id
+        if self._streams.total() >= self._settings.streams:
             raise Problem("unavailable", "Too many event streams are open.", {"retry-after": "10"})
-        self._streams += 1
+        if self._streams[who] >= self._settings.streams_each:
+            raise Problem("rate-limited", "Too many event streams of this caller are open.", {"retry-after": "10"})
+        self._streams[who] += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._streams -= 1
+            self._streams[who] -= 1
+            self._streams += Counter()  # callers without streams are forgotten
 
 
 class _Outgoing:
@@ -246,11 +254,6 @@ class _Outgoing:
 
 async def _in_thread(body: bytes, limit: int) -> int:
     return await asyncio.to_thread(json_depth, body, limit)
-
-
-def _too_often(wait_s: float) -> Problem:
-    seconds = max(1, -int(-wait_s // 1))
-    return Problem("rate-limited", f"Ask again in {seconds} s.", {"retry-after": str(seconds)})
 
 
 def _length(text: str) -> int | None:

@@ -31,6 +31,12 @@ class Buckets:
             self._levels.popitem(last=False)
         return wait_s
 
+    def wait_s(self, who: str, now_s: float) -> float:
+        """Seconds until there will be a token, 0 where there is one now; nothing is taken."""
+        level, at_s = self._levels.get(who, (self._burst, now_s))
+        level = min(self._burst, level + max(0.0, now_s - at_s) * self._rate)
+        return max(0.0, 1.0 - level) / self._rate
+
     def __len__(self) -> int:
         """Callers in the table."""
         return len(self._levels)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-__all__ = ["MEDIA_TYPE", "PROBLEMS", "Problem", "render"]
+__all__ = ["MEDIA_TYPE", "PROBLEMS", "Problem", "render", "too_often"]
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:harmony:problem:"
@@ -66,3 +66,9 @@ def render(problem: Problem) -> Response:
     return Response(
         orjson.dumps(problem.body()), problem.status, {**problem.headers, "cache-control": "no-store"}, MEDIA_TYPE
     )
+
+
+def too_often(wait_s: float) -> Problem:
+    """The answer to somebody who has to wait ``wait_s`` seconds."""
+    seconds = max(1, -int(-wait_s // 1))
+    return Problem("rate-limited", f"Ask again in {seconds} s.", {"retry-after": str(seconds)})

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from forecasting.errors import UsageError
+from harmony.api.connections import MOST_CONNECTIONS, Connection
 
 __all__ = ["ApiServer", "is_loopback", "listen"]
 
@@ -28,6 +29,8 @@ class ApiServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Connection,
+                limit_concurrency=MOST_CONNECTIONS,
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,

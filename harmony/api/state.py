@@ -38,7 +38,7 @@ class ApiSettings:
         depth_limit: nesting of a JSON body.
         time_limit_s: seconds until a request is given up (event streams are exempt).
         concurrency: requests under way at most.
-        streams: event streams at most.
+        streams, streams_each: event streams at most, in all and of one caller.
         keys_ttl_s: seconds after which keys are read again: how late another replica hears of a revocation.
         token_ttl_s, token_failed_ttl_s: seconds that a token review is believed.
     """
@@ -62,6 +62,7 @@ class ApiSettings:
     time_limit_s: float = 20.0
     concurrency: int = 512
     streams: int = 64
+    streams_each: int = 16
     keys_ttl_s: float = 5.0
     token_ttl_s: float = 60.0
     token_failed_ttl_s: float = 10.0

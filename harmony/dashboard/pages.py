@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 
 from harmony.api.auth import Credentials
 from harmony.api.depends import require
-from harmony.api.problems import Problem
+from harmony.api.problems import Problem, too_often
 from harmony.api.roles import Role
 from harmony.dashboard import sessions
 from harmony.dashboard.dashboard import LOGIN, Dashboard
@@ -184,10 +184,13 @@ async def login(request: Request, our: Our) -> Response:
     fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
     key, following = fields.get("key", [""])[0].strip(), inside(fields.get("next", ["/"])[0])
     address = request.client.host if request.client is not None else "unknown"
+    now_s = our.state.monotonic_s()
     try:
+        if wait_s := our.guesses.wait_s(address, now_s):  # before anybody is asked whose token it is
+            raise too_often(wait_s)
         await request.app.state.authenticator.caller(Credentials(key), address)
     except Problem as problem:
-        wait_s = our.guesses.take(address, our.state.monotonic_s())
+        wait_s = our.guesses.take(address, now_s)
         said = "That key is unknown, revoked or expired." if problem.slug == "unauthenticated" else problem.detail
         if wait_s:
             said = f"Too many wrong keys; try again in {wait_s:.0f} s."

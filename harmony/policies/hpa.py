@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from harmony.decision.guards import GuardMemory, apply_behavior
-from harmony.decision.risk import ROUND
+from harmony.decision.risk import MOST_REPLICAS, ROUND
 from harmony.model.decision import Decision, Reason
 from harmony.model.objective import HPA_DOWN, Behavior
 from harmony.model.observation import Observation
@@ -35,11 +35,11 @@ def desired_replicas(load: float, target: float, ordered: int, ready: int, toler
     if starting <= 0 or ratio <= 1.0:
         if abs(ratio - 1.0) <= tolerance + ROUND:
             return ordered
-        return math.ceil(ratio * ready - ROUND)
+        return math.ceil(min(ratio * ready, MOST_REPLICAS) - ROUND)
     ratio = load / (ordered * target)
     if abs(ratio - 1.0) <= tolerance + ROUND or ratio < 1.0:
         return ordered
-    return max(ordered, math.ceil(ratio * ordered - ROUND))
+    return max(ordered, math.ceil(min(ratio * ordered, MOST_REPLICAS) - ROUND))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from fastapi import FastAPI
 
 from controller.process.logs import JsonFormatter
 from forecasting.errors import HarmonyError
+from harmony.api import connections
 from harmony.api import keys as api_keys
 from harmony.api.app import create_app
 from harmony.api.bodies import json_depth
@@ -172,15 +173,59 @@ def test_kubernetes_tokens_get_the_highest_role_of_their_groups_and_are_reviewed
         assert asked == ["dev"]
         now[0] = 61.0
         users["dev"] = TokenUser("ann", ())
-        assert me("dev").status_code == 401
+        assert me("dev").status_code == 403  # a good token, but no group of it has a role any more
         assert asked == ["dev", "dev"]
-        assert me("none").status_code == me("unknown").status_code == 401
+        assert me("none").json()["detail"] == "That token is good, but none of its groups has a role here."
+        assert me("unknown").status_code == 401
         broken = me("broken")
         assert broken.status_code == 503
         assert "secret" not in broken.text
         asked.clear()
         assert me(new_key().text).status_code == 401
         assert asked == []  # our own keys are shown to nobody
+
+
+def test_wrong_tokens_are_looked_up_no_more_often_than_an_address_may_guess(lived: Lived) -> None:
+    """Each look-up is a call to the API server; a token that was right before is looked up whatever others do."""
+    asked: list[str] = []
+    now = [0.0]
+
+    async def review(token: str) -> TokenUser | None:
+        asked.append(token)
+        return TokenUser("ann", ("devs",)) if token == "good" else None
+
+    settings = dataclasses.replace(GENEROUS, groups={"devs": Role.READ}, failed_rate=0.1, failed_burst=5)
+    with api(lived, settings, token_review=review, monotonic_s=lambda: now[0]) as (client, _, _):
+        url = str(client.base_url)
+
+        def me(token: str) -> int:
+            return httpx.get(f"{url}/api/v1/me", headers={"authorization": f"Bearer {token}"}).status_code
+
+        assert me("good") == 200
+        assert [me(f"wrong{i}") for i in range(60)] == [401] * 5 + [429] * 55
+        assert asked == ["good", *(f"wrong{i}" for i in range(5))]
+        now[0] = 61.0  # the good token's minute is over, and five guesses are free again
+        assert [me(f"again{i}") for i in range(20)] == [401] * 5 + [429] * 15
+        assert me("good") == 200
+        assert asked.count("good") == 2
+
+
+# ---- connections ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea", b"\r\n"],
+    ids=["nothing", "half a header", "half of a second request", "an empty line"],
+)
+def test_a_request_that_never_comes_ends_its_connection(
+    lived: Lived, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADERS_S", 0.2)
+    with api(lived, GENEROUS) as (client, _, _):
+        url = httpx.URL(str(client.base_url))
+        with socket.create_connection((url.host, url.port or 80), timeout=60) as held:
+            held.sendall(sent)
+            while held.recv(65_536):  # ends when the server closes; waits for ever (60 s) where it does not
+                pass
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------
@@ -439,6 +484,33 @@ def test_only_so_many_streams(lived: Lived) -> None:
         second = client.get("/api/v1/events?seconds=1")
         assert (second.status_code, second.json()["type"]) == (503, "urn:harmony:problem:unavailable")
         del lines
+
+
+def test_one_caller_does_not_take_all_streams(lived: Lived) -> None:
+    settings = dataclasses.replace(GENEROUS, streams=4, streams_each=2)
+    with api(lived, settings) as (client, _, _), contextlib.ExitStack() as open_ones:
+        other = client.post("/api/v1/keys", json={"name": "other", "role": "read"}).json()["key"]
+        streams = [open_ones.enter_context(client.stream("GET", "/api/v1/events?seconds=20")) for _ in range(2)]
+        held = [stream.iter_lines() for stream in streams]  # whoever holds the lines holds the stream open
+        assert all(next_event(lines) for lines in held)
+        third = client.get("/api/v1/events?seconds=1")
+        assert (third.status_code, third.json()["type"]) == (429, "urn:harmony:problem:rate-limited")
+        assert client.get("/api/v1/events?seconds=0.1", headers={"x-api-key": other}).status_code == 200
+
+
+def test_a_stream_ends_once_its_key_is_revoked(lived: Lived) -> None:
+    hub = Hub()
+    hub.publish(lived[0].all())
+    now = [0.0]
+    with api((hub, lived[1]), GENEROUS, monotonic_s=lambda: now[0]) as (client, _, _):
+        made = client.post("/api/v1/keys", json={"name": "gone", "role": "read"}).json()
+        reader = httpx.Client(base_url=client.base_url, headers={"x-api-key": made["key"]}, timeout=60)
+        with reader, reader.stream("GET", "/api/v1/events") as response:
+            lines = response.iter_lines()
+            assert next_event(lines)["version"] == 1
+            assert client.delete(f"/api/v1/keys/{made['id']}").status_code < 300
+            hub.publish(lived[0].all())
+            assert not any(line.startswith("data: ") for line in lines)  # it ends, and nothing more is told
 
 
 # ---- secrets ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, model_validator
@@ -11,6 +12,8 @@ from harmony.api.models.base import Model, Number, Request
 __all__ = ["AdHocForecast", "AdHocRequest", "Forecast", "ForecastIndicator", "IndicatorRequest", "QuantileRow"]
 
 MOST_CELLS = 2_000_000  # samples x horizon x indicators of one answer
+FIRST_S = datetime(1, 1, 2, tzinfo=UTC).timestamp()
+LAST_S = datetime(9999, 12, 30, tzinfo=UTC).timestamp()
 
 
 class ForecastIndicator(Model):
@@ -91,7 +94,16 @@ class AdHocRequest(Request):
             raise ValueError("indicator names must be unique")
         if self.samples * self.horizon * width > MOST_CELLS:
             raise ValueError(f"samples x horizon x indicators must be at most {MOST_CELLS}")
+        self._within_the_calendar()
         return self
+
+    def _within_the_calendar(self) -> None:
+        """The first reading and the last step forecast have a date (with a day to spare for any time zone)."""
+        if self.start is None:
+            return
+        last_s = (len(self.values) + self.horizon) * self.step_seconds
+        if not FIRST_S <= self.start.timestamp() <= LAST_S - last_s:
+            raise ValueError("start: the history and its forecast must lie between 0001-01-02 and 9999-12-30")
 
 
 class QuantileRow(Model):

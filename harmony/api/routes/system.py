@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
 import orjson
@@ -11,8 +12,10 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from harmony import __version__
+from harmony.api.auth import read_credentials
 from harmony.api.depends import Reader, StateOf, needed
 from harmony.api.models import Health
+from harmony.api.problems import Problem
 from harmony.api.state import ApiState
 from harmony.serving.snapshot import Snapshot
 
@@ -74,16 +77,36 @@ async def events(
     known = -1 if last_event_id is None else int(last_event_id)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     stopping: asyncio.Event = request.app.state.stopping
-    return StreamingResponse(changes(state, known, seconds, stopping), headers=headers, media_type="text/event-stream")
+    stream = changes(state, known, seconds, stopping, functools.partial(_may_still, request))
+    return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
 
 
-async def changes(state: ApiState, known: int, seconds: float, stopping: asyncio.Event) -> AsyncIterator[bytes]:
-    """The stream: at once where the version is another one than ``known``, then with every change."""
+async def _may_still(request: Request) -> bool:
+    """Whether the key or token that opened the stream is still good: it may have been revoked since."""
+    address = request.client.host if request.client is not None else "unknown"
+    try:
+        await request.app.state.authenticator.caller(read_credentials(request.headers.raw), address)
+    except Problem as problem:
+        return problem.slug not in ("unauthenticated", "forbidden")  # a journal in trouble ends nobody's stream
+    return True
+
+
+async def changes(
+    state: ApiState,
+    known: int,
+    seconds: float,
+    stopping: asyncio.Event,
+    may_still: Callable[[], Awaitable[bool]],
+) -> AsyncIterator[bytes]:
+    """The stream: at once where the version is another one than ``known``, then with every change.
+
+    Whether its reader ``may_still`` read is asked again before everything that is sent.
+    """
     until_s = state.monotonic_s() + seconds
     before: dict[str, Snapshot] = {}
     version = known
     yield b"retry: 3000\n\n"
-    while not stopping.is_set():
+    while not stopping.is_set() and await may_still():
         now, snapshots = state.hub.view()
         if now != version:
             fleet = {s.service: s for s in snapshots}
