@@ -39,7 +39,7 @@ LOOKBACK, HORIZON, SAMPLES, LEVEL = 144, 5, 400, 0.99
 
 def score(model: ForecastModel, panel: Panel, ends: np.ndarray, unit: float) -> tuple[float, float, float]:
     """(CRPS, pinball loss of the maximum, share of maxima above its stated quantile)."""
-    windows = WindowBatch.from_panel(panel, ends, LOOKBACK, horizon=HORIZON)
+    windows = WindowBatch.of(panel, ends, LOOKBACK, horizon=HORIZON)
     paths = model.predict(windows, HORIZON, samples=SAMPLES, only=[panel.names[0]]).paths[..., 0]
     truth = panel.values[ends[:, None] + np.arange(1, HORIZON + 1), 0]
     whole = ~np.isnan(truth).any(axis=1)

@@ -25,9 +25,7 @@ def windows(count: int, indicators: int, lookback: int, horizon: int) -> WindowB
     rows = lookback + count + 2100
     values = np.random.default_rng(0).normal(size=(rows, indicators)).cumsum(0)
     columns = tuple(Indicator(f"x{i}", level=1 if i == 0 else 2 + i % 2) for i in range(indicators))
-    return WindowBatch.from_panel(
-        Panel(values, columns, 0.0, 60.0), np.arange(rows - count, rows), lookback, horizon=horizon
-    )
+    return WindowBatch.of(Panel(values, columns, 0.0, 60.0), np.arange(rows - count, rows), lookback, horizon=horizon)
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from controller.fleet.fleet import Fleet
-from controller.forecasting import FleetForecaster
 from controller.keda.board import Board
 from controller.keda.server import KedaScaler, Tls
 from controller.kube.client import Kube
@@ -36,6 +35,7 @@ from controller.reporting.writing import Reporter
 from controller.tick import Tick, TickReport
 from forecasting.base import ForecastModel, rows_read
 from forecasting.errors import HarmonyError
+from forecasting.fleet import FleetForecaster
 from harmony import __version__
 from harmony.metrics import Metrics
 

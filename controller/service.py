@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from controller.forecasting import Wanted
 from controller.observing.lead_times import LeadTimes
 from controller.observing.starts import PodStarts
 from controller.observing.targets import TargetView
@@ -17,8 +16,9 @@ from controller.outputs.buffers import Buffer
 from controller.prometheus.feed import Feed, FeedState
 from controller.prometheus.history import History
 from controller.resource.saving import demand_mark
-from controller.resource.settings import ServiceSettings
+from controller.resource.settings import ServiceKey, ServiceSettings
 from forecasting.distribution import ForecastDistribution
+from forecasting.fleet import Wanted
 from harmony.decision.authority import Permitted, permitted
 from harmony.decision.feedback import RiskFeedback
 from harmony.decision.learning import LearningGate
@@ -239,7 +239,7 @@ class Service:
         return replicas if self.shadow is None else self.shadow.scale(replicas)
 
     # ---- one turn -------------------------------------------------------------------------------------------
-    def wants(self) -> Wanted | None:
+    def wants(self) -> Wanted[ServiceKey] | None:
         """The forecast that this turn needs; None while there is nothing to make one from."""
         if self.feed_state is None or math.isnan(self.demand):
             return None

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from controller.fleet.fleet import Fleet
-from controller.forecasting import FleetForecaster, Forecasts
 from controller.keda.board import Board, Posting
 from controller.kube.client import Kube
 from controller.kube.errors import KubeError
@@ -31,6 +30,7 @@ from controller.resource.reasons import EventReason
 from controller.resource.settings import ServiceKey
 from controller.service import Plan, Service
 from forecasting.errors import HarmonyError
+from forecasting.fleet import FleetForecaster, Forecasts
 from harmony.metrics import Metrics
 from harmony.model.authority import Mode
 
@@ -164,14 +164,14 @@ class Tick:
         service.error = ""
         await asyncio.gather(look(), refresh())
 
-    def _forecast(self, services: list[Service], now_s: float) -> Forecasts:
+    def _forecast(self, services: list[Service], now_s: float) -> Forecasts[ServiceKey]:
         for service in services:
             service.clock_s = now_s
         wanted = [w for w in (s.wants() for s in services) if w is not None]
         return self._forecaster.forecast(wanted, now_s)
 
     def _decide(
-        self, services: list[Service], forecasts: Forecasts, now_s: float, report: TickReport
+        self, services: list[Service], forecasts: Forecasts[ServiceKey], now_s: float, report: TickReport
     ) -> list[tuple[Service, Plan]]:
         """Decide for every service that could be looked at; one that breaks is left as it is."""
         planned = []

@@ -86,7 +86,7 @@ def demand_of(trace: Trace) -> np.ndarray:
 
 
 def forecast_at(trace: Trace, row: int, horizon: int, samples: int = 400) -> ForecastDistribution:
-    windows = WindowBatch.from_panel(trace.panel, ends=[row], lookback=144, horizon=horizon)
+    windows = WindowBatch.of(trace.panel, ends=[row], lookback=144, horizon=horizon)
     return Forecaster.base().predict(windows, horizon, samples=samples, seed=SEED, only=[trace.demand])[0]
 
 

@@ -278,7 +278,7 @@ def score_model(
     predict_seconds = 0.0
     for lo in range(0, len(ends), size):
         some = ends[lo : lo + size]
-        windows = WindowBatch.from_panel(panel, some, settings.lookback, horizon=ahead)
+        windows = WindowBatch.of(panel, some, settings.lookback, horizon=ahead)
         began = clock()
         forecast = model.predict(windows, horizon, samples=samples, seed=settings.seed)
         predict_seconds += clock() - began

@@ -20,11 +20,13 @@ import numpy.typing as npt
 
 from forecasting.errors import DataError, suggest
 
-__all__ = ["FloatArray", "Indicator", "Kind", "Level", "Panel"]
+__all__ = ["FloatArray", "Indicator", "IntArray", "Kind", "Level", "Panel"]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 Kind = Literal["gauge", "counter", "rate"]
 KINDS: tuple[Kind, ...] = ("gauge", "counter", "rate")
+ON_GRID = 1e-6  # of a step: how far rounding may put a time before its row
 
 
 class Level(IntEnum):
@@ -166,6 +168,25 @@ class Panel:
         h.update(repr((self.start_s, self.step_s, self.calendar, self.indicators)).encode())
         h.update(np.where(np.isnan(self.values), np.nan, self.values).tobytes())
         return h.hexdigest()
+
+    def row_at(self, now_s: float) -> int:
+        """Number of the last row that is complete at ``now_s`` (below 0 before the first, beyond the end after it)."""
+        return math.floor((now_s - self.start_s) / self.step_s + ON_GRID)
+
+    def recent(self, rows: IntArray) -> FloatArray:
+        """(..., indicators) values by row number, NaN where there is no such row."""
+        absent = (rows < 0) | (rows >= len(self))
+        if not absent.any():
+            return self.values[rows]
+        if len(self) == 0:
+            return np.full((*rows.shape, len(self.indicators)), np.nan)
+        out: FloatArray = self.values[np.clip(rows, 0, len(self) - 1)]
+        out[absent] = np.nan
+        return out
+
+    def earlier(self, rows: IntArray) -> FloatArray:
+        """The same: a panel keeps all it was given."""
+        return self.recent(rows)
 
     # ---- deriving -------------------------------------------------------------------------------------------
     def replace(self, **changes: object) -> Panel:

@@ -96,7 +96,7 @@ def examples_of(
     parts = []
     for begin in range(0, len(ends), together):
         some = ends[begin : begin + together]
-        windows = WindowBatch.from_panel(panel, some, lookback, horizon=horizon if seasons else 0)
+        windows = WindowBatch.of(panel, some, lookback, horizon=horizon if seasons else 0)
         parts.append(make_inputs(windows, horizon, quantiles=config.quantiles, stats=stats, near=config.near_rows))
     inputs = Inputs.concat(parts)
     observed = ~np.isnan(ahead) & inputs.present.numpy()[..., None]

@@ -1,21 +1,82 @@
-"""`WindowBatch`: the histories that forecasters read, many at once (over services or over decision times)."""
+"""`WindowBatch`: the histories that forecasters read, many at once (over services or over decision times).
+
+Whatever was read of a service (a panel, a history in the cluster, a simulated service) is a `RowSource`, and
+`WindowBatch.of` is the one place where its rows become windows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from forecasting.errors import DataError
-from forecasting.panel import FloatArray, Indicator, Panel
+from forecasting.panel import FloatArray, Indicator, IntArray
 
-__all__ = ["DAY_S", "SEASONS_S", "WEEK_S", "WindowBatch"]
+__all__ = ["DAY_S", "SEASONS_S", "WEEK_S", "RowSource", "WindowBatch", "season_rows"]
 
 DAY_S = 86_400.0
 WEEK_S = 7 * DAY_S
 SEASONS_S: tuple[float, ...] = (DAY_S, WEEK_S)
+
+
+class RowSource(Protocol):
+    """What was read of one service on a grid of times: row k, at `start_s` + k * `step_s`, NaN where absent.
+
+    Rows that are not held (not yet read, or forgotten) are absent; asking for them is no error.
+    """
+
+    @property
+    def indicators(self) -> tuple[Indicator, ...]:
+        """The columns, the demand first."""
+        ...
+
+    @property
+    def start_s(self) -> float:
+        """Time of row 0, seconds since the Unix epoch."""
+        ...
+
+    @property
+    def step_s(self) -> float:
+        """Seconds between rows."""
+        ...
+
+    @property
+    def calendar(self) -> bool:
+        """False when the times carry no calendar."""
+        ...
+
+    def row_at(self, now_s: float) -> int:
+        """Number of the last row that is complete at ``now_s``."""
+        ...
+
+    def recent(self, rows: IntArray) -> FloatArray:
+        """(..., indicators) float64 readings of rows within the lookback."""
+        ...
+
+    def earlier(self, rows: IntArray) -> FloatArray:
+        """(..., indicators) float64 readings of rows a season back; a source may keep the demand alone."""
+        ...
+
+
+@lru_cache(maxsize=64)
+def season_rows(horizon: int, step_s: float, seasons_s: tuple[float, ...] = SEASONS_S) -> IntArray:
+    """(seasons, horizon), read-only: the row one season before each step to come, counted from a window's last row (0).
+
+    Where a season is shorter than the horizon, as many seasons back as it takes to have seen it: never above 0.
+    """
+    ahead = np.arange(1, horizon + 1)
+    rows = []
+    for season_s in seasons_s:
+        lag = max(1, round(season_s / step_s))
+        rows.append(ahead - np.where(ahead > lag, -(-ahead // lag) * lag, lag))
+    out: IntArray = np.stack(rows)
+    out.flags.writeable = False  # shared by all who ask alike
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,72 +119,56 @@ class WindowBatch:
         """Rows per window."""
         return int(self.values.shape[1])
 
+    @property
+    def schema(self) -> tuple[object, ...]:
+        """What batches must share to become one: indicators, step, calendar, seasons, lookback."""
+        return self.indicators, self.step_s, self.calendar, self.seasons_s, self.lookback
+
     @classmethod
-    def from_panel(
+    def of(
         cls,
-        panel: Panel,
+        source: RowSource,
         ends: Sequence[int] | npt.NDArray[np.integer],
         lookback: int,
         *,
         horizon: int = 0,
         seasons_s: tuple[float, ...] = SEASONS_S,
     ) -> WindowBatch:
-        """Windows of one panel whose last rows are the row numbers ``ends``.
+        """Windows of one service whose last rows are the row numbers ``ends``.
 
-        ``horizon`` > 0 also gathers the seasonal values for that many steps ahead. Rows before the panel's first are
-        absent. Raises `DataError` for a row number outside the panel or a lookback below 1.
+        ``horizon`` > 0 also gathers the seasonal values for that many steps ahead. Rows that the source does not
+        hold are absent. Raises `DataError` for a lookback below 1.
         """
-        idx = np.asarray(ends, dtype=np.int64)
         if lookback < 1:
             raise DataError(f"lookback {lookback}: expected at least 1 row")
-        if idx.size and (idx.min() < 0 or idx.max() >= len(panel)):
-            raise DataError(f"window ends must be rows 0..{len(panel) - 1}, got {idx.min()}..{idx.max()}")
-        if idx.size == 0:
-            values: FloatArray = np.empty((0, lookback, len(panel.indicators)))
-        elif idx.min() >= lookback - 1:
-            view = np.lib.stride_tricks.sliding_window_view(panel.values, lookback, axis=0)
-            values = np.ascontiguousarray(view[idx - lookback + 1].swapaxes(1, 2))
-        else:
-            values = _gather(panel.values, idx[:, None] + np.arange(-lookback + 1, 1))
+        last = np.asarray(ends, dtype=np.int64)
         seasonal = None
         if horizon > 0 and seasons_s:
-            ahead = np.arange(1, horizon + 1)
-            layers = []
-            for season_s in seasons_s:
-                lag = max(1, round(season_s / panel.step_s))
-                back = np.where(ahead > lag, -(-ahead // lag) * lag, lag)
-                layers.append(_gather(panel.values, idx[:, None] + (ahead - back)))
-            seasonal = np.stack(layers, axis=1)
+            seasonal = source.earlier(last[:, None, None] + season_rows(horizon, source.step_s, seasons_s))
         return cls(
-            values=values,
-            indicators=panel.indicators,
-            end_s=panel.start_s + panel.step_s * idx.astype(np.float64),
-            step_s=panel.step_s,
-            calendar=panel.calendar,
+            values=source.recent(last[:, None] + np.arange(-lookback + 1, 1)),
+            indicators=source.indicators,
+            end_s=source.start_s + source.step_s * last.astype(np.float64),
+            step_s=source.step_s,
+            calendar=source.calendar,
             seasonal=seasonal,
             seasons_s=seasons_s,
         )
 
     @classmethod
-    def from_panels(cls, panels: Sequence[Panel], lookback: int, *, horizon: int = 0) -> WindowBatch:
-        """The newest window of each of several services (same indicators and step); `DataError` if they differ."""
-        if not panels:
-            raise DataError("no panels given")
-        first = panels[0]
-        for p in panels[1:]:
-            if p.indicators != first.indicators or p.step_s != first.step_s or p.calendar != first.calendar:
-                raise DataError(
-                    f"{p.name} and {first.name} differ in indicators, step or calendar; batch equal ones only"
-                )
-        if any(len(p) == 0 for p in panels):
-            raise DataError("an empty panel has no window")
-        parts = [cls.from_panel(p, [len(p) - 1], lookback, horizon=horizon) for p in panels]
-        return cls.concat(parts)
-
-    @classmethod
     def concat(cls, parts: Sequence[WindowBatch]) -> WindowBatch:
-        """Several batches of one schema as one."""
+        """Several batches of one schema as one; `DataError` for none, or for parts that differ in schema.
+
+        Seasonal values are kept if every part has them.
+        """
+        if not parts:
+            raise DataError("no windows given")
         first = parts[0]
+        for part in parts[1:]:
+            if part.schema != first.schema:
+                raise DataError(
+                    "windows differ in indicators, step, calendar, seasons or lookback; batch equal ones only"
+                )
         seasonal = None
         if all(p.seasonal is not None for p in parts):
             seasonal = np.concatenate([p.seasonal for p in parts if p.seasonal is not None])
@@ -150,10 +195,3 @@ class WindowBatch:
                 seasonal=None if self.seasonal is None else self.seasonal[s],
                 seasons_s=self.seasons_s,
             )
-
-
-def _gather(values: FloatArray, rows: npt.NDArray[np.int64]) -> FloatArray:
-    """``values[rows]`` with NaN for rows before the first (a history that was not recorded is absent)."""
-    out: FloatArray = values[np.clip(rows, 0, len(values) - 1)]
-    out[(rows < 0) | (rows >= len(values))] = np.nan
-    return out

@@ -8,8 +8,8 @@ import numpy as np
 
 from forecasting.base import ForecastModel
 from forecasting.distribution import ForecastDistribution
+from forecasting.fleet import forecast_rows
 from forecasting.panel import FloatArray, Indicator, Panel
-from forecasting.windows import WindowBatch
 
 __all__ = ["BatchedForecasts", "TrueFuture"]
 
@@ -73,9 +73,16 @@ class BatchedForecasts:
         """Sample paths (rows of the chunk, samples, horizon, 1) of the panel's first indicator."""
         start = number * self._per_chunk
         rows = np.arange(start, min(start + self._per_chunk, len(self.panel)), self._every)
-        windows = WindowBatch.from_panel(self.panel, rows, self._lookback, horizon=self.horizon)
-        demand = self.panel.names[0]
-        batch = self.model.predict(windows, self.horizon, samples=self._samples, seed=self._seed, only=[demand])
+        batch = forecast_rows(
+            self.model,
+            self.panel,
+            rows,
+            self.horizon,
+            samples=self._samples,
+            seed=self._seed,
+            lookback=self._lookback,
+            only=self.panel.names[:1],
+        )
         if self._on_batch is not None:
             self._on_batch(int(rows[-1]) + 1, len(self.panel))
         return np.asarray(batch.paths), batch.model

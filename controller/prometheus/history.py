@@ -1,4 +1,4 @@
-"""`History`: what was read of one service, on a fixed grid of times; `window_batch`: many of them for one forecast.
+"""`History`: what was read of one service, on a fixed grid of times.
 
 A row stands for one step and is named by its number: row k, at Unix time k * step, takes the readings of
 ((k - 1) * step, k * step]. Rows live in rings indexed by their number, so nothing is ever shifted: a gap stays
@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.errors import DataError
-from forecasting.panel import FloatArray, Indicator
-from forecasting.windows import SEASONS_S, WEEK_S, WindowBatch
+from forecasting.panel import FloatArray, Indicator, IntArray
+from forecasting.windows import WEEK_S
 
-__all__ = ["History", "stored_indicator", "window_batch"]
+__all__ = ["History", "stored_indicator"]
 
-IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 
 SLACK_ROWS = 8  # rows ahead of the last complete one, so that a new reading does not push out what is still read
@@ -38,7 +37,7 @@ def stored_indicator(indicator: Indicator) -> Indicator:
 
 
 class History:
-    """Readings of one service's indicators, the demand first; NaN is absent.
+    """Readings of one service's indicators, the demand first; NaN is absent (a `RowSource` for forecasts).
 
     Two rings: the newest ``lookback`` rows (and a little slack) of all indicators, and one week of the demand. Both
     are float32 and allocated at the first reading. Raises `DataError` without indicators, for a step outside
@@ -168,6 +167,30 @@ class History:
         times: FloatArray = rows.astype(np.float64) * self.step_s
         return times, values
 
+    # ---- windows of forecasts ---------------------------------------------------------------------------------
+    @property
+    def start_s(self) -> float:
+        """Time of row 0: the Unix epoch."""
+        return 0.0
+
+    @property
+    def calendar(self) -> bool:
+        """Times are real ones."""
+        return True
+
+    def recent(self, rows: IntArray) -> FloatArray:
+        """(..., indicators) readings by row number, NaN where absent or outside the newest rows."""
+        if self._recent is None:
+            return np.full((*rows.shape, len(self.indicators)), np.nan)
+        return self._taken(self._recent, rows)
+
+    def earlier(self, rows: IntArray) -> FloatArray:
+        """The same over one week, of the demand alone: NaN for the other indicators."""
+        out = np.full((*rows.shape, len(self.indicators)), np.nan)
+        if self._long is not None:
+            out[..., 0] = self._taken(self._long, rows)
+        return out
+
     # ---- rows -------------------------------------------------------------------------------------------------
     def _rows(self, times_s: FloatArray) -> IntArray:
         """Row of each reading: the end of the step it falls in."""
@@ -177,6 +200,12 @@ class History:
     def row_at(self, now_s: float) -> int:
         """The last row that is complete at ``now_s``."""
         return math.floor(now_s / self.step_s + ON_GRID)
+
+    def _taken(self, ring: Float32Array, rows: IntArray) -> FloatArray:
+        """What a ring has of these rows, NaN of those that it does not hold."""
+        out: FloatArray = ring[rows % len(ring)].astype(np.float64)
+        out[~self._held(rows, len(ring))] = np.nan
+        return out
 
     def _held(self, rows: IntArray, size: int) -> npt.NDArray[np.bool_]:
         """Which rows a ring of ``size`` holds now."""
@@ -206,58 +235,3 @@ class History:
         if known.size == 0:
             return -math.inf, math.nan
         return float(rows[known[-1]] * self.step_s), float(values[known[-1]])
-
-
-def window_batch(histories: Sequence[History], now_s: float, horizon: int = 0) -> WindowBatch:
-    """The newest windows of many services, all ending at the last complete row at ``now_s``.
-
-    `values` (batch, lookback, indicators); with ``horizon`` > 0 `seasonal` (batch, 2 seasons, horizon, indicators):
-    the demand a day and a week before each step to come, NaN for other indicators. Raises `DataError` for no
-    histories, or such as differ in indicators, step or lookback.
-    """
-    if not histories:
-        raise DataError("no histories given")
-    first = histories[0]
-    for other in histories:
-        if other.indicators != first.indicators or (other.step_s, other.lookback) != (first.step_s, first.lookback):
-            raise DataError("histories differ in indicators, step or lookback; batch equal ones only")
-    n, count, size = len(histories), len(first.indicators), first.recent_rows
-    now = first.row_at(now_s)
-    heads = np.array([now - 2 * first.long_rows if h._head is None else h._head for h in histories])[:, None]
-
-    rows = np.arange(now - first.lookback + 1, now + 1)
-    values = np.full((n, rows.size, count), np.nan)
-    slots = rows % size
-    for i, history in enumerate(histories):
-        if history._recent is not None:
-            values[i] = history._recent[slots]
-    values[(rows > heads) | (rows <= heads - size)] = np.nan
-
-    seasonal = None
-    if horizon > 0:
-        rows = _seasonal_rows(now, horizon, first.step_s).ravel()
-        slots = rows % first.long_rows
-        demand = np.full((n, rows.size), np.nan)
-        for i, history in enumerate(histories):
-            if history._long is not None:
-                demand[i] = history._long[slots]
-        demand[(rows > heads) | (rows <= heads - first.long_rows)] = np.nan
-        seasonal = np.full((n, len(SEASONS_S), horizon, count), np.nan)
-        seasonal[..., 0] = demand.reshape(n, len(SEASONS_S), horizon)
-    return WindowBatch(
-        values=values,
-        indicators=first.indicators,
-        end_s=np.full(n, now * first.step_s),
-        step_s=first.step_s,
-        seasonal=seasonal,
-    )
-
-
-def _seasonal_rows(now: int, horizon: int, step_s: float) -> IntArray:
-    """(seasons, horizon) the row one season before each step ahead, or as many seasons as it takes to have seen it."""
-    ahead = np.arange(1, horizon + 1)
-    rows = []
-    for season_s in SEASONS_S:
-        lag = max(1, round(season_s / step_s))
-        rows.append(now + ahead - np.where(ahead > lag, -(-ahead // lag) * lag, lag))
-    return np.stack(rows)

@@ -67,7 +67,7 @@ def training_chunks(
     for panel, count in zip(panels, counts, strict=True):
         for lo in range(0, count, size):
             ends = np.arange(lo, min(lo + size, count)) + lookback - 1
-            windows = WindowBatch.from_panel(panel, ends, lookback, horizon=horizon)
+            windows = WindowBatch.of(panel, ends, lookback, horizon=horizon)
             targets = panel.values[ends[:, None] + np.arange(1, horizon + 1)]
             yield TrainingChunk(windows, targets, first + lo, total)
         first += count

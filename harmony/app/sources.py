@@ -324,12 +324,9 @@ def explainer(store: JournalStore) -> ExplainPort:
 # ---- forecasting ------------------------------------------------------------------------------------------------
 def forecaster(name: str) -> ForecastPort:
     """Joint forecasts of posted histories; the model is loaded with the first."""
-    import numpy as np
-
-    from forecasting.base import rows_read
     from forecasting.distribution import ForecastDistribution
+    from forecasting.fleet import forecast_rows
     from forecasting.panel import Panel
-    from forecasting.windows import WindowBatch
 
     held: list[Any] = []
 
@@ -338,9 +335,7 @@ def forecaster(name: str) -> ForecastPort:
             from forecasting.forecaster import Forecaster
 
             held.append(Forecaster.load(name))
-        windows = WindowBatch.from_panel(panel, np.array([len(panel) - 1]), rows_read(held[0]), horizon=horizon)
-        found: ForecastDistribution = held[0].predict(windows, horizon, samples=samples)[0]
-        return found
+        return forecast_rows(held[0], panel, [len(panel) - 1], horizon, samples=samples)[0]
 
     return forecast
 

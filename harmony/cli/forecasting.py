@@ -285,9 +285,9 @@ def forecast(
 
     `harmony forecast metrics.csv --demand rps --model ridge --quantiles 0.1,0.5,0.9,0.99 --json`
     """
-    from forecasting.base import LOOKBACK, rows_read
+    from forecasting.base import LOOKBACK
     from forecasting.errors import UsageError
-    from forecasting.windows import WindowBatch
+    from forecasting.fleet import forecast_rows
     from simulator.traces.registry import load_trace
 
     levels = _levels(quantiles)
@@ -303,9 +303,8 @@ def forecast(
         panel.position(name)
     with _progress("fit") as report:
         fitted = _model(model, panel, LOOKBACK if lookback is None else lookback, horizon, seed, report)
-    rows = rows_read(fitted) if lookback is None else lookback
-    windows = WindowBatch.from_panel(panel, [len(panel) - 1], rows, horizon=horizon)
-    found = fitted.predict(windows, horizon, samples=samples, seed=seed, only=only)[0]
+    last = [len(panel) - 1]
+    found = forecast_rows(fitted, panel, last, horizon, samples=samples, seed=seed, lookback=lookback, only=only)[0]
     if as_json:
         _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar))
     else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from forecasting.base import ForecastModel
 from forecasting.distribution import ForecastDistribution
 from forecasting.errors import UsageError
+from forecasting.fleet import FleetForecaster, Wanted, forecast_rows
 from forecasting.forecaster import Forecaster
 from harmony.metrics import Metrics
 from harmony.serving import Hub
@@ -140,7 +141,8 @@ class DemoCluster:
     def _past_forecasts(self, service: DemoService, rows: Sequence[int]) -> list[ForecastDistribution]:
         """One service's forecasts of the demand for all turns of the past, each from what was read before it."""
         service.loop.interval_s = PAST_EVERY * STEP_S
-        return list(self._readings.forecast_past(self.model, service.number, rows, PAST_HORIZON))
+        source = self._readings.rows_of(service.number, demand_only=True)
+        return list(forecast_rows(self.model, source, rows, PAST_HORIZON))
 
     def _past_turn(self, service: DemoService, forecast: ForecastDistribution) -> None:
         service.consider(None if math.isnan(service.demand) else forecast)
@@ -202,15 +204,17 @@ class DemoCluster:
         times.longest_s, times.total_s = max(times.longest_s, took_s), times.total_s + took_s
 
     def _forecasts(self) -> dict[int, ForecastDistribution]:
-        """One batch for all services whose demand is known."""
-        wanted = [s for s in self.services if not math.isnan(s.demand)]
-        if not wanted:
-            return {}
-        need = max(s.horizon() for s in wanted)
-        need = max(need, HORIZONS[1]) if self._detail else need
-        horizon = next((h for h in HORIZONS if h >= need), HORIZONS[-1])
-        numbers = [s.number for s in wanted]
-        return dict(zip(numbers, self._readings.forecast(self.model, numbers, self.row, horizon), strict=True))
+        """All indicators, equally far ahead, of every service whose demand is known."""
+        known = [s for s in self.services if not math.isnan(s.demand)]
+        horizon = max((s.horizon() for s in known), default=0)
+        horizon = max(horizon, HORIZONS[1]) if self._detail else horizon
+        wanted = [Wanted(s.number, self._readings.rows_of(s.number), horizon) for s in known]
+        forecaster = FleetForecaster(self.model, horizons=HORIZONS, demand_only=False)
+        found = forecaster.forecast(wanted, self.now_s())
+        for number, failure in found.failed.items():
+            log.warning("no forecast: %s", failure, extra={"service": self.specs[number].name})
+            self.metrics.observe_error("forecast", failure.partition(":")[0])
+        return found.made
 
     def _note(self, row: int) -> None:
         """Write down what the replicas showed in this row."""

@@ -1,35 +1,31 @@
-"""What is asked of the demo's services: two weeks each, which come again; what was read of it, and its forecasts."""
+"""What is asked of the demo's services: two weeks each, which come again; and what was read of it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from forecasting.base import ForecastModel
-from forecasting.distribution import ForecastBatch
-from forecasting.panel import FloatArray, Indicator
-from forecasting.windows import DAY_S, SEASONS_S, WindowBatch
+from forecasting.panel import FloatArray, Indicator, IntArray
+from forecasting.windows import DAY_S
 from simulator.demo.specs import DemoSpec
 from simulator.traces.generate import generate
 from simulator.traces.profiles import MONDAY_S, GeneratorOptions
 
-__all__ = ["INDICATORS", "LOOKBACK", "STEP_S", "Readings"]
+__all__ = ["INDICATORS", "STEP_S", "DemoRows", "Readings"]
 
 STEP_S = 60.0
-LOOKBACK = 144
 DAYS = 14  # what was asked comes again after that; weeks and days stay weeks and days
 ROWS = round(DAYS * DAY_S / STEP_S)
-SAMPLES = 200
 INDICATORS = (
     Indicator("requests", "requests/s", 1, "rate"),
     Indicator("output_tokens", "tokens/s", 1, "rate"),
     Indicator("gpu_utilization", "1", 2, "gauge"),
     Indicator("waiting_requests", "requests", 3, "gauge"),
 )
-IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 
 
@@ -80,30 +76,40 @@ class Readings:
         values = self._read[service, numbers % ROWS, 0].astype(np.float64)
         return MONDAY_S + numbers.astype(np.float64) * STEP_S, values
 
-    def forecast(self, model: ForecastModel, services: Sequence[int], row: int, horizon: int) -> ForecastBatch:
-        """All indicators of these services from ``row`` on, as one batch."""
-        return self._predict(model, np.asarray(services), np.full(len(services), row), horizon, len(self.indicators))
+    def rows_of(self, service: int, *, demand_only: bool = False) -> DemoRows:
+        """What was read of one service, as forecasts take it."""
+        count = 1 if demand_only else len(self.indicators)
+        return DemoRows(self._read[service], self.indicators[:count])
 
-    def forecast_past(self, model: ForecastModel, service: int, rows: Sequence[int], horizon: int) -> ForecastBatch:
-        """The demand of one service from each of many rows on, each from its own past."""
-        return self._predict(model, np.full(len(rows), service), np.asarray(rows), horizon, 1)
 
-    def _predict(
-        self, model: ForecastModel, services: IntArray, rows: IntArray, horizon: int, count: int
-    ) -> ForecastBatch:
-        back = rows[:, None] + np.arange(-LOOKBACK + 1, 1)
-        ahead = np.arange(1, horizon + 1)
-        seasons = np.stack([rows[:, None] + ahead - round(s / STEP_S) for s in SEASONS_S], axis=1)
-        seasonal = np.full((*seasons.shape, count), np.nan)
-        seasonal[..., 0] = self._read[services[:, None, None], seasons % ROWS, 0]
-        windows = WindowBatch(
-            values=self._read[services[:, None], back % ROWS, :count].astype(np.float64),
-            indicators=self.indicators[:count],
-            end_s=MONDAY_S + rows.astype(np.float64) * STEP_S,
-            step_s=STEP_S,
-            seasonal=seasonal,
-        )
-        return model.predict(windows, horizon, samples=SAMPLES, seed=0)
+class DemoRows:
+    """What was read of one service of the demo: a `RowSource` whose two weeks come again, so that no row is before it.
+
+    Of earlier seasons the demand alone is known, as in the cluster.
+    """
+
+    start_s = MONDAY_S
+    step_s = STEP_S
+    calendar = True
+
+    def __init__(self, read: Float32Array, indicators: tuple[Indicator, ...]) -> None:
+        self.indicators = indicators
+        self._read = read  # (rows, indicators or more)
+
+    def row_at(self, now_s: float) -> int:
+        """Number of the last row that is complete at ``now_s``."""
+        return math.floor((now_s - MONDAY_S) / STEP_S + 1e-6)
+
+    def recent(self, rows: IntArray) -> FloatArray:
+        """(..., indicators) readings, NaN where lost."""
+        found: FloatArray = self._read[rows % ROWS, : len(self.indicators)].astype(np.float64)
+        return found
+
+    def earlier(self, rows: IntArray) -> FloatArray:
+        """(..., indicators) the demand, NaN for other indicators."""
+        found = np.full((*rows.shape, len(self.indicators)), np.nan)
+        found[..., 0] = self._read[rows % ROWS, 0]
+        return found
 
 
 @lru_cache(maxsize=32)

@@ -63,7 +63,7 @@ def forecast(panel: Panel, horizon: int, samples: int) -> ForecastDistribution:
     rows = len(panel)
     lookback = max(1, rows // 2)
     model = LastValue(scaled=False).fit([panel], lookback=lookback, horizon=horizon)
-    windows = WindowBatch.from_panel(panel, np.array([rows - 1]), lookback, horizon=horizon)
+    windows = WindowBatch.of(panel, np.array([rows - 1]), lookback, horizon=horizon)
     return model.predict(windows, horizon, samples=samples)[0]
 
 

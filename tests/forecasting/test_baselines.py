@@ -62,7 +62,7 @@ _FITTED: dict[tuple[Factory, str], ForecastModel] = {}
 
 def windows_of(panel: Panel, count: int = 6, *, seasonal: bool = False, lookback: int = LOOKBACK) -> WindowBatch:
     ends = np.arange(len(panel) - HORIZON - count, len(panel) - HORIZON)
-    return WindowBatch.from_panel(panel, ends, lookback, horizon=HORIZON if seasonal else 0)
+    return WindowBatch.of(panel, ends, lookback, horizon=HORIZON if seasonal else 0)
 
 
 # ---- laws of every method ---------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_mistakes_are_named(make: Factory) -> None:
     with pytest.raises(DataError, match="needs windows of 24 rows, got 10"):
         model.predict(windows_of(panel, lookback=10), 1)
     with pytest.raises(DataError, match="reads the seasons"):
-        model.predict(WindowBatch.from_panel(panel, [300], LOOKBACK, horizon=1), 2)
+        model.predict(WindowBatch.of(panel, [300], LOOKBACK, horizon=1), 2)
 
 
 @each_method
@@ -235,7 +235,7 @@ def test_longer_windows_are_read_from_their_end(make: Factory) -> None:
 def test_the_shortest_and_a_long_lookback_work(make: Factory, lookback: int) -> None:
     panel = wavy(700, 1, absent=0.02)
     model = make().fit([panel.rows(0, 500)], lookback=lookback, horizon=2)
-    windows = WindowBatch.from_panel(panel, np.arange(600, 640), lookback, horizon=2)
+    windows = WindowBatch.of(panel, np.arange(600, 640), lookback, horizon=2)
     seen = ~np.isnan(windows.values).all(axis=(1, 2))
     found = model.predict(windows, 2, samples=20).paths[seen]
     assert np.isfinite(found).all()
@@ -246,7 +246,7 @@ def test_the_shortest_and_a_long_lookback_work(make: Factory, lookback: int) -> 
 def test_last_value_is_the_last_reading_plus_whole_residual_vectors() -> None:
     panel = panel_of(np.cumsum(np.random.default_rng(0).normal(size=(300, 2)), axis=0))
     model = LastValue().fit([panel], lookback=5, horizon=3)
-    windows = WindowBatch.from_panel(panel, [100, 200], 5)
+    windows = WindowBatch.of(panel, [100, 200], 5)
     noise = model.predict(windows, 3, samples=40).paths - windows.values[:, -1][:, None, None]
     rows = np.arange(4, 297)
     pool = panel.values[rows[:, None] + [1, 2, 3]] - panel.values[rows][:, None]
@@ -259,7 +259,7 @@ def test_scaled_residuals_make_quiet_windows_narrow_and_busy_ones_wide() -> None
     rng = np.random.default_rng(0)
     loudness = np.repeat([0.5, 5.0], 300)
     panel = panel_of((100 + rng.normal(size=600) * loudness)[:, None])
-    windows = WindowBatch.from_panel(panel, [250, 550], LOOKBACK)
+    windows = WindowBatch.of(panel, [250, 550], LOOKBACK)
     plain, scaled = (
         LastValue(scaled=s)
         .fit([panel], lookback=LOOKBACK, horizon=1)
@@ -274,7 +274,7 @@ def test_scaled_residuals_make_quiet_windows_narrow_and_busy_ones_wide() -> None
 def test_window_quantiles_have_the_window_as_marginal_and_its_stretches_as_paths() -> None:
     panel = wavy(columns=2)
     model = WindowQuantiles().fit([panel], lookback=6, horizon=HORIZON)
-    windows = WindowBatch.from_panel(panel, [80], 6)
+    windows = WindowBatch.of(panel, [80], 6)
     paths = model.predict(windows, HORIZON, samples=60).paths[0]
     for step in range(HORIZON):
         values, counts = np.unique(paths[:, step, 0], return_counts=True)
@@ -290,7 +290,7 @@ def test_seasonal_naive_repeats_the_season_it_knows() -> None:
     panel = panel_of(np.tile(day, (10, 1)))
     model = SeasonalNaive().fit([panel.rows(0, 900)], lookback=LOOKBACK, horizon=HORIZON)
     ends = np.array([1000, 1200])
-    found = model.predict(WindowBatch.from_panel(panel, ends, LOOKBACK, horizon=HORIZON), HORIZON, samples=3).paths
+    found = model.predict(WindowBatch.of(panel, ends, LOOKBACK, horizon=HORIZON), HORIZON, samples=3).paths
     truth = panel.values[ends[:, None] + np.arange(1, HORIZON + 1)]
     np.testing.assert_allclose(found, np.broadcast_to(truth[:, None], found.shape))
 
@@ -300,7 +300,7 @@ def test_without_seasons_the_best_lag_inside_the_lookback_stands_in() -> None:
     rows = np.arange(600)
     panel = panel_of(np.stack([rows % 7, rows % 5], axis=1) * 10.0 + rng.normal(scale=0.01, size=(600, 2)))
     model = SeasonalNaive().fit([panel.rows(0, 500)], lookback=12, horizon=10)
-    found = model.predict(WindowBatch.from_panel(panel, [550], 12), 10, samples=5).paths[0]
+    found = model.predict(WindowBatch.of(panel, [550], 12), 10, samples=5).paths[0]
     np.testing.assert_allclose(found, np.broadcast_to(panel.values[551:561], found.shape), atol=0.1)
 
 
@@ -314,7 +314,7 @@ def test_ridge_finds_a_linear_law_at_every_step() -> None:
     panel = panel_of(x[:, None])
     model = Ridge().fit([panel.rows(0, 4000)], lookback=10, horizon=3, validation=[panel.rows(3990, 5000)])
     ends = np.arange(5100, 5900)
-    found = model.predict(WindowBatch.from_panel(panel, ends, 10), 3, samples=400).paths[..., 0]
+    found = model.predict(WindowBatch.of(panel, ends, 10), 3, samples=400).paths[..., 0]
     gain = np.cumsum(0.8 ** np.arange(1, 4))
     best = x[ends, None] + steps[ends, None] * gain
     np.testing.assert_allclose(found.mean(axis=1), best, atol=0.12)
@@ -332,7 +332,7 @@ def test_ridge_reads_the_season_when_it_may() -> None:
     truth = panel.values[ends[:, None] + [1, 2], 0]
     error = {}
     for seasonal in (False, True):
-        windows = WindowBatch.from_panel(panel, ends, LOOKBACK, horizon=2 if seasonal else 0)
+        windows = WindowBatch.of(panel, ends, LOOKBACK, horizon=2 if seasonal else 0)
         error[seasonal] = np.abs(model.predict(windows, 2, samples=50).paths[..., 0].mean(axis=1) - truth).mean()
     assert error[True] < 0.5
     assert error[False] > 3
@@ -340,7 +340,7 @@ def test_ridge_reads_the_season_when_it_may() -> None:
 
 def test_the_cap_holds_demand_below_twice_the_highest_seen() -> None:
     growing = panel_of(np.exp(np.arange(300.0)[:, None] / 20).repeat(2, axis=1))
-    windows = WindowBatch.from_panel(growing, [299], LOOKBACK)
+    windows = WindowBatch.of(growing, [299], LOOKBACK)
     capped, free = (Ridge(cap=c).fit([growing], lookback=LOOKBACK, horizon=40) for c in (1.05, None))
     high = growing.values.max()
     assert capped.predict(windows, 40, samples=100).paths[..., 0].max() == pytest.approx(1.05 * high)
@@ -352,7 +352,7 @@ def test_ridge_is_fast_enough_for_a_replay() -> None:
     panel = panel_of(np.abs(np.cumsum(np.random.default_rng(0).normal(size=12_000)))[:, None])
     began = time.process_time()
     model = Ridge().fit([panel.rows(0, 2_500)], lookback=144, horizon=10)
-    windows = WindowBatch.from_panel(panel, np.arange(2_900, 11_900), 144, horizon=10)
+    windows = WindowBatch.of(panel, np.arange(2_900, 11_900), 144, horizon=10)
     found = model.predict(windows, 10, samples=200)
     assert found.paths.shape == (9_000, 200, 10, 1)
     assert time.process_time() - began < 15
@@ -365,9 +365,7 @@ def test_boosted_quantiles_widen_where_the_noise_does() -> None:
     model = BoostedQuantiles(trees=40).fit([panel], lookback=LOOKBACK, horizon=1)
     ends = 144 * 10 + np.array([30, 60, 100, 130])
     spread = np.ptp(
-        np.quantile(
-            model.predict(WindowBatch.from_panel(panel, ends, LOOKBACK), 1, samples=200).paths, [0.1, 0.9], axis=1
-        ),
+        np.quantile(model.predict(WindowBatch.of(panel, ends, LOOKBACK), 1, samples=200).paths, [0.1, 0.9], axis=1),
         axis=0,
     )
     assert spread[2:].min() > 4 * spread[:2].max()
@@ -379,7 +377,7 @@ def test_steps_and_indicators_of_a_path_belong_together(make: Factory) -> None:
     walk = 1000 + np.cumsum(rng.normal(size=1500))
     panel = panel_of(np.stack([walk, 2 * walk + rng.normal(scale=0.1, size=1500)], axis=1))
     model = make().fit([panel], lookback=LOOKBACK, horizon=6)
-    paths = model.predict(WindowBatch.from_panel(panel, [1000], LOOKBACK), 6, samples=500).paths[0]
+    paths = model.predict(WindowBatch.of(panel, [1000], LOOKBACK), 6, samples=500).paths[0]
     assert np.corrcoef(paths[:, 5, 0], paths[:, 5, 1])[0, 1] > 0.9
     assert np.corrcoef(paths[:, 4, 0], paths[:, 5, 0])[0, 1] > 0.7
 

@@ -71,7 +71,7 @@ def test_scores_are_means_over_windows_and_steps_in_the_scale_of_training() -> N
     model = LastValue().fit([panel.rows(0, 210)], lookback=24, horizon=4)
     found = evaluate_series(panel, LastValue, Settings(FISHER, lookback=24, horizon=4, samples=30, seed=2))
     ends = np.arange(239, 296)
-    paths = model.predict(WindowBatch.from_panel(panel, ends, 24), 4, samples=30, seed=2).paths
+    paths = model.predict(WindowBatch.of(panel, ends, 24), 4, samples=30, seed=2).paths
     truth = panel.values[ends[:, None] + np.arange(1, 5)]
     low, span = panel.values[:210].min(axis=0), np.ptp(panel.values[:210], axis=0)
     crps = scores.crps((paths - low) / span, (truth - low) / span).mean(axis=(0, 1))

@@ -26,7 +26,7 @@ def noise(rows: int, columns: int, seed: int = 0) -> FloatArray:
 
 def window(values: FloatArray) -> WindowBatch:
     p = panel(values)
-    return WindowBatch.from_panel(p, [len(p) - 1], len(p), horizon=3)
+    return WindowBatch.of(p, [len(p) - 1], len(p), horizon=3)
 
 
 def test_inputs_do_not_depend_on_the_unit() -> None:
@@ -135,20 +135,20 @@ def test_atoms_are_values_of_the_window() -> None:
 def test_the_calendar_tells_hours_and_days_apart_and_is_silent_without_dates() -> None:
     p = panel(noise(2000, 1))
     ends = [10, 10 + 144, 10 + 144 * 5, 10 + 144 * 7]
-    batch = WindowBatch.from_panel(p, ends, 5, horizon=2)
+    batch = WindowBatch.of(p, ends, 5, horizon=2)
     c = calendar_features(batch, 2)
     assert np.allclose(c[0, :, :8], c[1, :, :8])
     assert not np.allclose(c[0, :, -4:], c[1, :, -4:])
     assert np.allclose(c[0], c[3])
     assert c[2, 0, -2] == 1.0
     assert c[0, 0, -2] == 0.0
-    undated = WindowBatch.from_panel(panel(noise(50, 1), calendar=False), [20], 5, horizon=2)
+    undated = WindowBatch.of(panel(noise(50, 1), calendar=False), [20], 5, horizon=2)
     assert not calendar_features(undated, 2).any()
 
 
 def test_seasonal_values_are_normalised_like_the_window_and_flagged() -> None:
     x = noise(400, 1)
-    batch = WindowBatch.from_panel(panel(x), [200], 30, horizon=3)
+    batch = WindowBatch.of(panel(x), [200], 30, horizon=3)
     inputs = make_inputs(batch, 3, quantiles=8)
     day = inputs.seasonal[0, 0, :, :SEASONAL].double()
     lag = round(DAY_S / 600.0)
@@ -171,7 +171,7 @@ def test_series_stats_know_constants_bounds_and_usual_spread() -> None:
 
 
 def test_windows_steps_and_columns_can_be_picked() -> None:
-    batch = WindowBatch.from_panel(panel(noise(300, 3)), [100, 150, 200], 30, horizon=4)
+    batch = WindowBatch.of(panel(noise(300, 3)), [100, 150, 200], 30, horizon=4)
     inputs = make_inputs(batch, 4, quantiles=8)
     picked = inputs.take(torch.tensor([2, 0])).columns([1]).steps(torch.tensor([0, 3]))
     assert picked.values.shape == (2, 1, 30)

@@ -30,7 +30,7 @@ def panel(rows: int = 400, seed: int = 0, columns: int = 4) -> Panel:
 
 
 def windows(p: Panel, ends: list[int] | range = range(300, 320), horizon: int = 4, lookback: int = 24) -> WindowBatch:
-    return WindowBatch.from_panel(p, ends, lookback, horizon=horizon)
+    return WindowBatch.of(p, ends, lookback, horizon=horizon)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ SMALL = ModelConfig(lookback=24, horizon=6, width=16, heads=2, patch=6, step_wid
 def inputs(levels: list[int], lookback: int = 24, horizon: int = 4, batch: int = 3, seed: int = 0) -> Inputs:
     x = np.random.default_rng(seed).normal(size=(lookback + batch, len(levels))).cumsum(0)
     indicators = tuple(Indicator(f"x{i}", level=level) for i, level in enumerate(levels))
-    windows = WindowBatch.from_panel(
+    windows = WindowBatch.of(
         Panel(x, indicators, 0.0, 60.0), range(lookback - 1, lookback - 1 + batch), lookback, horizon=horizon
     )
     return make_inputs(windows, horizon, quantiles=SMALL.quantiles)

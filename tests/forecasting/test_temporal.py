@@ -33,7 +33,7 @@ def panel(rows: int = 300) -> Panel:
 
 def inputs(values: np.ndarray, near: int | None = None) -> Inputs:
     rows = Panel(values, panel().indicators, 0.0, 300.0)
-    windows = WindowBatch.from_panel(rows, [len(values) - 1], SMALL.lookback, horizon=3)
+    windows = WindowBatch.of(rows, [len(values) - 1], SMALL.lookback, horizon=3)
     return make_inputs(windows, 3, quantiles=SMALL.quantiles, near=near)
 
 
@@ -98,7 +98,7 @@ def test_tokens_that_were_not_seen_influence_no_other(method: str) -> None:
 def test_it_trains_predicts_and_comes_back_from_a_file(method: str, options: dict[str, Any], tmp_path: Path) -> None:
     config = replace(SMALL, temporal_attention=method, temporal_options=options, temporal_mixers=2)
     model = Forecaster(config, QUICK).fit([panel()], lookback=48, horizon=3)
-    windows = WindowBatch.from_panel(panel(), range(200, 210), 48, horizon=3)
+    windows = WindowBatch.of(panel(), range(200, 210), 48, horizon=3)
     got = model.predict(windows, 3, samples=20)
     assert got.paths.shape == (10, 20, 3, 2)
     assert bool(np.isfinite(got.paths).all())
@@ -106,7 +106,7 @@ def test_it_trains_predicts_and_comes_back_from_a_file(method: str, options: dic
     assert back.version == model.version
     assert back.config == config
     assert np.array_equal(back.predict(windows, 3, samples=20).paths, got.paths)
-    short = WindowBatch.from_panel(panel(), [200], 7, horizon=3)
+    short = WindowBatch.of(panel(), [200], 7, horizon=3)
     assert bool(np.isfinite(model.predict(short, 3, samples=5).paths).all())
 
 
@@ -117,7 +117,7 @@ def test_a_window_with_gaps_is_forecast_from_what_is_there() -> None:
     values[3:21, 0] = np.nan
     values[:, 1] = np.nan
     gappy = Panel(values, panel().indicators, 0.0, 300.0)
-    paths = model.predict(WindowBatch.from_panel(gappy, [47], 48, horizon=3), 3, samples=20).paths
+    paths = model.predict(WindowBatch.of(gappy, [47], 48, horizon=3), 3, samples=20).paths
     assert bool(np.isfinite(paths[..., 0]).all())
     assert bool(np.isnan(paths[..., 1]).all())
 

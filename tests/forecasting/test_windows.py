@@ -14,7 +14,7 @@ from tests.forecasting.builders import panel_of, wavy
 def test_windows_are_the_rows_before_and_absent_before_the_first(rows: int, lookback: int, seed: int) -> None:
     panel = wavy(rows, 2, seed=seed)
     ends = np.random.default_rng(seed).integers(0, rows, size=4)
-    batch = WindowBatch.from_panel(panel, ends, lookback)
+    batch = WindowBatch.of(panel, ends, lookback)
     padded = np.concatenate([np.full((lookback, 2), np.nan), panel.values])
     for end, window, at in zip(ends, batch.values, batch.end_s, strict=True):
         np.testing.assert_array_equal(window, padded[end + 1 : end + 1 + lookback])
@@ -25,7 +25,7 @@ def test_windows_are_the_rows_before_and_absent_before_the_first(rows: int, look
 @given(st.integers(1, 8), st.integers(1, 20), st.integers(0, 60))
 def test_seasonal_values_are_the_newest_of_that_phase_already_seen(lag: int, horizon: int, end: int) -> None:
     panel = panel_of(np.arange(61.0)[:, None], step_s=DAY_S / lag)
-    batch = WindowBatch.from_panel(panel, [end], 3, horizon=horizon, seasons_s=(DAY_S,))
+    batch = WindowBatch.of(panel, [end], 3, horizon=horizon, seasons_s=(DAY_S,))
     assert batch.seasonal is not None
     for h in range(1, horizon + 1):
         known = [row for row in range(end + 1) if (end + h - row) % lag == 0]
@@ -33,33 +33,40 @@ def test_seasonal_values_are_the_newest_of_that_phase_already_seen(lag: int, hor
         assert value == known[-1] if known else np.isnan(value)
 
 
-def test_ends_outside_the_panel_are_refused() -> None:
+def test_rows_that_a_panel_does_not_have_are_absent() -> None:
     panel = wavy(10, 1)
-    for ends in ([-1], [10]):
-        with pytest.raises(DataError, match=r"rows 0\.\.9"):
-            WindowBatch.from_panel(panel, ends, 3)
+    batch = WindowBatch.of(panel, [-1, 11], 3, horizon=1)
+    np.testing.assert_array_equal(batch.values[..., 0], [[np.nan] * 3, [panel.values[9, 0], np.nan, np.nan]])
+    assert WindowBatch.of(panel.rows(0, 0), [0], 3, horizon=1).values.shape == (1, 3, 1)
+    assert WindowBatch.of(panel, [], 3).values.shape == (0, 3, 1)
     with pytest.raises(DataError, match="at least 1 row"):
-        WindowBatch.from_panel(panel, [3], 0)
-    assert WindowBatch.from_panel(panel, [], 3).values.shape == (0, 3, 1)
+        WindowBatch.of(panel, [3], 0)
 
 
-def test_windows_of_several_panels_must_match() -> None:
+@given(st.integers(-3, 12), st.integers(0, 999))
+def test_a_panels_last_complete_row(row: int, part: int) -> None:
+    panel = wavy(10, 1).replace(start_s=1_700_000_000.0)
+    assert panel.row_at(panel.start_s + (row + part / 1000) * panel.step_s) == row
+
+
+def test_windows_of_several_services_must_match() -> None:
     a, b = wavy(10, 2, seed=1), wavy(15, 2, seed=2)
-    batch = WindowBatch.from_panels([a, b], 4, horizon=2)
+    batch = WindowBatch.concat([WindowBatch.of(p, [len(p) - 1], 4, horizon=2) for p in (a, b)])
     np.testing.assert_array_equal(batch.values, np.stack([a.values[-4:], b.values[-4:]]))
     assert batch.end_s.tolist() == [a.end_s, b.end_s]
+    first = WindowBatch.of(a, [9], 4)
     for other in (wavy(10, 3), b.replace(step_s=1.0), b.replace(calendar=False)):
         with pytest.raises(DataError, match="differ in"):
-            WindowBatch.from_panels([a, other], 4)
-    with pytest.raises(DataError, match="no panels"):
-        WindowBatch.from_panels([], 4)
-    with pytest.raises(DataError, match="empty panel"):
-        WindowBatch.from_panels([a.rows(0, 0)], 4)
+            WindowBatch.concat([first, WindowBatch.of(other, [9], 4)])
+    with pytest.raises(DataError, match="lookback"):
+        WindowBatch.concat([first, WindowBatch.of(a, [9], 5)])
+    with pytest.raises(DataError, match="no windows"):
+        WindowBatch.concat([])
 
 
 @given(st.integers(1, 9))
 def test_chunks_put_together_are_the_batch(size: int) -> None:
-    batch = WindowBatch.from_panel(wavy(20, 2), np.arange(7, 15), 5, horizon=3)
+    batch = WindowBatch.of(wavy(20, 2), np.arange(7, 15), 5, horizon=3)
     parts = list(batch.chunks(size))
     assert max(len(p) for p in parts) <= size
     whole = WindowBatch.concat(parts)

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from controller.prometheus.client import Prometheus
 from controller.prometheus.feed import Feed, FeedReason, FeedState
-from controller.prometheus.history import History, window_batch
+from controller.prometheus.history import History
 from forecasting.errors import DataError
 from forecasting.panel import Indicator, Kind
+from forecasting.windows import WindowBatch
 from tests.controller.prometheus.data import DAYS, END, ROWS, demand
 from tests.prom.exporter import Exporter
 from tests.prom.proxy import Fault, FaultyProxy
@@ -37,6 +38,11 @@ def query(promql: str, kind: Kind = "gauge", level: int = 1) -> Query:
 
 def feed(client: Prometheus, *queries: Query, step: float = 60.0, stale: float | None = None) -> Feed:
     return Feed(client, queries, History([q.indicator for q in queries], step), stale_after_s=stale)
+
+
+def window(history: History, now_s: float, horizon: int = 0) -> WindowBatch:
+    """The newest window of a history, as a forecast reads it."""
+    return WindowBatch.of(history, [history.row_at(now_s)], history.lookback, horizon=horizon)
 
 
 def refreshed(
@@ -77,7 +83,7 @@ def test_the_past_is_read_once_and_then_what_is_new(prom: RealPrometheus) -> Non
         times, values = made.history.demand_between(END - DAYS * 86_400, END - 480)
         assert not np.isnan(values).any()
         np.testing.assert_allclose(values, [demand(t) for t in times], rtol=1e-6)
-        batch = window_batch([made.history], END - 480, 30)
+        batch = window(made.history, END - 480, 30)
         assert not np.isnan(batch.values).any()
         assert batch.seasonal is not None
         assert not np.isnan(batch.seasonal[0, 0, :, 0]).any()
@@ -220,7 +226,7 @@ def test_each_indicator_fails_alone(prom: RealPrometheus) -> None:
     assert [i.reason for i in state.indicators] == ["Fresh", "ManySeries", "Fresh", "QueryError"]
     assert state.available
     assert "pods: the query returns 3 series" in state.message
-    values = window_batch([made.history], END).values[0]
+    values = window(made.history, END).values[0]
     assert np.isnan(values).all(axis=0).tolist() == [False, True, False, True]
 
 

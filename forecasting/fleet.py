@@ -1,0 +1,127 @@
+"""Forecasts of what was read: one service at many times (`forecast_rows`), or many services at one (`FleetForecaster`).
+
+The cluster, the demo, a replay and the API all forecast through here: rows become windows in `WindowBatch.of`, and
+one `predict` makes the forecasts of a whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from forecasting.base import ForecastModel, rows_read
+from forecasting.distribution import ForecastBatch, ForecastDistribution
+from forecasting.panel import Indicator
+from forecasting.windows import RowSource, WindowBatch
+
+__all__ = ["CHUNK", "HORIZONS", "FleetForecaster", "Forecasts", "Wanted", "forecast_rows"]
+
+CHUNK = 256  # services in one batch: what one failure or a cancellation costs, and the memory of its sample paths
+HORIZONS = (6, 12, 24, 48, 96, 192, 384)  # horizons are rounded up to these, so that few batches serve all services
+SAMPLES = 200
+
+K = TypeVar("K", bound=Hashable)
+
+
+def forecast_rows(
+    model: ForecastModel,
+    source: RowSource,
+    rows: Sequence[int] | npt.NDArray[np.integer],
+    horizon: int,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    lookback: int | None = None,
+    only: Sequence[str] | None = None,
+) -> ForecastBatch:
+    """Joint forecasts of one service from each of ``rows`` on, each made of the rows up to it and none later.
+
+    ``lookback``: rows of history given to the model, by default what it reads; ``only`` as in `ForecastModel.predict`.
+    Whatever the model raises is raised.
+    """
+    read = rows_read(model) if lookback is None else lookback
+    windows = WindowBatch.of(source, rows, read, horizon=horizon)
+    return model.predict(windows, horizon, samples=samples, seed=seed, only=only)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted(Generic[K]):
+    """A service, by whatever names it, that wants a forecast ``horizon`` steps ahead of what was read of it."""
+
+    key: K
+    source: RowSource
+    horizon: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasts(Generic[K]):
+    """What came of one tick: forecasts by service, and why others have none."""
+
+    made: dict[K, ForecastDistribution] = field(default_factory=dict)
+    failed: dict[K, str] = field(default_factory=dict)
+
+
+class FleetForecaster:
+    """Batches services by schema, step and horizon, and keeps one service's trouble from the others.
+
+    ``horizons``: what a horizon is rounded up to (a longer one stays as it is); ``demand_only``: return paths of the
+    demand alone, which is all that deciding needs (the other indicators are read all the same).
+    """
+
+    def __init__(
+        self,
+        model: ForecastModel,
+        *,
+        samples: int = SAMPLES,
+        seed: int = 0,
+        horizons: Sequence[int] = HORIZONS,
+        demand_only: bool = True,
+    ) -> None:
+        self.model = model
+        self._samples = samples
+        self._seed = seed
+        self._horizons = tuple(horizons)
+        self._demand_only = demand_only
+
+    def forecast(self, wanted: Sequence[Wanted[K]], now_s: float, cancelled: Callable[[], bool] = bool) -> Forecasts[K]:
+        """Joint sample paths for every service from its last complete row on; deterministic in rows, time and seed.
+
+        ``cancelled`` is asked between batches; what was not made by then is left out.
+        """
+        groups: dict[tuple[int, tuple[Indicator, ...], float, bool], list[Wanted[K]]] = {}
+        for w in wanted:
+            horizon = next((h for h in self._horizons if h >= w.horizon), w.horizon)
+            source = w.source
+            groups.setdefault((horizon, source.indicators, source.step_s, source.calendar), []).append(w)
+        out: Forecasts[K] = Forecasts()
+        for (horizon, *_), members in groups.items():
+            for lo in range(0, len(members), CHUNK):
+                if cancelled():
+                    return out
+                self._forecast(members[lo : lo + CHUNK], now_s, horizon, out)
+        return out
+
+    def _forecast(self, members: Sequence[Wanted[K]], now_s: float, horizon: int, out: Forecasts[K]) -> None:
+        """One batch; where it fails, halves of it, until whoever breaks it stands alone."""
+        try:
+            batch = self._predict([m.source for m in members], now_s, horizon)
+        except Exception as error:  # noqa: BLE001  (whatever a model raises, the loop goes on without its forecast)
+            if len(members) == 1:
+                out.failed[members[0].key] = f"{type(error).__name__}: {error}"
+                return
+            half = len(members) // 2
+            self._forecast(members[:half], now_s, horizon, out)
+            self._forecast(members[half:], now_s, horizon, out)
+            return
+        for member, forecast in zip(members, batch, strict=True):
+            out.made[member.key] = forecast
+
+    def _predict(self, sources: Sequence[RowSource], now_s: float, horizon: int) -> ForecastBatch:
+        lookback = rows_read(self.model)
+        windows = WindowBatch.concat([WindowBatch.of(s, [s.row_at(now_s)], lookback, horizon=horizon) for s in sources])
+        only = (sources[0].indicators[0].name,) if self._demand_only else None
+        return self.model.predict(windows, horizon, samples=self._samples, seed=self._seed, only=only)
