@@ -12,7 +12,7 @@ export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-fast lint format bench clean e2e debian-packages generated test-api audit docs serve-demo
+.PHONY: help setup setup-test demo test test-fast lint format bench clean e2e debian-packages generated test-api audit docs serve-demo wheel-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -83,6 +83,10 @@ bench: $(VENV)/.installed-test ## time forecasting and replaying
 
 test-api: $(VENV)/.installed-test ## thousands of generated requests against the API's own description
 	HARMONY_API_CASES=2000 $(BIN)/python -m pytest tests/api/test_schema.py -q
+
+# Fresh environments, filled by pip: several hundred megabytes each. `make test` runs the same tests with links instead.
+wheel-test: $(VENV)/.installed-test ## build the wheel and try every verb in fresh environments: base alone, then with each extra
+	HARMONY_WHEEL_PIP=1 $(BIN)/python -m pytest tests/wheel -v
 
 audit: ## ask for published advisories about the pinned versions (needs the internet)
 	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit; }

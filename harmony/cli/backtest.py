@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harmony.cli.extras import needing
+
 if TYPE_CHECKING:
     from controller.prometheus.client import Prometheus
     from controller.prometheus.panel import PastPanel
@@ -27,6 +29,7 @@ LEAST_LEAD_TIMES = 12
 NAME = re.compile(r"[A-Za-z_][\w.:-]*", re.ASCII)
 
 
+@needing("controller")
 def backtest(
     prometheus: Annotated[
         str | None, typer.Option(envvar="HARMONY_PROMETHEUS_URL", help="Address of Prometheus, with any path prefix.")

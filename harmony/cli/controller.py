@@ -36,6 +36,7 @@ from harmony.cli.cluster_flags import (
     connection_settings,
     whole_settings,
 )
+from harmony.cli.extras import needing
 
 if TYPE_CHECKING:
     from controller.doctor import Finding
@@ -45,6 +46,7 @@ __all__ = ["controller", "doctor", "recommend"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+@needing("controller")
 def controller(
     prometheus_url: PrometheusUrl = "",
     prometheus_token_file: TokenFile = "",
@@ -114,6 +116,7 @@ def controller(
     return 0
 
 
+@needing("controller")
 def doctor(
     prometheus_url: PrometheusUrl = "",
     prometheus_token_file: TokenFile = "",
@@ -184,6 +187,7 @@ async def _collect(findings: AsyncIterator[Finding], silent: bool) -> list[Findi
     return out
 
 
+@needing("controller")
 def recommend(
     name: Annotated[
         str, typer.Argument(help="A GPUAutoscaler, or an annotated HorizontalPodAutoscaler or ScaledObject.")

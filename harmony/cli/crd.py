@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from harmony.cli.extras import needing
+
 __all__ = ["crd"]
 
 
+@needing("controller")
 def crd(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
 ) -> None:

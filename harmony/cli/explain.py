@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harmony.cli.extras import needing
 from harmony.cli.remote import URL, Key, Url
 
 __all__ = ["explain", "journal_app"]
@@ -25,6 +26,7 @@ Journal = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+@needing("api")
 def explain(
     decision: Annotated[str, typer.Argument(help="Id of a decision, or NAMESPACE/NAME for a service's newest one.")],
     journal: Annotated[
@@ -91,6 +93,7 @@ def _from_server(decision: str, url: str, key: str) -> dict[str, Any]:
 
 
 @journal_app.command("info")
+@needing("api")
 def info(journal: Journal, as_json: AsJson = False) -> None:
     """Say how much is in the journal and which time it spans.
 
@@ -120,6 +123,7 @@ def info(journal: Journal, as_json: AsJson = False) -> None:
 
 
 @journal_app.command("export")
+@needing("api")
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder for the Parquet files; made if it is not there.")],
     journal: Journal,
@@ -137,6 +141,7 @@ def export(
 
 
 @journal_app.command("retain")
+@needing("api")
 def retain(
     journal: Journal,
     days: Annotated[float, typer.Option(help="Remove decisions older than so many days.")],

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from harmony.cli.extras import needing
+
 __all__ = ["keys_app"]
 
 keys_app = typer.Typer(name="keys", help="Make, list and revoke API keys.", no_args_is_help=True)
@@ -22,6 +24,7 @@ ACTOR = "command line"
 
 
 @keys_app.command("create")
+@needing("api")
 def create(
     name: Annotated[str, typer.Argument(help="Whose it is, such as grafana.")],
     journal: Journal,
@@ -56,6 +59,7 @@ def create(
 
 
 @keys_app.command("list")
+@needing("api")
 def show(journal: Journal, as_json: AsJson = False) -> None:
     """List the keys, without their secrets.
 
@@ -89,6 +93,7 @@ def show(journal: Journal, as_json: AsJson = False) -> None:
 
 
 @keys_app.command("revoke")
+@needing("api")
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key.")], journal: Journal) -> None:
     """End a key: at once in the journal, within seconds on running servers.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harmony.cli.extras import needing
+
 if TYPE_CHECKING:
     from harmony.api.models import Side
     from harmony.client import Client
@@ -27,6 +29,7 @@ def _client(url: str, key: str) -> Client:
     return Client(url, key)
 
 
+@needing("api")
 def services(
     url: Url = URL,
     key: Key = "",
@@ -69,6 +72,7 @@ def services(
     _print(table)
 
 
+@needing("api")
 def decisions(
     service: Service,
     url: Url = URL,
@@ -94,6 +98,7 @@ def decisions(
         _print(f"the journal has no decision about {service}")
 
 
+@needing("api")
 def what_if(
     service: Service,
     url: Url = URL,

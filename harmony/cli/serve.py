@@ -37,6 +37,7 @@ from harmony.cli.cluster_flags import (
     connection_settings,
     whole_settings,
 )
+from harmony.cli.extras import needing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,7 +161,8 @@ def serve(
         raise UsageError("--wait-for-key: keys are kept in a journal; add --journal")
     if retain_inputs_days is not None and retain_days is None:
         raise UsageError("--retain-inputs-days goes with --retain-days: add it")
-    with sources.opened(journal, temporary=demo) as (store, url):
+    extras = ("api", "controller") if cluster or token_review else ("api",)
+    with needing(*extras), sources.opened(journal, temporary=demo) as (store, url):
         source: Source
         if demo:
             few = services <= BESIDE
