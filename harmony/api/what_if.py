@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from harmony.api.models import Candidate, Side, WhatIf, WhatIfRequest
+from harmony.api.models import Side, WhatIf, WhatIfRequest
+from harmony.api.models.decisions import SIDE
 from harmony.decision.rule import decide
 from harmony.decision.turn import decide_turn
 from harmony.model.decision import Decision
 from harmony.model.observation import Observation
 from harmony.serving.snapshot import Snapshot
-from harmony.serving.views import number, utc
+from harmony.serving.views import utc
 
 __all__ = ["changed", "what_if"]
 
@@ -55,16 +56,9 @@ def _decide(snapshot: Snapshot, seen: Observation, *, guards: bool) -> Decision:
 
 
 def _side(decision: Decision, seen: Observation) -> Side:
-    rows = [] if decision.candidates is None else decision.candidates.to_json()
     return Side(
-        replicas=decision.replicas,
-        reason=str(decision.reason),
-        bound_by=decision.bound_by,
-        violation_probability=number(decision.violation_probability),
-        paths=decision.paths,
-        expected_cost=number(decision.expected_cost),
+        **SIDE.values(decision),
         epsilon=seen.objective.epsilon,
         min_replicas=seen.objective.min_replicas,
         max_replicas=seen.objective.max_replicas,
-        candidates=[Candidate(**{k: v if k == "replicas" else number(v) for k, v in row.items()}) for row in rows],  # type: ignore[arg-type]
     )

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from harmony.dashboard.trail import Point
+from harmony.model.decision import Candidates
+from harmony.schema.fields import columns_of
 from harmony.serving import Snapshot, forecast_json, history_json
 from harmony.serving.views import number
 from harmony.serving.words import amount, chance, percent
@@ -193,9 +195,11 @@ def shown_candidates(snapshot: Snapshot) -> list[Json]:
     decision, seen = snapshot.record.decision, snapshot.record.observation
     if decision.candidates is None:
         return []
-    rows = decision.candidates.to_json()
+    columns = [column.name for column in columns_of(Candidates)]
     at = max(0, int(np.searchsorted(decision.candidates.replicas, decision.replicas, side="right")) - 1)
-    start = max(0, min(at - CANDIDATES // 2, len(rows) - CANDIDATES))
+    start = max(0, min(at - CANDIDATES // 2, len(decision.candidates) - CANDIDATES))
+    part = decision.candidates[start : start + CANDIDATES]
+    rows = zip(*(getattr(part, name).tolist() for name in columns), strict=True)
     return [
         row
         | {
@@ -203,7 +207,7 @@ def shown_candidates(snapshot: Snapshot) -> list[Json]:
             "present": row["replicas"] == seen.ordered,
             "keeps": row["violation_probability"] <= seen.objective.epsilon * (1 + 1e-9),
         }
-        for row in rows[start : start + CANDIDATES]
+        for row in (dict(zip(columns, values, strict=True)) for values in rows)
     ]
 
 

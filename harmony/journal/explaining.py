@@ -74,7 +74,7 @@ class Explanation:
                 {"field": d.field, "stored": d.stored, "recomputed": d.recomputed} for d in self.differences
             ],
             "text": list(self.lines),
-            "decision": decision_json(self.decision.snapshot),
+            "decision": {"id": self.decision.id, **decision_json(self.decision.snapshot)},
         }
 
 

@@ -195,11 +195,6 @@ class JournalStore:
         """All keys, oldest first, revoked ones too."""
         return [ApiKey(**row) for row in self._all(select(API_KEYS).order_by(API_KEYS.c.created_s, API_KEYS.c.id))]
 
-    def find_key(self, key_id: str) -> ApiKey | None:
-        """The key of that id."""
-        rows = self._all(select(API_KEYS).where(API_KEYS.c.id == key_id))
-        return ApiKey(**rows[0]) if rows else None
-
     def revoke_key(self, key_id: str) -> bool:
         """Revoke at the database's time; False when there is none of that id, or it was revoked before."""
         mine = (API_KEYS.c.id == key_id) & API_KEYS.c.revoked_s.is_(None)

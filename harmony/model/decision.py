@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray
+from harmony.schema.fields import PRIVATE, About, columns_of
+from harmony.schema.surface import plain
 
 __all__ = ["Candidates", "Decision", "Reason"]
 
@@ -38,66 +41,62 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Candidates:
-    """Every replica count that was weighed, with its risk and cost (arrays of equal length, ascending replicas).
+    """Every replica count that was weighed, with its risk and cost (arrays of equal length, ascending replicas)."""
 
-    Attributes:
-        replicas: (n,) the counts.
-        violation_probability: (n,) the stated probability, in the objective's measure and recalibrated by what
-            stated probabilities have realised so far.
-        violated_time: (n,) the model's expected share of the window's steps that would be missed.
-        violated_window: (n,) the model's probability that any step of the window would be missed, per sample path.
-        expected_cost: (n,) money per hour: idle, missing and switched replicas.
-        paths: sample paths that the probabilities were counted on, so that 0 means less than one in so many; 0 where
-            that is not known.
-    """
-
-    replicas: npt.NDArray[np.int64]
-    violation_probability: FloatArray
-    violated_time: FloatArray
-    violated_window: FloatArray
-    expected_cost: FloatArray
-    paths: int = 0
+    replicas: Annotated[npt.NDArray[np.int64], About("The count.", least=0)]
+    violation_probability: Annotated[
+        FloatArray,
+        About("Stated probability of a miss: in the objective's measure, recalibrated by what came true.", 0, 1),
+    ]
+    violated_time: Annotated[FloatArray, About("Share of the window's steps that the model expects missed.", 0, 1)]
+    violated_window: Annotated[FloatArray, About("Probability by the model that any step is missed.", 0, 1)]
+    expected_cost: Annotated[
+        FloatArray, About("Expected money per hour for idle and missing replicas and switching, at this count.")
+    ]
+    paths: Annotated[
+        int,
+        About(
+            "Sample paths that probabilities were counted on, so that 0 means less than one in so many; 0: not known.",
+            least=0,
+        ),
+    ] = 0
 
     def __len__(self) -> int:
         """Number of candidates."""
         return int(self.replicas.size)
 
-    def to_json(self) -> list[dict[str, float | int]]:
-        """One object per candidate."""
-        names = ("replicas", "violation_probability", "violated_time", "violated_window", "expected_cost")
-        columns = [getattr(self, n).tolist() for n in names]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    def __getitem__(self, part: slice) -> Candidates:
+        """Some of them, in the same order."""
+        return replace(self, **{c.name: getattr(self, c.name)[part] for c in columns_of(Candidates)})
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Decision:
     """What one policy decided at one moment, and everything that led to it.
 
-    Attributes:
-        replicas: the count to order.
-        current: the count ordered before.
-        reason: why, from the closed set `Reason`.
-        violation_probability: stated probability of a miss at `replicas` (NaN when the policy states none).
-        expected_cost: money per hour at `replicas` (NaN when the policy weighs none).
-        candidates: every alternative considered, None for policies that weigh none.
-        unconstrained: what the rule asked for before guards.
-        bound_by: the limit that bound ("epsilon", "reactive floor", "max_replicas", ...); empty for none.
-        quantiles: demand forecast quantiles for people, level -> (horizon,) values; empty without a forecast.
-        model: name and version of the forecaster; empty without a forecast.
-        memory: what this policy wants to see again next time; opaque to all others.
+    A field that is added here is told everywhere: in the API, the journal, JSON lines, an object's status, on the page
+    (see `harmony.schema`). `memory` is what this policy wants to see again next time; opaque to all others.
     """
 
-    replicas: int
-    current: int
-    reason: Reason
-    violation_probability: float = float("nan")
-    expected_cost: float = float("nan")
-    candidates: Candidates | None = None
-    unconstrained: int = -1
-    bound_by: str = ""
-    quantiles: dict[float, FloatArray] = field(default_factory=dict)
-    model: str = ""
-    memory: Any = None
+    replicas: Annotated[int, About("Replicas that full authority would order.", least=0)]
+    current: Annotated[int, About("Replicas ordered before.", least=0)]
+    reason: Annotated[Reason, About("Why, from a closed set such as Forecast, ReactiveFloor or AbsentData.")]
+    violation_probability: Annotated[
+        float, About("Stated probability of a miss at this count; absent when the policy states none.", 0, 1)
+    ] = math.nan
+    expected_cost: Annotated[
+        float, About("Expected money per hour for idle and missing replicas and switching, at this count.")
+    ] = math.nan
+    candidates: Annotated[Candidates | None, About("Every alternative that was weighed.")] = None
+    unconstrained: Annotated[int, About("What the rule asked for before guards; -1 where it was not asked.")] = -1
+    bound_by: Annotated[str, About("The limit that bound (epsilon, reactive floor, max_replicas); empty for none.")] = (
+        ""
+    )
+    quantiles: Annotated[dict[float, FloatArray], About("Demand forecast: level of the quantile, value per step.")] = (
+        field(default_factory=dict)
+    )
+    model: Annotated[str, About("Name and version of the forecaster; empty without a forecast.")] = ""
+    memory: Annotated[Any, PRIVATE] = None
 
     @property
     def paths(self) -> int:
@@ -123,20 +122,5 @@ class Decision:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a journal or an API (absent numbers are null)."""
-
-        def number(x: float) -> float | None:
-            return None if np.isnan(x) else float(x)
-
-        return {
-            "replicas": self.replicas,
-            "current": self.current,
-            "reason": str(self.reason),
-            "violation_probability": number(self.violation_probability),
-            "expected_cost": number(self.expected_cost),
-            "unconstrained": self.unconstrained,
-            "bound_by": self.bound_by,
-            "candidates": [] if self.candidates is None else self.candidates.to_json(),
-            "quantiles": {f"{q:g}": [number(v) for v in vs] for q, vs in self.quantiles.items()},
-            "model": self.model,
-        }
+        """Plain values (absent numbers are null, no candidates are an empty list)."""
+        return plain(self)

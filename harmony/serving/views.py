@@ -10,14 +10,32 @@ from typing import Any
 import numpy as np
 
 from forecasting.distribution import ForecastDistribution
-from forecasting.panel import FloatArray
 from harmony.decision.rule import lead_window
+from harmony.model.decision import Candidates, Decision
+from harmony.schema.surface import Spelling, Surface, number, numbers
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.words import sentence
 
-__all__ = ["LEVELS", "decision_json", "forecast_json", "history_json", "number", "numbers", "summary_json", "utc"]
+__all__ = [
+    "LEVELS",
+    "TOLD",
+    "decision_json",
+    "forecast_json",
+    "history_json",
+    "number",
+    "numbers",
+    "summary_json",
+    "utc",
+]
 
 Json = dict[str, Any]
+# How a decision is told by API and command line: as the model has it, forecasts to six digits.
+TOLD = Surface(
+    {
+        Candidates: Spelling("Candidate", "One replica count that was weighed."),
+        Decision: Spelling(digits={"quantiles": 6}),
+    }
+)
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -26,16 +44,6 @@ def utc(seconds: float) -> str | None:
     if not math.isfinite(seconds):
         return None
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def number(value: float | None) -> float | None:
-    """The number, or None where it is absent or infinite."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def numbers(values: FloatArray) -> list[float | None]:
-    """(n,) values as a list, None where absent; six significant digits."""
-    return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values.tolist()]
 
 
 def summary_json(snapshot: Snapshot) -> Json:
@@ -85,25 +93,18 @@ def decision_json(snapshot: Snapshot) -> Json:
 
 def _decision(snapshot: Snapshot) -> Json:
     record = snapshot.record
-    seen, decision, objective = record.observation, record.decision, record.observation.objective
+    seen, objective = record.observation, record.observation.objective
     low, high = seen.capacity.interval(0.9)
     return {
         "service": snapshot.service,
         "at": utc(seen.now_s),
-        "replicas": decision.replicas,
-        "current": decision.current,
-        "unconstrained": decision.unconstrained,
+        **TOLD.values(record.decision),
         "desired": snapshot.desired,
         "held_by": snapshot.held_by,
-        "reason": str(decision.reason),
-        "bound_by": decision.bound_by,
         "sentence": sentence(snapshot),
-        "violation_probability": number(decision.violation_probability),
-        "paths": decision.paths,
         "epsilon": objective.epsilon,
         "risk_level": number(seen.risk_level),
         "measure": objective.measure,
-        "expected_cost": number(decision.expected_cost),
         "currency": snapshot.currency,
         "demand": number(seen.demand),
         "unit": snapshot.unit,
@@ -115,19 +116,7 @@ def _decision(snapshot: Snapshot) -> Json:
         "lead_time": {"p50_s": number(seen.lead_time.median_s), "p90_s": number(seen.lead_time.quantile_s(0.9))},
         "window_s": lead_window(seen) * seen.step_s,
         "outcome": {"steps": record.outcome.steps, "violated": record.outcome.violated},
-        "model": decision.model,
-        "candidates": _candidates(snapshot),
-        "quantiles": {f"{q:g}": numbers(np.asarray(path)) for q, path in decision.quantiles.items()},
     }
-
-
-def _candidates(snapshot: Snapshot) -> list[Json]:
-    """One object per candidate, ascending."""
-    candidates = snapshot.record.decision.candidates
-    if candidates is None:
-        return []
-    rows = candidates.to_json()
-    return [{k: v if isinstance(v, int) else number(v) for k, v in row.items()} for row in rows]
 
 
 def forecast_json(snapshot: Snapshot, paths: int = 0, indicators: Sequence[str] = ()) -> Json | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import httpx
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from harmony.api import models
+from harmony.app.backtest_job import work
+from harmony.policies import registry
+from harmony.policies.static import StaticPolicy
 from tests.api.conftest import World
 
 ROLES = ("read", "operate", "admin")
@@ -369,3 +373,21 @@ def test_metrics_are_prometheus_text(world: World) -> None:
         response = client.get("/api/v1/metrics")
         assert response.headers["content-type"].startswith("text/plain")
         assert "harmony_" in response.text
+
+
+@dataclass(frozen=True)
+class Copycat(StaticPolicy):
+    """A policy that no other file has heard of."""
+
+    name: str = "copycat"
+
+
+def test_a_policy_is_known_to_the_api_by_standing_in_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"demand": BACKTEST["demand"], "policies": ["copycat"]}
+    with pytest.raises(ValidationError, match="known: harmony, hpa"):
+        models.BacktestRequest.model_validate(asked)
+    monkeypatch.setitem(registry.POLICIES, "copycat", Copycat)
+    request = models.BacktestRequest.model_validate(asked)
+    assert "copycat" in models.BacktestRequest.model_json_schema()["properties"]["policies"]["items"]["enum"]
+    result = work("backtest", request.model_dump(), lambda done, total, note: None)
+    assert set(result["policies"]) == {"copycat"}

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from harmony.api.models.base import Model, Number, Probability, Request
+from harmony.model import decision as model
+from harmony.schema.fields import About
+from harmony.schema.models import Types, model_of, row_of
+from harmony.schema.surface import Spelling, Surface
+from harmony.serving.views import TOLD
 
-__all__ = ["Candidate", "Decision", "DecisionPage", "Explanation", "Side", "WhatIf", "WhatIfRequest"]
+__all__ = ["LARGE", "SIDE", "Candidate", "Decision", "DecisionPage", "Explanation", "Side", "WhatIf", "WhatIfRequest"]
 
 
-class Candidate(Model):
-    """One replica count that was weighed."""
+class ApiTypes(Types):
+    """Numbers and probabilities as all messages have them."""
 
-    replicas: int
-    violation_probability: Probability
-    violated_time: Probability
-    violated_window: Probability
-    expected_cost: Number
+    def number(self, about: About) -> Any:  # noqa: ANN401  (a type)
+        """A probability where it has the bounds of one."""
+        return Probability if (about.least, about.most) == (0, 1) else Number
+
+
+TYPES = ApiTypes()
+SIDE = Surface(  # what may differ between two decisions about the same moment
+    {
+        model.Candidates: TOLD.spelling(model.Candidates),
+        model.Decision: Spelling(without=frozenset({"current", "unconstrained", "quantiles", "model"})),
+    }
+)
+LARGE = tuple(name for name, told, _ in TOLD.told(model.Decision) if told.is_large)  # null in lists
+ALWAYS_SENT = ConfigDict(json_schema_serialization_defaults_required=True)
+
+Candidate: Any = row_of(model.Candidates, Model, TOLD, TYPES)
 
 
 class Capacity(Model):
@@ -43,26 +59,20 @@ class Outcome(Model):
     violated: int
 
 
-class Decision(Model):
-    """What was decided, of what, and why."""
+class Decision(model_of(model.Decision, Model, TOLD, TYPES)):  # type: ignore[misc] # its fields are the model's own
+    """What was decided, of what, and why. In lists, what is large (candidates, quantiles) is null."""
+
+    model_config = ALWAYS_SENT
 
     id: str | None = Field(None, description="Its id in the journal; null where there is none.")
     service: str
     at: str | None
-    replicas: int
-    current: int
-    unconstrained: int
     desired: int
     held_by: str
-    reason: str
-    bound_by: str
     sentence: str = Field(description="The decision in words.")
-    violation_probability: Probability
-    paths: int = Field(0, description="Sample paths it was counted on, of which 0 is less than one; 0 for none.")
     epsilon: float
     risk_level: Number
     measure: str
-    expected_cost: Number = Field(description="Per hour.")
     currency: str
     demand: Number
     unit: str
@@ -74,9 +84,6 @@ class Decision(Model):
     lead_time: LeadTime
     window_s: float = Field(description="How far ahead this decision answers for.")
     outcome: Outcome
-    model: str
-    candidates: list[Candidate] | None = Field(None, description="Every alternative; null in lists.")
-    quantiles: dict[str, list[Number]] | None = Field(None, description="Demand per step; null in lists.")
 
 
 class DecisionPage(Model):
@@ -122,19 +129,14 @@ class WhatIfRequest(Request):
     guards: bool = Field(False, description="Also apply stabilisation and rate limits, as the loop does.")
 
 
-class Side(Model):
+class Side(model_of(model.Decision, Model, SIDE, TYPES)):  # type: ignore[misc]
     """A decision as one side of a comparison."""
 
-    replicas: int
-    reason: str
-    bound_by: str
-    violation_probability: Probability
-    paths: int = Field(0, description="Sample paths it was counted on, of which 0 is less than one; 0 for none.")
-    expected_cost: Number
+    model_config = ALWAYS_SENT
+
     epsilon: float
     min_replicas: int
     max_replicas: int
-    candidates: list[Candidate]
 
 
 class WhatIf(Model):

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from harmony.api.models.base import Model, Number, Request
 from harmony.api.models.forecasts import Value
+from harmony.policies.registry import policy_names
 
 __all__ = ["BacktestRequest", "Job", "JobPage", "ModelCard", "ModelPage"]
 
 LEAST_ROWS = 288
+MOST_POLICIES = 16
+
+
+def _known(name: str) -> str:
+    """The name of a policy of the registry."""
+    if name not in policy_names():
+        raise ValueError(f"no such policy; known: {', '.join(policy_names())}")
+    return name
+
+
+def _listed(schema: JsonDict) -> None:
+    """Say in the document which policies there are."""
+    schema["enum"] = list(policy_names())
+
+
+PolicyName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_listed)]
 
 
 class BacktestRequest(Request):
@@ -28,9 +46,7 @@ class BacktestRequest(Request):
     gpus_per_replica: int = Field(1, ge=1, le=1024)
     min_replicas: int = Field(1, ge=0, le=100_000)
     max_replicas: int = Field(100_000, ge=1, le=100_000)
-    policies: list[Literal["harmony", "hpa", "reactive", "static", "oracle"]] = Field(
-        ["harmony", "hpa"], min_length=1, max_length=5
-    )
+    policies: list[PolicyName] = Field(["harmony", "hpa"], min_length=1, max_length=MOST_POLICIES)
     seed: int = Field(0, ge=0, le=2**31)
 
     @model_validator(mode="after")

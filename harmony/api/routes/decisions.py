@@ -10,6 +10,7 @@ from starlette.responses import Response
 from harmony.api.depends import JournalOf, Reader, StateOf, needed
 from harmony.api.etags import answer
 from harmony.api.models import Decision, DecisionPage, Explanation, WhatIf, WhatIfRequest
+from harmony.api.models.decisions import LARGE
 from harmony.api.names import DecisionId, Name, Namespace
 from harmony.api.pages import Cursor, Limit, read_cursor, write_cursor
 from harmony.api.problems import Problem
@@ -37,7 +38,7 @@ async def decisions(
     before = None if position is None else str(position[0])
     found = await asyncio.to_thread(journal.decisions, f"{namespace}/{name}", before=before, limit=limit + 1)
     page = found[:limit]
-    items = [{"id": d.id, **decision_json(d.snapshot), "candidates": None, "quantiles": None} for d in page]
+    items = [{"id": d.id, **decision_json(d.snapshot), **dict.fromkeys(LARGE)} for d in page]
     more = len(found) > limit
     return answer(request, {"items": items, "next_cursor": write_cursor([page[-1].id]) if more else None})
 

@@ -23,18 +23,6 @@ __all__ = ["router", "service_of"]
 
 router = APIRouter(tags=["services"])
 Json = dict[str, Any]
-SORTS = (
-    "service",
-    "mode",
-    "ordered",
-    "ready",
-    "recommended",
-    "demand",
-    "violation_probability",
-    "realized",
-    "gpu_hours_saved",
-    "reason",
-)
 Sort = Literal[
     "service",
     "mode",
