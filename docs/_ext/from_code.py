@@ -10,6 +10,9 @@ from tables import code, table
 
 from controller.resource.presets import MATCHERS, PRESETS
 from controller.resource.status import CONDITIONS
+from forecasting.methods import method_names, method_summary
+from harmony.policies.registry import create_policy, policy_names, policy_summary
+from kernels import available, describe
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +79,36 @@ def preset_tables() -> str:
         )
         parts.append(head + "\n" + table(("Indicator", "Level", "Unit", "PromQL"), rows))
     return "\n".join(parts)
+
+
+def names_page() -> str:
+    """Whatever is chosen by name, out of its registry: policies, forecasting methods, attention mechanisms, presets."""
+    policies = (
+        (code(n), _plain(policy_summary(n)), ", ".join(f"`{k}`" for k in create_policy(n).settings))
+        for n in policy_names()
+    )
+    methods = ((code(n), _plain(method_summary(n))) for n in method_names())
+    mechanisms = ((code(n), describe(n).summary, describe(n).causal, describe(n).cost) for n in available())
+    presets = ((code(n), code(p.demand), code(p.service_level)) for n, p in PRESETS.items())
+    return "\n".join(
+        (
+            "## Policies\n\n`--policy` of `harmony replay` and `harmony backtest`, `policies` of the API.\n",
+            table(("Name", "What it does", "Settings"), policies),
+            "## Forecasting methods\n\n`--method` of `harmony evaluate`, `--model` of `harmony forecast`, "
+            "`--forecaster` of `harmony replay`; or a model of your own by folder, or `base`, the bundled one.\n",
+            table(("Name", "What it does"), methods),
+            "## Attention mechanisms\n\n`method` of `kernels.attention`, `--methods` of `harmony bench kernels`.\n",
+            table(("Name", "What a query gets", "Causal", "Cost"), mechanisms),
+            "## Presets of indicators\n\n`preset` of a `GPUAutoscaler`; their queries are in "
+            "[Demand queries](../howto/demand-queries.md).\n",
+            table(("Name", "Demand", "Usual service level"), presets),
+        )
+    )
+
+
+def _plain(docstring: str) -> str:
+    """A docstring's line as Markdown."""
+    return docstring.replace("``", "`")
 
 
 def condition_table() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from from_chart import values_page
 from from_cli import cli_page
-from from_code import condition_table, example_pages, preset_tables, python_api
+from from_code import condition_table, example_pages, names_page, preset_tables, python_api
 from from_runs import json_page
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
@@ -24,6 +24,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "presets": preset_tables,
     "conditions": condition_table,
     "python": python_api,
+    "names": names_page,
     "json": json_page,
     "examples": example_pages,
 }

@@ -21,7 +21,7 @@ from forecasting.baselines.common import (
 from forecasting.panel import FloatArray, Panel
 from forecasting.windows import WindowBatch
 
-__all__ = ["LastValue"]
+__all__ = ["LastValue", "ScaledLastValue"]
 
 
 class LastValue(Baseline):
@@ -70,3 +70,10 @@ class LastValue(Baseline):
         last = last_seen(windows.values[:, :, draws.columns])
         scale = self._scale(windows)[:, draws.columns]
         return last[:, None, None] + scale[:, None, None] * noise
+
+
+class ScaledLastValue(LastValue):
+    """`LastValue` whose residuals are narrow after quiet windows and wide after busy ones (``scaled``)."""
+
+    def __init__(self) -> None:
+        super().__init__(scaled=True)

@@ -345,7 +345,7 @@ def model_cards(name: str) -> ModelsPort:
 
     def cards() -> Sequence[Mapping[str, Any]]:
         from forecasting.forecaster import Forecaster
-        from forecasting.methods import DEFAULT_METHOD, method_names
+        from forecasting.methods import DEFAULT_METHOD, method_names, method_summary
 
         model = Forecaster.load(name)
         own = {
@@ -359,7 +359,13 @@ def model_cards(name: str) -> ModelsPort:
             "parameters": model.parameters,
         }
         fitted = [
-            {"name": method, "version": "fitted", "kind": "baseline", "in_use": False, "description": "For backtests."}
+            {
+                "name": method,
+                "version": "fitted",
+                "kind": "baseline",
+                "in_use": False,
+                "description": f"For backtests: {method_summary(method)}",
+            }
             for method in method_names()
             if method != DEFAULT_METHOD
         ]

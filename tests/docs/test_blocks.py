@@ -15,6 +15,9 @@ import yaml
 
 from controller.resource.parsing import parse_annotated, parse_autoscaler
 from controller.resource.presets import MATCHERS, PRESETS
+from forecasting.methods import method_names
+from harmony.policies.registry import policy_names
+from kernels import available
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks, commands, name, of_language
 
 IDENTITY = {"uid": "1", "generation": 1, "namespace": "serving"}
@@ -149,3 +152,11 @@ def test_a_file_that_a_page_names_is_there() -> None:
         for path in re.findall(rf"`((?:{roots})/[\w./-]*\.(?:py|md|yaml|json|parquet))`", page.read_text()):
             assert (ROOT / path).exists(), f"{name(page)} names {path}"
     assert (DOCS / "index.md").exists()
+
+
+def test_whatever_goes_by_name_is_on_the_page_of_names() -> None:
+    from from_code import names_page
+
+    page = names_page()
+    for listed in (*policy_names(), *method_names(), *available(), *PRESETS):
+        assert f"\n| `{listed}` | " in page

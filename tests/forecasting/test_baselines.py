@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.base import ForecastModel
-from forecasting.baselines import BoostedQuantiles, LastValue, Ridge, SeasonalNaive, WindowQuantiles
+from forecasting.baselines.boosted_quantiles import BoostedQuantiles
 from forecasting.baselines.common import (
     POOL_ROWS,
     draw_rows,
@@ -22,7 +22,11 @@ from forecasting.baselines.common import (
     tidy_pool,
     training_chunks,
 )
+from forecasting.baselines.last_value import LastValue
 from forecasting.baselines.linear import Moments, solve
+from forecasting.baselines.ridge import Ridge
+from forecasting.baselines.seasonal_naive import SeasonalNaive
+from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray, Panel
 from forecasting.windows import WindowBatch

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from forecasting import scores
-from forecasting.baselines import LastValue, WindowQuantiles
+from forecasting.baselines.last_value import LastValue
+from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.distribution import ForecastBatch
 from forecasting.errors import DataError, UsageError
 from forecasting.evaluation import PROTOCOLS, EvaluationReport, Settings, Split, evaluate, evaluate_series

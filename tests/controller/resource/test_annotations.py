@@ -8,6 +8,7 @@ import pytest
 
 from controller.resource.group import Annotation
 from controller.resource.parsing import SpecError, parse_annotated
+from controller.resource.presets import PRESETS
 from controller.resource.settings import ServiceKey, ServiceSettings, TargetRef
 from harmony.model.authority import Mode, Pause
 
@@ -112,7 +113,7 @@ def test_a_preset_matches_the_pods_of_the_target() -> None:
         ({Annotation.LEAD_TIME: ""}, {}, "lead-time]: '' is not a duration"),
         ({Annotation.LEAD_TIME: "0s"}, {}, "lead-time]: 0.0 is not > 0"),
         ({Annotation.GPUS_PER_REPLICA: "1.5"}, {}, "gpus-per-replica]: '1.5' is not a whole number"),
-        ({Annotation.PRESET: "sglang"}, {}, 'preset]: "sglang" is not one of vllm, triton, tgi, dcgm'),
+        ({Annotation.PRESET: "none"}, {}, f'preset]: "none" is not one of {", ".join(PRESETS)}'),
         ({Annotation.PRESET_MATCHERS: 'a="b"'}, {}, "preset-matchers]: has no effect without"),
         ({Annotation.PROMETHEUS_URL: "x"}, {}, 'prometheus-url]: "x" does not have the right form'),
         ({Annotation.PAUSED_REPLICAS: "-1"}, {}, "paused-replicas]: '-1' is not a whole number"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from controller.resource.group import Annotation
 from controller.resource.parsing import SpecError, parse_annotated, parse_autoscaler
+from controller.resource.presets import PRESETS
 from controller.resource.settings import ServiceKey, TargetRef
 from harmony.model.authority import Mode, Pause
 from harmony.model.objective import HPA_DOWN, HPA_UP, Fallback, IndicatorBound, ScalingPolicy, Stages
@@ -211,7 +212,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"indicators": [REQUESTS | {"name": "a b"}]}, 'spec.indicators[0].name: "a b" does not have the right form'),
     ({"presetMatchers": 'a="b"'}, "spec: presetMatchers has no effect without a preset"),
     ({"preset": "vllm", "presetMatchers": 'a="b"} or up{'}, "spec.presetMatchers: "),
-    ({"preset": "sglang"}, 'spec.preset: "sglang" is not one of vllm, triton, tgi, dcgm'),
+    ({"preset": "none"}, f'spec.preset: "none" is not one of {", ".join(PRESETS)}'),
     ({"prometheus": {"url": "localhost:9090"}}, 'spec.prometheus.url: "localhost:9090" does not have the right form'),
     ({"fallback": {}}, "spec.fallback: currentReplicasIfHigher needs replicas"),
     ({"fallback": {"behavior": "static"}}, 'spec.fallback.behavior: "static" is not one of currentReplicas, '),

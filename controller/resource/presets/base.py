@@ -1,0 +1,86 @@
+"""`Preset`: the usual indicators of a server or exporter as PromQL, demand and service level named.
+
+Where metric names changed across versions the old and the new one are joined with ``or``, which compares labels and
+not names: a pod that exports both counts once, and a rollout from one version to the next stays whole. A missing
+metric leaves the result empty (absent), never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forecasting.panel import Indicator, Kind, Level
+
+__all__ = ["MATCHERS", "WINDOW", "Preset", "Template", "default_matchers", "p95", "query", "rate"]
+
+MATCHERS = "<matchers>"
+WINDOW = "2m"  # two scrapes at the usual 15..60 s, so that one lost scrape does not empty a rate
+
+# Pod names as their owners make them. A ReplicaSet's hash and a pod's suffix are of these letters (Kubernetes'
+# `rand.SafeEncodeString`), so that chat-embed-... is not taken for a pod of chat.
+_SAFE = "[bcdfghjklmnpqrstvwxz2456789]"
+_POD_NAMES = {
+    "Deployment": f"-{_SAFE}{{1,10}}-{_SAFE}{{5}}",
+    "StatefulSet": "-[0-9]+",
+    "LeaderWorkerSet": "-[0-9]+(-[0-9]+)?",
+}
+
+# Pods of a ReplicaSet get its name (ours and a hash of up to 10 letters) cut to 58 characters, and 5 of their own.
+LONGEST_WHOLE_NAME = 58 - len("-1234567890-")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One indicator of a preset and its PromQL with a place for label matchers."""
+
+    indicator: Indicator
+    promql: str
+
+    def fill(self, matchers: str) -> str:
+        """The PromQL with ``matchers`` in every selector (more may follow them, so a comma at the end is dropped)."""
+        return self.promql.replace(MATCHERS, matchers.strip().rstrip(","))
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """The indicators of one kind of server.
+
+    `demand` is the indicator that replicas are counted for; `service_level` the one that is usually bounded.
+    `per_replica` is a first guess of the demand one replica carries, for objectives that have it learned.
+    `labels` are the label names of namespace and pod in the usual scrape configuration.
+    """
+
+    name: str
+    templates: tuple[Template, ...]
+    demand: str
+    service_level: str
+    per_replica: float
+    labels: tuple[str, str] = ("namespace", "pod")
+
+
+def default_matchers(preset: Preset, namespace: str, kind: str, name: str) -> str:
+    """Matchers for the pods of a target, by namespace and by the way its controller names pods.
+
+    ``namespace`` and ``name`` are DNS names (checked when they were read), so there is nothing to quote but dots.
+    """
+    in_namespace, in_pod = preset.labels
+    tail = _POD_NAMES.get(kind, "-.+")
+    if kind == "Deployment" and len(name) > LONGEST_WHOLE_NAME:
+        name, tail = name[:LONGEST_WHOLE_NAME], ".+"
+    return f'{in_namespace}="{namespace}",{in_pod}=~"{name.replace(".", "[.]")}{tail}"'
+
+
+def query(name: str, unit: str, level: Level, promql: str, kind: Kind = "gauge") -> Template:
+    """An indicator and its PromQL, `MATCHERS` where the selectors' matchers go."""
+    return Template(Indicator(name, unit, level, kind), promql)
+
+
+def rate(name: str, unit: str, level: Level, counter: str) -> Template:
+    """How fast a counter grows, summed over the pods."""
+    return query(name, unit, level, f"sum(rate({counter}{{{MATCHERS}}}[{WINDOW}]))", "rate")
+
+
+def p95(name: str, level: Level, *histograms: str) -> Template:
+    """The 95 % quantile of a histogram, seconds; of several names whichever a pod exports."""
+    rates = " or ".join(f"rate({h}_bucket{{{MATCHERS}}}[{WINDOW}])" for h in histograms)
+    return query(name, "s", level, f"histogram_quantile(0.95, sum by (le) ({rates}))")
