@@ -13,6 +13,7 @@ Json = dict[str, Any]
 GPU_LABEL = "nvidia.com/gpu.product"
 # A pod first seen when ready may have lost and regained readiness since; after so long that is the likelier story.
 LONGEST_UNWATCHED_S = 3600.0
+SAME_MOMENT_S = 5.0  # between a pod's start and the first note of its readiness
 FAILED_WAITING = (
     "CrashLoopBackOff",
     "ImagePullBackOff",
@@ -47,6 +48,7 @@ class Starts:
         took_on: the GPU type of each of them.
         failed_s: starts that were given up since the last look, seconds they had taken.
         pending_s: ages of the pods that still start, seconds.
+        unready: how many pods were ready once and are not now: they neither start nor serve.
         stuck: the reason that most pods wait for, for people; empty for none.
         gpu_type: of the newest pod that names one.
     """
@@ -57,6 +59,7 @@ class Starts:
     took_on: tuple[str, ...] = ()
     failed_s: tuple[float, ...] = ()
     pending_s: tuple[float, ...] = ()
+    unready: int = 0
     stuck: str = ""
     gpu_type: str = ""
 
@@ -64,6 +67,10 @@ class Starts:
 @dataclass(slots=True)
 class PodStarts:
     """Remembers which pods of one target have been counted, so that each start teaches once.
+
+    A start lasts from the creation of a pod to the first time that it is ready; a pod that was ready once does not
+    start again. Where that was not watched, the pod's own times tell: Kubernetes notes when readiness last turned, and
+    of a pod that was never ready that is when it began to run.
 
     Pods that were ready before the first look teach too if they are young enough: their times stand in the pod, and
     a controller that restarts must not forget a morning's starts, nor count them twice (`since_s`).
@@ -80,7 +87,7 @@ class PodStarts:
         pending: list[float] = []
         reasons: dict[str, int] = {}
         present: set[str] = set()
-        alive = ready = 0
+        alive = ready = unready = 0
         newest, gpu_type = float("-inf"), ""
         self.since_s = min(self.since_s, now_s)  # from a machine whose clock was ahead: no start would ever count
         latest = self.since_s
@@ -97,6 +104,10 @@ class PodStarts:
             if kind and created > newest:
                 newest, gpu_type = created, kind
             became = _became_ready(status)
+            if became is None and (uid in self._counted or (uid not in self._starting and _was_ready(pod, now_s))):
+                self._counted.add(uid)
+                unready += 1
+                continue
             if became is None:
                 pending.append(max(0.0, now_s - created))
                 self._starting.setdefault(uid, created)
@@ -124,6 +135,7 @@ class PodStarts:
             took_on=tuple(kind for _, kind in took),
             failed_s=tuple(failed),
             pending_s=tuple(sorted(pending)),
+            unready=unready,
             stuck=stuck,
             gpu_type=gpu_type,
         )
@@ -134,10 +146,28 @@ class PodStarts:
             failed.append(max(1.0, now_s - began))
 
 
+def _was_ready(pod: Json, now_s: float) -> bool:
+    """Whether a pod that is not ready was so before: its readiness has turned since it began to run.
+
+    Where neither time is known, one that has run for longer than any start that is believed.
+    """
+    status = pod.get("status") or {}
+    began = parse_time(status.get("startTime"))
+    turned = next((parse_time(c.get("lastTransitionTime")) for c in _conditions(status, "Ready")), float("nan"))
+    if turned == turned and began == began:
+        return turned - began > SAME_MOMENT_S
+    created = parse_time(pod["metadata"].get("creationTimestamp"))
+    return status.get("phase") == "Running" and now_s - created > LONGEST_UNWATCHED_S
+
+
+def _conditions(status: Json, kind: str) -> Iterable[Json]:
+    return (c for c in status.get("conditions") or () if c.get("type") == kind)
+
+
 def _became_ready(status: Json) -> float | None:
     """When the pod became ready; None while it is not."""
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "Ready" and condition.get("status") == "True":
+    for condition in _conditions(status, "Ready"):
+        if condition.get("status") == "True":
             return parse_time(condition.get("lastTransitionTime"))
     return None
 

@@ -15,7 +15,7 @@ from controller.observing.starts import GPU_LABEL, PodStarts, Starts
 from controller.resource.settings import TargetRef
 from forecasting.errors import HarmonyError, UsageError
 
-__all__ = ["LeadershipLostError", "ReplicasMovedError", "TargetView", "Targets", "selector_text"]
+__all__ = ["LeadershipLostError", "ReplicasMovedError", "TargetView", "Targets", "is_own", "selector_text"]
 
 Json = dict[str, Any]
 WATCHED = {  # kinds whose objects are watched; of all others `/scale` is read each tick
@@ -23,6 +23,8 @@ WATCHED = {  # kinds whose objects are watched; of all others `/scale` is read e
     ("apps", "StatefulSet"): STATEFUL_SETS,
     ("leaderworkerset.x-k8s.io", "LeaderWorkerSet"): LEADER_WORKER_SETS,
 }
+OWNERS = frozenset({("apps", "Deployment"), ("apps", "StatefulSet"), ("argoproj.io", "Rollout")})
+HASH_LABELS = ("pod-template-hash", "rollouts-pod-template-hash")
 WRITE_ATTEMPTS = 3
 
 
@@ -70,6 +72,7 @@ class _Scale:
     version: str
     hold_down: str = ""
     blocked: str = ""
+    uid: str = ""
 
 
 class Targets:
@@ -132,9 +135,10 @@ class Targets:
             pods = self.pods.select(namespace, scale.selector)
         except UsageError as error:
             return TargetView(problem=f"{where}: its pod selector cannot be read: {error}")
+        own = [pod for pod in pods if is_own(pod, target, scale.uid)]
         return TargetView(
             ordered=scale.ordered,
-            starts=starts.look(pods, now_s, self._node_type),
+            starts=starts.look(own, now_s, self._node_type),
             selector=scale.selector if isinstance(scale.selector, str) else selector_text(scale.selector),
             version=scale.version,
             hold_down=scale.hold_down,
@@ -203,6 +207,7 @@ def _of_scale(scale: Json) -> _Scale:
         ordered=int((scale.get("spec") or {}).get("replicas") or 0),
         selector=(scale.get("status") or {}).get("selector") or "",
         version=scale["metadata"].get("resourceVersion", ""),
+        uid=scale["metadata"].get("uid", ""),
     )
 
 
@@ -217,7 +222,26 @@ def _of_workload(obj: Json) -> _Scale:
         version=obj["metadata"].get("resourceVersion", ""),
         hold_down="its rollout is paused" if spec.get("paused") else "",
         blocked=blocked,
+        uid=obj["metadata"].get("uid", ""),
     )
+
+
+def is_own(pod: Json, target: TargetRef, uid: str) -> bool:
+    """Whether a pod that the target's selector matches belongs to it: labels of two targets may overlap.
+
+    A Deployment (or Argo Rollout) owns pods through ReplicaSets, which it names by its own name and a hash that the
+    pods carry as a label. Of other kinds nothing is known about how they own pods: the selector decides.
+    """
+    if (target.api_version.rpartition("/")[0], target.kind) not in OWNERS:
+        return True
+    for owner in pod["metadata"].get("ownerReferences") or ():
+        if owner.get("uid") == uid and uid:
+            return True
+        if owner.get("kind") == "ReplicaSet":
+            labels = pod["metadata"].get("labels") or {}
+            hashes = (labels.get(label) for label in HASH_LABELS)
+            return any(h and owner.get("name") == f"{target.name}-{h}" for h in hashes)
+    return False
 
 
 def _trim_workload(obj: Json) -> Json:
@@ -237,21 +261,27 @@ def _trim_pod(pod: Json) -> Json:
     """Only what start-up times need."""
     meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
     kept = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
+    owners = [
+        {k: owner.get(k) for k in ("kind", "name", "uid")}
+        for owner in meta.get("ownerReferences") or ()
+        if owner.get("controller")
+    ]
     waiting = [
         {"state": {"waiting": {"reason": c["state"]["waiting"].get("reason", "")}}}
         for c in status.get("containerStatuses") or ()
         if (c.get("state") or {}).get("waiting")
     ]
     return {
-        "metadata": {k: meta[k] for k in kept if k in meta},
+        "metadata": {k: meta[k] for k in kept if k in meta} | ({"ownerReferences": owners} if owners else {}),
         "spec": {k: spec[k] for k in ("nodeName", "nodeSelector") if k in spec},
         "status": {
             "phase": status.get("phase", ""),
             "conditions": [
                 {k: c.get(k) for k in ("type", "status", "reason", "lastTransitionTime")}
                 for c in status.get("conditions") or ()
-                if (c.get("type"), c.get("status")) in (("Ready", "True"), ("PodScheduled", "False"))
+                if c.get("type") == "Ready" or (c.get("type"), c.get("status")) == ("PodScheduled", "False")
             ],
+            **({"startTime": status["startTime"]} if "startTime" in status else {}),
             "containerStatuses": waiting,
         },
     }

@@ -50,6 +50,47 @@ def test_readiness_lost_and_regained_is_no_second_start() -> None:
     assert starts.look([pod("a", 0, 300)], T0 + 301).took_s == ()
 
 
+def unready(name: str, created: float, began: float, turned: float) -> Json:
+    """A pod that runs and is not ready, with the times that Kubernetes notes."""
+    times = {"type": "Ready", "status": "False", "lastTransitionTime": rfc3339(T0 + turned)}
+    return pod(name, created, None, startTime=rfc3339(T0 + began), conditions=[times])
+
+
+def test_pods_that_lose_readiness_are_not_starting() -> None:
+    """Three of twelve three-day-old pods turn unready: none starts, whatever the age says; and none teaches later."""
+    day = 86_400.0
+    starts = PodStarts()
+    names = [f"p{i}" for i in range(12)]
+    assert starts.look([pod(n, -3 * day, -3 * day + 60) for n in names], T0).pending_s == ()
+    mixed = [pod(n, -3 * day) if i < 3 else pod(n, -3 * day, -3 * day + 60) for i, n in enumerate(names)]
+    seen = starts.look(mixed, T0 + 30)
+    assert (seen.pods, seen.ready, seen.unready, seen.pending_s, seen.stuck) == (12, 9, 3, (), "")
+    assert starts.look([pod(n, -3 * day, 60) for n in names], T0 + 61).took_s == ()
+
+
+@pytest.mark.parametrize("age_s", [600.0, 3 * 86_400.0])
+def test_after_a_restart_readiness_that_has_turned_since_the_pod_began_tells_it_was_ready(age_s: float) -> None:
+    lost = unready("a", -age_s, -age_s + 20, -40)
+    starts = PodStarts(since_s=T0 - 60)
+    seen = starts.look([lost], T0)
+    assert (seen.unready, seen.pending_s) == (1, ())
+    assert starts.look([pod("a", -age_s, 30)], T0 + 31).took_s == ()
+
+
+@pytest.mark.parametrize("age_s", [30.0, 7000.0])
+def test_a_pod_that_was_never_ready_is_starting_however_old(age_s: float) -> None:
+    """Its readiness was noted as absent when it began to run and has not turned since: a slow start, and it teaches."""
+    slow = unready("a", -age_s, -age_s + 10, -age_s + 10)
+    starts = PodStarts(since_s=T0 - 60)
+    assert starts.look([slow], T0).pending_s == (age_s,)
+    assert starts.look([pod("a", -age_s, 30)], T0 + 31).took_s == (age_s + 30,)
+
+
+def test_a_pod_that_waits_for_a_node_is_starting_however_old() -> None:
+    waiting = pod("a", -90_000, phase="Pending")
+    assert PodStarts().look([waiting], T0).pending_s == (90_000.0,)
+
+
 def test_old_pods_that_nobody_watched_teach_nothing() -> None:
     assert PodStarts().look([pod("a", -7200, 20)], T0 + 30).took_s == ()
 
