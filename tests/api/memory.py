@@ -47,7 +47,7 @@ class MemoryJournal:
         found = self._decisions.get(decision_id)
         if found is None:
             return None
-        told = decision_json(found.snapshot)
+        told = {"id": decision_id, **decision_json(found.snapshot)}
         return {"id": decision_id, "same": True, "problem": "", "differences": [], "text": ["so"], "decision": told}
 
     def audit(self, actor: str, action: str, detail: Mapping[str, Any]) -> None:
