@@ -80,6 +80,7 @@ format: $(VENV)/.installed-test ## format the code and mend what the linter can
 bench: $(VENV)/.installed-test ## time forecasting and replaying
 	$(BIN)/python benchmarks/forecast_speed.py
 	$(BIN)/python benchmarks/replay_speed.py
+	$(BIN)/python -m benchmarks.keda_flood
 
 test-api: $(VENV)/.installed-test ## thousands of generated requests against the API's own description
 	HARMONY_API_CASES=2000 $(BIN)/python -m pytest tests/api/test_schema.py -q

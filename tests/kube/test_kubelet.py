@@ -100,7 +100,7 @@ def test_a_deleted_pod_is_replaced_and_a_marked_one_is_not_ready(fake_api: FakeA
             await kubelet.settled()
             first = pods(fake_api)[0]["metadata"]["name"]
             fake_api.must("DELETE", f"{PODS}/{first}")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while [pod["metadata"]["name"] for pod in pods(fake_api) if is_ready(pod)] in ([], [first]):
                     await asyncio.sleep(0.01)
             second = pods(fake_api)[0]["metadata"]["name"]

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from tests.kube.server import FakeApiServer
 
 A, B = "harmony-controller/a", "harmony-controller/b"
 QUICK = (6.0, 4.0, 0.5)  # lease duration, renew deadline, retry
-USUAL = (15.0, 10.0, 2.0)
+LONG = (3600.0, 3000.0, 0.5)
 KEY = ServiceKey("GPUAutoscaler", NAMESPACE, NAME)
 
 
@@ -73,7 +72,7 @@ def in_world(
 
 def test_one_writes_and_hands_over_when_it_stops(fake_api: FakeApiServer, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        async with two(world, USUAL) as (first, second):
+        async with two(world, LONG) as (first, second):
             await ready(world)
             await orders(world, 6)
             await world.until(lambda: world.status().get("leadTime", {}).get("starts", 0) >= 2, "starts were learned")
@@ -81,10 +80,8 @@ def test_one_writes_and_hands_over_when_it_stops(fake_api: FakeApiServer, tmp_pa
             starts = world.status()["leadTime"]["starts"]
             assert not second.reports, "the second does not tick"
             assert not writes(by(fake_api.calls, B))
-            stopped = time.monotonic()
             first.controller.stop()
-            await second.ticks(1)
-            assert time.monotonic() - stopped < USUAL[0] - USUAL[2], "it did not wait until the lease ran out"
+            await second.ticks(1)  # far sooner than the lease runs out
             last = max(c.at for c in writes(by(fake_api.calls, A)))
             learned = second.controller.fleet.services[KEY]
             assert learned.finished_starts >= starts, "what the first learned is known"

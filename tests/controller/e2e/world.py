@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,8 +15,8 @@ from controller.process.settings import ControllerSettings, PrometheusSettings
 from controller.resource.crd import crd_manifest
 from controller.runner import Controller
 from controller.tick import TickReport
-from forecasting.forecaster import Forecaster
 from tests import kinds
+from tests.bundled import base_model
 from tests.kube.api import ApiServer
 from tests.kube.kubelet import Kubelet
 from tests.prom.exporter import Exporter
@@ -32,12 +31,6 @@ PER_REPLICA = 25.0
 # max, not sum: for some minutes Prometheus shows the end of the back-dated series beside the one that is scraped
 WITHIN_S = 60.0  # what comes about on a machine that others use, too; nobody waits longer than it takes
 DEMAND_QUERY = 'max(gpu_service_requests_running{service="chat"})'
-
-
-@functools.cache
-def base_model() -> Forecaster:
-    """The bundled model, read once per test process."""
-    return Forecaster.load("base")
 
 
 def deployment(replicas: int = 4, **spec: Any) -> Json:

@@ -55,7 +55,7 @@ def pem(folder: Path, name: str) -> bytes:
 
 async def spec(channel: grpc.aio.Channel) -> bytes:
     call = channel.unary_unary("/externalscaler.ExternalScaler/GetMetricSpec")
-    return bytes(await call(b"", timeout=5.0))
+    return bytes(await call(b"", timeout=60.0))
 
 
 async def asks(port: int, credentials: grpc.ChannelCredentials) -> bool:

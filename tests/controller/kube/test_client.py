@@ -270,13 +270,15 @@ def test_a_write_whose_connection_is_cut_is_unknown_and_one_that_never_left_is_n
 
 
 def test_every_request_has_a_time_limit(tmp_path: Path) -> None:
+    answered = []
+
     async def slow(request: web.Request) -> web.Response:
-        await asyncio.sleep(30)
+        await asyncio.sleep(60)
+        answered.append(request)
         return web.Response()
 
-    began = time.monotonic()
     error = fail(slow, tmp_path, Unavailable, lambda kube: kube.create(PODS, POD), timeout_s=0.2)
-    assert time.monotonic() - began < 25
+    assert not answered
     assert error.message == "no answer in time"
     assert error.unknown
 

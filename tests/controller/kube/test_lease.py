@@ -38,7 +38,7 @@ class Elector:
 
     def start(self) -> Elector:
         self.thread.start()
-        assert self.ready.wait(10)
+        assert self.ready.wait(60)
         return self
 
     async def main(self) -> None:
@@ -197,8 +197,9 @@ def test_a_step_of_the_wall_clock_changes_nothing(fake_api: FakeApiServer, tmp_p
 
 
 def test_a_graceful_stop_hands_over_at_once(api_server: ApiServer, tmp_path: Path) -> None:
-    usual = {"duration_s": 15.0, "renew_deadline_s": 10.0, "retry_s": 2.0}
-    a, b = (Elector(api_server, tmp_path, name, **usual) for name in "ab")
+    # A lease that outlasts all waiting: who waits until it runs out, waits for ever.
+    long = {"duration_s": 3600.0, "renew_deadline_s": 3000.0, "retry_s": 0.5}
+    a, b = (Elector(api_server, tmp_path, name, **long) for name in "ab")
     with Watcher(a, b) as watcher:
         a.start()
         eventually(lambda: a.may_act)
@@ -207,17 +208,15 @@ def test_a_graceful_stop_hands_over_at_once(api_server: ApiServer, tmp_path: Pat
         assert b.election is not None
         assert b.election.leader_is_alive()
         assert b.election.holder == "a"
-        began = time.monotonic()
         a.stop()
         spec = api_server.must("GET", PATH)["spec"]
         assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) in [
             ("", 1, 0),
-            ("b", 15, 1),
+            ("b", 3600, 1),
         ]
         eventually(lambda: b.may_act)
-        assert time.monotonic() - began < 12.0, "sooner than the lease of 15 s runs out"
         spec = api_server.must("GET", PATH)["spec"]
-        assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) == ("b", 15, 1)
+        assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) == ("b", 3600, 1)
         assert b.election.transitions == 1
         b.stop()
     assert watcher.both == 0
