@@ -119,6 +119,7 @@ class Controller:
             deadline_s=settings.read_deadline_s,
             dry_run=settings.dry_run,
             publish=publish,
+            together=self.sources.together,
         )
         self.reporter = reporter
         self.ports: tuple[int, ...] = ()

@@ -23,6 +23,7 @@ from controller.outputs.actuation import Acted, Actuator
 from controller.outputs.floor import restore_floor
 from controller.process.clock import LiveClock
 from controller.process.malloc import give_back
+from controller.prometheus.together import Together
 from controller.reporting.publishing import Publish, snapshot_of
 from controller.reporting.status import ABSENT
 from controller.reporting.writing import Reporter
@@ -78,6 +79,7 @@ class Tick:
         deadline_s: float,
         dry_run: bool = False,
         publish: Publish | None = None,
+        together: Together | None = None,
     ) -> None:
         self._kube = kube
         self._clock = clock
@@ -93,6 +95,7 @@ class Tick:
         self._deadline_s = deadline_s
         self._dry_run = dry_run
         self._show = publish
+        self._together = together or Together()
         self._gone: list[str] = []
         self._busy: dict[tuple[bool, ServiceKey], asyncio.Task[bool]] = {}  # (is it its status, whose)
         self.number = 0
@@ -109,6 +112,7 @@ class Tick:
         services = list(self._fleet.services.values())
         report.services = len(services)
         with _Stage(self, report, "read"):
+            self._together.begin((s.feed for s in services if (False, s.settings.key) not in self._busy), now_s)
             read = await self._each("read", services, lambda s: self._read(s, now_s), report)
         planned = await self._plan(read, now_s, report)
         acted: dict[ServiceKey, Acted] = {}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 from controller.prometheus.errors import PrometheusError, QueryRefused, Slow, Unreachable
 from forecasting.panel import FloatArray
@@ -73,6 +73,8 @@ def refusal(status: int, body: bytes, where: str, timeout_s: float) -> Prometheu
         return Slow(f"{where} gave up on the query ({said or kind}) within {timeout_s:g} s; record it as a rule")
     if status in (400, 413, 422) and (kind or said):
         return QueryRefused(f"Prometheus refused the query: {said or kind}")
+    if status in (413, 414):
+        return QueryRefused(f"{where} takes no query as long as this one (HTTP {status})")
     told = f": {said[:300]}" if said else f": {_shown(body)}" if body else ""
     if status in (401, 403):
         return Unreachable(
@@ -94,18 +96,18 @@ def refusal(status: int, body: bytes, where: str, timeout_s: float) -> Prometheu
 # ---- the parts of an answer ---------------------------------------------------------------------------------------
 def _json(body: bytes) -> Any:  # noqa: ANN401 - whatever stands there
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return orjson.loads(body)
+    except ValueError:
         return None
 
 
 def _series(kind: str, result: Any) -> list[Series]:  # noqa: ANN401 - checked by use
     if kind == "scalar":
-        return [_parsed({}, [result])]
+        return _parsed([({}, [result])])
     if kind == "vector":
-        return [_parsed(entry["metric"], [_floats(entry, "value")]) for entry in result]
+        return _parsed([(entry["metric"], [_floats(entry, "value")]) for entry in result])
     if kind == "matrix":
-        return [_parsed(entry["metric"], _floats(entry, "values")) for entry in result]
+        return _parsed([(entry["metric"], _floats(entry, "values")) for entry in result])
     raise QueryRefused(f"the query gives a {kind}, not numbers over time")
 
 
@@ -117,18 +119,24 @@ def _floats(entry: dict[str, Any], key: str) -> Any:  # noqa: ANN401
     return entry[key]
 
 
-def _parsed(labels: dict[str, str], points: list[Any]) -> Series:
-    n = len(points)
-    stamps, texts = zip(*points, strict=True) if points else ((), ())
-    times = np.fromiter(map(float, stamps), np.float64, n)
-    values = np.fromiter(map(float, texts), np.float64, n)
+def _parsed(found: list[tuple[dict[str, str], list[Any]]]) -> list[Series]:
+    """All series at once: their points lie in two arrays, of which each series is a part."""
+    ends = np.cumsum([0, *(len(points) for _, points in found)]).tolist()
+    times = np.fromiter((float(t) for _, points in found for t, _ in points), np.float64, ends[-1])
+    values = np.fromiter((float(v) for _, points in found for _, v in points), np.float64, ends[-1])
     values[~np.isfinite(values)] = np.nan
     if not np.isfinite(times).all():
         raise ValueError("a time is not finite")
-    if n > 1 and (np.diff(times) <= 0).any():
-        order = np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
-    return Series({str(k): str(v) for k, v in labels.items()}, times, values)
+    backwards = set(np.searchsorted(ends, np.flatnonzero(np.diff(times) <= 0) + 1, side="right").tolist())
+    out = []
+    for i, (labels, _) in enumerate(found):
+        lo, hi = ends[i], ends[i + 1]
+        own = times[lo:hi], values[lo:hi]
+        if i + 1 in backwards and (np.diff(own[0]) <= 0).any():
+            order = np.argsort(own[0], kind="stable")
+            own = own[0][order], own[1][order]
+        out.append(Series({str(k): str(v) for k, v in labels.items()}, *own))
+    return out
 
 
 def _shown(body: bytes) -> str:

@@ -13,9 +13,11 @@ import numpy as np
 from controller.prometheus.answers import Series
 from controller.prometheus.client import Prometheus
 from controller.prometheus.errors import PrometheusError, QueryRefused, Slow
+from controller.prometheus.families import Kin
 from controller.prometheus.freshness import within
 from controller.prometheus.history import History
 from controller.prometheus.states import FeedReason, FeedState, IndicatorState
+from controller.prometheus.together import Portion, Want
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray, Indicator
 from forecasting.windows import WEEK_S
@@ -30,6 +32,8 @@ STALE_AT_LEAST_S = 120.0
 SHORTEST_PIECE_ROWS = 60
 PAST_BUDGET_S = 5.0  # of a tick, for all services of one Prometheus together
 RETRY_PIECE_S = 300.0  # after a piece of the past failed
+REFUSALS = 3  # in a row until a query is known to bear no age limit; one alone may be a passing overload
+REFUSED_S = 3600.0  # and then it is tried again after so long
 
 
 class IndicatorQuery(Protocol):
@@ -45,14 +49,21 @@ class IndicatorQuery(Protocol):
         """How it is read: one series."""
         ...
 
+    @property
+    def kin(self) -> Kin | None:
+        """With whom it can be asked together; None: alone."""
+        ...
+
 
 @dataclass(slots=True)
 class _Cursor:
     """How far one indicator has been read: rows up to `read` (an answer came), `newest` time of a reading."""
 
+    limited: str  # the query with an age limit
     read: int | None = None
     newest_s: float = -math.inf
-    as_given: bool = False  # Prometheus refuses the query with an age limit, but takes it as it is
+    refusals: int = 0  # in a row of the query with an age limit where it was taken as it is
+    as_given_until_s: float = -math.inf  # until then it is asked as it is at once
 
 
 class Feed:
@@ -82,8 +93,9 @@ class Feed:
         self.queries = tuple(queries)
         self.history = history
         self.stale_after_s = stale_after_s or max(STALE_ROWS * history.step_s, STALE_AT_LEAST_S)
-        self._cursors = [_Cursor() for _ in self.queries]
+        self._cursors = [_Cursor(within(q.promql, self._shown_s(column))) for column, q in enumerate(self.queries)]
         self._past: _Past | None = None
+        self.portions: dict[int, Portion] = {}  # what is asked for many services together in this tick, by column
         self.reads_past = True  # False while nobody decides: the week of demand is dropped, and read when it is needed
 
     async def refresh(self, now_s: float) -> FeedState:
@@ -96,49 +108,89 @@ class Feed:
             for cursor in self._cursors:
                 cursor.read = None
                 cursor.newest_s = min(cursor.newest_s, now_s)
-        states = await asyncio.gather(*(self._indicator(column, now_s) for column in range(len(self.queries))))
+        shared = await self._shared(now_s)
+        alone = [column for column in range(len(self.queries)) if column not in shared]
+        states = shared | dict(zip(alone, await asyncio.gather(*(self._alone(c, now_s) for c in alone)), strict=True))
         self._follow_past(now_s)
         if self._past is not None and self.reads_past:
             await self._piece_of_past(now_s)
         age = now_s - self.history.newest(0)[0]
-        return FeedState(now_s, tuple(states), age, abs(age) <= self.stale_after_s)
+        indicators = tuple(states[column] for column in range(len(self.queries)))
+        return FeedState(now_s, indicators, age, abs(age) <= self.stale_after_s)
+
+    def wants(self, now_s: float) -> list[Want]:
+        """The rows that a refresh at ``now_s`` will read of the indicators that can be asked for many at once."""
+        now = self.history.row_at(now_s)
+        return [
+            Want(column, self._first(column, now), now, self._shown_s(column))
+            for column, query in enumerate(self.queries)
+            if query.kin is not None
+        ]
 
     # ---- one indicator ------------------------------------------------------------------------------------------
-    async def _indicator(self, column: int, now_s: float) -> IndicatorState:
+    async def _shared(self, now_s: float) -> dict[int, IndicatorState]:
+        """The indicators that were asked for many services together, as far as that went well."""
+        portions, self.portions = self.portions, {}
+        now, states = self.history.row_at(now_s), dict[int, IndicatorState]()
+        for column, portion in portions.items():
+            first = self._first(column, now)
+            if (portion.want.first, portion.want.last) != (first, now):
+                continue  # asked at another time than this
+            try:
+                found = await portion.series()
+            except PrometheusError as error:
+                states[column] = self._state(column, now_s, _reason(error), str(error))
+                continue
+            if found is not None:
+                states[column] = self._taken(column, now_s, first, *found)
+        return states
+
+    async def _alone(self, column: int, now_s: float) -> IndicatorState:
         now = self.history.row_at(now_s)
+        first = self._first(column, now)
         try:
-            series = await self._recent(column, now_s, now)
+            series = await self._range(column, first, now, now_s)
         except PrometheusError as error:
             return self._state(column, now_s, _reason(error), str(error))
-        self._cursors[column].read = now
-        reason, message = self._keep(column, series, now_s)
-        return self._state(column, now_s, reason, message, self._notes(column))
+        return self._taken(column, now_s, first, series, self._notes(column))
 
-    async def _recent(self, column: int, now_s: float, now: int) -> list[Series]:
-        """The rows that are new; at first the lookback, and what lies before it is noted as the past to be read."""
+    def _first(self, column: int, now: int) -> int:
+        """The first row that is new; at first the lookback."""
         cursor, step_s = self._cursors[column], self.history.step_s
         earliest = now - self.history.lookback - OVERLAP_ROWS
-        if cursor.read is not None:
-            seen = max(cursor.newest_s / step_s, min(cursor.read, now) - LATE_ROWS)
-            oldest = now - math.ceil(BACKFILL_S / step_s) if column == 0 else earliest
-            earliest = max(oldest, min(math.floor(seen), now) - OVERLAP_ROWS)
-        series = await self._range(column, earliest, now, now_s)
-        until = now - math.ceil(BACKFILL_S / step_s)
-        if column == 0 and cursor.read is None and earliest > until:
-            self._past = _Past(before=earliest, until=until, rows=earliest - until)
-        return series
+        if cursor.read is None:
+            return earliest
+        seen = max(cursor.newest_s / step_s, min(cursor.read, now) - LATE_ROWS)
+        oldest = now - math.ceil(BACKFILL_S / step_s) if column == 0 else earliest
+        return max(oldest, min(math.floor(seen), now) - OVERLAP_ROWS)
+
+    def _taken(
+        self, column: int, now_s: float, first: int, series: list[Series], notes: tuple[str, ...]
+    ) -> IndicatorState:
+        """An answer is there; what lies before the first one of the demand is noted as the past to be read."""
+        cursor, now = self._cursors[column], self.history.row_at(now_s)
+        until = now - math.ceil(BACKFILL_S / self.history.step_s)
+        if column == 0 and cursor.read is None and first > until:
+            self._past = _Past(before=first, until=until, rows=first - until)
+        cursor.read = now
+        reason, message = self._keep(column, series, now_s)
+        return self._state(column, now_s, reason, message, notes)
 
     async def _range(self, column: int, first: int, last: int, tick: float) -> list[Series]:
         """The rows ``first .. last`` of an indicator, none made of samples older than it may show."""
         cursor, promql = self._cursors[column], self.queries[column].promql
-        if not cursor.as_given:
-            try:
-                return await self._asked(within(promql, self._shown_s(column)), first, last, tick)
-            except QueryRefused:
-                series = await self._asked(promql, first, last, tick)  # raises in words about the query as given
-                cursor.as_given = True
-                return series
-        return await self._asked(promql, first, last, tick)
+        if tick < cursor.as_given_until_s:
+            return await self._asked(promql, first, last, tick)
+        try:
+            series = await self._asked(cursor.limited, first, last, tick)
+        except QueryRefused:
+            series = await self._asked(promql, first, last, tick)  # raises in words about the query as given
+            cursor.refusals += 1
+            if cursor.refusals >= REFUSALS:
+                cursor.as_given_until_s = tick + REFUSED_S
+        else:
+            cursor.refusals = 0
+        return series
 
     async def _asked(self, promql: str, first: int, last: int, tick: float) -> list[Series]:
         step_s = self.history.step_s
@@ -203,8 +255,8 @@ class Feed:
         return IndicatorState(self.queries[column].indicator.name, reason, message, age, notes)
 
     def _notes(self, column: int) -> tuple[str, ...]:
-        promql = self.queries[column].promql
-        return self.prometheus.notes(within(promql, self._shown_s(column))) or self.prometheus.notes(promql)
+        notes = self.prometheus.notes
+        return notes(self._cursors[column].limited) or notes(self.queries[column].promql)
 
     def _follow_past(self, now_s: float) -> None:
         """Drop the week of demand, or begin to read it again, as `reads_past` says."""

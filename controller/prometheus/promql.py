@@ -6,7 +6,7 @@ import re
 
 from forecasting.errors import UsageError
 
-__all__ = ["label_name", "matcher", "quote", "quote_regex"]
+__all__ = ["label_name", "matcher", "quote", "quote_regex", "regex_literal"]
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _NAMED = {"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
@@ -24,7 +24,12 @@ def quote(text: str) -> str:
 
 def quote_regex(text: str) -> str:
     """``text`` as a PromQL string that, as a regular expression (RE2), matches exactly itself."""
-    return quote(_REGEX.sub(r"\\\1", text))
+    return quote(regex_literal(text))
+
+
+def regex_literal(text: str) -> str:
+    """``text`` as a regular expression (RE2) that matches exactly itself; not quoted."""
+    return _REGEX.sub(r"\\\1", text)
 
 
 def label_name(name: str) -> str:

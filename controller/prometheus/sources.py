@@ -8,6 +8,7 @@ from controller.process.settings import PrometheusSettings
 from controller.prometheus.client import Prometheus
 from controller.prometheus.feed import Feed
 from controller.prometheus.history import History
+from controller.prometheus.together import Together
 from controller.resource.settings import ServiceSettings
 from forecasting.base import LOOKBACK
 from forecasting.errors import UsageError
@@ -29,6 +30,7 @@ class Sources:
         self._monotonic = monotonic
         self._lookback = lookback
         self._by_url: dict[str, Prometheus] = {}
+        self.together = Together()
 
     def feed(self, settings: ServiceSettings) -> Feed:
         """A reader for the service; raises `UsageError` if no Prometheus is named anywhere."""

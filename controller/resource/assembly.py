@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Literal
 
 from controller.resource.errors import SpecError
-from controller.resource.presets import PRESETS, Preset, default_matchers
+from controller.resource.presets import PRESETS, Preset
+from controller.resource.presets.base import default_apart, default_matchers, given_apart
 from controller.resource.settings import IndicatorQuery, ServiceKey, ServiceSettings, TargetRef
 from controller.resource.spec import AutoscalerSpec, ScalingRulesSpec, ScheduleSpec
 from forecasting.errors import InputError, suggest
@@ -76,8 +77,12 @@ def _queries(spec: AutoscalerSpec, preset: Preset | None, where: str, namespace:
         matchers = spec.preset_matchers
         if matchers is None:
             matchers = default_matchers(preset, namespace, target.kind, target.name)
+            apart = default_apart(preset, namespace, target.kind, target.name)
+        else:
+            apart = given_apart(matchers)
         for template in preset.templates:
-            found.setdefault(template.indicator.name, IndicatorQuery(template.indicator, template.fill(matchers)))
+            query = IndicatorQuery(template.indicator, template.fill(matchers), template.kin(apart))
+            found.setdefault(template.indicator.name, query)
     demand = _demand(spec, found, where)
     bound = spec.objective.bound
     if bound is not None and bound.indicator not in found:

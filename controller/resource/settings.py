@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from controller.prometheus.families import Kin
 from forecasting.panel import Indicator
 from harmony.model.authority import Mode, Pause
 from harmony.model.capacity import Capacity
@@ -40,10 +41,11 @@ class TargetRef:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorQuery:
-    """An indicator and the PromQL that reads it."""
+    """An indicator, the PromQL that reads it, and with whom it can be asked (None: alone)."""
 
     indicator: Indicator
     promql: str
+    kin: Kin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -13,7 +14,7 @@ from aiohttp import web
 
 Fault = Literal[
     "pass", "500", "503", "429", "401", "redirect", "hang", "cut", "html", "nan", "empty", "other", "many", "truncate",
-    "replay", "backwards", "no-post",
+    "replay", "backwards", "no-post", "422", "413",
 ]  # fmt: skip
 
 
@@ -27,6 +28,7 @@ class FaultyProxy:
         self.upstream = upstream.rstrip("/")
         self.fault: Fault = "pass"
         self.next: deque[Fault] = deque()
+        self.choose: Callable[[str], Fault] | None = None  # by the text of the query, where neither is set
         self.seen: list[tuple[str, str, dict[str, str], dict[str, str]]] = []  # method, path, parameters, headers
         self._kept = b""
 
@@ -52,8 +54,12 @@ class FaultyProxy:
         form = {k: str(v) for k, v in (await request.post()).items()}
         self.seen.append((request.method, request.path, dict(request.query) | form, dict(request.headers)))
         fault = self.next.popleft() if self.next else self.fault
-        if fault in ("500", "503", "429", "401"):
+        if fault == "pass" and self.choose is not None:
+            fault = self.choose(form.get("query", ""))
+        if fault in ("500", "503", "429", "401", "413"):
             return web.Response(status=int(fault), text=f"fault {fault}")
+        if fault == "422":
+            return web.json_response({"status": "error", "errorType": "execution", "error": "overload"}, status=422)
         if fault == "no-post" and request.method == "POST":
             return web.Response(status=405)
         if fault == "redirect":

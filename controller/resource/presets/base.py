@@ -9,11 +9,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from controller.prometheus.families import MATCHERS, Kin, family_of, read_matchers
 from forecasting.panel import Indicator, Kind, Level
 
-__all__ = ["MATCHERS", "WINDOW", "Preset", "Template", "default_matchers", "p95", "query", "rate"]
+__all__ = [
+    "MATCHERS",
+    "WINDOW",
+    "Apart",
+    "Preset",
+    "Template",
+    "default_apart",
+    "default_matchers",
+    "given_apart",
+    "p95",
+    "query",
+    "rate",
+]
 
-MATCHERS = "<matchers>"
 WINDOW = "2m"  # two scrapes at the usual 15..60 s, so that one lost scrape does not empty a rate
 
 # Pod names as their owners make them. A ReplicaSet's hash and a pod's suffix are of these letters (Kubernetes'
@@ -23,6 +35,12 @@ _POD_NAMES = {
     "Deployment": f"-{_SAFE}{{1,10}}-{_SAFE}{{5}}",
     "StatefulSet": "-[0-9]+",
     "LeaderWorkerSet": "-[0-9]+(-[0-9]+)?",
+}
+# The same, such that each leaves one name only for any pod: llama-1-2 is a pod of llama, and one of llama-1.
+_TAILS = {
+    "Deployment": (_POD_NAMES["Deployment"],),
+    "StatefulSet": (_POD_NAMES["StatefulSet"],),
+    "LeaderWorkerSet": ("-[0-9]+", "-[0-9]+-[0-9]+"),
 }
 
 # Pods of a ReplicaSet get its name (ours and a hash of up to 10 letters) cut to 58 characters, and 5 of their own.
@@ -39,6 +57,24 @@ class Template:
     def fill(self, matchers: str) -> str:
         """The PromQL with ``matchers`` in every selector (more may follow them, so a comma at the end is dropped)."""
         return self.promql.replace(MATCHERS, matchers.strip().rstrip(","))
+
+    def kin(self, apart: Apart | None) -> Kin | None:
+        """Whom a service's query can be asked together with; None for nobody."""
+        if apart is None:
+            return None
+        family = family_of(self.promql, apart.labels, apart.common, apart.named_by, apart.tails)
+        return None if family is None else Kin(family, apart.member)
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How a service's label matchers tell it from others like it (see `Family`)."""
+
+    labels: tuple[str, ...]
+    member: tuple[str, ...]
+    common: str = ""
+    named_by: str = ""
+    tails: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +104,23 @@ def default_matchers(preset: Preset, namespace: str, kind: str, name: str) -> st
     if kind == "Deployment" and len(name) > LONGEST_WHOLE_NAME:
         name, tail = name[:LONGEST_WHOLE_NAME], ".+"
     return f'{in_namespace}="{namespace}",{in_pod}=~"{name.replace(".", "[.]")}{tail}"'
+
+
+def default_apart(preset: Preset, namespace: str, kind: str, name: str) -> Apart | None:
+    """How `default_matchers` tell a service apart; None where a pod's name does not say whose it is."""
+    in_namespace, in_pod = preset.labels
+    if kind not in _TAILS or (kind == "Deployment" and len(name) > LONGEST_WHOLE_NAME):
+        return None
+    return Apart((in_namespace,), (namespace, name), named_by=in_pod, tails=_TAILS[kind])
+
+
+def given_apart(matchers: str) -> Apart | None:
+    """How matchers that a person gave tell a service apart; None where they do not."""
+    read = read_matchers(matchers)
+    if read is None:
+        return None
+    equal, common = read
+    return Apart(tuple(equal), tuple(equal.values()), common)
 
 
 def query(name: str, unit: str, level: Level, promql: str, kind: Kind = "gauge") -> Template:

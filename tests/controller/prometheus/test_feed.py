@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.prometheus.client import Prometheus
+from controller.prometheus.families import Kin
 from controller.prometheus.feed import Feed, FeedReason, FeedState
 from controller.prometheus.history import History
 from forecasting.errors import DataError
@@ -30,6 +31,7 @@ from tests.prom.real import RealPrometheus, free_port, need_prometheus
 class Query:
     indicator: Indicator
     promql: str
+    kin: Kin | None = None
 
 
 def query(promql: str, kind: Kind = "gauge", level: int = 1) -> Query:
@@ -211,11 +213,28 @@ def test_a_query_that_bears_no_age_limit_is_asked_as_it_is(prom: RealPrometheus)
     async def use(proxy: FaultyProxy, client: Prometheus) -> None:
         given = "count({__name__=~'demand|queue'})"  # two names, equal labels: `and` refuses them
         made = feed(client, query(given))
-        assert (await made.refresh(END - 60)).available
-        assert made.history.demand_at(END - 60, 60) == 2
-        assert (await made.refresh(END)).available
-        assert proxy.seen[-1][2]["query"] == given
-        assert len(proxy.seen) == 4
+        made.reads_past = False
+        for minute in range(5):
+            assert (await made.refresh(END - 300 + 60 * minute)).available
+            assert made.history.demand_at(END - 300 + 60 * minute, 60) == 2
+            assert proxy.seen[-1][2]["query"] == given
+        assert len(proxy.seen) == 3 * 2 + 2, "known after three refusals"
+        assert not (await made.refresh(END + 7200)).available
+        assert len(proxy.seen) == 3 * 2 + 2 + 2, "and tried again later"
+
+    through_proxy(prom, use)
+
+
+def test_a_passing_refusal_changes_nothing(prom: RealPrometheus) -> None:
+    async def use(proxy: FaultyProxy, client: Prometheus) -> None:
+        made = feed(client, query("demand"))
+        made.reads_past = False
+        for minute in range(9):
+            if minute % 3 != 2:
+                proxy.next.append("422")
+            assert (await made.refresh(END - 540 + 60 * minute)).available
+            last = proxy.seen[-1][2]["query"]
+            assert last == "demand" if minute % 3 != 2 else "present_over_time" in last
 
     through_proxy(prom, use)
 
