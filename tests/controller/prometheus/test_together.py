@@ -26,6 +26,8 @@ from controller.resource.settings import IndicatorQuery
 from tests.prom.proxy import Fault, FaultyProxy
 from tests.prom.real import RealPrometheus, need_prometheus, openmetrics
 
+pytestmark = pytest.mark.prometheus
+
 END = 1_760_000_040.0 // 60 * 60
 ROWS = 60
 HASHES = ("7d9f6c5b8", "x2k4q", "zz9tw", "bcdfg")
