@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from controller.fleet.fleet import Fleet
+from controller.fleet.ordering import standing_of
+from controller.keda.board import Board
 from controller.kube.client import Kube
 from controller.kube.errors import KubeError, NotFound
 from controller.kube.resources import (
@@ -25,7 +27,7 @@ from controller.kube.resources import (
 )
 from controller.observing.starts import PodStarts
 from controller.observing.targets import Targets
-from controller.outputs.floor import floor_state
+from controller.outputs.actuation import Actuator
 from controller.process.clock import LiveClock
 from controller.process.settings import ControllerSettings
 from controller.prometheus.errors import PrometheusError
@@ -35,7 +37,8 @@ from controller.resource.group import GROUP, PLURAL
 from controller.runner import own_namespace
 from controller.service import Service
 from forecasting.errors import HarmonyError
-from harmony.model.authority import Mode
+from harmony import __version__
+from harmony.metrics import Metrics
 
 __all__ = ["Finding", "examine"]
 
@@ -210,17 +213,15 @@ async def _objects(
             yield Finding("objects", "warning", "there is nothing to scale yet", "apply an example in mode Recommend")
         for key, rejected in sorted(fleet.rejected.items()):
             yield Finding(str(key), "failed", rejected.why, "mend the object; its last good version stays in force")
-        held: set[tuple[str, str]] = set()
         for _, service in sorted(fleet.services.items()):
-            owner = fleet.owner_of(service)
-            if owner is not None and service.mode == "Floor":
-                held.add((owner["metadata"].get("namespace", ""), owner["metadata"]["name"]))
             for finding in await _service(service, targets, clock):
                 yield finding
-        for obj in fleet.floors_left(held):
-            meta, state = obj["metadata"], floor_state(obj)
-            text = f"still has a floor of {state.minimum} that nobody keeps; its own minimum is {state.original}"
-            yield Finding(f"{obj['kind']} {meta['namespace']}/{meta['name']}", "warning", text, "start the controller")
+        outputs = Actuator.over(kube, Board(), Metrics(__version__), lambda: False, dry_run=True)
+        standings = [standing_of(s, fleet.owner_of(s), fleet.since(key)) for key, s in fleet.services.items()]
+        outputs.survey(standings, fleet.neighbours())
+        for obj, text in outputs.left():
+            about = f"{obj['kind']} {obj['metadata']['namespace']}/{obj['metadata']['name']}"
+            yield Finding(about, "warning", text, "start the controller")
         for finding in _tolerance(fleet):
             yield finding
     except KubeError as error:
@@ -239,9 +240,10 @@ async def _service(service: Service, targets: Targets, clock: LiveClock) -> list
     else:
         text = f"{settings.target.kind} {settings.target.name}: {view.ordered} ordered, {view.ready} ready"
         out.append(Finding(about, "ok", text))
-    if service.rival and settings.actuation == "Scale" and settings.mode.rank < Mode.FLOOR.rank:
+    contested = bool(service.rival) and settings.writes_count
+    if contested and not settings.mode.acts:
         out.append(Finding(about, "ok", f"{service.rival} scales the target, and may stay in mode {settings.mode}"))
-    elif service.rival and settings.actuation == "Scale" and settings.mode is not Mode.FLOOR:
+    elif contested and settings.mode.moves_count:
         cure = f"remove one of the two, use mode Floor, or actuation External (granted: {settings.mode})"
         out.append(Finding(about, "failed", f"{service.rival} scales the same target", cure))
     try:

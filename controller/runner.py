@@ -78,7 +78,7 @@ class Controller:
         self.settings = settings
         self.clock = clock
         self.metrics = Metrics(__version__)
-        self.board = Board()
+        self.board = Board(closed="this controller is in a dry run" if settings.dry_run else "")
         self._kube = kube
         self._stop = asyncio.Event()
         self._leading = False
@@ -110,14 +110,11 @@ class Controller:
             fleet=self.fleet,
             targets=self.targets,
             forecaster=FleetForecaster(model, samples=settings.samples, seed=settings.seed),
-            actuator=Actuator(kube, self.targets, self.may_act, dry_run=settings.dry_run),
+            actuator=Actuator.over(kube, self.board, self.metrics, self.may_act, dry_run=settings.dry_run),
             reporter=(reporter := Reporter(kube, self.fleet, self.events, self.may_act, dry_run=settings.dry_run)),
             events=self.events,
-            board=self.board,
             metrics=self.metrics,
-            may_act=self.may_act,
             deadline_s=settings.read_deadline_s,
-            dry_run=settings.dry_run,
             publish=publish,
             together=self.sources.together,
         )

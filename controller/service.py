@@ -12,7 +12,6 @@ import numpy as np
 from controller.observing.lead_times import LeadTimes
 from controller.observing.starts import PodStarts
 from controller.observing.targets import TargetView
-from controller.outputs.buffers import Buffer
 from controller.prometheus.feed import Feed, FeedState
 from controller.prometheus.history import History
 from controller.resource.saving import demand_mark
@@ -86,8 +85,6 @@ class Service:
         self.plan: Plan | None = None
         self.error = ""  # what broke in this turn, for the status; empty when nothing did
         self.rival = ""  # who else moves the target
-        self.keeper = ""  # who else keeps the minimum that mode Floor would keep
-        self.buffer: Buffer | None = None  # the CapacityBuffer as last written
         self.clock_s = math.nan
         self.notes: tuple[str, ...] = ()  # what could not be restored after a restart
         self._gate = LearningGate(SETTLE_S)
@@ -197,7 +194,7 @@ class Service:
     @property
     def is_shadowing(self) -> bool:
         """True while the loop lives with counts that would have been."""
-        return self.mode.rank < Mode.FLOOR.rank
+        return not self.mode.acts
 
     # ---- the loop's world -----------------------------------------------------------------------------------
     def now_s(self) -> float:
@@ -322,10 +319,10 @@ class Service:
         return Plan(wanted, allowed.replicas, allowed.bound_by)
 
     def shed(self) -> None:
-        """Let the sample paths go once they have been decided on; only a capacity buffer is still sized from them."""
-        if self.settings.buffer_quantile is not None or self.turn is None:
-            return
+        """Let the sample paths go once they have been decided on."""
         self.forecast = None
+        if self.turn is None:
+            return
         self.turn = replace(self.turn, observation=replace(self.turn.observation, forecast=None))
 
     def conclude(self, applied: int) -> Record:
@@ -364,7 +361,7 @@ class Service:
         """
         pause = self.settings.pause
         one_way = (pause.scale_in or pause.scale_out) and (self.plan is None or self.plan.bound_by in ONE_WAY)
-        rival = bool(self.rival) and self.settings.actuation == "Scale" and self.mode.rank > Mode.FLOOR.rank
+        rival = bool(self.rival) and self.settings.writes_count and self.mode.moves_count
         if self.is_idle or one_way or rival or self._is_zero_by_hand:
             self._answers_from_s = math.inf
         elif self._answers_from_s == math.inf:

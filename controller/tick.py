@@ -9,35 +9,34 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from controller.fleet.fleet import Fleet
-from controller.keda.board import Board, Posting
+from controller.fleet.ordering import order_of, standing_of, untouched
 from controller.kube.client import Kube
 from controller.kube.errors import KubeError
 from controller.kube.events import Events
 from controller.observing.targets import Targets
-from controller.outputs.actuation import Acted, Actuator
-from controller.outputs.floor import restore_floor
+from controller.outputs.actuation import Actuator
+from controller.outputs.base import ABSENT, Acted, Order
 from controller.process.clock import LiveClock
 from controller.process.malloc import give_back
 from controller.prometheus.together import Together
 from controller.reporting.publishing import Publish, snapshot_of
-from controller.reporting.status import ABSENT
 from controller.reporting.writing import Reporter
-from controller.resource.reasons import EventReason
 from controller.resource.settings import ServiceKey
 from controller.service import Plan, Service
 from forecasting.errors import HarmonyError
 from forecasting.fleet import FleetForecaster, Forecasts
 from harmony.metrics import Metrics
-from harmony.model.authority import Mode
+from harmony.model.record import Record
 
 __all__ = ["Tick", "TickReport"]
 
 log = logging.getLogger(__name__)
+Json = dict[str, Any]
 AT_ONCE = 512  # services forecast and decided together
 MANY = 500  # from so many services on, what a tick freed is given back to the system
 
@@ -73,11 +72,8 @@ class Tick:
         actuator: Actuator,
         reporter: Reporter,
         events: Events,
-        board: Board,
         metrics: Metrics,
-        may_act: Callable[[], bool],
         deadline_s: float,
-        dry_run: bool = False,
         publish: Publish | None = None,
         together: Together | None = None,
     ) -> None:
@@ -89,11 +85,8 @@ class Tick:
         self._actuator = actuator
         self._reporter = reporter
         self._events = events
-        self._board = board
         self._metrics = metrics
-        self._may_act = may_act
         self._deadline_s = deadline_s
-        self._dry_run = dry_run
         self._show = publish
         self._together = together or Together()
         self._gone: list[str] = []
@@ -117,10 +110,11 @@ class Tick:
         planned = await self._plan(read, now_s, report)
         acted: dict[ServiceKey, Acted] = {}
         with _Stage(self, report, "act"):
-            await self._each("act", [s for s, _ in planned], lambda s: self._act(s, acted), report)
-            await self._restore_floors()
+            orders = self._orders(services, planned)
+            await self._each("act", [s for s, _ in planned], lambda s: self._act(s, orders, acted), report)
+            await self._restore()
         with _Stage(self, report, "status"):
-            self._publish(planned, acted, now_s)
+            self._tell(planned, orders, acted)
             self._show_all(planned, acted)
             await self._each("status", services, lambda s: self._status(s, acted, now_s), report)
             await self._reject(now_s, report)
@@ -142,14 +136,15 @@ class Tick:
                 planned += await asyncio.to_thread(self._decide, part, forecasts, now_s, report)
             if self._show is None:
                 for service in part:
-                    service.shed()
+                    if not self._actuator.reads_forecast(standing_of(service)):
+                        service.shed()
         report.decided = len(planned)
         return planned
 
     def _forget(self, key: ServiceKey) -> None:
         """An object is gone: so is all that stands about it."""
         self._metrics.forget(key)
-        self._board.forget(key)
+        self._actuator.forget(key)
         self._reporter.forget(key)
         self._gone.append(f"{key.namespace}/{key.name}")
 
@@ -198,46 +193,46 @@ class Tick:
             self._metrics.observe_error("forecast", failure.partition(":")[0])
         return planned
 
-    async def _act(self, service: Service, acted: dict[ServiceKey, Acted]) -> None:
-        plan = service.plan
-        assert plan is not None
+    def _orders(self, services: list[Service], planned: list[tuple[Service, Plan]]) -> dict[ServiceKey, Order]:
+        """What is to be done for whom; outputs have looked at everybody by then, planned or not."""
+
+        def about(service: Service) -> tuple[Service, Json | None, str]:
+            return service, self._fleet.owner_of(service), self._fleet.since(service.settings.key)
+
+        orders = {service.settings.key: order_of(*about(service)) for service, _ in planned}
+        standings = [orders.get(s.settings.key) or standing_of(*about(s)) for s in services]
+        self._actuator.survey(standings, self._fleet.neighbours())
+        return orders
+
+    async def _act(self, service: Service, orders: dict[ServiceKey, Order], acted: dict[ServiceKey, Acted]) -> None:
         key = service.settings.key
-        acted[key] = await self._actuator.act(service, plan, self._fleet.owner_of(service))
-        service.conclude(acted[key].applied)
-        if acted[key].error:
+        done = acted[key] = await self._actuator.act(orders[key])
+        service.conclude(done.applied)
+        if done.error:
             self._metrics.observe_scale_error(key)
-            log.warning("not applied: %s", acted[key].error, extra={"service": str(key)})
-        elif acted[key].changed:
-            note = acted[key].event[1] if acted[key].event else ""  # type: ignore[index]
+            log.warning("not applied: %s", done.error, extra={"service": str(key)})
+        elif done.changed:
+            note = done.event[1] if done.event else ""
             log.info("applied: %s", note, extra={"service": str(key)})
 
-    async def _restore_floors(self) -> None:
-        """Give minimums back that nobody keeps any more (mode changed, object deleted, opted out)."""
-        held = set()
-        for service in self._fleet.services.values():
-            if service.mode is Mode.FLOOR:
-                owner = self._fleet.owner_of(service)
-                if owner is not None:
-                    held.add((owner["metadata"].get("namespace", ""), owner["metadata"]["name"]))
-        if self._dry_run or not self._may_act():
-            return
-        for obj in self._fleet.floors_left(held):
-            try:
-                original = await restore_floor(self._kube, obj, self._may_act)
-            except HarmonyError as error:
-                self._metrics.observe_error("floor", error)
-                log.warning("floor not restored: %s", error)
-                continue
-            self._events.record(obj, "Normal", str(EventReason.FLOOR_RESTORED), f"minimum is {original} again")
+    async def _restore(self) -> None:
+        """Give back what no service asks for any more (mode changed, object deleted, opted out)."""
+        for back in await self._actuator.restore():
+            if back.error is not None:
+                self._metrics.observe_error(back.output, back.error)
+                log.warning("%s not restored: %s", back.output, back.error)
+            elif back.event is not None:
+                reason, note = back.event
+                self._events.record(back.obj, "Normal", str(reason), note)
 
     async def _status(self, service: Service, acted: dict[ServiceKey, Acted], now_s: float) -> None:
         key = service.settings.key
-        await self._reporter.report(service, acted.get(key, Acted(service.view.ordered)), now_s)
+        await self._reporter.report(service, acted.get(key) or untouched(service), now_s)
 
     async def _reject(self, now_s: float, report: TickReport) -> None:
         for key, rejected in list(self._fleet.rejected.items()):
             if key not in self._fleet.services:
-                self._board.forget(key)
+                self._actuator.forget(key)
             try:
                 await self._reporter.reject(key, rejected, now_s)
             except KubeError as error:
@@ -245,25 +240,18 @@ class Tick:
                 self._metrics.observe_error("status", error)
 
     # ---- figures for machines -------------------------------------------------------------------------------
-    def _publish(self, planned: list[tuple[Service, Plan]], acted: dict[ServiceKey, Acted], now_s: float) -> None:
-        """Post what KEDA asks for and what Prometheus scrapes."""
-        for service, plan in planned:
-            key, record = service.settings.key, service.record
-            done = acted.get(key)
-            if record is None or done is None:
-                continue
-            absent = record.decision.reason in ABSENT and math.isnan(record.observation.demand)
-            self._board.post(
-                key,
-                Posting(
-                    desired_replicas=None if absent else plan.desired,
-                    reason=str(record.decision.reason),
-                    at_s=now_s,
-                    mode=str(service.mode),
-                    max_replicas=service.settings.objective.max_replicas,
-                ),
-            )
-            self._measure(service, plan, done)
+    def _tell(
+        self,
+        planned: list[tuple[Service, Plan]],
+        orders: dict[ServiceKey, Order],
+        acted: dict[ServiceKey, Acted],
+    ) -> None:
+        """Export what Prometheus scrapes, of every service that had its turn."""
+        for service, _ in planned:
+            key = service.settings.key
+            if (done := acted.get(key)) is not None and service.record is not None:
+                self._actuator.tell(orders[key], done, service.record)
+                self._measure(service, service.record)
 
     def _show_all(self, planned: list[tuple[Service, Plan]], acted: dict[ServiceKey, Acted]) -> None:
         """Publish a snapshot of every service that had its turn; whatever breaks there, scaling goes on."""
@@ -277,20 +265,9 @@ class Tick:
             log.exception("publishing failed")
             self._metrics.observe_error("publish", error)
 
-    def _measure(self, service: Service, plan: Plan, done: Acted) -> None:
-        """Export one service's figures."""
-        key, record, metrics = service.settings.key, service.record, self._metrics
-        assert record is not None
-        realized = service.trust.realized
-        metrics.observe_decision(
-            key,
-            record,
-            recommended=plan.wanted,
-            desired=plan.desired if service.settings.actuation == "External" else done.applied,
-            floor=done.floor,
-            held_by=plan.bound_by,
-            realized=math.nan if realized is None else realized,
-        )
+    def _measure(self, service: Service, record: Record) -> None:
+        """Export what is known of one service besides its decision."""
+        key, metrics = service.settings.key, self._metrics
         metrics.observe_replicas(key, service.view.ordered, service.view.ready, service.settings.objective.max_replicas)
         metrics.observe_mode(key, str(service.settings.mode), str(service.mode))
         metrics.observe_fallback(key, record.decision.reason in ABSENT)

@@ -18,13 +18,12 @@ from controller.observing.ownership import (
     Claim,
     TargetId,
     claims_of,
-    first_of,
     is_kedas,
     rival_of,
     spec_of,
     target_id,
-    target_of,
 )
+from controller.outputs.base import Neighbours
 from controller.prometheus.feed import Feed
 from controller.resource.annotations import read_pause
 from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND, Annotation
@@ -34,7 +33,7 @@ from controller.resource.status import without_figures
 from controller.service import Service
 from forecasting.errors import HarmonyError
 from harmony.loop.ports import Journal
-from harmony.model.authority import Mode, Pause
+from harmony.model.authority import Pause
 
 __all__ = ["Fleet", "Rejected"]
 
@@ -170,7 +169,6 @@ class Fleet:
             target = target_id(key.namespace, service.settings.target)
             rival = rival_of(key, target, self.claims, autoscalers)
             service.rival = "" if rival is None else str(rival)
-        self._name_keepers()
         return [key for key, uid in before.items() if self._uid_of(key) != uid]
 
     def _present(self) -> dict[ServiceKey, Json]:
@@ -189,46 +187,20 @@ class Fleet:
                 found[ServiceKey(kind, meta.get("namespace", ""), meta["name"])] = obj
         return present
 
-    def _autoscaler_claims(self, mode: Mode | None = None) -> Claims:
-        """GPUAutoscalers (in one mode) by what they scale: those that we serve, and all that others may serve.
+    def _autoscaler_claims(self) -> Claims:
+        """GPUAutoscalers by what they scale: those that we serve, and all that others may serve.
 
         Whether another controller can make sense of an object is not known here: as written, it counts.
         """
         found: dict[TargetId, list[Claim]] = {}
         for key, service in self.services.items():
-            if key.kind == KIND and mode in (None, service.settings.mode):
-                since = self.objects[key]["metadata"].get("creationTimestamp") or NOT_YET
-                claim = Claim(KIND, key.namespace, key.name, since)
+            if key.kind == KIND:
+                claim = Claim(KIND, key.namespace, key.name, self.since(key))
                 found.setdefault(target_id(key.namespace, service.settings.target), []).append(claim)
-        for target, claims in claims_of((KIND, self._foreign(mode))).items():
+        foreign = (obj for key, obj in self._theirs.items() if key.kind == KIND)
+        for target, claims in claims_of((KIND, foreign)).items():
             found.setdefault(target, []).extend(claims)
         return {target: tuple(claims) for target, claims in found.items()}
-
-    def _name_keepers(self) -> None:
-        """One keeper per minimum: the autoscaler's own annotations, else the oldest GPUAutoscaler in mode Floor."""
-        keepers = self._autoscaler_claims(Mode.FLOOR)
-        for key, service in self.services.items():
-            service.keeper = ""
-            if key.kind != KIND or service.settings.mode is not Mode.FLOOR or (owner := self.owner_of(service)) is None:
-                continue
-            itself = ServiceKey(owner["kind"], key.namespace, owner["metadata"]["name"])
-            first = first_of(keepers.get(target_id(key.namespace, service.settings.target), ()))
-            if self._keeps_its_own(itself):
-                service.keeper = f"{itself} (by annotation)"
-            elif first is not None and first.name != key.name:
-                service.keeper = str(first)
-
-    def _keeps_its_own(self, key: ServiceKey) -> bool:
-        """Whether an HPA or ScaledObject keeps its own minimum in mode Floor, by our hand or another controller's."""
-        if (service := self.services.get(key)) is not None:
-            return service.settings.mode is Mode.FLOOR
-        notes = self._theirs.get(key, {}).get("metadata", {}).get("annotations") or {}
-        return notes.get(Annotation.MODE) == Mode.FLOOR and _is_opted_in(notes)
-
-    def _foreign(self, mode: Mode | None) -> Iterable[Json]:
-        """GPUAutoscalers that another controller may serve (those that are written to be in one mode)."""
-        found = (obj for key, obj in self._theirs.items() if key.kind == KIND)
-        return (obj for obj in found if mode in (None, spec_of(obj).get("mode")))
 
     def _uid_of(self, key: ServiceKey) -> str | None:
         service = self.services.get(key)
@@ -308,30 +280,14 @@ class Fleet:
                 return found
         return None
 
-    def floors_left(self, held: Iterable[tuple[str, str]]) -> list[Json]:
-        """HPAs and ScaledObjects that still carry a floor of ours and are not among ``held`` (namespace, name).
+    def since(self, key: ServiceKey) -> str:
+        """When the object of a service was made (RFC 3339)."""
+        return self.objects[key]["metadata"].get("creationTimestamp") or NOT_YET
 
-        A floor that a controller with another selector may keep is left to it: one on an object that opted in with
-        other labels, and one on the target of another's GPUAutoscaler in mode Floor.
-        """
-        keep = set(held)
-        theirs = {target_of(obj) for obj in self._foreign(Mode.FLOOR)}
-        left = []
-        for kind, resource in ((HPA_KIND, HPAS), (SCALED_OBJECT_KIND, SCALED_OBJECTS)):
-            for obj in self._items(resource):
-                meta = obj["metadata"]
-                notes = meta.get("annotations") or {}
-                if Annotation.ORIGINAL_MIN_REPLICAS not in notes or (kind == HPA_KIND and is_kedas(obj)):
-                    continue
-                key = ServiceKey(kind, meta.get("namespace", ""), meta["name"])
-                served = key in self._theirs and _is_opted_in(notes)
-                if (key.namespace, key.name) not in keep and not served and target_of(obj) not in theirs:
-                    left.append(obj)
-        return left
-
-
-def _is_opted_in(notes: Mapping[str, str]) -> bool:
-    return notes.get(Annotation.MANAGED, "").strip().lower() == "true"
+    def neighbours(self) -> Neighbours:
+        """What others have in the cluster, for outputs to mind."""
+        hpas = (obj for obj in self._items(HPAS) if not is_kedas(obj))
+        return Neighbours((*hpas, *self._items(SCALED_OBJECTS)), self._theirs)
 
 
 def saved_of(key: ServiceKey, obj: Json) -> object:

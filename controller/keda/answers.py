@@ -18,7 +18,7 @@ __all__ = ["DEFAULT_MAX_AGE_S", "METRIC", "TARGET", "Answers", "Asker", "Refusal
 METRIC = "harmony-replicas"
 TARGET = 1  # replicas per replica: an HPA that averages our figure over its target orders just that many
 DEFAULT_MAX_AGE_S = 180.0
-AUTHORITY = (Mode.FLOOR, Mode.UP_ONLY, Mode.FULL)
+AUTHORITY = tuple(mode for mode in Mode if mode.acts)
 
 
 class Asker(Protocol):
@@ -67,6 +67,8 @@ class Answers:
     def replicas(self, asker: Asker) -> int | Refusal:
         """The desired count, 0 or more and at most the service's bound, or why there is none."""
         names = names_of(asker)
+        if self.board.closed:
+            return Refusal("UNAVAILABLE", f"no figure for {_said(names[0])}: {self.board.closed}")
         for name in names:
             posting = self.board.look(name)
             if posting is not None:

@@ -38,9 +38,13 @@ class Posting:
 
 
 class Board:
-    """Latest posting per service; every method may be called from any thread and never blocks for long."""
+    """Latest posting per service; every method may be called from any thread and never blocks for long.
 
-    def __init__(self) -> None:
+    ``closed`` says why nobody gets a figure from here at all; empty where they do.
+    """
+
+    def __init__(self, closed: str = "") -> None:
+        self.closed = closed
         self._postings: dict[Name, Posting] = {}
         self._asked_s: dict[Name, float] = {}
         self._watchers: list[Callable[[Name], None]] = []

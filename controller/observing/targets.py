@@ -1,21 +1,22 @@
-"""What is scaled: reading a target's counts and pods, and writing its `/scale` with one writer and no lost update."""
+"""What is scaled: a target's counts and pods as they are."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from controller.kube.cache import Cache
 from controller.kube.client import Kube
-from controller.kube.errors import Conflict, KubeError, NotFound
+from controller.kube.errors import KubeError, NotFound
+from controller.kube.fenced import Fenced
 from controller.kube.resources import DEPLOYMENTS, LEADER_WORKER_SETS, NODES, PODS, STATEFUL_SETS, Resource
 from controller.observing.starts import GPU_LABEL, PodStarts, Starts
 from controller.resource.settings import TargetRef
-from forecasting.errors import HarmonyError, UsageError
+from forecasting.errors import UsageError
 
-__all__ = ["LeadershipLostError", "ReplicasMovedError", "TargetView", "Targets", "is_own", "selector_text"]
+__all__ = ["TargetView", "Targets", "is_own", "resource_of", "selector_text"]
 
 Json = dict[str, Any]
 WATCHED = {  # kinds whose objects are watched; of all others `/scale` is read each tick
@@ -25,20 +26,6 @@ WATCHED = {  # kinds whose objects are watched; of all others `/scale` is read e
 }
 OWNERS = frozenset({("apps", "Deployment"), ("apps", "StatefulSet"), ("argoproj.io", "Rollout")})
 HASH_LABELS = ("pod-template-hash", "rollouts-pod-template-hash")
-WRITE_ATTEMPTS = 3
-
-
-class ReplicasMovedError(HarmonyError):
-    """Somebody else changed the replica count since the decision was made; decide again on what is there now."""
-
-    def __init__(self, where: str, expected: int, found: int) -> None:
-        super().__init__(
-            f"{where}: replicas were {expected} when this was decided and are {found} now; not overwritten"
-        )
-
-
-class LeadershipLostError(HarmonyError):
-    """A write was held back because this controller no longer leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,38 +154,11 @@ class Targets:
         found = self.nodes.get("", node)
         return "" if found is None else str(found["metadata"].get("labels", {}).get(GPU_LABEL, ""))
 
-    # ---- writing --------------------------------------------------------------------------------------------
-    async def scale(
-        self, namespace: str, target: TargetRef, replicas: int, seen: TargetView, may_act: Callable[[], bool]
-    ) -> int:
-        """Order ``replicas`` if the count is still what was seen; returns the count that was accepted.
 
-        A conflict because something else of the object changed is retried on the fresh version; a changed count is
-        not overwritten. Raises `ReplicasMovedError`, or `KubeError` when the API server refuses or cannot be reached.
-        """
-        group = target.api_version.rpartition("/")[0]
-        resource = WATCHED.get((group, target.kind)) or await self._kube.discover(target.api_version, target.kind)
-        version = seen.version
-        for attempt in range(WRITE_ATTEMPTS):
-            if not may_act():
-                raise LeadershipLostError(f"{target.kind} {namespace}/{target.name}: another controller leads now")
-            body = {
-                "apiVersion": "autoscaling/v1",
-                "kind": "Scale",
-                "metadata": {"name": target.name, "namespace": namespace, "resourceVersion": version},
-                "spec": {"replicas": replicas},
-            }
-            try:
-                done = await self._kube.replace(resource, body, subresource="scale")
-                return int((done.get("spec") or {}).get("replicas", 0))
-            except Conflict:
-                if attempt + 1 == WRITE_ATTEMPTS:
-                    raise
-            fresh = _of_scale(await self._kube.get(resource, namespace, target.name, subresource="scale"))
-            if fresh.ordered != seen.ordered:
-                raise ReplicasMovedError(f"{target.kind} {namespace}/{target.name}", seen.ordered, fresh.ordered)
-            version = fresh.version
-        raise AssertionError("unreachable")
+async def resource_of(kube: Kube | Fenced, target: TargetRef) -> Resource:
+    """Where objects of the target's kind live. Raises `KubeError`."""
+    group = target.api_version.rpartition("/")[0]
+    return WATCHED.get((group, target.kind)) or await kube.discover(target.api_version, target.kind)
 
 
 def _of_scale(scale: Json) -> _Scale:

@@ -1,144 +1,121 @@
-"""Acting on a decision: `/scale`, somebody's floor, a capacity buffer, or nothing at all; one writer per target."""
+"""Acting on decisions: every output in its order, behind one fence; nothing in a dry run, nothing without the lead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from controller.keda.board import Board
 from controller.kube.client import Kube
 from controller.kube.errors import Conflict, KubeError
-from controller.observing.targets import LeadershipLostError, ReplicasMovedError, Targets
-from controller.outputs.buffers import WRITE_AGAIN_S, Buffer, buffer_replicas, delete_buffer, write_buffer
-from controller.outputs.floor import floor_state, set_floor
+from controller.kube.fenced import Fenced, LeadershipLostError
+from controller.outputs.base import Acted, Means, Neighbours, Order, Output, ReplicasMovedError, Standing
+from controller.resource.outputs import OUTPUTS
 from controller.resource.reasons import EventReason
-from controller.service import Plan, Service
-from harmony.model.authority import Mode
-from harmony.model.decision import Reason
+from controller.resource.settings import ServiceKey
+from forecasting.errors import HarmonyError
+from harmony.metrics import Metrics
+from harmony.model.record import Record
 
-__all__ = ["Acted", "Actuator"]
+__all__ = ["Actuator", "Restored", "make_outputs"]
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Acted:
-    """What came of acting on one service.
+class Restored:
+    """One object that was given back: what to tell people, or what kept us from it, and whose work it was."""
 
-    `applied` is the count that stands now; `changed` whether we changed something; `floor` the minimum that we hold
-    of another autoscaler (None: none); `error` what went wrong, for the status; `event` what to tell people.
-    """
-
-    applied: int
-    changed: bool = False
-    floor: int | None = None
-    error: str = ""
+    obj: Json
+    output: str
     event: tuple[EventReason, str] | None = None
+    error: HarmonyError | None = None
+
+
+def make_outputs(means: Means) -> dict[str, Output]:
+    """Every output of the registry, by name."""
+    return {name: importlib.import_module(listed.home).OUTPUT(means) for name, listed in OUTPUTS.items()}
 
 
 class Actuator:
-    """Writes to the cluster what the plans say, and refuses where another writer owns the target."""
+    """Does what orders say, output by output. It alone asks whether anything may be done at all.
 
-    def __init__(self, kube: Kube, targets: Targets, may_act: Callable[[], bool], *, dry_run: bool = False) -> None:
-        self._kube = kube
-        self._targets = targets
+    ``may_act`` says at any moment whether this process leads; with ``dry_run`` only `tell` goes on.
+    """
+
+    def __init__(self, outputs: Mapping[str, Output], may_act: Callable[[], bool], *, dry_run: bool = False) -> None:
+        self._outputs = dict(outputs)
         self._may_act = may_act
         self._dry_run = dry_run
 
-    async def act(self, service: Service, plan: Plan, owner: Json | None) -> Acted:
-        """Do what the plan says. ``owner`` is the HPA or ScaledObject that scales the same target, if there is one.
+    @classmethod
+    def over(
+        cls, kube: Kube, board: Board, metrics: Metrics, may_act: Callable[[], bool], *, dry_run: bool = False
+    ) -> Actuator:
+        """All outputs there are, writing to one cluster."""
+        means = Means(Fenced(kube, lambda: not dry_run and may_act()), board, metrics)
+        return cls(make_outputs(means), may_act, dry_run=dry_run)
 
-        Trouble with the cluster comes back as `Acted.error`; nothing is raised for it.
+    def reads_forecast(self, standing: Standing) -> bool:
+        """Whether anything of what is done for this service is sized from its sample paths."""
+        return any(output.reads_forecast and output.wants(standing) for output in self._outputs.values())
+
+    def survey(self, standings: Sequence[Standing], neighbours: Neighbours) -> None:
+        """Let every output look at all services, once a turn, before anything is done."""
+        for output in self._outputs.values():
+            output.survey(standings, neighbours)
+
+    async def act(self, order: Order) -> Acted:
+        """Do what is ordered; trouble with the cluster comes back as `Acted.error`, and is not raised.
+
+        What fails ends the acting of this turn: what was done before stands, what comes after waits for the next one.
         """
-        ordered = service.view.ordered
+        asked = None if order.settings.writes_count else order.desired
+        acted = Acted(order.view.ordered, asked)
         if self._dry_run:
-            return Acted(ordered)
-        try:
-            if service.mode is Mode.FLOOR:
-                acted = await self._floor(service, plan, owner)
-            elif plan.desired != ordered and service.settings.actuation == "Scale":
-                acted = await self._scale(service, plan)
-            else:
-                acted = Acted(ordered)
-        except (ReplicasMovedError, Conflict) as error:
-            return Acted(ordered, error=f"{error}; decided again on the next tick")
-        except LeadershipLostError as error:
-            return Acted(ordered, error=str(error))
-        except KubeError as error:
-            return Acted(ordered, error=str(error), event=(EventReason.RESCALE_FAILED, str(error)))
-        try:
-            await self._buffer(service, plan)
-        except LeadershipLostError as error:
-            return replace(acted, error=acted.error or str(error))
-        except KubeError as error:  # what was ordered before stands
-            text = f"CapacityBuffer: {error}"
-            event = acted.event or (EventReason.RESCALE_FAILED, text)
-            return replace(acted, error=acted.error or text, event=event)
+            return acted
+        for output in self._outputs.values():
+            try:
+                if not self._may_act():
+                    raise LeadershipLostError(f"{order.key}: another controller leads now")
+                if output.wants(order):
+                    acted = await output.apply(order, acted)
+                else:
+                    await output.release(order)
+            except (ReplicasMovedError, Conflict) as error:
+                return acted.failed(f"{output.about}{error}; decided again on the next tick")
+            except LeadershipLostError as error:
+                return acted.failed(str(error))
+            except KubeError as error:
+                return acted.failed(f"{output.about}{error}", EventReason.RESCALE_FAILED)
         return acted
 
-    async def _scale(self, service: Service, plan: Plan) -> Acted:
-        """Write the count through `/scale`."""
-        settings, view = service.settings, service.view
-        if service.rival:
-            return Acted(view.ordered, error=f"{service.rival} scales {settings.target.name} too; not written")
-        done = await self._targets.scale(settings.key.namespace, settings.target, plan.desired, view, self._may_act)
-        return Acted(done, changed=True, event=(EventReason.RESCALED, _why(service, plan, view.ordered)))
+    def tell(self, order: Order, acted: Acted, record: Record) -> None:
+        """Show what came of a turn, whatever this process may do."""
+        for output in self._outputs.values():
+            if output.wants(order):
+                output.tell(order, acted, record)
 
-    async def _floor(self, service: Service, plan: Plan, owner: Json | None) -> Acted:
-        """Keep the minimum of the other autoscaler; absent data leave it where it is."""
-        ordered = service.view.ordered
-        if owner is None:
-            what = f"{service.settings.target.kind} {service.settings.target.name}"
-            return Acted(ordered, error=f"mode Floor needs a HorizontalPodAutoscaler or ScaledObject on {what}")
-        if service.keeper:
-            what = f"{owner['kind']} {owner['metadata']['name']}"
-            return Acted(ordered, error=f"{service.keeper} keeps the minimum of {what} too; not written")
-        state = floor_state(owner)
-        decision = service.turn.decision if service.turn is not None else None
-        if service.settings.pause.is_active or (decision is not None and decision.reason is Reason.ABSENT_DATA):
-            return Acted(ordered, floor=state.minimum)
-        floor = await set_floor(self._kube, owner, plan.wanted, self._may_act)
-        if floor == state.minimum:
-            return Acted(ordered, floor=floor)
-        note = f"minimum of {owner['kind']} {owner['metadata']['name']}: {state.minimum} -> {floor}"
-        return Acted(ordered, changed=True, floor=floor, event=(EventReason.FLOOR_SET, note))
+    def left(self) -> list[tuple[Json, str]]:
+        """What still carries something of ours that nobody asks for, and what that is, as of the last survey."""
+        return [(obj, output.describe(obj)) for output in self._outputs.values() for obj in output.left()]
 
-    async def _buffer(self, service: Service, plan: Plan) -> None:
-        """Size the CapacityBuffer, where one is wanted and we have any authority; let go of it where not any more."""
-        settings, now_s = service.settings, service.clock_s
-        if service.is_idle:
-            return
-        if settings.buffer_quantile is None or service.is_shadowing:
-            if service.buffer is not None:
-                self._check_lead()
-                await delete_buffer(self._kube, settings)
-                service.buffer = None
-            return
-        if service.forecast is None:
-            return
-        wanted = buffer_replicas(settings, service.forecast, service.learned.capacity, plan.desired)
-        if wanted is None:
-            return
-        known = service.buffer
-        if known is not None and known.replicas == wanted and abs(now_s - known.at_s) < WRITE_AGAIN_S:
-            return
-        self._check_lead()
-        await write_buffer(self._kube, settings, wanted)
-        service.buffer = Buffer(wanted, now_s)
+    async def restore(self) -> list[Restored]:
+        """Give back what nobody asks for any more; each for itself."""
+        done: list[Restored] = []
+        if self._dry_run or not self._may_act():
+            return done
+        for name, output in self._outputs.items():
+            for obj in output.left():
+                try:
+                    done.append(Restored(obj, name, event=await output.restore(obj)))
+                except HarmonyError as error:
+                    done.append(Restored(obj, name, error=error))
+        return done
 
-    def _check_lead(self) -> None:
-        if not self._may_act():
-            raise LeadershipLostError("another controller leads now")
-
-
-def _why(service: Service, plan: Plan, before: int) -> str:
-    """One sentence for an event."""
-    text = f"{before} -> {plan.desired} replicas"
-    if service.turn is None:
-        return text
-    decision = service.turn.decision
-    text += f", reason {decision.reason}"
-    risk = decision.violation_probability
-    if risk == risk:
-        text += f", stated probability of a miss {risk:.2g} (promised {service.settings.objective.epsilon:g})"
-    return text + (f", held by {plan.bound_by}" if plan.bound_by else "")
+    def forget(self, key: ServiceKey) -> None:
+        """A service is gone."""
+        for output in self._outputs.values():
+            output.forget(key)

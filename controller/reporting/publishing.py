@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from controller.outputs.actuation import Acted
+from controller.outputs.base import Acted
 from controller.reporting.status import conditions_of
 from controller.service import Service
 from harmony.serving import Snapshot
@@ -40,7 +40,7 @@ def snapshot_of(service: Service, acted: Acted) -> Snapshot | None:
         behavior=service.loop.policy.behavior,
         ordered=service.view.ordered,
         ready=service.view.ready,
-        desired=plan.desired if settings.actuation == "External" else acted.applied,
+        desired=acted.desired,
         held_by=plan.bound_by,
         history_s=times[-HISTORY_ROWS:],
         history=values[-HISTORY_ROWS:],

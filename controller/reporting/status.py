@@ -6,12 +6,11 @@ import json
 import math
 from typing import Any
 
-from controller.outputs.actuation import Acted
+from controller.outputs.base import ABSENT, Acted
 from controller.process.clock import rfc3339
 from controller.prometheus.states import FeedReason
 from controller.reporting.conditions import Condition, merged
 from controller.service import Service
-from harmony.model.authority import Mode
 from harmony.model.decision import Candidates, Reason
 from harmony.model.record import Record
 from harmony.serving.words import Said, in_words
@@ -28,7 +27,6 @@ __all__ = [
 Json = dict[str, Any]
 LEARNED_EVERY_S = 300.0  # what was learned is written with any other change, and else this often
 SHOWN_CANDIDATES = 12
-ABSENT = (Reason.ABSENT_DATA, Reason.FALLBACK)
 LIMITS = {
     Reason.MIN_REPLICAS: "TooFewReplicas",
     Reason.MAX_REPLICAS: "TooManyReplicas",
@@ -75,10 +73,11 @@ def _able(service: Service, acted: Acted) -> Condition:
 
 def _conflict(service: Service) -> Condition:
     mode = service.settings.mode
-    if service.rival and service.settings.actuation == "Scale" and mode.rank < Mode.FLOOR.rank:
+    contested = bool(service.rival) and service.settings.writes_count
+    if contested and not mode.acts:
         message = f"{service.rival} scales the target, and may stay as long as the mode is {mode}, which writes nothing"
         return Condition("TargetConflict", "False", "NotWriting", message)
-    if service.rival and service.settings.actuation == "Scale" and mode is not Mode.FLOOR:
+    if contested and mode.moves_count:
         message = f"{service.rival} scales the same target; one of the two must go (or use mode Floor)"
         return Condition("TargetConflict", "True", "OwnedByAnother", message)
     return Condition("TargetConflict", "False", "SingleWriter", "nobody else scales the target")
@@ -161,7 +160,7 @@ def _at_number(service: Service) -> str:
     replicas, mode = service.settings.pause.replicas, service.mode
     if replicas is None:
         return ""
-    if mode.rank > Mode.FLOOR.rank:
+    if mode.moves_count:
         return f"at {replicas} replicas"
     return f"paused (paused-replicas {replicas} has no effect on the count in mode {mode}, which never moves it)"
 
@@ -178,9 +177,7 @@ def status_of(service: Service, acted: Acted, old: Json, now_s: float) -> Json:
         "writer": service.rival or f"{settings.key.kind} {settings.key.namespace}/{settings.key.name}",
     }
     if not view.problem:
-        out |= {"currentReplicas": view.ordered, "readyReplicas": view.ready, "desiredReplicas": acted.applied}
-        if settings.actuation == "External" and service.plan is not None:
-            out["desiredReplicas"] = service.plan.desired
+        out |= {"currentReplicas": view.ordered, "readyReplicas": view.ready, "desiredReplicas": acted.desired}
     if acted.floor is not None:
         out["floorReplicas"] = acted.floor
     if acted.changed and acted.applied != view.ordered:
@@ -251,7 +248,7 @@ def _decision(service: Service, record: Record, acted: Acted, now_s: float) -> J
     decision = record.decision
     before = service.view.ordered
     plan = service.plan
-    to = acted.applied if service.settings.actuation == "Scale" or plan is None else plan.desired
+    to = acted.desired
     bound_by = (plan.bound_by if plan is not None else "") or decision.bound_by  # whatever bound last
     out: Json = {
         "time": rfc3339(now_s),

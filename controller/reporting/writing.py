@@ -14,7 +14,7 @@ from controller.kube.client import Kube
 from controller.kube.errors import KubeError, NotFound
 from controller.kube.events import Events
 from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS
-from controller.outputs.actuation import Acted
+from controller.outputs.base import Acted
 from controller.reporting.status import (
     LEARNED_EVERY_S,
     annotations_of,

@@ -10,7 +10,7 @@ from controller.resource.errors import Loc, SpecError
 from controller.resource.group import Annotation
 from harmony.model.authority import Pause
 
-__all__ = ["ANNOTATED_MODES", "FIELD_ANNOTATIONS", "is_managed", "read_pause", "read_spec"]
+__all__ = ["ANNOTATED_MODES", "FIELD_ANNOTATIONS", "is_managed", "is_opted_in", "read_pause", "read_spec"]
 
 ANNOTATED_MODES = ("Observe", "Recommend", "Floor")
 DEMAND = "demand"  # name of the indicator that a demand query makes
@@ -60,6 +60,11 @@ def is_managed(annotations: Mapping[str, str], where: str) -> bool:
     if value.strip().lower() not in ("true", "false"):
         raise _wrong(Annotation.MANAGED, where, f'{value[:60]!r} is not one of "true", "false"')
     return value.strip().lower() == "true"
+
+
+def is_opted_in(annotations: Mapping[str, str]) -> bool:
+    """The same for an object that another controller may serve: as written, and nonsense does not count."""
+    return annotations.get(Annotation.MANAGED, "").strip().lower() == "true"
 
 
 def read_spec(annotations: Mapping[str, str], where: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from controller.resource.outputs import ACTUATIONS
 from controller.resource.spec import AutoscalerSpec, IndicatorSpec, ObjectiveSpec
 
 __all__ = ["RULES", "Rule", "broken_rules"]
@@ -44,6 +45,9 @@ def _has_demand(spec: AutoscalerSpec) -> bool:
 def _has_capacity(objective: ObjectiveSpec) -> bool:
     return objective.per_replica is not None or objective.bound is not None
 
+
+_WRITING = tuple(name for name, way in ACTUATIONS.items() if way.writes_count)
+_TOLD = tuple(name for name in ACTUATIONS if name not in _WRITING)
 
 RULES: tuple[Rule, ...] = (
     Rule("scaleTargetRef", "self == oldSelf", "cannot be changed; make a new GPUAutoscaler for another target", None),
@@ -82,10 +86,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "",
-        "self.mode != 'Floor' || self.actuation != 'External'",
-        "mode Floor writes a minimum and actuation External writes nothing; give mode Full or UpOnly with External, "
-        "or Floor with actuation Scale",
-        lambda s: s.mode != "Floor" or s.actuation != "External",
+        "self.mode != 'Floor' || " + " && ".join(f"self.actuation != '{name}'" for name in _TOLD),
+        f"mode Floor writes a minimum and actuation {' or '.join(_TOLD)} writes nothing; give mode Full or UpOnly with "
+        f"{' or '.join(_TOLD)}, or Floor with actuation {' or '.join(_WRITING)}",
+        lambda s: s.mode != "Floor" or s.actuation not in _TOLD,
     ),
     Rule(
         "",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from controller.prometheus.families import Kin
+from controller.resource.outputs import ACTUATIONS
 from forecasting.panel import Indicator
 from harmony.model.authority import Mode, Pause
 from harmony.model.capacity import Capacity
@@ -56,7 +56,7 @@ class ServiceSettings:
         key, uid, generation: the object, and which version of its spec this is.
         target: what is scaled.
         mode, pause: what the user lets us do, and what is stopped for now.
-        actuation: ``"Scale"`` when we write the target's /scale, ``"External"`` when another autoscaler reads us.
+        actuation: how the count reaches the target, one of `controller.resource.outputs.ACTUATIONS`.
         queries: the indicators, the demand first.
         prometheus_url: base URL; empty for the controller's own.
         objective: promise, prices, bounds, behavior, schedules, fallback.
@@ -73,7 +73,7 @@ class ServiceSettings:
     target: TargetRef
     mode: Mode
     pause: Pause
-    actuation: Literal["Scale", "External"]
+    actuation: str
     queries: tuple[IndicatorQuery, ...]
     prometheus_url: str
     objective: Objective
@@ -83,3 +83,8 @@ class ServiceSettings:
     currency: str
     step_s: float
     buffer_quantile: float | None
+
+    @property
+    def writes_count(self) -> bool:
+        """Whether we write the target's count ourselves where the mode lets us, so that nobody else may."""
+        return ACTUATIONS[self.actuation].writes_count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -19,6 +19,7 @@ from controller.resource.base import (
     plain_list,
     whole_default,
 )
+from controller.resource.outputs import ACTUATIONS
 from controller.resource.presets import PresetName
 
 __all__ = [
@@ -38,6 +39,11 @@ __all__ = [
     "ScheduleSpec",
     "StagesSpec",
 ]
+
+if TYPE_CHECKING:
+    Actuation = str
+else:
+    Actuation = Literal[tuple(ACTUATIONS)]
 
 Money = Annotated[float, Field(ge=0, le=1e9)]
 TimeOfDay = Annotated[str, Field(max_length=5, pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
@@ -320,10 +326,8 @@ class AutoscalerSpec(ApiModel):
         description="Authority: Observe only learns, Recommend (default) also says what it would do, Floor only keeps "
         "a minimum, UpOnly only adds, Full does both.",
     )
-    actuation: Literal["Scale", "External"] = Field(
-        default="Scale",
-        description="Scale (default) writes the target's /scale; External leaves writing to an HPA or ScaledObject "
-        "that reads our figure.",
+    actuation: Actuation = Field(
+        default=next(iter(ACTUATIONS)), description="; ".join(way.says for way in ACTUATIONS.values()) + "."
     )
     paused: bool = Field(default=False, description="Hold the replica count as it is until this is false again.")
     min_replicas: Count = Field(

@@ -24,6 +24,16 @@ class Mode(StrEnum):
         """0 for the least authority, 4 for all of it."""
         return _RANKS[self]
 
+    @property
+    def acts(self) -> bool:
+        """Whether anything of a decision takes effect."""
+        return self.rank >= Mode.FLOOR.rank
+
+    @property
+    def moves_count(self) -> bool:
+        """Whether it is ours to move the count of replicas; `FLOOR` moves another autoscaler's minimum only."""
+        return self.rank > Mode.FLOOR.rank
+
     def capped(self, most: Mode) -> Mode:
         """This mode, or ``most`` if that is less authority."""
         return self if self.rank <= most.rank else most

@@ -9,7 +9,7 @@ import numpy as np
 
 from controller.observing.starts import Starts
 from controller.observing.targets import TargetView
-from controller.outputs.actuation import Acted
+from controller.outputs.base import Acted
 from controller.prometheus.client import Prometheus
 from controller.prometheus.feed import Feed
 from controller.prometheus.history import History

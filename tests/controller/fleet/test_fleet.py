@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from controller.fleet.fleet import Fleet
+from controller.fleet.ordering import standing_of
 from controller.kube.client import Kube
+from controller.observing.targets import TargetView
+from controller.outputs.base import Standing
+from controller.outputs.floor import floors_left, keepers
 from controller.process.settings import PrometheusSettings
 from controller.prometheus.sources import Sources
 from controller.resource.crd import crd_manifest
+from controller.resource.parsing import parse_autoscaler
 from controller.resource.settings import ServiceKey
+from harmony.model.authority import Mode
 from tests.controller.e2e.world import GROUP, NAMESPACE, autoscaler
 from tests.kube.server import FakeApiServer
 
@@ -225,12 +231,23 @@ async def until_seen(fleet: Fleet, made: Json) -> None:
             await asyncio.sleep(0.02)
 
 
+def standings(fleet: Fleet) -> list[Standing]:
+    return [standing_of(s, fleet.owner_of(s), fleet.since(key)) for key, s in fleet.services.items()]
+
+
+def left(fleet: Fleet, *held: Json) -> set[str]:
+    """Names of the objects whose floor nobody keeps, while there is also a service that keeps those of ``held``."""
+    settings = parse_autoscaler(named("keeps", mode="Floor"))
+    kept = [Standing(settings, "", Mode.FLOOR, TargetView(), owner=owner) for owner in held]
+    return {o["metadata"]["name"] for o in floors_left(kept, fleet.neighbours())}
+
+
 def test_floors_that_nobody_keeps_are_found(fake_api: FakeApiServer, tmp_path: Path) -> None:
     async def work(fleet: Fleet) -> None:
         fake_api.must("POST", HPA_PATH, hpa(**{f"{PREFIX}/original-min-replicas": "1"}))
         await until(fleet, lambda: len(list(fleet.hpas())) == 1)
-        assert [o["metadata"]["name"] for o in fleet.floors_left([])] == ["chat"]
-        assert fleet.floors_left([(NAMESPACE, "chat")]) == []
+        assert left(fleet) == {"chat"}
+        assert left(fleet, *fleet.hpas()) == set()
 
     in_fleet(fake_api, tmp_path, work)
 
@@ -273,18 +290,15 @@ def test_floors_of_another_shard_are_left_to_it(fake_api: FakeApiServer, tmp_pat
         return of_shard(shard, obj) if shard else obj
 
     async def work(fleet: Fleet) -> None:
-        def left() -> set[str]:
-            return {o["metadata"]["name"] for o in fleet.floors_left([])}
-
         fake_api.must("POST", HPA_PATH, of("theirs-by-annotation", opted_in, "b"))
         fake_api.must("POST", HPA_PATH, of("theirs-opted-out", opted_in | {f"{PREFIX}/managed": "false"}, "b"))
         fake_api.must("POST", HPA_PATH, of("theirs-by-object", floor))
         fake_api.must("POST", HPA_PATH, of("ours-left", floor, "a"))
         fake_api.must("POST", GPUAUTOSCALERS, of_shard("b", named("theirs-by-object", mode="Floor")))
         await until(fleet, lambda: len(list(fleet.hpas())) == 4 and len(list(fleet.autoscalers())) == 1)
-        assert left() == {"ours-left", "theirs-opted-out"}
+        assert left(fleet) == {"ours-left", "theirs-opted-out"}
         fake_api.must("PATCH", f"{GPUAUTOSCALERS}/theirs-by-object", {"spec": {"mode": "Recommend"}})
-        await until(fleet, lambda: "theirs-by-object" in left())
+        await until(fleet, lambda: "theirs-by-object" in left(fleet))
 
     in_fleet(fake_api, tmp_path, work, selector="shard=a")
 
@@ -301,15 +315,16 @@ def test_kedas_own_autoscaler_is_not_a_service_of_its_own(fake_api: FakeApiServe
         await until(fleet, lambda: len(list(fleet.hpas())) == 1)
         assert not fleet.services
         assert not fleet.rejected
-        assert fleet.floors_left([]) == []
+        assert left(fleet) == set()
 
     in_fleet(fake_api, tmp_path, work, crd=False)
 
 
 def test_of_several_that_would_keep_one_minimum_only_one_does(fake_api: FakeApiServer, tmp_path: Path) -> None:
     async def work(fleet: Fleet) -> None:
-        def keepers() -> dict[str, str]:
-            return {f"{key.kind[:3]} {key.name}": service.keeper for key, service in fleet.services.items()}
+        def kept() -> dict[str, str]:
+            found = keepers(standings(fleet), fleet.neighbours())
+            return {f"{key.kind[:3]} {key.name}": found.get(key, "") for key in fleet.services}
 
         fake_api.must("POST", HPA_PATH, hpa("of-chat"))
         fake_api.must("POST", GPUAUTOSCALERS, autoscaler("Floor"))
@@ -318,14 +333,14 @@ def test_of_several_that_would_keep_one_minimum_only_one_does(fake_api: FakeApiS
         fake_api.must("POST", GPUAUTOSCALERS, second)
         await until(fleet, lambda: len(fleet.services) == 2 and len(list(fleet.hpas())) == 1)
         fleet.sync()
-        assert keepers() == {"GPU chat": "", "GPU chat-again": f"GPUAutoscaler {NAMESPACE}/chat"}
+        assert kept() == {"GPU chat": "", "GPU chat-again": f"GPUAutoscaler {NAMESPACE}/chat"}
         fake_api.must("PATCH", f"{GPUAUTOSCALERS}/chat", {"spec": {"mode": "Recommend"}})
-        await until(fleet, lambda: keepers() == {"GPU chat": "", "GPU chat-again": ""})
+        await until(fleet, lambda: kept() == {"GPU chat": "", "GPU chat-again": ""})
         notes = {f"{PREFIX}/managed": "true", f"{PREFIX}/demand-query": "sum(load)", f"{PREFIX}/per-replica": "10"}
         opted_in = {"metadata": {"annotations": notes | {f"{PREFIX}/mode": "Floor"}}}
         fake_api.must("PATCH", f"{HPA_PATH}/of-chat", opted_in)
         itself = f"HorizontalPodAutoscaler {NAMESPACE}/of-chat (by annotation)"
-        await until(fleet, lambda: keepers() == {"GPU chat": "", "Hor of-chat": "", "GPU chat-again": itself})
+        await until(fleet, lambda: kept() == {"GPU chat": "", "Hor of-chat": "", "GPU chat-again": itself})
 
     in_fleet(fake_api, tmp_path, work)
 

@@ -7,12 +7,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from controller.fleet.ordering import order_of
+from controller.keda.board import Board
 from controller.kube.client import Kube
 from controller.observing.starts import PodStarts, Starts
 from controller.observing.targets import Targets
 from controller.outputs.actuation import Actuator
+from controller.outputs.base import Neighbours, Standing
 from controller.resource.group import Annotation
 from controller.resource.parsing import parse_autoscaler
+from harmony.metrics import Metrics
+from harmony.model.authority import Mode
 from tests.controller.e2e.test_rbac import crd
 from tests.controller.e2e.world import NAMESPACE, deployment
 from tests.controller.lives import STEP_S, T0, certain, feed_of, service, turn
@@ -31,15 +36,17 @@ class Stage:
 
     def __init__(self, api: FakeApiServer, kube: Kube, targets: Targets) -> None:
         self.api, self.targets = api, targets
-        self.actuator = Actuator(kube, targets, lambda: True)
+        self.board, self.metrics = Board(), Metrics("test")
+        self.leads = True
+        self.actuator = Actuator.over(kube, self.board, self.metrics, lambda: self.leads)
 
     async def act(self, of: Any, now_s: float, demand: float, owner: Json | None = None, **view: Any) -> Any:
         """One turn on the target as it stands, acted on."""
         seen = await self.targets.look(NAMESPACE, of.settings.target, PodStarts(), now_s)
         view = {"starts": Starts(pods=seen.ordered, ready=seen.ordered), "version": seen.version} | view
-        plan = turn(of, now_s, demand, seen.ordered, conclude=False, **view)
+        turn(of, now_s, demand, seen.ordered, conclude=False, **view)
         of.forecast = certain(now_s // STEP_S * STEP_S, demand)
-        acted = await self.actuator.act(of, plan, owner)
+        acted = await self.actuator.act(order_of(of, owner))
         of.conclude(acted.applied)
         return acted
 
@@ -112,13 +119,17 @@ def test_a_minimum_has_one_keeper(fake_api: FakeApiServer, tmp_path: Path) -> No
     async def work(stage: Stage) -> None:
         owner = stage.api.must("POST", HPAS, hpa(2))
         of = service(mode="Floor")
-        of.keeper = "GPUAutoscaler serving/older"
+        obj = autoscaler(mode="Floor")
+        obj["metadata"]["name"] = "older"
+        older = Standing(parse_autoscaler(obj), "2020", Mode.FLOOR, of.view, owner=owner)
+        younger = Standing(of.settings, "2021", Mode.FLOOR, of.view, owner=owner)
+        stage.actuator.survey([younger, older], Neighbours((owner,)))
         acted = await stage.act(of, T0, 200.0, owner)
         assert acted.error == (
             "GPUAutoscaler serving/older keeps the minimum of HorizontalPodAutoscaler chat too; not written"
         )
         assert stage.api.must("GET", f"{HPAS}/chat")["spec"]["minReplicas"] == 2
-        of.keeper = ""
+        stage.actuator.survey([younger], Neighbours((owner,)))
         acted = await stage.act(of, T0 + STEP_S, 125.0, owner)
         assert (acted.floor, acted.error) == (5, "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from controller.kube.client import Kube
 from controller.kube.errors import Conflict
-from controller.observing.targets import LeadershipLostError
+from controller.kube.fenced import Fenced, LeadershipLostError
 from controller.outputs.floor import FLOOR, ORIGINAL, FloorState, floor_state, restore_floor, set_floor
 from tests.kube.api import ApiServer
 
@@ -64,11 +65,11 @@ def test_a_minimum_that_is_not_ours_is_the_users(minimum: int, maximum: int, ori
     assert state.original == minimum or (floor == str(minimum) and original == str(state.original)) or state.held
 
 
-def run(api: ApiServer, folder: Path, work: Any) -> None:
+def run(api: ApiServer, folder: Path, work: Any, leads: Callable[[], bool] = lambda: True) -> None:
     async def main() -> None:
         kube = await Kube.connect(str(api.kubeconfig(folder / "kubeconfig")))
         try:
-            await work(kube)
+            await work(Fenced(kube, leads))
         finally:
             await kube.close()
 
@@ -76,35 +77,35 @@ def run(api: ApiServer, folder: Path, work: Any) -> None:
     asyncio.run(main())
 
 
-def always() -> bool:
-    return True
-
-
 def test_held_and_given_back(api_server: ApiServer, tmp_path: Path) -> None:
     def now() -> Json:
         found: Json = api_server.must("GET", f"{HPAS}/chat")
         return found
 
-    async def work(kube: Kube) -> None:
+    leads = [True]
+
+    async def work(kube: Fenced) -> None:
         api_server.must("POST", HPAS, hpa(2))
-        assert await set_floor(kube, now(), 6, always) == 6
+        assert await set_floor(kube, now(), 6) == 6
         assert floor_state(now()) == FloorState(6, 2, 10, held=True)
-        assert await set_floor(kube, now(), 1, always) == 2, "never below the user's own"
-        assert await set_floor(kube, now(), 50, always) == 10, "never above the maximum"
+        assert await set_floor(kube, now(), 1) == 2, "never below the user's own"
+        assert await set_floor(kube, now(), 50) == 10, "never above the maximum"
         old = now()
         api_server.must("PATCH", f"{HPAS}/chat", {"spec": {"minReplicas": 4}})
         with pytest.raises(Conflict):
-            await set_floor(kube, old, 7, always)
+            await set_floor(kube, old, 7)
         assert now()["spec"]["minReplicas"] == 4, "an edit that was not seen is not overwritten"
-        assert await set_floor(kube, now(), 7, always) == 7
+        assert await set_floor(kube, now(), 7) == 7
         assert floor_state(now()).original == 4
+        leads[0] = False
         with pytest.raises(LeadershipLostError):
-            await set_floor(kube, now(), 9, lambda: False)
-        assert await restore_floor(kube, now(), always) == 4
+            await set_floor(kube, now(), 9)
+        leads[0] = True
+        assert await restore_floor(kube, now()) == 4
         assert now()["spec"]["minReplicas"] == 4
         assert not {ORIGINAL, FLOOR} & set(now()["metadata"].get("annotations") or {})
 
-    run(api_server, tmp_path, work)
+    run(api_server, tmp_path, work, lambda: leads[0])
 
 
 def test_notes_that_are_out_of_date_are_put_right(api_server: ApiServer, tmp_path: Path) -> None:
@@ -114,20 +115,20 @@ def test_notes_that_are_out_of_date_are_put_right(api_server: ApiServer, tmp_pat
         found: Json = api_server.must("GET", f"{HPAS}/chat")
         return found
 
-    async def work(kube: Kube) -> None:
+    async def work(kube: Fenced) -> None:
         api_server.must("POST", HPAS, hpa(4, original="2", floor="6"))
-        assert await set_floor(kube, now(), 4, always) == 4
+        assert await set_floor(kube, now(), 4) == 4
         api_server.must("PATCH", f"{HPAS}/chat", {"spec": {"minReplicas": 6}})
         assert floor_state(now()).original == 6
-        assert await restore_floor(kube, now(), always) == 6
+        assert await restore_floor(kube, now()) == 6
 
     run(api_server, tmp_path, work)
 
 
 def test_a_floor_below_the_users_minimum_leaves_no_trace(api_server: ApiServer, tmp_path: Path) -> None:
-    async def work(kube: Kube) -> None:
+    async def work(kube: Fenced) -> None:
         made = api_server.must("POST", HPAS, hpa(5))
-        assert await set_floor(kube, made, 3, always) == 5
+        assert await set_floor(kube, made, 3) == 5
         assert (
             api_server.must("GET", f"{HPAS}/chat")["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
         )

@@ -11,7 +11,7 @@ from typing import Any
 from controller.fleet.fleet import Fleet
 from controller.kube.client import Kube
 from controller.kube.events import Events
-from controller.outputs.actuation import Acted
+from controller.outputs.base import Acted
 from controller.process.settings import PrometheusSettings
 from controller.prometheus.sources import Sources
 from controller.reporting.writing import Reporter

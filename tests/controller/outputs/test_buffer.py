@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.outputs.buffers import buffer_name, buffer_replicas
+from controller.outputs.buffer import buffer_name, buffer_replicas
 from controller.resource.parsing import parse_autoscaler
 from forecasting.distribution import ForecastDistribution
 from harmony.model.capacity import Capacity
