@@ -2,71 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from controller.fleet.ordering import order_of
-from controller.keda.board import Board
-from controller.kube.client import Kube
-from controller.observing.starts import PodStarts, Starts
-from controller.observing.targets import Targets
-from controller.outputs.actuation import Actuator
 from controller.outputs.base import Neighbours, Standing
 from controller.resource.group import Annotation
 from controller.resource.parsing import parse_autoscaler
-from harmony.metrics import Metrics
 from harmony.model.authority import Mode
 from tests.controller.e2e.test_rbac import crd
-from tests.controller.e2e.world import NAMESPACE, deployment
-from tests.controller.lives import STEP_S, T0, certain, feed_of, service, turn
+from tests.controller.lives import STEP_S, T0, feed_of, service
+from tests.controller.outputs.stage import BUFFERS, CRDS, Stage, on_stage
 from tests.controller.outputs.test_floor import HPAS, hpa
 from tests.controller.resource.builders import autoscaler
 from tests.kube.server import FakeApiServer
 
 Json = dict[str, Any]
-BUFFERS = f"/apis/autoscaling.x-k8s.io/v1beta1/namespaces/{NAMESPACE}/capacitybuffers"
-CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 WANTS_NODES = {"enabled": True, "quantile": 0.9}
-
-
-class Stage:
-    """A cluster with one Deployment of one replica, and an actuator."""
-
-    def __init__(self, api: FakeApiServer, kube: Kube, targets: Targets) -> None:
-        self.api, self.targets = api, targets
-        self.board, self.metrics = Board(), Metrics("test")
-        self.leads = True
-        self.actuator = Actuator.over(kube, self.board, self.metrics, lambda: self.leads)
-
-    async def act(self, of: Any, now_s: float, demand: float, owner: Json | None = None, **view: Any) -> Any:
-        """One turn on the target as it stands, acted on."""
-        seen = await self.targets.look(NAMESPACE, of.settings.target, PodStarts(), now_s)
-        view = {"starts": Starts(pods=seen.ordered, ready=seen.ordered), "version": seen.version} | view
-        turn(of, now_s, demand, seen.ordered, conclude=False, **view)
-        of.forecast = certain(now_s // STEP_S * STEP_S, demand)
-        acted = await self.actuator.act(order_of(of, owner))
-        of.conclude(acted.applied)
-        return acted
-
-    def buffers(self) -> list[int]:
-        return [b["spec"]["replicas"] for b in self.api.must("GET", BUFFERS)["items"]]
-
-
-def on_stage(api: FakeApiServer, folder: Path, work: Callable[[Stage], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        async with await Kube.connect(api.kubeconfig(folder / "kubeconfig")) as kube:
-            targets = Targets(kube, None, read_nodes=False)
-            try:
-                await targets.start()
-                await work(Stage(api, kube, targets))
-            finally:
-                await targets.stop()
-
-    api.ensure_namespace(NAMESPACE)
-    api.must("POST", f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments", deployment(1))
-    asyncio.run(whole())
 
 
 def test_a_buffer_that_cannot_be_written_does_not_hide_what_was_ordered(
