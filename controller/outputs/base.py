@@ -10,6 +10,14 @@ from typing import Any, ClassVar, Protocol
 from controller.keda.board import Board
 from controller.kube.fenced import Fenced
 from controller.observing.targets import TargetView
+from controller.resource.group import (
+    API_VERSION,
+    HPA_API_VERSION,
+    HPA_KIND,
+    KIND,
+    SCALED_OBJECT_API_VERSION,
+    SCALED_OBJECT_KIND,
+)
 from controller.resource.reasons import EventReason
 from controller.resource.settings import ServiceKey, ServiceSettings
 from forecasting.distribution import ForecastDistribution
@@ -20,7 +28,17 @@ from harmony.model.capacity import Capacity
 from harmony.model.decision import Decision, Reason
 from harmony.model.record import Record
 
-__all__ = ["ABSENT", "Acted", "Means", "Neighbours", "Order", "Output", "ReplicasMovedError", "Standing"]
+__all__ = [
+    "ABSENT",
+    "Acted",
+    "Means",
+    "Neighbours",
+    "Order",
+    "Output",
+    "ReplicasMovedError",
+    "Standing",
+    "owner_reference",
+]
 
 Json = dict[str, Any]
 ABSENT = (Reason.ABSENT_DATA, Reason.FALLBACK)  # demand or forecast were not there to decide from
@@ -154,6 +172,15 @@ class ReplicasMovedError(HarmonyError):
         super().__init__(
             f"{where}: replicas were {expected} when this was decided and are {found} now; not overwritten"
         )
+
+
+def owner_reference(settings: ServiceSettings) -> Json:
+    """What makes an object of ours belong to a service's own, so that it goes with it."""
+    key = settings.key
+    api_version = {KIND: API_VERSION, HPA_KIND: HPA_API_VERSION, SCALED_OBJECT_KIND: SCALED_OBJECT_API_VERSION}[
+        key.kind
+    ]
+    return {"apiVersion": api_version, "kind": key.kind, "name": key.name, "uid": settings.uid, "controller": True}
 
 
 # ---- the contract -------------------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ import numpy as np
 from controller.kube.errors import NotFound
 from controller.kube.fenced import Fenced
 from controller.kube.resources import CAPACITY_BUFFERS
-from controller.outputs.base import Acted, Means, Order, Output, Standing
-from controller.resource.group import API_VERSION
+from controller.outputs.base import Acted, Means, Order, Output, Standing, owner_reference
 from controller.resource.settings import ServiceKey, ServiceSettings
 from forecasting.distribution import ForecastDistribution
 from harmony.decision.risk import replicas_needed
@@ -113,12 +112,15 @@ async def delete_buffer(kube: Fenced, settings: ServiceSettings) -> None:
 
 def _buffer(settings: ServiceSettings, spec: dict[str, Any]) -> dict[str, Any]:
     key, target = settings.key, settings.target
-    owner = {"apiVersion": API_VERSION, "kind": key.kind, "name": key.name, "uid": settings.uid, "controller": True}
     scalable = {"apiGroup": target.api_version.rpartition("/")[0], "kind": target.kind, "name": target.name}
     return {
         "apiVersion": CAPACITY_BUFFERS.api_version,
         "kind": CAPACITY_BUFFERS.kind,
-        "metadata": {"name": buffer_name(settings), "namespace": key.namespace, "ownerReferences": [owner]},
+        "metadata": {
+            "name": buffer_name(settings),
+            "namespace": key.namespace,
+            "ownerReferences": [owner_reference(settings)],
+        },
         "spec": {"scalableRef": scalable, **spec},
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.resource.group import ANNOTATION_MEANINGS, API_VERSION, KIND, PLURAL, SHORT_NAMES
+from controller.resource.outputs import OUTPUTS
 from controller.resource.presets import PRESETS
 from controller.resource.rules import RULES
 from controller.resource.schema import structural_schema
@@ -40,6 +41,16 @@ def reference() -> str:
         "## Rules across fields\n",
         *(f"- `{('spec.' + rule.at).rstrip('.')}`: {rule.message}." for rule in RULES),
         "",
+        "## Outputs\n",
+        "Ways in which a decision takes effect, in the order in which they act; one with a value of `actuation` is\n"
+        "chosen by it. How to add one: [Outputs](../outputs.md).\n",
+        _table(
+            ("Output", "`actuation`", "What it does"),
+            (
+                (f"`{name}`", f"`{listed.actuation}`" if listed.actuation else "", listed.says)
+                for name, listed in OUTPUTS.items()
+            ),
+        ),
         "## Presets\n",
         "The demand is marked **demand**, the indicator that is usually bounded **service level**. Without\n"
         "`presetMatchers`, queries match the namespace and the pods of the target by their names.\n",

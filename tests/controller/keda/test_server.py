@@ -147,6 +147,14 @@ def test_without_a_figure_there_is_an_error_and_never_a_zero() -> None:
     asyncio.run(main())
 
 
+def test_a_board_that_is_closed_gives_no_figure_and_says_why() -> None:
+    board = Board(closed="this controller is in a dry run")
+    board.post(Key(), Posting(7, "Forecast", NOW, "Full"))
+    refusal = Refusal("UNAVAILABLE", "no figure for GPUAutoscaler serving/chat: this controller is in a dry run")
+    assert Answers(board, Clock()).replicas(CHAT) == refusal
+    assert Answers(board, Clock()).is_active(CHAT) == refusal
+
+
 counts = st.none() | st.integers(-5, 10**9)
 modes = st.sampled_from(["Observe", "Recommend", "Floor", "UpOnly", "Full", "nonsense", ""])
 
