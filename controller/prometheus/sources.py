@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from controller.process.settings import PrometheusSettings
 from controller.prometheus.client import Prometheus
-from controller.prometheus.feed import Feed
+from controller.prometheus.feed import Feed, IndicatorQuery
 from controller.prometheus.history import History
 from controller.prometheus.together import Together
-from controller.resource.settings import ServiceSettings
 from forecasting.base import LOOKBACK
 from forecasting.errors import UsageError
 
-__all__ = ["Sources"]
+__all__ = ["Sources", "Watched"]
+
+
+class Watched(Protocol):
+    """What must be known of a service to read its indicators."""
+
+    @property
+    def queries(self) -> Sequence[IndicatorQuery]:
+        """The indicators with their PromQL, the demand first."""
+        ...
+
+    @property
+    def step_s(self) -> float:
+        """Grid of the history, seconds."""
+        ...
+
+    @property
+    def prometheus_url(self) -> str:
+        """Base URL; empty for the controller's own."""
+        ...
 
 
 class Sources:
@@ -32,7 +51,7 @@ class Sources:
         self._by_url: dict[str, Prometheus] = {}
         self.together = Together()
 
-    def feed(self, settings: ServiceSettings) -> Feed:
+    def feed(self, settings: Watched) -> Feed:
         """A reader for the service; raises `UsageError` if no Prometheus is named anywhere."""
         history = History([q.indicator for q in settings.queries], settings.step_s, self._lookback)
         return Feed(self.prometheus(settings.prometheus_url), settings.queries, history)
