@@ -13,7 +13,8 @@ from harmony.decision.turn import decide_turn
 from harmony.journal.inputs import whole
 from harmony.journal.store import JournalStore
 from harmony.journal.stored import StoredDecision
-from harmony.model.decision import Candidates, Decision, Reason
+from harmony.model.decision import Decision, Reason
+from harmony.schema.fields import Field, Shape, columns_of, fields_of
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.views import decision_json, number, utc
 from harmony.serving.words import amount, chance, duration, percent, sentence
@@ -22,9 +23,6 @@ __all__ = ["Difference", "Explanation", "explain", "recompute"]
 
 # reasons that only other policies than HARMONY's own give
 OTHERS = frozenset({Reason.TARGET_RATIO, Reason.WITHIN_TOLERANCE, Reason.FIXED, Reason.MARGIN, Reason.FORESIGHT})
-COUNTS = ("replicas", "current", "unconstrained")
-NUMBERS = ("violation_probability", "expected_cost")
-COLUMNS = ("replicas", "violation_probability", "violated_time", "violated_window", "expected_cost")
 NEAR = 3  # candidates shown to either side of the choice
 
 
@@ -107,52 +105,62 @@ def _problem(stored: StoredDecision) -> str:
 
 # ---- comparing -----------------------------------------------------------------------------------------------
 def _differences(stored: Decision, again: Decision, rounded: bool) -> list[Difference]:
-    out = [
-        Difference(name, str(getattr(stored, name)), str(getattr(again, name)))
-        for name in COUNTS
-        if getattr(stored, name) != whole(getattr(again, name))
-    ]
-    out += [
-        Difference(name, repr(str(getattr(stored, name))), repr(str(getattr(again, name))))
-        for name in ("reason", "bound_by", "model")
-        if getattr(stored, name) != getattr(again, name)
-    ]
-    for name in NUMBERS:
-        mine, new = getattr(stored, name), getattr(again, name)
-        if not (mine == new or (math.isnan(mine) and math.isnan(new))):
-            out.append(Difference(name, repr(mine), repr(new)))
-    out += _candidate_differences(stored.candidates, again.candidates)
-    return out + _quantile_differences(stored, again, rounded)
+    """Every field that is told, to the last bit."""
+    out: list[Difference] = []
+    for f in fields_of(type(stored)):
+        mine, new = getattr(stored, f.name), getattr(again, f.name)
+        if f.shape is Shape.TABLE:
+            out += _table_differences(f.name, mine, new)
+        elif f.shape is Shape.CURVES:
+            out += _curve_differences(f.name, mine, new, rounded)
+        elif f.shape is Shape.SERIES:
+            out += [] if np.array_equal(mine, new, equal_nan=True) else [Difference(f.name, str(mine), str(new))]
+        elif not _same(f, mine, new):
+            out.append(Difference(f.name, _written(f, mine), _written(f, new)))
+    return out
 
 
-def _candidate_differences(stored: Candidates | None, again: Candidates | None) -> list[Difference]:
+def _same(told: Field, mine: Any, new: Any) -> bool:  # noqa: ANN401
+    if told.shape is Shape.NUMBER and mine is not None and new is not None:
+        return bool(mine == new or (math.isnan(mine) and math.isnan(new)))
+    return bool(mine == (whole(new) if told.shape is Shape.WHOLE and new is not None else new))
+
+
+def _written(told: Field, value: Any) -> str:  # noqa: ANN401
+    return str(value) if told.shape is Shape.WHOLE else repr(str(value) if told.shape is Shape.WORD else value)
+
+
+def _table_differences(name: str, stored: Any, again: Any) -> list[Difference]:  # noqa: ANN401
+    """The first differing row of every column."""
     if stored is None or again is None:
         if stored is again:
             return []
-        return [Difference("candidates", *("none" if c is None else f"{len(c)}" for c in (stored, again)))]
+        return [Difference(name, *("none" if c is None else f"{len(c)}" for c in (stored, again)))]
     out = []
-    for name in COLUMNS:
-        mine, new = getattr(stored, name), getattr(again, name)
+    columns = columns_of(type(stored))
+    key = getattr(stored, columns[0].name)
+    for column in columns:
+        mine, new = getattr(stored, column.name), getattr(again, column.name)
         if mine.shape != new.shape:
-            return [Difference("candidates", f"{len(stored)} of them", f"{len(again)} of them")]
+            return [Difference(name, f"{mine.size} of them", f"{new.size} of them")]
         differ = ~((mine == new) | (np.isnan(mine.astype(float)) & np.isnan(new.astype(float))))
         if differ.any():
             at = int(np.argmax(differ))
-            where = f"candidates.{name} at {int(stored.replicas[at])} replicas"
+            where = f"{name}.{column.name} at {int(key[at])} {columns[0].name}"
             out.append(Difference(where, repr(mine[at].item()), repr(new[at].item())))
     return out
 
 
-def _quantile_differences(stored: Decision, again: Decision, rounded: bool) -> list[Difference]:
+def _curve_differences(name: str, stored: Any, again: Any, rounded: bool) -> list[Difference]:  # noqa: ANN401
     """Of rounded paths the quantiles are the rounded quantiles (rounding keeps the order)."""
-    if set(stored.quantiles) != set(again.quantiles):
-        return [Difference("quantiles", str(sorted(stored.quantiles)), str(sorted(again.quantiles)))]
+    if set(stored) != set(again):
+        return [Difference(name, str(sorted(stored)), str(sorted(again)))]
     out = []
-    for level, mine in stored.quantiles.items():
-        new = again.quantiles[level]
+    for level, mine in stored.items():
+        new = again[level]
         kept = mine.astype(np.float32).astype(np.float64) if rounded else mine
         if not np.array_equal(kept, new, equal_nan=True):
-            out.append(Difference(f"quantiles.{level:g}", str(mine.tolist()), str(new.tolist())))
+            out.append(Difference(f"{name}.{level:g}", str(mine.tolist()), str(new.tolist())))
     return out
 
 

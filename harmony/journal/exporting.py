@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forecasting.errors import UsageError
-from harmony.journal.plain import loads
+from harmony.journal.rows import SCORES
+from harmony.journal.tables import DECIDED
+from harmony.model.decision import Candidates, Decision
+from harmony.schema.exact import dumps, loads
+from harmony.schema.fields import Field, Shape, columns_of, fields_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,8 +22,8 @@ __all__ = ["export_to"]
 
 ROWS = 50_000  # per file
 PAGE = 1_000
-CANDIDATES = ("replicas", "violation_probability", "violated_time", "violated_window", "expected_cost")
-SCORES = ("crps", "realized", "stated", "gpu_hours_saved", "misses_avoided_s", "misses_caused_s", "shadow_s")
+CANDIDATES = tuple(column.name for column in columns_of(Candidates))
+MORE = tuple(f for f in fields_of(Decision) if f.name not in DECIDED)  # they have no column in the journal
 
 
 def export_to(folder: Path, store: JournalStore) -> list[Path]:
@@ -77,14 +81,22 @@ def _decision(row: Mapping[str, Any]) -> dict[str, Any]:
     out["capacity_median"] = _numbers([context["capacity"]["median"]])[0]
     out |= {name: _numbers([context["scores"][name]])[0] for name in SCORES}
     out |= {f"candidate_{name}": _numbers(columns.get(name, [])) for name in CANDIDATES}
+    out |= {f.name: _more(f, context.get("decision", {}).get(f.name)) for f in MORE}
     out["quantile_levels"] = [float(q) for q in quantiles]
     out["quantile_values"] = [_numbers(v) for v in quantiles.values()]
     return out
 
 
-def _audits(store: JournalStore) -> Iterable[dict[str, Any]]:
-    from harmony.journal.plain import dumps
+def _more(told: Field, value: Any) -> Any:  # noqa: ANN401
+    """A field without a column; what is large as JSON."""
+    if value is None:
+        return None
+    if told.shape is Shape.NUMBER:
+        return float(value)
+    return dumps(value) if told.is_large else value
 
+
+def _audits(store: JournalStore) -> Iterable[dict[str, Any]]:
     before: str | None = None
     while entries := store.audits(before=before, limit=PAGE):
         for e in entries:
@@ -111,6 +123,8 @@ def _decision_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     schema |= {"epsilon": pl.Float64, "measure": pl.String, "min_replicas": pl.Int64, "max_replicas": pl.Int64}
     schema |= {"capacity_median": pl.Float64} | dict.fromkeys(SCORES, pl.Float64)
     schema |= {f"candidate_{name}": pl.List(pl.Float64) for name in CANDIDATES}
+    kinds = {Shape.NUMBER: pl.Float64, Shape.WHOLE: pl.Int64, Shape.FLAG: pl.Boolean}
+    schema |= {f.name: kinds.get(f.shape, pl.String) for f in MORE}
     schema |= {"quantile_levels": pl.List(pl.Float64), "quantile_values": pl.List(pl.List(pl.Float64))}
     return _with_time(pl.DataFrame(rows, schema=schema, orient="row"))
 

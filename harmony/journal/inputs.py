@@ -13,11 +13,11 @@ from forecasting.panel import FloatArray, Indicator
 from harmony.decision.risk import replicas_needed
 from harmony.decision.rule import lead_window
 from harmony.journal.packing import pack, unpack
-from harmony.journal.plain import plain, restored
 from harmony.model.capacity import Capacity
 from harmony.model.memory import TurnMemory
 from harmony.model.observation import Observation
 from harmony.model.record import Record
+from harmony.schema.exact import jsonable, restored
 
 __all__ = ["Inputs", "capacity_header", "decode_forecast", "decode_inputs", "encode_forecast", "encode_inputs", "whole"]
 
@@ -53,9 +53,9 @@ def encode_inputs(record: Record) -> bytes:
     seen = record.observation
     header: dict[str, Any] = {
         "capacity": capacity_header(seen.capacity),
-        "before": plain(record.before),
-        "bound_samples": plain(record.outcome.bound_samples),
-        "failed_s": plain(record.outcome.failed_s),
+        "before": record.before,
+        "bound_samples": record.outcome.bound_samples,
+        "failed_s": record.outcome.failed_s,
         "has_memory": seen.memory is not None,
     }
     arrays: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def decode_forecast(header: dict[str, Any], arrays: dict[str, Any]) -> ForecastD
 def capacity_header(capacity: Capacity) -> dict[str, Any]:
     """A capacity without its weights, which are an array of their own."""
     names = ("median", "sigma", "prior_median", "prior_sigma")
-    return {name: plain(getattr(capacity, name)) for name in names}
+    return {name: jsonable(getattr(capacity, name)) for name in names}
 
 
 def whole(value: int) -> int:
@@ -111,9 +111,9 @@ def whole(value: int) -> int:
 
 def _about(forecast: ForecastDistribution) -> dict[str, Any]:
     return {
-        "indicators": [plain(i) for i in forecast.indicators],
-        "origin_s": plain(forecast.origin_s),
-        "step_s": plain(forecast.step_s),
+        "indicators": forecast.indicators,
+        "origin_s": forecast.origin_s,
+        "step_s": forecast.step_s,
         "model": forecast.model,
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.errors import DataError
-from harmony.journal.plain import dumps, loads
+from harmony.schema.exact import dumps, loads
 
 __all__ = ["pack", "unpack"]
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
-    """``header`` (plain values) and little-endian ``arrays`` as bytes.
+    """``header`` (what `harmony.schema.exact.dumps` takes) and little-endian ``arrays`` as bytes.
 
     The bytes of the numbers are sorted by significance; only those with something in common are compressed, which is
     both smaller and several times faster than to compress them all.

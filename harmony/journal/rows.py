@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from sqlalchemy import Double, Text
 
 from forecasting.distribution import ForecastDistribution
 from forecasting.errors import DataError
@@ -25,23 +26,24 @@ from harmony.journal.inputs import (
     whole,
 )
 from harmony.journal.packing import pack, unpack
-from harmony.journal.plain import dumps, floats, loads, plain, restored
+from harmony.journal.tables import DECIDED, DECISIONS
 from harmony.model.capacity import Capacity
-from harmony.model.decision import Candidates, Decision, Reason
+from harmony.model.decision import Decision
 from harmony.model.lead_time import LeadTime
 from harmony.model.memory import TurnMemory
 from harmony.model.objective import Behavior, Objective
 from harmony.model.observation import Observation, Outcome
 from harmony.model.record import Record
+from harmony.schema.exact import dumps, jsonable, loads, rebuilt, restored
+from harmony.schema.fields import fields_of, is_table
 from harmony.serving.snapshot import Snapshot
 
-__all__ = ["Encoded", "encode", "snapshot_of"]
+__all__ = ["SCORES", "Encoded", "encode", "snapshot_of"]
 
 TEXTS = ("kind", "target", "mode", "effective_mode", "unit", "demand_name", "gpu_type", "currency", "held_by")
 SCORES = (
     "crps", "realized", "stated", "gpu_hours_saved", "misses_avoided_s", "misses_caused_s", "shadow_s",
 )  # fmt: skip
-COLUMNS = ("replicas", "violation_probability", "violated_time", "violated_window", "expected_cost")
 
 Row = dict[str, Any]
 
@@ -60,7 +62,8 @@ def encode(snapshot: Snapshot, *, whole_forecast: bool) -> Encoded:
 
     ``whole_forecast`` keeps all of the newest forecast for those who follow the journal (see `JournalStore.latest`).
     """
-    record, seen, decided = snapshot.record, snapshot.record.observation, snapshot.record.decision
+    record, seen = snapshot.record, snapshot.record.observation
+    decided = {f.name: getattr(record.decision, f.name) for f in fields_of(type(record.decision))}
     row_id = decision_id(_text(snapshot.service), seen.now_s)
     scores = _scores(snapshot)
     row: Row = {name: _text(getattr(snapshot, name)) for name in TEXTS} | {
@@ -75,23 +78,14 @@ def encode(snapshot: Snapshot, *, whole_forecast: bool) -> Encoded:
         "risk_level": _absent(seen.risk_level),
         "ordered": whole(snapshot.ordered),
         "ready": whole(snapshot.ready),
-        "replicas": whole(decided.replicas),
-        "current": whole(decided.current),
-        "unconstrained": whole(decided.unconstrained),
-        "reason": str(decided.reason),
-        "bound_by": _text(decided.bound_by),
-        "violation_probability": _absent(decided.violation_probability),
-        "expected_cost": _absent(decided.expected_cost),
-        "model": _text(decided.model),
         "desired": whole(snapshot.desired),
         "applied": whole(record.applied),
         "outcome_steps": whole(record.outcome.steps),
         "outcome_violated": whole(record.outcome.violated),
-        "candidates": _candidates_text(decided.candidates),
-        "quantiles": dumps({repr(float(q)): floats(np.asarray(v)) for q, v in decided.quantiles.items()}),
-        "context": _context(snapshot, scores),
+        **{name: _cell(name, decided.pop(name)) for name in DECIDED},
+        "context": _context(snapshot, scores, decided),
     }
-    summary = {"conditions": plain(snapshot.conditions), "scores": scores}
+    summary = {"conditions": snapshot.conditions, "scores": scores}
     service = {
         "service": snapshot.service,
         "at_s": seen.now_s,
@@ -108,8 +102,17 @@ def snapshot_of(
     """The snapshot of a row of `decisions`, as much of it as there is.
 
     With ``blob`` (its inputs) it has the demand's forecast over the decision's window, with ``series`` (of the
-    service, for its newest decision) the recent history and perhaps the whole forecast.
+    service, for its newest decision) the recent history and perhaps the whole forecast. Raises `DataError` with its id
+    for a row that is damaged, or holds what this version does not know.
     """
+    try:
+        return _snapshot_of(row, blob, summary, series)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        raise DataError(f"journal: decision {row['id']} cannot be read: {told}") from error
+
+
+def _snapshot_of(row: Mapping[str, Any], blob: bytes | None, summary: str | None, series: bytes | None) -> Snapshot:
     context = loads(row["context"])
     inputs = None if blob is None else decode_inputs(blob)
     header, arrays = ({}, {}) if series is None else unpack(series)
@@ -154,21 +157,17 @@ def _record(
         forecast=forecast,
         risk_level=_number(row["risk_level"]),
     )
-    decided = Decision(
-        replicas=row["replicas"],
-        current=row["current"],
-        reason=Reason(row["reason"]),
-        violation_probability=_number(row["violation_probability"]),
-        expected_cost=_number(row["expected_cost"]),
-        candidates=_candidates(row["candidates"]),
-        unconstrained=row["unconstrained"],
-        bound_by=row["bound_by"],
-        quantiles={float(q): np.asarray(v, dtype=np.float64) for q, v in loads(row["quantiles"]).items()},
-        model=row["model"],
-    )
+    decided = {name: row[name] for name in DECIDED if row[name] is not None}
+    decided |= {name: loads(decided[name]) for name in ("candidates", "quantiles") if name in decided}
     samples, failed = ((), ()) if inputs is None else (inputs.bound_samples, inputs.failed_s)
     outcome = Outcome(row["outcome_steps"], row["outcome_violated"], samples, failed)
-    return Record(seen, decided, row["applied"], outcome, TurnMemory() if inputs is None else inputs.before)
+    return Record(
+        seen,
+        rebuilt(Decision, decided | context.get("decision", {})),
+        row["applied"],
+        outcome,
+        TurnMemory() if inputs is None else inputs.before,
+    )
 
 
 # ---- parts ---------------------------------------------------------------------------------------------------
@@ -192,42 +191,48 @@ def _text(value: str) -> str:
     return value
 
 
-def _candidates_text(candidates: Candidates | None) -> str | None:
-    if candidates is None:
+def _cell(name: str, value: Any) -> Any:  # noqa: ANN401
+    """A field of a decision as its column takes it."""
+    if value is None:
         return None
-    return dumps({name: floats(getattr(candidates, name)) for name in COLUMNS} | {"paths": candidates.paths})
+    kind = DECISIONS.c[name].type
+    if isinstance(kind, Text):
+        return _text(str(value) if isinstance(value, str) else orjson.dumps(_parts(value)).decode())
+    return _absent(value) if isinstance(kind, Double) else whole(value)
 
 
-def _candidates(text: str | None) -> Candidates | None:
-    if text is None:
-        return None
-    columns = loads(text)
-    numbers = {name: np.asarray(columns[name], dtype=np.float64) for name in COLUMNS[1:]}
-    replicas = np.asarray(columns["replicas"], dtype=np.int64)
-    return Candidates(replicas=replicas, **numbers, paths=columns.get("paths", 0))
+def _parts(value: Any) -> Any:  # noqa: ANN401
+    """Arrays by level, or a table's columns; anything else as it is."""
+    if isinstance(value, dict):
+        return {repr(float(level)): jsonable(values) for level, values in value.items()}
+    if is_table(type(value)):
+        return {f.name: jsonable(getattr(value, f.name)) for f in fields_of(type(value))}
+    return jsonable(value)
 
 
 def _scores(snapshot: Snapshot) -> dict[str, Any]:
-    scores = {name: plain(getattr(snapshot, name)) for name in SCORES}
-    return scores | {"coverage": {repr(float(k)): plain(float(v)) for k, v in snapshot.coverage.items()}}
+    scores = {name: jsonable(getattr(snapshot, name)) for name in SCORES}
+    return scores | {"coverage": {repr(float(k)): jsonable(float(v)) for k, v in snapshot.coverage.items()}}
 
 
-def _context(snapshot: Snapshot, scores: dict[str, Any]) -> str:
+def _context(snapshot: Snapshot, scores: dict[str, Any], decided: dict[str, Any]) -> str:
     seen = snapshot.record.observation
-    value = {
+    value: dict[str, Any] = {
         "objective": orjson.Fragment(_settings(seen.objective)),
         "behavior": None if snapshot.behavior is None else orjson.Fragment(_settings(snapshot.behavior)),
         "capacity": capacity_header(seen.capacity),
         "lead_time": orjson.Fragment(_settings(seen.lead_time)),
         "scores": scores,
     }
+    if decided:
+        value["decision"] = {name: _parts(part) for name, part in decided.items()}
     return _text(orjson.dumps(value).decode())
 
 
 @lru_cache(maxsize=4096)
 def _settings(settings: Objective | Behavior | LeadTime) -> bytes:
     """Settings as JSON; the same ones come again with every turn."""
-    return _text(dumps(plain(settings))).encode()
+    return _text(dumps(settings)).encode()
 
 
 def _series(snapshot: Snapshot, whole_forecast: bool) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,20 +12,23 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, Row, Select, delete, insert, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from forecasting.errors import DataError
 from harmony.journal.connecting import connect, journal_url, shown
 from harmony.journal.errors import JournalError, translated
 from harmony.journal.ids import first_id_at
 from harmony.journal.info import read_info
 from harmony.journal.inputs import decode_inputs
 from harmony.journal.migrating import check_version, migrate
-from harmony.journal.plain import dumps, loads, plain
 from harmony.journal.retention import Removed, remove_old
 from harmony.journal.rows import Encoded, encode, snapshot_of
 from harmony.journal.stored import ApiKey, AuditEntry, Info, Job, StoredDecision
 from harmony.journal.tables import API_KEYS, AUDIT, DECISIONS, INPUTS, JOBS, SERVICES
+from harmony.schema.exact import dumps, loads
 from harmony.serving.snapshot import Snapshot
 
 __all__ = ["JournalStore"]
+
+log = logging.getLogger(__name__)
 
 MOST_ROWS = 1_000  # of one page
 ENDED = ("done", "failed", "cancelled")  # states of a job that are its last
@@ -48,6 +52,7 @@ class JournalStore:
         self._dialect = engine.dialect.name
         self._upsert: Any = postgresql.insert if self._dialect == "postgresql" else sqlite.insert
         self._writing = threading.Lock()
+        self._unreadable: set[str] = set()
 
     @classmethod
     def open(cls, url: str, *, whole_forecasts: bool | None = None, read_only: bool = False) -> Self:
@@ -119,16 +124,30 @@ class JournalStore:
     def decisions(
         self, service: str | None = None, *, before: str | None = None, limit: int = 50
     ) -> list[StoredDecision]:
-        """Decisions of one service, or of all: newest first, at most 1000, older than the id ``before``."""
+        """Decisions of one service, or of all: newest first, at most 1000, older than the id ``before``.
+
+        Rows that cannot be read are passed over (see `unreadable`), here and by `latest`.
+        """
         query = select(DECISIONS).order_by(DECISIONS.c.id.desc())
         if service is not None:
             query = query.where(DECISIONS.c.service == service)
-        if before is not None:
-            query = query.where(DECISIONS.c.id < before)
-        return [StoredDecision(row["id"], snapshot_of(row)) for row in self._all(query.limit(_page(limit)))]
+        found: list[StoredDecision] = []
+        wanted = _page(limit)
+        while len(found) < wanted:
+            asked = wanted - len(found)
+            older = query if before is None else query.where(DECISIONS.c.id < before)
+            rows = self._all(older.limit(asked))
+            found += [StoredDecision(row["id"], read) for row in rows if (read := self._readable(row)) is not None]
+            if len(rows) < asked:
+                break
+            before = rows[-1]["id"]
+        return found
 
     def decision(self, decision_id: str) -> StoredDecision | None:
-        """One decision with its inputs, where these are still kept; None when there is none of that id."""
+        """One decision with its inputs, where these are still kept; None when there is none of that id.
+
+        Raises `DataError` where it cannot be read.
+        """
         query = select(DECISIONS, INPUTS.c.blob).outerjoin(INPUTS, INPUTS.c.decision_id == DECISIONS.c.id)
         rows = self._all(query.where(DECISIONS.c.id == decision_id))
         if not rows:
@@ -161,12 +180,27 @@ class JournalStore:
             .where(SERVICES.c.at_s > since_s)
             .order_by(SERVICES.c.service)
         )
-        return [snapshot_of(row, row["blob"], row["summary"], row["series"]) for row in self._all(query)]
+        read = (self._readable(row, row["blob"], row["summary"], row["series"]) for row in self._all(query))
+        return [snapshot for snapshot in read if snapshot is not None]
+
+    @property
+    def unreadable(self) -> int:
+        """Decisions that were passed over so far: damaged, or with what only a newer version knows; each is logged."""
+        return len(self._unreadable)
+
+    def _readable(self, row: Mapping[str, Any], *parts: Any) -> Snapshot | None:  # noqa: ANN401
+        try:
+            return snapshot_of(row, *parts)
+        except DataError as error:
+            if row["id"] not in self._unreadable:
+                self._unreadable.add(row["id"])
+                log.error("%s; it is passed over (%d so far)", error, len(self._unreadable))
+            return None
 
     # ---- audit ----------------------------------------------------------------------------------------------
     def audit(self, actor: str, action: str, detail: Mapping[str, Any] | None = None) -> str:
         """Write down that ``actor`` did ``action``, at the database's time; returns the entry's id."""
-        values = {"actor": actor, "action": action, "detail": dumps(plain(dict(detail or {})))}
+        values = {"actor": actor, "action": action, "detail": dumps(dict(detail or {}))}
         with self._write() as connection:
             made = connection.execute(insert(AUDIT).values(at_s=self._now, **values))
             key = made.inserted_primary_key
@@ -206,7 +240,7 @@ class JournalStore:
         """Keep a job, or its newer state; one that is done, failed or cancelled stays as it is."""
         values = {column.name: getattr(job, column.name) for column in JOBS.columns}
         for name in ("request", "progress", "result"):
-            values[name] = None if values[name] is None else dumps(plain(dict(values[name])))
+            values[name] = None if values[name] is None else dumps(dict(values[name]))
         statement = self._upsert(JOBS)
         changed = {name: statement.excluded[name] for name in ("state", "updated_s", "progress", "result", "error")}
         still = JOBS.c.state.not_in(ENDED)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
 
-__all__ = ["API_KEYS", "AUDIT", "DECISIONS", "INPUTS", "JOBS", "META", "METADATA", "SERVICES", "VERSION_TABLE"]
+__all__ = [
+    "API_KEYS",
+    "AUDIT",
+    "DECIDED",
+    "DECISIONS",
+    "INPUTS",
+    "JOBS",
+    "META",
+    "METADATA",
+    "SERVICES",
+    "VERSION_TABLE",
+]
 
 METADATA = MetaData()
 VERSION_TABLE = "harmony_journal_version"
@@ -49,9 +60,18 @@ DECISIONS = Table(
     Column("outcome_violated", WHOLE, nullable=False),
     Column("candidates", Text),  # JSON, one list per column; NULL where the policy weighs none
     Column("quantiles", Text, nullable=False),  # JSON
-    Column("context", Text, nullable=False),  # JSON: objective, behavior, capacity, lead time, scores
+    Column(
+        "context", Text, nullable=False
+    ),  # JSON: objective, behavior, capacity, lead time, scores, more of the decision
     Index("decisions_service", "service", "id"),
 )
+
+# Fields of a decision that have a column of their own (text: their JSON). Columns stay as they were made; what a
+# decision has beyond them stands in `context`, so that a new field needs no new table.
+DECIDED = (
+    "replicas", "current", "unconstrained", "reason", "bound_by", "violation_probability", "expected_cost", "model",
+    "candidates", "quantiles",
+)  # fmt: skip
 
 INPUTS = Table(
     "inputs",

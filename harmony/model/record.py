@@ -8,6 +8,7 @@ from typing import Any
 from harmony.model.decision import Decision
 from harmony.model.memory import TurnMemory
 from harmony.model.observation import Observation, Outcome
+from harmony.schema.surface import number
 
 __all__ = ["Record"]
 
@@ -27,14 +28,14 @@ class Record:
     before: TurnMemory = field(default_factory=TurnMemory)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, one object per turn."""
+        """Plain values, one object per turn; absent numbers are null."""
         seen = self.observation
         return {
             "now_s": seen.now_s,
-            "demand": None if seen.demand != seen.demand else seen.demand,
+            "demand": number(seen.demand),
             "ordered": seen.ordered,
             "ready": seen.ready,
-            "risk_level": seen.risk_level,
+            "risk_level": number(seen.risk_level),
             "applied": self.applied,
             "outcome": {"steps": self.outcome.steps, "violated": self.outcome.violated},
             "decision": self.decision.to_json(),

@@ -6,6 +6,7 @@ defaults and unknown ones are passed over, so that either side may be of another
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import Annotated, Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import orjson
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError, create_model
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json
 
 from forecasting.errors import DataError
 from harmony.schema.fields import Class, Field, Shape, fields_of
@@ -25,18 +26,21 @@ T = TypeVar("T")
 
 def dumps(value: Any) -> str:  # noqa: ANN401
     """``value`` (plain values, dataclasses, arrays) as JSON text; `DataError` for what cannot be kept."""
-    try:
-        return to_json(value, inf_nan_mode="strings", fallback=_other).decode()
-    except (PydanticSerializationError, TypeError) as error:
-        raise DataError(f"{type(value).__name__} cannot be kept: {error}") from error
+    return _written(value).decode()
 
 
 def jsonable(value: Any) -> Any:  # noqa: ANN401
-    """The same as plain values."""
+    """The same as plain values, for a larger JSON."""
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
     if isinstance(value, np.ndarray) and bool(np.isfinite(value).all()):
         return value.tolist()
+    return orjson.loads(_written(value))
+
+
+def _written(value: Any) -> bytes:  # noqa: ANN401
     try:
-        return to_jsonable_python(value, inf_nan_mode="strings", fallback=_other)
+        return to_json(value, inf_nan_mode="strings", fallback=_other)
     except (PydanticSerializationError, TypeError) as error:
         raise DataError(f"{type(value).__name__} cannot be kept: {error}") from error
 

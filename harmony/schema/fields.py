@@ -74,9 +74,23 @@ class Field:
         return np.issubdtype(self.dtype, np.integer)
 
 
-@cache
 def fields_of(kind: Class) -> tuple[Field, ...]:
     """The fields of a dataclass that are told, in their order; `TypeError` for one of a type that cannot be."""
+    return _fields_of(kind)
+
+
+def columns_of(kind: Class) -> tuple[Field, ...]:
+    """The columns of a table: its arrays. What else it has is about all of it."""
+    return _columns_of(kind)
+
+
+def is_table(kind: Class) -> bool:
+    """Whether it is a dataclass with arrays."""
+    return _is_table(kind)
+
+
+@cache
+def _fields_of(kind: Class) -> tuple[Field, ...]:
     hints = get_type_hints(kind, include_extras=True)
     found = []
     for f in fields(kind):
@@ -91,14 +105,12 @@ def fields_of(kind: Class) -> tuple[Field, ...]:
 
 
 @cache
-def columns_of(kind: Class) -> tuple[Field, ...]:
-    """The columns of a table: its arrays. What else it has is about all of it."""
+def _columns_of(kind: Class) -> tuple[Field, ...]:
     return tuple(f for f in fields_of(kind) if f.shape is Shape.SERIES)
 
 
 @cache
-def is_table(kind: Class) -> bool:
-    """Whether it is a dataclass with arrays."""
+def _is_table(kind: Class) -> bool:
     return is_dataclass(kind) and isinstance(kind, type) and bool(columns_of(kind))
 
 

@@ -80,7 +80,7 @@ class Surface:
 
     def values(self, value: Any) -> Json:  # noqa: ANN401  (any dataclass)
         """All that is told of a value."""
-        kind: Class = type(value)
+        kind = type(value)
         plan = self._plans.get(kind)
         if plan is None:
             plan = self._plans[kind] = self._plan(kind)
@@ -88,9 +88,8 @@ class Surface:
 
     def rows(self, table: Any) -> list[Json]:  # noqa: ANN401
         """One object per row of a table."""
-        kind: Class = type(table)
-        spelling = self.spelling(kind)
-        told = [c for c in columns_of(kind) if c.name not in spelling.without]
+        spelling = self.spelling(type(table))
+        told = [c for c in columns_of(type(table)) if c.name not in spelling.without]
         names = [self.key(spelling.names.get(c.name, c.name)) for c in told]
         columns = [self._column(c, getattr(table, c.name), spelling) for c in told]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -134,8 +133,7 @@ def _beside(told: Field) -> tuple[Field, ...]:
     """What a table says about all of itself: fields that stand beside it."""
     if told.inner is None:
         return ()
-    kind: Class = told.inner
-    return tuple(f for f in fields_of(kind) if f.shape is not Shape.SERIES)
+    return tuple(f for f in fields_of(told.inner) if f.shape is not Shape.SERIES)
 
 
 def number(value: float | None) -> float | None:

@@ -18,7 +18,6 @@ from forecasting.errors import DataError
 from harmony.journal import JournalStore
 from harmony.journal.ids import decision_id, first_id_at
 from harmony.journal.packing import pack, unpack
-from harmony.journal.plain import dumps, loads, plain, restored
 from harmony.journal.rows import encode, snapshot_of
 from harmony.model.capacity import Capacity
 from harmony.model.decision import Decision, Reason
@@ -26,6 +25,7 @@ from harmony.model.lead_time import LeadTime
 from harmony.model.memory import GuardMemory, TurnMemory
 from harmony.model.objective import Objective
 from harmony.model.schedule import Schedule
+from harmony.schema.exact import dumps, loads, restored
 from tests.harmony.builders import observation
 from tests.journal.builders import NOON_S, fleet, snapshot_of_record
 from tests.journal.equal import assert_same
@@ -67,16 +67,16 @@ def test_damaged_blobs_are_refused_and_nothing_worse(noise: bytes, cut: int) -> 
 def test_settings_come_back_and_old_ones_take_defaults() -> None:
     night = Schedule("Nacht ☾", "Europe/Berlin", frozenset({0, 6}), 60, 120, min_replicas=3)
     objective = Objective(epsilon=0.07, schedules=(night,), max_replicas=9)
-    assert restored(Objective, loads(dumps(plain(objective)))) == objective
+    assert restored(Objective, loads(dumps(objective))) == objective
     memory = TurnMemory(GuardMemory(((1.5, 2), (2.5, 1)), stage=(0.1, 4)), 3, True, False)
-    assert restored(TurnMemory, loads(dumps(plain(memory)))) == memory
+    assert restored(TurnMemory, loads(dumps(memory))) == memory
     lead = LeadTime.known(300.0)  # weight is infinite
-    assert restored(LeadTime, loads(dumps(plain(lead)))) == lead
+    assert restored(LeadTime, loads(dumps(lead))) == lead
     assert restored(Objective, {"epsilon": 0.2, "a field of the future": 1}) == Objective(epsilon=0.2)
     with pytest.raises(DataError):
         restored(Objective, {"epsilon": "many"})
     with pytest.raises(DataError):
-        plain(object())
+        dumps(object())
 
 
 @settings(deadline=None, max_examples=60)
