@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from forecasting.features import Inputs
+from forecasting.features import NetworkInputs
 from forecasting.flow import FlowContext, MixtureTransform, mixture_crps
 from forecasting.training import Examples
 
@@ -45,7 +45,7 @@ def cell_widths(widths: Mapping[str, Width], names: Sequence[str], steps: int) -
     return torch.tensor([widths.get(n, UNCHANGED) for n in names]).repeat_interleave(steps, dim=0)
 
 
-def fitted_widths(forecast: Callable[[Inputs], FlowContext], sets: Sequence[Examples]) -> dict[str, Width]:
+def fitted_widths(forecast: Callable[[NetworkInputs], FlowContext], sets: Sequence[Examples]) -> dict[str, Width]:
     """Width per indicator whose central 80 % interval covers nearest to 80 % of the validation outcomes.
 
     Widths that worsen the indicator's CRPS by more than half a percent are not considered: forecasts of plateaus

@@ -15,12 +15,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from forecasting.panel import FloatArray, Panel
+from forecasting.panel import BoolArray, FloatArray, Panel
 from forecasting.windows import DAY_S, WEEK_S, WindowBatch
 
-__all__ = ["CALENDAR", "SEASONAL", "SUMMARY", "Inputs", "SeriesStats", "make_inputs", "normalise", "series_stats"]
+__all__ = [
+    "CALENDAR",
+    "SEASONAL",
+    "SUMMARY",
+    "NetworkInputs",
+    "SeriesStats",
+    "make_inputs",
+    "normalise",
+    "series_stats",
+]
 
-BoolArray = npt.NDArray[np.bool_]
 
 _AVERAGES = (2, 3, 6, 12, 24, 48)
 _RECENT = 8
@@ -50,7 +58,7 @@ class SeriesStats:
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
+class NetworkInputs:
     """The network's inputs of B windows, N indicators, L rows and S steps.
 
     Attributes:
@@ -85,35 +93,35 @@ class Inputs:
         return int(self.values.shape[0])
 
     @classmethod
-    def concat(cls, parts: Sequence[Inputs]) -> Inputs:
+    def concat(cls, parts: Sequence[NetworkInputs]) -> NetworkInputs:
         """Several batches of the same indicators and steps as one."""
         first = parts[0]
         if len(parts) == 1:
             return first
         return first._each(lambda name, x: x if name == "ahead" else torch.cat([getattr(part, name) for part in parts]))
 
-    def take(self, index: Tensor) -> Inputs:
+    def take(self, index: Tensor) -> NetworkInputs:
         """The windows of the given numbers."""
         return self._each(lambda name, x: x if name == "ahead" else x[index])
 
-    def steps(self, index: Tensor) -> Inputs:
+    def steps(self, index: Tensor) -> NetworkInputs:
         """Only some steps ahead, by their place in `ahead`."""
         return replace(
             self, seasonal=self.seasonal[:, :, index], calendar=self.calendar[:, index], ahead=self.ahead[index]
         )
 
-    def without_seasons(self) -> Inputs:
+    def without_seasons(self) -> NetworkInputs:
         """The same windows when nothing before the lookback may be read."""
         return replace(self, seasonal=torch.zeros_like(self.seasonal))
 
-    def columns(self, index: Sequence[int]) -> Inputs:
+    def columns(self, index: Sequence[int]) -> NetworkInputs:
         """The indicators of the given positions."""
         at = torch.tensor(list(index), dtype=torch.long)
         some = self._each(lambda name, x: x if name in ("calendar", "ahead") else x[:, at])
         names = tuple(self.names[i] for i in index)
         return replace(some, levels=tuple(self.levels[i] for i in index), names=names)
 
-    def _each(self, change: Callable[[str, Tensor], Tensor]) -> Inputs:
+    def _each(self, change: Callable[[str, Tensor], Tensor]) -> NetworkInputs:
         """A copy with every tensor changed."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         changed = {name: change(name, x) for name, x in parts.items() if isinstance(x, Tensor)}
@@ -187,7 +195,7 @@ def make_inputs(
     quantiles: int,
     stats: Mapping[str, SeriesStats] | None = None,
     near: int | None = None,
-) -> Inputs:
+) -> NetworkInputs:
     """The network's inputs for ``horizon`` steps after each window; ``stats`` as learned by `series_stats`.
 
     What describes a window in numbers is taken from its ``near`` newest rows, all of them if None.
@@ -213,7 +221,7 @@ def make_inputs(
     def single(a: npt.NDArray[np.floating] | BoolArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))
 
-    return Inputs(
+    return NetworkInputs(
         values=single(v),
         mask=single(mask),
         summary=single(summary),

@@ -18,7 +18,7 @@ from forecasting.calibration import Width, cell_widths, fitted_widths, with_widt
 from forecasting.config import ModelConfig, TrainingConfig
 from forecasting.distribution import ForecastBatch, LogProb
 from forecasting.errors import ArtefactError, DataError, InputError, suggest
-from forecasting.features import Inputs, SeriesStats, make_inputs, series_stats
+from forecasting.features import NetworkInputs, SeriesStats, make_inputs, series_stats
 from forecasting.flow import FlowContext, JointFlow
 from forecasting.network import ForecastNet
 from forecasting.panel import FloatArray, Panel
@@ -273,7 +273,7 @@ class Forecaster:
             log_prob_of=lambda i: self._log_prob_of(windows, i, horizon, order, picks),
         )
 
-    def _inputs(self, windows: WindowBatch, horizon: int) -> Inputs:
+    def _inputs(self, windows: WindowBatch, horizon: int) -> NetworkInputs:
         """The network's inputs, from the newest rows that it reads."""
         lookback = self.config.lookback
         if windows.lookback > lookback:
@@ -282,7 +282,7 @@ class Forecaster:
             windows, horizon, quantiles=self.config.quantiles, stats=self._stats, near=self.config.near_rows
         )
 
-    def _context(self, inputs: Inputs, picks: Sequence[int]) -> FlowContext:
+    def _context(self, inputs: NetworkInputs, picks: Sequence[int]) -> FlowContext:
         """Flow parameters of the picked indicators; several members are joined as one mixture."""
         widths = cell_widths(self._widths, [inputs.names[p] for p in picks], len(inputs.ahead))
         return with_widths(self._joined([net(inputs, picks) for net in self._nets]), widths)
@@ -305,7 +305,7 @@ class Forecaster:
             factor / torch.linalg.vector_norm(factor, dim=-1, keepdim=True),
         )
 
-    def _paths(self, inputs: Inputs, picks: Sequence[int], noise: Tensor, horizon: int) -> FloatArray:
+    def _paths(self, inputs: NetworkInputs, picks: Sequence[int], noise: Tensor, horizon: int) -> FloatArray:
         """(B, samples, horizon, picked) in the indicators' units."""
         context = self._context(inputs, picks)
         columns = noise[:, : context.factor.shape[-1]]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from forecasting.attention import CascadeBlock, TimeBlock, level_ranks
 from forecasting.config import ModelConfig
-from forecasting.features import CALENDAR, SEASONAL, SUMMARY, Inputs
+from forecasting.features import CALENDAR, SEASONAL, SUMMARY, NetworkInputs
 from forecasting.flow import FlowContext
 from forecasting.temporal import MixBlock
 from forecasting.windows import SEASONS_S
@@ -35,7 +35,7 @@ _KINDS = 4  # levels 1..3 and "any"
 
 
 class ForecastNet(nn.Module):
-    """Maps `Inputs` to the `FlowContext` of every window.
+    """Maps `NetworkInputs` to the `FlowContext` of every window.
 
     ``names`` are the indicators whose identity the network knows (it learned an embedding for each); others are read
     by their level and numbers alone.
@@ -118,7 +118,7 @@ class ForecastNet(nn.Module):
         self.head.bias.data.copy_(torch.cat(list(parts.values())))
 
     # ---- tokens ---------------------------------------------------------------------------------------------
-    def tokens(self, x: Inputs) -> Tensor:
+    def tokens(self, x: NetworkInputs) -> Tensor:
         """(B, N, width): every indicator's window read over time, then in a cascade across levels."""
         b, n, length = x.values.shape
         c = self.config
@@ -145,7 +145,7 @@ class ForecastNet(nn.Module):
         return out
 
     # ---- flow parameters ------------------------------------------------------------------------------------
-    def forward(self, x: Inputs, wanted: Sequence[int] | None = None) -> FlowContext:
+    def forward(self, x: NetworkInputs, wanted: Sequence[int] | None = None) -> FlowContext:
         """The flow's parameters for all cells (indicator-major, steps within), or those of the ``wanted`` positions.
 
         With ``wanted`` the factor keeps rows of those alone and columns of all positions up to the last of them.
@@ -171,7 +171,7 @@ class ForecastNet(nn.Module):
         log_weights, means, scales = self._mixture(x, parts, linear)
         return FlowContext(log_weights.flatten(1, 2), means.flatten(1, 2), scales.flatten(1, 2), factor)
 
-    def _hidden(self, x: Inputs, token: Tensor) -> tuple[Tensor, Tensor]:
+    def _hidden(self, x: NetworkInputs, token: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden state of every cell (B, N, S, step_width), and the window's linear functionals (B, N, R)."""
         b, n, length = x.values.shape
         steps = x.calendar.shape[1]
@@ -187,7 +187,7 @@ class ForecastNet(nn.Module):
         h = self.head_in(torch.cat(parts, dim=-1))
         return h + self.head_mid(h), linear
 
-    def _mixture(self, x: Inputs, parts: Mapping[str, Tensor], linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _mixture(self, x: NetworkInputs, parts: Mapping[str, Tensor], linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and scales, (B, N, S, K) each; components: quantiles, newest, seasons, free, wide."""
         c = self.config
         steps = x.calendar.shape[1]

@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from forecasting.errors import DataError, suggest
 
-__all__ = ["FloatArray", "Indicator", "IntArray", "Kind", "Level", "Panel"]
+__all__ = ["BoolArray", "FloatArray", "Indicator", "IntArray", "Kind", "Level", "Panel"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 Kind = Literal["gauge", "counter", "rate"]
 KINDS: tuple[Kind, ...] = ("gauge", "counter", "rate")
 ON_GRID = 1e-6  # of a step: how far rounding may put a time before its row

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from forecasting.base import Progress
 from forecasting.config import ModelConfig, TrainingConfig
 from forecasting.errors import DataError
-from forecasting.features import Inputs, SeriesStats, make_inputs
+from forecasting.features import NetworkInputs, SeriesStats, make_inputs
 from forecasting.flow import JointFlow, mixture_crps
 from forecasting.network import ForecastNet
 from forecasting.panel import Panel
@@ -35,7 +35,7 @@ class Examples:
     ``targets`` (B, N*S) and ``observed`` (B, N*S) are indicator-major, as the flow's cells are.
     """
 
-    inputs: Inputs
+    inputs: NetworkInputs
     targets: Tensor
     observed: Tensor
 
@@ -98,7 +98,7 @@ def examples_of(
         some = ends[begin : begin + together]
         windows = WindowBatch.of(panel, some, lookback, horizon=horizon if seasons else 0)
         parts.append(make_inputs(windows, horizon, quantiles=config.quantiles, stats=stats, near=config.near_rows))
-    inputs = Inputs.concat(parts)
+    inputs = NetworkInputs.concat(parts)
     observed = ~np.isnan(ahead) & inputs.present.numpy()[..., None]
     scaled = (ahead - inputs.centre.numpy()[..., None]) / inputs.scale.numpy()[..., None]
     # A jump of hundreds of spreads says "very far" all the same; the likelihood must not drown in it.

@@ -23,9 +23,9 @@ from kernels.registry import Backend
 
 __all__ = [
     "DEFAULT_METHODS",
+    "BenchRow",
     "BenchSettings",
     "Ceilings",
-    "Row",
     "check_causal",
     "known_methods",
     "measure_ceilings",
@@ -84,7 +84,7 @@ class Ceilings:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BenchRow:
     """One mechanism at one length; None is what was not measured."""
 
     method: str
@@ -135,7 +135,7 @@ def measure_ceilings(settings: BenchSettings) -> Ceilings:
     return Ceilings(flops_per_s=2.0 * side**3 / product, bytes_per_s=2.0 * x.nbytes / copy)
 
 
-def measure_rows(settings: BenchSettings, ceilings: Ceilings) -> Iterator[Row]:
+def measure_rows(settings: BenchSettings, ceilings: Ceilings) -> Iterator[BenchRow]:
     """One row per length and method, in that order; `KernelError` for a method that the settings do not fit."""
     for length in settings.lengths:
         q, k, v = _inputs(settings, length, settings.dtype)
@@ -146,7 +146,7 @@ def measure_rows(settings: BenchSettings, ceilings: Ceilings) -> Iterator[Row]:
             yield _row(method, settings, ceilings, (q, k, v), dense)
 
 
-def _row(method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor], dense: float | None) -> Row:
+def _row(method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor], dense: float | None) -> BenchRow:
     """Everything about one method on the inputs given."""
     q, k, v = qkv
     length = q.shape[2]
@@ -162,7 +162,7 @@ def _row(method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor
     # Every input read once and the output written once: what no implementation goes below.
     moved = (q.nbytes + k.nbytes + v.nbytes + q.nbytes) / forward
     short = min(length, _ERROR_LENGTH)
-    return Row(
+    return BenchRow(
         method=method,
         length=length,
         batch=s.batch,

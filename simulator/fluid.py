@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forecasting.panel import FloatArray
+from forecasting.panel import BoolArray, FloatArray, IntArray
 from harmony.decision.risk import ROUND
 from harmony.loop.loop import ControlLoop
 from harmony.loop.ports import Reading, Replicas
 from harmony.model.observation import Outcome
 from simulator.pool import GpuPool
-from simulator.result import BoolArray, IntArray
 
 __all__ = ["FluidWorld", "Timeline"]
 

@@ -26,7 +26,7 @@ from simulator.charts.view import (
     NARROW,
     WIDE,
     Canvas,
-    View,
+    ChartView,
     busiest_window,
     clean_text,
     display_name,
@@ -89,7 +89,7 @@ def render_report(result: ReplayResult) -> str:
         reasons=_reasons(result),
         setup=_setup(result),
         notes=[clean_text(n) for n in result.notes],
-        has_fan=focus is not None and View(result, result.scored_from, result.demand.size, WIDE).fan() is not None,
+        has_fan=focus is not None and ChartView(result, result.scored_from, result.demand.size, WIDE).fan() is not None,
         roles=ROLES,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -103,7 +103,7 @@ def save_overview_png(result: ReplayResult, path: Path, *, scale: float = 2.0) -
     It shows up to three days of the scored part around the steepest rise of demand (all of it if it is short).
     """
     lo, hi = busiest_window(result, most_hours=72.0) or (result.scored_from, result.demand.size)
-    view = View(result, lo, hi, WIDE)
+    view = ChartView(result, lo, hi, WIDE)
     save_png(draw(lambda: timelines.overview_figure(view, words.headline(result))), path, scale=scale)
 
 
@@ -115,7 +115,7 @@ def _charts(result: ReplayResult) -> dict[str, Picture]:
     if focus is None or hi <= lo:
         return {}
     name, lead = display_name(focus), duration(result.lead_time_s)
-    fan = View(result, lo, hi, WIDE).fan() is not None
+    fan = ChartView(result, lo, hi, WIDE).fan() is not None
     shade = f" The shaded band is what {name} forecast one lead time ({lead}) before." if fan else ""
     clock = "Times are UTC." if result.calendar else "Times count from the start of the trace."
     both = (WIDE, NARROW)
@@ -166,19 +166,19 @@ def _picture(
     title: str,
     caption: str,
     canvases: Sequence[Canvas],
-    paint: Callable[[View], Figure],
+    paint: Callable[[ChartView], Figure],
 ) -> Picture:
     """Draw one chart on every canvas it is wanted on."""
     drawings = []
     for canvas in canvases:
-        view = View(result, *part, canvas)
+        view = ChartView(result, *part, canvas)
         figure = draw(lambda view=view: paint(view))  # type: ignore[misc]
         css = canvas.key if len(canvases) > 1 else ""
         drawings.append(svg(figure, f"{key}-{canvas.key}", title, f"{caption} {_described(view)}", css))
     return Picture(title, caption, drawings)
 
 
-def _described(view: View) -> str:
+def _described(view: ChartView) -> str:
     """The part of a time axis and the figures of every policy, for those who cannot see the chart."""
     result = view.result
     start, end = (moment(view.start_s + offset, calendar=result.calendar) for offset in (0.0, view.span_s))
@@ -237,7 +237,7 @@ def _tiles(result: ReplayResult) -> list[dict[str, str]]:
 def _policy_rows(result: ReplayResult) -> list[dict[str, Any]]:
     """The table of policies, in the order of the charts."""
     names = ordered_names(result)
-    styles = View(result, 0, result.demand.size, WIDE).styles
+    styles = ChartView(result, 0, result.demand.size, WIDE).styles
     known = words.scored_known(result)
     rows = []
     for number, name in enumerate(names):

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from forecasting.errors import DataError, UsageError
-from forecasting.panel import FloatArray, Indicator
+from forecasting.panel import FloatArray, Indicator, IntArray
 from simulator.service_model import RequestLog, ServiceModel, default_ttft_slo_s, work
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ __all__ = [
     "request_figures",
     "simulate_requests",
 ]
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

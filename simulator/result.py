@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from forecasting.panel import FloatArray
+from forecasting.panel import BoolArray, FloatArray, IntArray
 
 __all__ = ["Fan", "PolicyRun", "ReplayResult"]
-
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from forecasting.base import Progress
 from forecasting.distribution import ForecastBatch
 from forecasting.errors import DataError, UsageError, suggest
-from forecasting.panel import FloatArray, Indicator, Level, Panel
+from forecasting.panel import FloatArray, Indicator, IntArray, Level, Panel
 from forecasting.windows import SEASONS_S, WindowBatch
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "training_chunks",
 ]
 
-IntArray = npt.NDArray[np.int64]
 
 # More than a few thousand residual vectors add nothing that 100 to 1,000 draws could show.
 POOL_ROWS = 10_000

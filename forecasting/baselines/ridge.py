@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from forecasting.base import Progress
 from forecasting.baselines.common import (
@@ -21,12 +20,11 @@ from forecasting.baselines.common import (
 )
 from forecasting.baselines.linear import Moments, solve
 from forecasting.baselines.scales import LocalScale
-from forecasting.panel import FloatArray, Panel
+from forecasting.panel import BoolArray, FloatArray, Panel
 from forecasting.windows import DAY_S, SEASONS_S, WindowBatch
 
 __all__ = ["Ridge"]
 
-BoolArray = npt.NDArray[np.bool_]
 
 FOLDS = 5
 PENALTIES: FloatArray = np.geomspace(1e-5, 10.0, 13)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from kernels.bench import BenchSettings, Ceilings, Row
+    from kernels.bench import BenchRow, BenchSettings, Ceilings
 
 __all__ = ["bench_app"]
 
@@ -141,7 +141,7 @@ def heading(settings: BenchSettings, ceilings: Ceilings) -> list[str]:
     ]
 
 
-def line(row: Row) -> str:
+def line(row: BenchRow) -> str:
     """One row of the table; a dash is what was not measured."""
     back = "-" if row.backward_ms is None else f"{row.backward_ms:,.1f}"
     ratio = "-" if row.times_faster_than_sdpa is None else f"{row.times_faster_than_sdpa:.1f} x"

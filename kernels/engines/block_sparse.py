@@ -20,7 +20,7 @@ from kernels.checks import compute_dtype
 from kernels.engines.cutting import View, parts_of
 from kernels.engines.layout import Layout
 from kernels.engines.parts import Part, Scratch
-from kernels.engines.plan import Plan
+from kernels.engines.plan import BlockPlan
 from kernels.engines.rules import Sees
 from kernels.engines.singles import Singles, add_gradients, add_singles
 
@@ -36,7 +36,7 @@ def block_sparse_attention(
     k: Tensor,
     v: Tensor,
     *,
-    plan: Plan,
+    plan: BlockPlan,
     sees: Sees,
     scale: float,
     key_mask: Tensor | None = None,
@@ -159,7 +159,7 @@ class _BlockSparse(torch.autograd.Function):
         v: Tensor,
         bias: Tensor | None,
         key_mask: Tensor | None,
-        how: tuple[Plan, Sees, float, int, Singles | None],
+        how: tuple[BlockPlan, Sees, float, int, Singles | None],
     ) -> tuple[Tensor, Tensor]:
         plan, sees, scale, offset, singles = how
         to = compute_dtype(q)

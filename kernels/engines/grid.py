@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.engines.plan import Plan
+from kernels.engines.plan import BlockPlan
 from kernels.errors import KernelError
 
 __all__ = ["Axis", "coordinates", "grid_of", "plan_from_axes"]
@@ -44,7 +44,7 @@ def coordinates(position: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     return found[::-1]
 
 
-def plan_from_axes(axes: Sequence[Axis], sizes: Sequence[int], key_sizes: Sequence[int] | None = None) -> Plan:
+def plan_from_axes(axes: Sequence[Axis], sizes: Sequence[int], key_sizes: Sequence[int] | None = None) -> BlockPlan:
     """The plan whose tiles and key lists are the products of those of the axes; keys are gathered one by one.
 
     Keys may lie on a grid of their own, ``key_sizes``.
@@ -53,7 +53,7 @@ def plan_from_axes(axes: Sequence[Axis], sizes: Sequence[int], key_sizes: Sequen
     for axis, n, m in zip(axes[1:], sizes[1:], (key_sizes or sizes)[1:], strict=True):
         queries, keys = _product(queries, axis.queries, n), _product(keys, axis.keys, m)
     tiles, listed = keys.shape
-    return Plan(
+    return BlockPlan(
         block_q=queries.shape[1],
         block_k=1,
         index=keys[None],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.engines.plan import Plan
+from kernels.engines.plan import BlockPlan
 
 __all__ = ["Layout"]
 
@@ -20,7 +20,7 @@ class Layout:
     queries share: those of a problem, or of a head within it, are found by dividing its number.
     """
 
-    plan: Plan
+    plan: BlockPlan
     lq: int
     lk: int
     heads: int

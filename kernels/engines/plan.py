@@ -9,14 +9,14 @@ from torch import Tensor
 
 from kernels.engines.rules import Call, Rule
 
-__all__ = ["Plan", "block_for", "plan_from_spans"]
+__all__ = ["BlockPlan", "block_for", "plan_from_spans"]
 
 _LARGEST_BLOCK = 128
 _SMALLEST_BLOCK = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BlockPlan:
     """Tiles of queries with the list of key blocks that each visits; G is 1, or the number of heads if they differ.
 
     `index` (G, tiles, n) holds block numbers, of which the last `counts` (G, tiles) of a tile are used and those that
@@ -43,7 +43,7 @@ class Plan:
         return self.index.shape[1]
 
 
-def plan_from_spans(rule: Rule, call: Call, *, block_q: int, block_k: int) -> Plan:
+def plan_from_spans(rule: Rule, call: Call, *, block_q: int, block_k: int) -> BlockPlan:
     """The plan of a rule for consecutive queries, in time and memory of the blocks that are visited."""
     groups = call.heads if rule.per_head else 1
     tiles = -(-call.lq // block_q)
@@ -102,7 +102,7 @@ def _listed(
     blocks: int,
     block_q: int,
     block_k: int,
-) -> Plan:
+) -> BlockPlan:
     """The plan that visits the blocks of the ranges ``active`` of each tile, those in ``whole`` last."""
     # Tile and block as one number: both lists are sorted, and that of the whole blocks is part of the other.
     visited, held = _numbered(*active, blocks), _numbered(*whole, blocks)
@@ -118,7 +118,7 @@ def _listed(
     index = torch.full((groups * tiles, most), -1, dtype=torch.int64, device=tile.device)
     index[tile, most - counts[tile] + rank] = block
     shape = (groups, tiles)
-    return Plan(block_q, block_k, index.reshape(*shape, most), counts.reshape(shape), full.reshape(shape))
+    return BlockPlan(block_q, block_k, index.reshape(*shape, most), counts.reshape(shape), full.reshape(shape))
 
 
 def _numbered(first: Tensor, length: Tensor, blocks: int) -> Tensor:

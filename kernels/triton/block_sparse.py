@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.engines.plan import Plan
+from kernels.engines.plan import BlockPlan
 from kernels.engines.rules import Call, Form, Rule, Sees
-from kernels.triton.block_sparse_lists import Listing, Schedule, keys_seen, listing, schedule
+from kernels.triton.block_sparse_lists import BlockSchedule, KeyListing, keys_seen, listing, schedule
 from kernels.triton.support import LOG2E, launch, launch_options, on_device, padded, precision, require, widened
 
 __all__ = ["Launch", "launch_for", "listed_attention", "ruled_attention"]
@@ -85,7 +85,7 @@ def listed_attention(
     k: Tensor,
     v: Tensor,
     *,
-    plan: Plan,
+    plan: BlockPlan,
     sees: Sees,
     scale: float,
     key_mask: Tensor | None = None,
@@ -197,7 +197,7 @@ class _Ruled:
         """Keys that a query sees."""
         return keys_seen(self.rule, self.call)
 
-    def plan(self, dtype: torch.dtype, *, backward: bool) -> tuple[Schedule, dict[str, object]]:
+    def plan(self, dtype: torch.dtype, *, backward: bool) -> tuple[BlockSchedule, dict[str, object]]:
         """The schedule of one direction, and the constants and launch options that go with it."""
         how = launch_for(self.seen, self.rule.block, self.size, dtype, backward=backward)
         made = schedule(self.rule, self.call, block_m=how.block_m, block_n=how.block_n)
@@ -286,7 +286,7 @@ class _Ruled:
 class _Listed:
     """Launches over a listing."""
 
-    made: Listing
+    made: KeyListing
     scale: float
     how: Launch
 

@@ -1,9 +1,9 @@
 """How a mask reaches the Triton kernels: lists of key blocks for tiles of queries, and masks for the partial ones.
 
-A `Schedule` is made by PyTorch from a rule, in time and memory of tiles x blocks. Blocks that every query of a tile
-sees need no mask. For the partial ones the kernels either compute the rule's `Form` from positions, or read one bit
-per (query, key) of the block: block_m * block_n / 8 bytes per partial block, shared by the batch, and by the heads
-unless the rule differs between them. A `Listing` is the same for grids, whose keys are listed one by one.
+A `BlockSchedule` is made by PyTorch from a rule, in time and memory of tiles x blocks. Blocks that every query of a
+tile sees need no mask. For the partial ones the kernels either compute the rule's `Form` from positions, or read one
+bit per (query, key) of the block: block_m * block_n / 8 bytes per partial block, shared by the batch, and by the heads
+unless the rule differs between them. A `KeyListing` is the same for grids, whose keys are listed one by one.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from kernels.engines.plan import Plan, plan_from_spans
+from kernels.engines.plan import BlockPlan, plan_from_spans
 from kernels.engines.rules import Call, Form, Rule, Sees
 from kernels.errors import KernelError
 
-__all__ = ["Listing", "Lists", "Schedule", "keys_seen", "listing", "schedule"]
+__all__ = ["BlockSchedule", "KeyListing", "Lists", "keys_seen", "listing", "schedule"]
 
 _ASKED_AT_ONCE = 1 << 22
 """Elements of a mask that are computed at once."""
 _KEPT = 64
-_SCHEDULES: OrderedDict[tuple[Form, Call, int, int], Schedule] = OrderedDict()
+_SCHEDULES: OrderedDict[tuple[Form, Call, int, int], BlockSchedule] = OrderedDict()
 _SEEN: OrderedDict[tuple[Form, Call], float] = OrderedDict()
 
 Made = TypeVar("Made")
@@ -40,7 +40,7 @@ class Lists:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class BlockSchedule:
     """Which blocks of ``block_n`` keys each tile of ``block_m`` queries visits, all int32.
 
     `full` and `part` list key blocks by tile, `full_turned` and `part_turned` tiles by key block; `entry` says for
@@ -61,7 +61,7 @@ class Schedule:
     bits: Tensor
 
 
-def schedule(rule: Rule, call: Call, *, block_m: int, block_n: int) -> Schedule:
+def schedule(rule: Rule, call: Call, *, block_m: int, block_n: int) -> BlockSchedule:
     """The schedule of a rule; those of rules with a form are kept, as they recur from call to call."""
     if rule.form is None:
         return _schedule(rule, call, block_m, block_n)
@@ -79,7 +79,7 @@ def _kept(store: OrderedDict[Any, Made], key: object, make: Callable[[], Made]) 
     return found
 
 
-def _schedule(rule: Rule, call: Call, block_m: int, block_n: int) -> Schedule:
+def _schedule(rule: Rule, call: Call, block_m: int, block_n: int) -> BlockSchedule:
     plan = plan_from_spans(rule, call, block_q=block_m, block_k=block_n)
     most = plan.index.shape[2]
     place = torch.arange(most, device=call.device)
@@ -92,12 +92,12 @@ def _schedule(rule: Rule, call: Call, block_m: int, block_n: int) -> Schedule:
     if rule.form is None:
         g, t, slot = (used & ~whole).nonzero(as_tuple=True)
         bits = _packed(rule.sees, call, g, t, plan.index[g, t, slot], block_m, block_n)
-    return Schedule(
+    return BlockSchedule(
         block_m, block_n, plan.groups, plan.tiles, blocks, full, part, full_turned, part_turned, entry, bits
     )
 
 
-def _listed(plan: Plan, chosen: Tensor, blocks: int) -> tuple[Lists, Lists, Tensor]:
+def _listed(plan: BlockPlan, chosen: Tensor, blocks: int) -> tuple[Lists, Lists, Tensor]:
     """The chosen places of a plan as lists by tile, as lists by key block, and the order that turns one to other."""
     g, t, slot = chosen.nonzero(as_tuple=True)
     block = plan.index[g, t, slot]
@@ -141,7 +141,7 @@ def _pack(seen: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class KeyListing:
     """Tiles of gathered queries with gathered keys, int32, -1 for none.
 
     `rows` (tiles, block_m) are queries and `cols` (tiles / parts, chunks, block_n) keys, a list for each ``parts``
@@ -166,7 +166,7 @@ class Listing:
         return self.cols.shape[1]
 
 
-def listing(plan: Plan, sees: Sees, *, lk: int, offset: int, block_m: int, block_n: int) -> Listing:
+def listing(plan: BlockPlan, sees: Sees, *, lk: int, offset: int, block_m: int, block_n: int) -> KeyListing:
     """The listing of a plan whose blocks are single keys; queries stand at their row plus ``offset``."""
     if plan.block_k != 1 or plan.groups != 1 or plan.order is None:
         raise KernelError("a listing needs a plan of single keys with an order, shared by all heads")
@@ -188,7 +188,7 @@ def listing(plan: Plan, sees: Sees, *, lk: int, offset: int, block_m: int, block
         words[at : at + take] = _pack(seen.expand(-1, block_m, cols.shape[1]))
     # Words of a chunk lie together, as those of a partial block of a schedule do.
     words = words.unflatten(-1, (-1, block_n // 32)).transpose(1, 2).contiguous()
-    return Listing(block_m, block_n, parts, rows.int(), cols.int().unflatten(1, (-1, block_n)).contiguous(), words)
+    return KeyListing(block_m, block_n, parts, rows.int(), cols.int().unflatten(1, (-1, block_n)).contiguous(), words)
 
 
 def keys_seen(rule: Rule, call: Call) -> float:

@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from forecasting.panel import FloatArray
+from forecasting.panel import FloatArray, IntArray
 from simulator.charts.axes import amount, time_ticks
 from simulator.charts.palette import ROLES
 from simulator.charts.thinning import bin_extremes, bins_with, extreme_rows
-from simulator.charts.view import View, fan_bands, fan_with_gaps
-from simulator.result import IntArray
+from simulator.charts.view import ChartView, fan_bands, fan_with_gaps
 
 __all__ = [
     "BOTTOM", "DEMAND", "LEFT", "MISSED", "MUTED", "RIGHT", "TEXT", "TOP", "draw_area", "draw_fan", "draw_missed",
@@ -27,7 +26,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 20.0, 26.0, 26.0  # margins in units
 
 # ---- frame ------------------------------------------------------------------------------------------------------
 def new_figure(
-    view: View, height: float, panels: int = 1, gap: float = 10.0, bottom: float = BOTTOM
+    view: ChartView, height: float, panels: int = 1, gap: float = 10.0, bottom: float = BOTTOM
 ) -> tuple[Figure, list[Axes]]:
     """A figure of the view's width with ``panels`` axes of equal height below each other, sharing the time axis."""
     width = view.canvas.width
@@ -52,7 +51,7 @@ def draw_values(axes: Axes, title: str, top: float, *, bins: int = 4) -> None:
     )
 
 
-def draw_times(view: View, axes: Axes, *, labels: bool = True) -> None:
+def draw_times(view: ChartView, axes: Axes, *, labels: bool = True) -> None:
     """A time axis in seconds from the first row, labelled with dates or time elapsed."""
     axes.set_xlim(0, view.span_s)
     ticks = time_ticks(view.start_s, view.span_s, view.canvas.ticks, calendar=view.result.calendar)
@@ -69,21 +68,21 @@ def draw_note(axes: Axes, text: str, y: float, *, left: bool) -> None:
 
 
 # ---- series -----------------------------------------------------------------------------------------------------
-def draw_steps(view: View, axes: Axes, values: FloatArray, **style: Any) -> None:  # noqa: ANN401
+def draw_steps(view: ChartView, axes: Axes, values: FloatArray, **style: Any) -> None:  # noqa: ANN401
     """A value that holds for one step, as a line; absent rows leave a gap."""
     rows = extreme_rows(values, view.canvas.bins)
     x, y = rows * view.result.step_s, values[rows]
     axes.plot(np.append(x, view.span_s), np.append(y, y[-1:]), drawstyle="steps-post", solid_joinstyle="round", **style)
 
 
-def draw_area(view: View, axes: Axes, values: FloatArray, **style: Any) -> None:  # noqa: ANN401
+def draw_area(view: ChartView, axes: Axes, values: FloatArray, **style: Any) -> None:  # noqa: ANN401
     """A value that holds for one step, as the area below it; absent rows leave a gap."""
     rows = extreme_rows(values, view.canvas.bins)
     x, y = rows * view.result.step_s, values[rows]
     axes.fill_between(np.append(x, view.span_s), np.append(y, y[-1:]), 0, step="post", linewidth=0, **style)
 
 
-def draw_band(view: View, axes: Axes, rows: IntArray, low: FloatArray, high: FloatArray, **style: Any) -> None:  # noqa: ANN401
+def draw_band(view: ChartView, axes: Axes, rows: IntArray, low: FloatArray, high: FloatArray, **style: Any) -> None:  # noqa: ANN401
     """The range between two forecast quantiles."""
     first, least, most = bin_extremes(low, high, view.canvas.bins)
     x, least = fan_with_gaps(rows[first], least)
@@ -92,7 +91,7 @@ def draw_band(view: View, axes: Axes, rows: IntArray, low: FloatArray, high: Flo
     axes.fill_between(x * view.result.step_s, least, most, step="post", linewidth=0, **style)
 
 
-def draw_fan(view: View, axes: Axes) -> None:
+def draw_fan(view: ChartView, axes: Axes) -> None:
     """The focus policy's forecasts, made one lead time before."""
     fan = view.fan()
     if fan is None or view.focus is None:
@@ -105,7 +104,7 @@ def draw_fan(view: View, axes: Axes) -> None:
         draw_band(view, axes, rows, quantiles[low], quantiles[high], color=colour, alpha=strength, gid="series-900")
 
 
-def draw_missed(view: View, axes: Axes, name: str, *, gid: str, low: float = 0.0, high: float = 0.045) -> None:
+def draw_missed(view: ChartView, axes: Axes, name: str, *, gid: str, low: float = 0.0, high: float = 0.045) -> None:
     """Red marks along the lower edge wherever the policy missed demand."""
     step = view.result.step_s
     runs = [(a * step, (b - a) * step) for a, b in bins_with(view.missed(name), view.canvas.bins)]

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from forecasting.panel import FloatArray
 from simulator.charts.axes import amount, percent
 from simulator.charts.frame import LEFT, MISSED, MUTED, draw_note, new_figure
-from simulator.charts.view import View, display_name
+from simulator.charts.view import ChartView, display_name
 
 __all__ = ["scatter_figure"]
 
@@ -18,7 +18,7 @@ ROUND_SHARES = [m * 10.0**e for e in range(-6, 0) for m in (1, 2, 5)] + [1.0]
 Box = tuple[float, float, float, float]  # left, bottom, right, top in units
 
 
-def scatter_figure(view: View, *, height: float = 320.0) -> Figure:
+def scatter_figure(view: ChartView, *, height: float = 320.0) -> Figure:
     """Cost against misses: one point per policy, the promise as a line."""
     figure, (axes,) = new_figure(view, height, bottom=42.0)
     epsilon = view.result.epsilon
@@ -50,7 +50,7 @@ def scatter_figure(view: View, *, height: float = 320.0) -> Figure:
     return figure
 
 
-def _cost_axis(view: View, axes: Axes, x: FloatArray) -> None:
+def _cost_axis(view: ChartView, axes: Axes, x: FloatArray) -> None:
     """GPU-hours from left to right; by factors where the dearest costs several times the cheapest."""
     low, high = float(x.min()), float(x.max())
     if low > 0 and high / low > 4:
@@ -65,7 +65,7 @@ def _cost_axis(view: View, axes: Axes, x: FloatArray) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(amount))
 
 
-def _label(view: View, axes: Axes, x: FloatArray, y: FloatArray) -> None:
+def _label(view: ChartView, axes: Axes, x: FloatArray, y: FloatArray) -> None:
     """Name the line of the promise and the points: right, left, above or below, the first place that is free."""
     spots = [tuple(p) for p in axes.transData.transform(np.column_stack([x, y]))]
     taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in spots]

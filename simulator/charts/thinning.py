@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from forecasting.panel import FloatArray
-from simulator.result import BoolArray, IntArray
+from forecasting.panel import BoolArray, FloatArray, IntArray
 
 __all__ = ["bin_edges", "bin_extremes", "bins_with", "extreme_rows"]
 

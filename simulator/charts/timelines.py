@@ -30,12 +30,12 @@ from simulator.charts.frame import (
     new_figure,
 )
 from simulator.charts.palette import ROLES
-from simulator.charts.view import View, clean_text, display_name
+from simulator.charts.view import ChartView, clean_text, display_name
 
 __all__ = ["budget_figure", "demand_figure", "extra_hours_figure", "overview_figure", "replicas_figure"]
 
 
-def demand_figure(view: View, policies: Sequence[str], *, height: float = 300.0) -> Figure:
+def demand_figure(view: ChartView, policies: Sequence[str], *, height: float = 300.0) -> Figure:
     """Demand, the forecast fan, and what the ready replicas of ``policies`` carried."""
     figure, (axes,) = new_figure(view, height)
     _demand_panel(view, axes, policies)
@@ -43,7 +43,7 @@ def demand_figure(view: View, policies: Sequence[str], *, height: float = 300.0)
     return figure
 
 
-def _demand_panel(view: View, axes: Axes, policies: Sequence[str]) -> None:
+def _demand_panel(view: ChartView, axes: Axes, policies: Sequence[str]) -> None:
     """Demand as an area, the fan, capacity lines, and marks where the focus policy missed."""
     draw_area(view, axes, view.demand, color=DEMAND, alpha=0.22)
     draw_fan(view, axes)
@@ -64,7 +64,7 @@ def _demand_panel(view: View, axes: Axes, policies: Sequence[str]) -> None:
     draw_values(axes, clean_text(view.result.unit or view.result.demand_name, 40), 1.06 * top)
 
 
-def replicas_figure(view: View, *, each: float = 92.0) -> Figure:
+def replicas_figure(view: ChartView, *, each: float = 92.0) -> Figure:
     """One row per policy: replicas needed (area), ready (line), ordered (thin), and where demand was missed."""
     figure, panels = new_figure(view, TOP + BOTTOM + (each + 22) * len(view.names) - 22, len(view.names), gap=22.0)
     needed = view.needed()
@@ -87,7 +87,7 @@ def replicas_figure(view: View, *, each: float = 92.0) -> Figure:
     return figure
 
 
-def budget_figure(view: View, *, height: float = 250.0) -> Figure:
+def budget_figure(view: ChartView, *, height: float = 250.0) -> Figure:
     """How much of the promised missed time each policy had used up, as a share of the whole budget."""
     figure, (axes,) = new_figure(view, height)
     budget = view.result.epsilon * max(1, int(np.isfinite(view.demand).sum()))
@@ -110,7 +110,7 @@ def budget_figure(view: View, *, height: float = 250.0) -> Figure:
     return figure
 
 
-def extra_hours_figure(view: View, gpus_per_replica: float, *, height: float = 230.0) -> Figure:
+def extra_hours_figure(view: ChartView, gpus_per_replica: float, *, height: float = 230.0) -> Figure:
     """GPU-hours ordered so far, less those of the oracle where there is one."""
     figure, (axes,) = new_figure(view, height)
     hours = view.result.step_s / 3600 * gpus_per_replica
@@ -133,7 +133,7 @@ def extra_hours_figure(view: View, gpus_per_replica: float, *, height: float = 2
     return figure
 
 
-def overview_figure(view: View, title: str) -> Figure:
+def overview_figure(view: ChartView, title: str) -> Figure:
     """One picture: demand, fan and capacity of the focus policy above, replicas of every policy below."""
     width, height = view.canvas.width, 520.0
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
@@ -158,7 +158,7 @@ def overview_figure(view: View, title: str) -> Figure:
     return figure
 
 
-def _legend(view: View, figure: Figure, top: Axes, low: Axes) -> None:
+def _legend(view: ChartView, figure: Figure, top: Axes, low: Axes) -> None:
     """Keys of the overview picture, above each panel on the right."""
     common = {"loc": "lower right", "frameon": False, "fontsize": 12, "borderaxespad": 0.0, "handlelength": 2.2}
     keys: list[Any] = [Patch(color=DEMAND, alpha=0.4, label="demand")]

@@ -1,4 +1,4 @@
-"""`View`: a replay result as the figures want it - order, styles, the part to show, and the canvas to show it on."""
+"""`ChartView`: a replay result as the figures want it - order, styles, the part to show, and the canvas."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from forecasting.panel import FloatArray
+from forecasting.panel import BoolArray, FloatArray, IntArray
 from simulator.charts.palette import Style, policy_styles
-from simulator.result import BoolArray, IntArray, PolicyRun, ReplayResult
+from simulator.result import PolicyRun, ReplayResult
 
 __all__ = [
     "HALF",
     "NARROW",
     "WIDE",
     "Canvas",
-    "View",
+    "ChartView",
     "busiest_window",
     "clean_text",
     "display_name",
@@ -69,7 +69,7 @@ def focus_name(result: ReplayResult) -> str | None:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class ChartView:
     """Rows ``lo .. hi-1`` of a result, drawn on one canvas."""
 
     result: ReplayResult

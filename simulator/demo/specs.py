@@ -18,7 +18,7 @@ MINUTE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class DemoKey:
     """Labels of a service's metrics."""
 
     namespace: str
@@ -72,7 +72,7 @@ class DemoSpec:
     @property
     def key(self) -> ServiceName:
         """Labels of its metrics."""
-        return Key(self.namespace, self.name)
+        return DemoKey(self.namespace, self.name)
 
 
 def _objective(epsilon: float, price: float, most: int, gpus: int = 1, fallback: Fallback | None = None) -> Objective:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from forecasting.panel import FloatArray, Panel
 from forecasting.windows import DAY_S
 from simulator.traces.table import Table
-from simulator.traces.wide import Column, WideSource
+from simulator.traces.wide import SourceColumn, WideSource
 
 __all__ = ["FISHER_RAW", "SOURCES"]
 
@@ -78,17 +78,17 @@ def _is_dlrm(header: tuple[str, ...], _row: tuple[str, ...], _name: str) -> bool
 
 FISHER_CPU = "container_cpu_usage_seconds_total"
 _FISHER = (
-    Column("load", "load average", 1),
-    Column("blkio.throttle.io_service_bytes_Async", "bytes", 3),
-    Column("blkio.throttle.io_service_bytes_Read", "bytes", 3),
-    Column(FISHER_CPU, "cores", 2, "rate", 1e-9),
-    Column("container_memory_active_file", "bytes", 2),
-    Column("container_memory_hierarchical_memory_limit", "bytes", 2),
-    Column("container_memory_rss", "bytes", 2),
-    Column("container_network_tcp_TimeWait", "sockets", 3),
-    Column("cpu.busy", "percent of a core", 2),
-    Column("mem.memused", "percent", 2),
-    Column("net.if.in.bytes", "bytes/s", 2, "rate"),
+    SourceColumn("load", "load average", 1),
+    SourceColumn("blkio.throttle.io_service_bytes_Async", "bytes", 3),
+    SourceColumn("blkio.throttle.io_service_bytes_Read", "bytes", 3),
+    SourceColumn(FISHER_CPU, "cores", 2, "rate", 1e-9),
+    SourceColumn("container_memory_active_file", "bytes", 2),
+    SourceColumn("container_memory_hierarchical_memory_limit", "bytes", 2),
+    SourceColumn("container_memory_rss", "bytes", 2),
+    SourceColumn("container_network_tcp_TimeWait", "sockets", 3),
+    SourceColumn("cpu.busy", "percent of a core", 2),
+    SourceColumn("mem.memused", "percent", 2),
+    SourceColumn("net.if.in.bytes", "bytes/s", 2, "rate"),
 )
 
 
@@ -110,23 +110,23 @@ FISHER_RAW = WideSource(
 """Fisher as the published evaluation protocol scores it: the cumulative CPU time is a level like any other."""
 
 _NAB = "https://github.com/numenta/NAB"
-_NAB_UNITS: tuple[tuple[str, Column], ...] = (
-    ("Twitter_volume_", Column("value", "tweets/s", 1, "rate", 1 / 300)),
-    ("nyc_taxi", Column("value", "passengers/s", 1, "rate", 1 / 1800)),
-    ("ec2_cpu_", Column("value", "percent", 1)),
-    ("rds_cpu_", Column("value", "percent", 1)),
-    ("cpu_utilization_", Column("value", "percent", 1)),
-    ("ec2_disk_", Column("value", "bytes", 1)),
-    ("ec2_network_", Column("value", "bytes", 1)),
-    ("iio_", Column("value", "bytes", 1)),
-    ("elb_request_count_", Column("value", "requests/s", 1, "rate", 1 / 300)),
-    ("ec2_request_latency_", Column("value", "", 1)),
-    ("grok_asg_anomaly", Column("value", "", 1)),
-    ("\0", Column("value", "", 1)),  # fits no name: for files read as this format because the user says so
+_NAB_UNITS: tuple[tuple[str, SourceColumn], ...] = (
+    ("Twitter_volume_", SourceColumn("value", "tweets/s", 1, "rate", 1 / 300)),
+    ("nyc_taxi", SourceColumn("value", "passengers/s", 1, "rate", 1 / 1800)),
+    ("ec2_cpu_", SourceColumn("value", "percent", 1)),
+    ("rds_cpu_", SourceColumn("value", "percent", 1)),
+    ("cpu_utilization_", SourceColumn("value", "percent", 1)),
+    ("ec2_disk_", SourceColumn("value", "bytes", 1)),
+    ("ec2_network_", SourceColumn("value", "bytes", 1)),
+    ("iio_", SourceColumn("value", "bytes", 1)),
+    ("elb_request_count_", SourceColumn("value", "requests/s", 1, "rate", 1 / 300)),
+    ("ec2_request_latency_", SourceColumn("value", "", 1)),
+    ("grok_asg_anomaly", SourceColumn("value", "", 1)),
+    ("\0", SourceColumn("value", "", 1)),  # fits no name: for files read as this format because the user says so
 )
 
 
-def _nab_source(prefix: str, column: Column) -> WideSource:
+def _nab_source(prefix: str, column: SourceColumn) -> WideSource:
     return WideSource(
         key="nab",
         title="Numenta Anomaly Benchmark",
@@ -138,13 +138,13 @@ def _nab_source(prefix: str, column: Column) -> WideSource:
     )
 
 
-def _helios_rest(name: str) -> Column:
-    return Column(name, "fraction" if "fraction" in name or "utilization" in name else "", 3)
+def _helios_rest(name: str) -> SourceColumn:
+    return SourceColumn(name, "fraction" if "fraction" in name or "utilization" in name else "", 3)
 
 
-def _gentd_rest(name: str) -> Column:
+def _gentd_rest(name: str) -> SourceColumn:
     unit = "milliseconds" if name.endswith("_ms") else "events" if name.endswith("_count") else ""
-    return Column(name, unit, 3)
+    return SourceColumn(name, unit, 3)
 
 
 SOURCES: tuple[WideSource, ...] = (
@@ -162,7 +162,8 @@ SOURCES: tuple[WideSource, ...] = (
         "CC-BY-4.0",
         "https://github.com/HPMLL/BurstGPT",
         columns=tuple(
-            Column(f"{part}_requests", "requests/s", 1, "rate", 1 / 3600) for part in ("conversation", "api", "all")
+            SourceColumn(f"{part}_requests", "requests/s", 1, "rate", 1 / 3600)
+            for part in ("conversation", "api", "all")
         ),
         matches=lambda header, _row, _name: {"conversation_requests", "api_requests"} <= set(header),
     ),
@@ -172,10 +173,10 @@ SOURCES: tuple[WideSource, ...] = (
         "Apache-2.0",
         "https://github.com/alibaba/ServeGen",
         columns=(
-            Column("rate_rps", "requests/s", 1, "rate"),
-            Column("active_clients", "clients", 1),
-            Column("top_client_share", "fraction", 1),
-            Column("client_iat_cv_rate_weighted", "", 1),
+            SourceColumn("rate_rps", "requests/s", 1, "rate"),
+            SourceColumn("active_clients", "clients", 1),
+            SourceColumn("top_client_share", "fraction", 1),
+            SourceColumn("client_iat_cv_rate_weighted", "", 1),
         ),
         matches=lambda header, _row, _name: {"rate_rps", "active_clients", "gap"} <= set(header),
         holes=_servegen_holes,
@@ -185,7 +186,7 @@ SOURCES: tuple[WideSource, ...] = (
         "NASA Kennedy web server 1995, requests a minute (read as requests/s)",
         "counts without licence file; the original log may be freely redistributed",
         "https://github.com/reconfigurable-ml-pipeline/web-service-datasets",
-        columns=(Column("requests", "requests/s", 1, "rate", 1 / 60),),
+        columns=(SourceColumn("requests", "requests/s", 1, "rate", 1 / 60),),
         matches=_is_nasa,
         clean=_shutdown_is_absent,
     ),
@@ -196,10 +197,10 @@ SOURCES: tuple[WideSource, ...] = (
         "BSD (packagers); Google's trace CC-BY-4.0",
         "https://github.com/alejandrofdez-us/DataCenter-Traces-Datasets",
         columns=(
-            Column("cpu_util", "fraction", 1),
-            Column("mem_util", "fraction", 2),
-            Column("assigned_mem", "fraction", 2),
-            Column("cycles_per_instruction", "cycles", 3),
+            SourceColumn("cpu_util", "fraction", 1),
+            SourceColumn("mem_util", "fraction", 2),
+            SourceColumn("assigned_mem", "fraction", 2),
+            SourceColumn("cycles_per_instruction", "cycles", 3),
         ),
         matches=lambda header, _row, _name: {"cpu_util", "assigned_mem", "cycles_per_instruction"} <= set(header),
     ),
@@ -209,11 +210,11 @@ SOURCES: tuple[WideSource, ...] = (
         "BSD (packagers); Alibaba's data free for research or study",
         "https://github.com/alejandrofdez-us/DataCenter-Traces-Datasets",
         columns=(
-            Column("cpu_util_percent", "percent", 1),
-            Column("mem_util_percent", "percent", 2),
-            Column("net_in", "normalised 0-100", 3),
-            Column("net_out", "normalised 0-100", 3),
-            Column("disk_io_percent", "percent", 3),
+            SourceColumn("cpu_util_percent", "percent", 1),
+            SourceColumn("mem_util_percent", "percent", 2),
+            SourceColumn("net_in", "normalised 0-100", 3),
+            SourceColumn("net_out", "normalised 0-100", 3),
+            SourceColumn("disk_io_percent", "percent", 3),
         ),
         matches=lambda header, _row, _name: {"cpu_util_percent", "net_in", "disk_io_percent"} <= set(header),
     ),
@@ -223,13 +224,13 @@ SOURCES: tuple[WideSource, ...] = (
         "MIT (artefact); Helios data CC-BY-4.0",
         "https://github.com/S-Lab-System-Group/HeliosArtifact",
         columns=(
-            Column("running_gpu_num", "GPUs", 1),
-            Column("pending_gpu_num", "GPUs", 1),
-            Column("total_gpu_num", "GPUs", 2),
-            Column("idle_gpu_num", "GPUs", 2),
-            Column("gpu_allocated_fraction", "fraction", 2),
-            *(Column(f"{state}_job_num", "jobs", 3) for state in ("total", "running", "pending")),
-            *(Column(f"{state}_gpujob_num", "jobs", 3) for state in ("running", "pending")),
+            SourceColumn("running_gpu_num", "GPUs", 1),
+            SourceColumn("pending_gpu_num", "GPUs", 1),
+            SourceColumn("total_gpu_num", "GPUs", 2),
+            SourceColumn("idle_gpu_num", "GPUs", 2),
+            SourceColumn("gpu_allocated_fraction", "fraction", 2),
+            *(SourceColumn(f"{state}_job_num", "jobs", 3) for state in ("total", "running", "pending")),
+            *(SourceColumn(f"{state}_gpujob_num", "jobs", 3) for state in ("running", "pending")),
         ),
         matches=lambda header, _row, _name: {"running_gpu_num", "pending_gpu_num"} <= set(header),
         rest=_helios_rest,
@@ -240,16 +241,16 @@ SOURCES: tuple[WideSource, ...] = (
         _STUDY,
         _ALIBABA + " cluster-trace-v2026-GenAI",
         columns=(
-            Column("generative_qps", "requests/s (anonymised scale)", 1, "rate"),
-            Column("api_qps_system", "requests/s (anonymised scale)", 1, "rate"),
-            Column("queue_size_system", "requests", 2),
-            Column("gpu_containers", "containers", 2),
-            Column("gpu_duty_mean_pct", "percent", 2),
-            Column("gpu_duty_p95_pct", "percent", 2),
-            Column("gpu_busy_containers", "containers", 2),
-            Column("gpu_mem_used_mean_bytes", "bytes", 2),
-            Column("gpu_mem_used_sum_bytes", "bytes", 2),
-            Column("host_mem_util_mean", "fraction", 2),
+            SourceColumn("generative_qps", "requests/s (anonymised scale)", 1, "rate"),
+            SourceColumn("api_qps_system", "requests/s (anonymised scale)", 1, "rate"),
+            SourceColumn("queue_size_system", "requests", 2),
+            SourceColumn("gpu_containers", "containers", 2),
+            SourceColumn("gpu_duty_mean_pct", "percent", 2),
+            SourceColumn("gpu_duty_p95_pct", "percent", 2),
+            SourceColumn("gpu_busy_containers", "containers", 2),
+            SourceColumn("gpu_mem_used_mean_bytes", "bytes", 2),
+            SourceColumn("gpu_mem_used_sum_bytes", "bytes", 2),
+            SourceColumn("host_mem_util_mean", "fraction", 2),
         ),
         matches=lambda header, _row, _name: {"generative_qps", "gpu_duty_mean_pct"} <= set(header),
         rest=_gentd_rest,
@@ -261,7 +262,7 @@ SOURCES: tuple[WideSource, ...] = (
         _ALIBABA + " cluster-trace-gpu-v2025",
         columns=(),
         matches=_is_dlrm,
-        rest=lambda name: Column(name, "instances", 1),
+        rest=lambda name: SourceColumn(name, "instances", 1),
         demand=_most_varying,
     ),
 )

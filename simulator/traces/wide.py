@@ -18,11 +18,11 @@ from simulator.traces.grid import Grid, bin_rows, mean_by_row, regular_grid
 from simulator.traces.table import Located, ParsedTimes, Table, pick_column
 from simulator.traces.trace import Trace
 
-__all__ = ["Column", "WideSource", "read_wide", "stem"]
+__all__ = ["SourceColumn", "WideSource", "read_wide", "stem"]
 
 
 @dataclass(frozen=True)
-class Column:
+class SourceColumn:
     """What a source's column means: unit after ``scale``, level, kind; it keeps its name."""
 
     name: str
@@ -51,9 +51,9 @@ class WideSource:
     title: str
     licence: str
     address: str
-    columns: tuple[Column, ...]
+    columns: tuple[SourceColumn, ...]
     matches: Callable[[tuple[str, ...], tuple[str, ...], str], bool]
-    rest: Callable[[str], Column] | None = None
+    rest: Callable[[str], SourceColumn] | None = None
     holes: Callable[[Table], npt.NDArray[np.bool_]] | None = None
     clean: Callable[[FloatArray, Panel], tuple[FloatArray, tuple[str, ...]]] | None = None
     demand: Callable[[Panel], str] | None = None

@@ -10,7 +10,7 @@ import torch
 
 from forecasting.config import ModelConfig
 from forecasting.errors import UsageError
-from forecasting.features import Inputs, make_inputs
+from forecasting.features import NetworkInputs, make_inputs
 from forecasting.network import ForecastNet
 from forecasting.panel import Indicator, Panel
 from forecasting.windows import WindowBatch
@@ -18,7 +18,7 @@ from forecasting.windows import WindowBatch
 SMALL = ModelConfig(lookback=24, horizon=6, width=16, heads=2, patch=6, step_width=16, quantiles=6, free=4, dropout=0.0)
 
 
-def inputs(levels: list[int], lookback: int = 24, horizon: int = 4, batch: int = 3, seed: int = 0) -> Inputs:
+def inputs(levels: list[int], lookback: int = 24, horizon: int = 4, batch: int = 3, seed: int = 0) -> NetworkInputs:
     x = np.random.default_rng(seed).normal(size=(lookback + batch, len(levels))).cumsum(0)
     indicators = tuple(Indicator(f"x{i}", level=level) for i, level in enumerate(levels))
     windows = WindowBatch.of(

@@ -13,7 +13,7 @@ import torch
 from forecasting import Forecaster
 from forecasting.config import ModelConfig, TrainingConfig
 from forecasting.errors import UsageError
-from forecasting.features import Inputs, make_inputs
+from forecasting.features import NetworkInputs, make_inputs
 from forecasting.network import ForecastNet
 from forecasting.panel import Indicator, Panel
 from forecasting.temporal import MixBlock, methods
@@ -31,7 +31,7 @@ def panel(rows: int = 300) -> Panel:
     return Panel(x, (Indicator("rps", level=1), Indicator("cpu", level=2)), 0.0, 300.0)
 
 
-def inputs(values: np.ndarray, near: int | None = None) -> Inputs:
+def inputs(values: np.ndarray, near: int | None = None) -> NetworkInputs:
     rows = Panel(values, panel().indicators, 0.0, 300.0)
     windows = WindowBatch.of(rows, [len(values) - 1], SMALL.lookback, horizon=3)
     return make_inputs(windows, 3, quantiles=SMALL.quantiles, near=near)

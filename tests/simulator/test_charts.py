@@ -17,7 +17,7 @@ from simulator.charts.palette import KNOWN, ROLES, policy_styles
 from simulator.charts.svg import draw
 from simulator.charts.thinning import bin_edges, bin_extremes, bins_with, extreme_rows
 from simulator.charts.timelines import demand_figure
-from simulator.charts.view import WIDE, View, busiest_window, display_name, fan_with_gaps
+from simulator.charts.view import WIDE, ChartView, busiest_window, display_name, fan_with_gaps
 from tests.simulator.fake_result import fake_result
 
 SERIES = hnp.arrays(np.float64, st.integers(1, 400), elements=st.floats(-1e6, 1e6) | st.just(np.nan))
@@ -72,7 +72,7 @@ def test_marks_cover_every_miss_and_nothing_far_from_one(flags: Any, bins: int) 
 def test_absent_demand_is_a_gap_in_the_drawing_never_zero() -> None:
     for steps in (1_000, 20_000):
         result = fake_result(steps, step_s=60.0, absent=(100, 250))
-        view = View(result, result.scored_from, steps, WIDE)
+        view = ChartView(result, result.scored_from, steps, WIDE)
         figure = draw(lambda view=view: demand_figure(view, []))
         (line,) = [a for a in figure.axes[0].lines if a.get_color() == ROLES["demand"][0]]
         x, y = line.get_xdata(), line.get_ydata()
