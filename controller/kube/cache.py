@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,21 +87,15 @@ class Cache:
         """All objects."""
         return list(self._objects.values())
 
-    def by_namespace(self, namespace: str | None) -> list[JSON]:
-        """All objects of one namespace, by name."""
-        return self._named(namespace or "", self._index.names(namespace or ""))
-
     def select(self, namespace: str | None, selector: str | Mapping[str, Any]) -> list[JSON]:
         """Objects of one namespace that a label selector (text or LabelSelector) means, by name.
 
         An empty selector means all of them. Raises UsageError if the selector cannot be read.
         """
         parsed = Selector.parse(selector)
-        found = self._named(namespace or "", self._index.candidates(namespace or "", parsed))
+        place = namespace or ""
+        found = [self._objects[place, name] for name in sorted(self._index.candidates(place, parsed))]
         return [obj for obj in found if parsed.matches(labels_of(obj))]
-
-    def _named(self, namespace: str, names: Iterable[str]) -> list[JSON]:
-        return [self._objects[namespace, name] for name in sorted(names)]
 
     # ---- how current it is
 

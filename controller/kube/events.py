@@ -47,8 +47,8 @@ class Events:
 
     The same object, type, reason and note within ten minutes of the last is the same event once more: its count grows
     (written at most once a minute). At most one new event per object and cycle (`begin_cycle`), at most ten writes a
-    second after a burst of 50. What cannot be written is counted in `dropped`, what a cycle had too much of in
-    `withheld`; neither is ever raised. `clock` gives seconds since the Unix epoch.
+    second after a burst of 50. What cannot be written is counted in `dropped` and never raised; what a
+    cycle had too much of is left out. `clock` gives seconds since the Unix epoch.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class Events:
     ) -> None:
         self.written = 0
         self.dropped = 0
-        self.withheld = 0
         self._kube = kube
         self._component = component
         self._instance = (instance or f"{component}-{platform.node()}")[:_REASON]
@@ -98,7 +97,6 @@ class Events:
                 self._enqueue(series)
             return
         if place in self._told:
-            self.withheld += 1
             return
         self._told.add(place)
         body = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from controller.kube.selectors import Requirement, Selector
@@ -38,10 +38,6 @@ class LabelIndex:
         _discard(self._by_namespace, namespace, name)
         for label, value in labels.items():
             _discard(self._by_label, (namespace, label, value), name)
-
-    def names(self, namespace: str) -> Iterable[str]:
-        """All names of a namespace."""
-        return self._by_namespace.get(namespace, ())
 
     def candidates(self, namespace: str, selector: Selector) -> set[str]:
         """Names among which are all that the selector means: the smallest set that one condition leaves."""

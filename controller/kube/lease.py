@@ -85,11 +85,6 @@ class LeaseElection:
         return self._renewed_s is not None and self._monotonic() - self._renewed_s < self._deadline_s
 
     @property
-    def is_leader(self) -> bool:
-        """The same as `may_act`."""
-        return self.may_act()
-
-    @property
     def holder(self) -> str:
         """Who held the lease when it was last seen; empty if nobody did."""
         return str(self._spec.get("holderIdentity") or "")

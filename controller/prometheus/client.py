@@ -47,7 +47,7 @@ class Prometheus:
         timeout_s: how long one request may take, seconds.
         concurrency: requests under way at the same time; others wait.
         points_per_request: a range with more points is asked for in parts.
-        monotonic, wall: clocks of this machine; ``wall`` is only used to tell `skew_s`.
+        monotonic: a clock of this machine that nobody sets, seconds.
         rng: draws the jitter before a retry.
 
     Raises `UsageError` for an address or a CA bundle that cannot be used.
@@ -64,7 +64,6 @@ class Prometheus:
         concurrency: int = 16,
         points_per_request: int = MOST_POINTS,
         monotonic: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] | None = None,
         rng: np.random.Generator | None = None,
     ) -> None:
         if not timeout_s > 0:
@@ -85,7 +84,7 @@ class Prometheus:
         self._tls = _tls(ca_file)
         self._concurrency = concurrency
         self._points = points_per_request
-        self._monotonic, self._wall = monotonic, wall
+        self._monotonic = monotonic
         self._rng = rng or np.random.default_rng()
         self._session: aiohttp.ClientSession | None = None
         self._gate = asyncio.Semaphore(concurrency)
@@ -165,11 +164,6 @@ class Prometheus:
                 if math.isinf(self.clock.age_s):
                     raise
         return self.clock.now_s()
-
-    @property
-    def skew_s(self) -> float:
-        """How far this machine's wall clock is ahead of Prometheus's, seconds; NaN when unknown."""
-        return math.nan if self._wall is None else self._wall() - self.clock.now_s()
 
     async def _hear_clock(self) -> None:
         sent = self._monotonic()

@@ -14,19 +14,17 @@ class ServerClock:
     A step of this machine's own wall clock therefore changes nothing.
     """
 
-    __slots__ = ("_at", "_monotonic", "_server_s", "uncertainty_s")
+    __slots__ = ("_at", "_monotonic", "_server_s")
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._server_s = math.nan
         self._at = math.nan
-        self.uncertainty_s = math.inf
 
     def learn(self, server_s: float, sent: float, received: float) -> None:
         """The server said ``server_s`` somewhere between ``sent`` and ``received`` (readings of ``monotonic``)."""
         self._server_s = server_s
         self._at = (sent + received) / 2
-        self.uncertainty_s = (received - sent) / 2
 
     def now_s(self) -> float:
         """Seconds since the Unix epoch by the server's clock; NaN before it was ever heard."""

@@ -11,8 +11,6 @@ from harmony.model.schedule import Schedule, bounds_in_force
 
 __all__ = ["Behavior", "Fallback", "IndicatorBound", "Objective", "ScalingPolicy", "ScalingRules", "Stages"]
 
-MAX_WINDOW_S = 3600  # the Kubernetes API accepts no longer stabilisation window; ours goes further, see `ScalingRules`
-
 
 @dataclass(frozen=True, slots=True)
 class ScalingPolicy:

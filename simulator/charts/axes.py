@@ -48,7 +48,7 @@ def time_ticks(start_s: float, span_s: float, most: int, *, calendar: bool) -> l
     With a calendar they are UTC times aligned to midnight; without one, times elapsed since ``start_s`` = 0.
     """
     step = next((s for s in STEPS_S if span_s / s <= most), STEPS_S[-1])
-    first = math.ceil(start_s / step - 1e-9) * step
+    first = math.ceil((start_s - 1e-6) / step) * step
     out: list[tuple[float, str]] = []
     at = first
     while at <= start_s + span_s + 1e-6 and len(out) <= most:

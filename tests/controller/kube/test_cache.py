@@ -86,8 +86,8 @@ def test_a_cache_follows_what_happens(api_server: ApiServer, tmp_path: Path) -> 
             assert changed["spec"]["holderIdentity"] == "y"
             await soon(lambda: (cache.get("one", "new") or {})["spec"]["holderIdentity"] == "y")
             api_server.must("DELETE", leases_path("two", "old"))
-            await soon(lambda: cache.by_namespace("two") == [])
-            assert names(cache.by_namespace("one")) == ["new", "old"]
+            await soon(lambda: cache.select("two", "") == [])
+            assert names(cache.select("one", "")) == ["new", "old"]
             assert cache.last_error is None
             assert cache.stale_s(time.monotonic()) < 60.0
 
@@ -269,7 +269,7 @@ def test_cluster_wide_kinds_have_no_namespace(fake_api: FakeApiServer, tmp_path:
 
         async def live() -> None:
             await cache.synced()
-            assert names(cache.by_namespace(None)) == ["gpu-1"]
+            assert names(cache.select(None, "")) == ["gpu-1"]
             assert names(cache.select(None, "gpu in (a100, h100)")) == ["gpu-1"]
             assert cache.get(None, "gpu-1") is cache.get("", "gpu-1")
 

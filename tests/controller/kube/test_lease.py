@@ -317,7 +317,7 @@ def test_stop_before_leading_and_stop_without_run(fake_api: FakeApiServer, tmp_p
     async def use(election: LeaseElection) -> None:
         await election.stop()
         await election.run(never, never)
-        assert not election.is_leader
+        assert not election.may_act()
 
     in_one_loop(fake_api, tmp_path, use)
     assert fake_api.calls_by() == []
