@@ -1,4 +1,4 @@
-"""Every policy by name: adding one means one module with its class, and one line in `_POLICIES`."""
+"""Every policy by name: adding one means one module with its class, and one line in `_POLICIES` or `_FURTHER`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from harmony.policies.base import Policy
 from harmony.policies.harmony import HarmonyPolicy
 from harmony.policies.hpa import HpaPolicy
 from harmony.policies.oracle import OraclePolicy
+from harmony.policies.percentile import PercentilePolicy
+from harmony.policies.priced import PricedPolicy
 from harmony.policies.reactive import ReactivePolicy
 from harmony.policies.static import StaticPolicy
 
@@ -24,9 +26,28 @@ _POLICIES: dict[str, Callable[..., Policy]] = {
 }
 
 
-def policy_names() -> tuple[str, ...]:
-    """Names in the order in which tables show them."""
-    return tuple(_POLICIES)
+def _quantile(forecaster: str = "base") -> HarmonyPolicy:
+    """Least expected cost subject to one fixed risk level: the rule of `harmony`, by its own name."""
+    return HarmonyPolicy(forecaster, name="quantile")
+
+
+def _standin() -> PricedPolicy:
+    """The price rule on ridge and LightGBM specialists alone: what is left without the joint forecast."""
+    return PricedPolicy(forecaster="", trees=True, thumbs=False, name="standin")
+
+
+# To be asked for by name: rivals and variants that the usual table does without.
+_FURTHER: dict[str, Callable[..., Policy]] = {
+    "harmony-price": PricedPolicy,
+    "quantile": _quantile,
+    "standin": _standin,
+    "percentile": PercentilePolicy,
+}
+
+
+def policy_names(*, further: bool = False) -> tuple[str, ...]:
+    """Names in the order in which tables show them; with ``further`` also those that are to be asked for."""
+    return (*_POLICIES, *_FURTHER) if further else tuple(_POLICIES)
 
 
 def create_policy(name: str, forecaster: str = "base") -> Policy:
@@ -45,6 +66,6 @@ def policy_summary(name: str) -> str:
 
 def _policy(name: str) -> Callable[..., Policy]:
     try:
-        return _POLICIES[name]
+        return (_POLICIES | _FURTHER)[name]
     except KeyError:
-        raise UsageError(f"no policy {name!r}; {suggest(name, _POLICIES)}") from None
+        raise UsageError(f"no policy {name!r}; {suggest(name, policy_names(further=True))}") from None

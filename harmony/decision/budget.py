@@ -1,0 +1,138 @@
+"""`ErrorBudget`: what a promise of "at most epsilon of the time" allows over a rolling window, spent and left."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from forecasting.errors import UsageError
+
+__all__ = ["ErrorBudget", "Hour"]
+
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """One hour's count: when it began (seconds), its known steps, those violated, and the sum of what was stated."""
+
+    start_s: float
+    steps: float = 0.0
+    violated: float = 0.0
+    stated: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBudget:
+    """Known and violated steps of the last `window_s` seconds, in hours.
+
+    A whole window of steps allows ``epsilon`` of them to be violated. `pace` says at which share to go on, so that
+    the budget is neither broken nor left unspent by the end of the next window.
+
+    Attributes:
+        epsilon: the promise, 0..1.
+        window_s: the rolling window, seconds.
+        step_s: seconds of one step.
+        hours: counts, oldest first.
+        counted: sums over `hours`.
+    """
+
+    epsilon: float
+    window_s: float = 30 * 86_400.0
+    step_s: float = 60.0
+    hours: tuple[Hour, ...] = ()
+    counted: Hour = Hour(0.0)
+
+    SLOWEST: ClassVar[float] = 0.3  # the pace stays between these multiples of epsilon
+    FASTEST: ClassVar[float] = 2.0
+    HOUR_SHARE: ClassVar[float] = 0.25  # one hour moves the pace by at most this share of a window's budget
+    SCALE: ClassVar[float] = 4.0  # stated risks are rescaled by at most this factor
+    PRIOR: ClassVar[float] = 3.0  # violations that "what is stated is realised" is worth
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.epsilon < 1.0:
+            raise UsageError(f"epsilon {self.epsilon}: a tolerated violation probability lies in 0 <= epsilon < 1")
+        if not (math.isfinite(self.window_s) and self.window_s >= HOUR_S and self.step_s > 0.0):
+            raise UsageError(
+                f"error budget over {self.window_s} s in steps of {self.step_s} s: expected an hour or more"
+            )
+
+    @property
+    def total(self) -> float:
+        """Violated steps that a whole window allows."""
+        return self.epsilon * self.window_s / self.step_s
+
+    @property
+    def spent(self) -> float:
+        """Violated steps in the window."""
+        return self.counted.violated
+
+    @property
+    def left(self) -> float:
+        """Share of a whole window's budget that is not spent; negative when it is broken; 1 for a promise of 0 kept."""
+        if self.total > 0.0:
+            return 1.0 - self.spent / self.total
+        return 1.0 if self.spent == 0.0 else -math.inf
+
+    def burn_rate(self, last_s: float = HOUR_S) -> float:
+        """Violated share of the last ``last_s`` seconds over epsilon: 1 spends the budget just in time."""
+        if not self.hours or self.epsilon == 0.0:
+            return 0.0
+        since = self.hours[-1].start_s + HOUR_S - last_s
+        recent = [h for h in self.hours if h.start_s >= since] or [self.hours[-1]]
+        steps = sum(h.steps for h in recent)
+        return sum(h.violated for h in recent) / steps / self.epsilon if steps else 0.0
+
+    @property
+    def pace(self) -> float:
+        """The violated share to aim at now.
+
+        What is left of the steps seen so far and of one whole window to come, spread over that window:
+        (epsilon (seen + whole) - spent) / whole, within `SLOWEST`..`FASTEST` times epsilon. No hour counts for more
+        than `HOUR_SHARE` of a window's budget: an outage that lasts all night is not paid back with idle weeks.
+        """
+        whole = self.window_s / self.step_s
+        most = max(1.0, self.HOUR_SHARE * self.total)
+        spent = sum(min(h.violated, most) for h in self.hours) if self.spent > most else self.spent
+        aim = (self.epsilon * (self.counted.steps + whole) - spent) / whole
+        return min(max(aim, self.SLOWEST * self.epsilon), self.FASTEST * self.epsilon)
+
+    @property
+    def realised_over_stated(self) -> float:
+        """What stated risks are to be multiplied by: violations over the sum of what was stated for those steps."""
+        ratio = (self.counted.violated + self.PRIOR) / (self.counted.stated + self.PRIOR)
+        return min(max(ratio, 1.0 / self.SCALE), self.SCALE)
+
+    def learn(self, now_s: float, steps: float, violated: float, stated: float = 0.0) -> ErrorBudget:
+        """After ``steps`` known steps up to ``now_s``, ``violated`` of them; ``stated`` is the sum of stated risks.
+
+        A clock that is set back counts into the newest hour. Raises `UsageError` for counts that are impossible.
+        """
+        if not (0.0 <= violated <= steps and stated >= 0.0):
+            raise UsageError(f"{violated} of {steps} steps violated (stated {stated}): expected 0 <= violated <= steps")
+        if steps == 0.0:
+            return self
+        start = math.floor(now_s / HOUR_S) * HOUR_S
+        hours, total = self.hours, self.counted
+        if hours and start <= hours[-1].start_s:
+            newest, hours = hours[-1], hours[:-1]
+        else:
+            newest = Hour(start)
+        since = newest.start_s + HOUR_S - self.window_s
+        gone = 0
+        while gone < len(hours) and hours[gone].start_s < since:
+            total = _plus(total, hours[gone], -1.0)
+            gone += 1
+        more = Hour(0.0, steps, violated, stated)
+        total = _plus(total, more, 1.0)
+        return replace(self, hours=(*hours[gone:], _plus(newest, more, 1.0)), counted=total)
+
+
+def _plus(a: Hour, b: Hour, sign: float) -> Hour:
+    return Hour(
+        a.start_s,
+        max(0.0, a.steps + sign * b.steps),
+        max(0.0, a.violated + sign * b.violated),
+        max(0.0, a.stated + sign * b.stated),
+    )

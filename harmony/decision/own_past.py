@@ -1,0 +1,426 @@
+"""`OwnPast`: a service's own history, replayed under every setting of a portfolio as the rate-level world does it.
+
+Demand does not depend on what was ordered, so every setting can be scored on all of it without touching the cluster:
+ready replicas are the minimum of what it would have ordered over the lead, and a step is violated where demand
+exceeds what they carry. Forecasts of the past are those that were (or would have been) made then, never later ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from forecasting.panel import FloatArray
+from forecasting.specialists import TARGETS, Features, Fitted, LeadGrid, Target, fit_specialist, targets_of
+from harmony.decision.budget import ErrorBudget
+from harmony.decision.portfolio import (
+    Base,
+    Portfolio,
+    Rule,
+    Setting,
+    Thumb,
+    held,
+    least_risks,
+    priced,
+    ready_of,
+    replicas,
+    thumb_counts,
+)
+from harmony.decision.risk import ROUND
+from harmony.decision.selection import MEMORY_MISSES, MEMORY_S, Tally, Verdict, choose, verdict
+from harmony.decision.series import Series
+from harmony.decision.tails import quantiles
+
+__all__ = ["Guess", "OwnPast", "Row"]
+
+FIRST_FIT = 200  # rows before specialists are fitted at all
+REFIT_GROWTH = 1.4  # ... and fitted again whenever there are so many times as many
+SCORES = 6000  # newest residuals that a forecast's distribution is made of
+LEAST_SCORES = 50
+REVIEW_SHARE = 0.01  # settings are chosen again on every new piece of this share of the past
+REVIEW_ROWS = 8  # ... of so many rows at least
+REVIEW_S = 6 * 3600.0  # ... and of so long at most
+GAP_ROWS = 10_000  # rows that are filled in as absent when turns were missed
+BLIND_MARGIN = 1.5  # what stands in for an expert that has no forecast: the lead's maximum times this
+REACH = 2.0  # no forecast above this multiple of the highest demand so far
+LOG_REACH = 5.0  # ... or further than exp(this) from the level
+WARM_KNOWN = 1.0  # violations that the budget must allow in what was replayed before it is trusted
+# Columns of the rows: as seen, absent values filled with the last known one, and four of the forecast.
+DEMAND, FILLED, CAPACITY, PEAK, FORECAST = 0, 1, 2, 3, 4
+
+
+Expert = tuple[Base, ...]
+
+
+class Row(NamedTuple):
+    """What one turn saw.
+
+    `demand` is NaN if absent; `forecast` is the median and the 95 % quantile of the demand one lead later, and of the
+    maximum until then (NaN without a forecast).
+    """
+
+    demand: float
+    capacity: float
+    forecast: tuple[float, float, float, float] = (math.nan,) * 4
+
+
+class Guess(NamedTuple):
+    """What a setting says now: the count before holding, the held one, and its table: ascending counts, risks."""
+
+    wanted: int
+    replicas: int
+    counts: FloatArray
+    risks: FloatArray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Learned:
+    """What was learned at the last review.
+
+    `features` give level and offset; `fits` are the specialists'. Of every expert and target, `scores` (rows, 1) are
+    the standardised residuals and `tables` (risks,) their quantiles; of each of their rules, `carry` has the newest
+    counts before holding.
+    """
+
+    features: Features | None = None
+    fits: Mapping[tuple[Base, Target], Fitted] = field(default_factory=dict)
+    tables: Mapping[tuple[Expert, Target], FloatArray] = field(default_factory=dict)
+    scores: Mapping[tuple[Expert, Target], Series] = field(default_factory=dict)
+    carry: Mapping[tuple[Expert, Target, Rule], FloatArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class OwnPast:
+    """History, what was learned from it, the tally of every setting, and the setting in force.
+
+    Immutable: `seen` gives the past with one more row. Reviews happen inside `seen`, on fixed rows, so that equal
+    histories give equal choices however they came in.
+
+    Attributes:
+        portfolio, grid: what is tried, and the grid of turns.
+        budget: violated steps of the service itself.
+        reviewed: rows that are in the tally.
+        chosen: number of the setting in force; None before there is enough past.
+        allowed: the violated share that the last choice aimed at.
+        changes: how often another setting was chosen.
+    """
+
+    portfolio: Portfolio
+    grid: LeadGrid
+    budget: ErrorBudget
+    cap: float
+    least: int
+    most: int
+    settings: tuple[Setting, ...]
+    history: Series
+    tally: Tally
+    newest_s: float = math.nan
+    learned: _Learned = field(default_factory=_Learned)
+    reviewed: int = 0
+    fitted_rows: int = 0
+    next_review: int = FIRST_FIT
+    chosen: int | None = None
+    allowed: float = 0.0
+    changes: int = 0
+    recent: tuple[int, ...] = ()
+
+    @classmethod
+    def start(
+        cls,
+        portfolio: Portfolio,
+        grid: LeadGrid,
+        budget: ErrorBudget,
+        *,
+        cap: float,
+        bounds: tuple[int, int] = (1, 100_000),
+    ) -> OwnPast:
+        """Nothing seen yet. ``cap`` is the most risk of one decision, ``bounds`` the replicas that settings keep to."""
+        settings = portfolio.settings(grid, cap)
+        return cls(
+            portfolio=portfolio,
+            grid=grid,
+            budget=budget,
+            cap=cap,
+            least=max(1, bounds[0]),
+            most=bounds[1],
+            settings=settings,
+            history=Series.empty(FORECAST + 4),
+            tally=Tally.empty(len(settings)),
+            allowed=budget.epsilon,
+        )
+
+    # ---- seeing ---------------------------------------------------------------------------------------------
+    def seen(self, now_s: float, row: Row) -> OwnPast:
+        """With what the turn at ``now_s`` saw; turns that were missed before it are absent rows."""
+        missed = 0
+        if self.newest_s == self.newest_s:
+            missed = min(max(round((now_s - self.newest_s) / self.grid.step_s) - 1, 0), GAP_ROWS)
+        rows = np.full((missed + 1, FORECAST + 4), math.nan)
+        filled, peak = self.history.rows[-1, [FILLED, PEAK]] if len(self.history) else (0.0, 0.0)
+        rows[:, CAPACITY], rows[:, FILLED], rows[:, PEAK] = row.capacity, filled, peak
+        if row.demand == row.demand:
+            demand = max(0.0, row.demand)
+            rows[-1, [DEMAND, FILLED, PEAK]] = demand, demand, max(peak, demand)
+        rows[-1, FORECAST:] = row.forecast
+        past = replace(self, history=self.history.extended(rows), newest_s=now_s)
+        return past._reviewed() if len(past.history) >= past.next_review else past
+
+    def with_outcome(self, now_s: float, violated: bool, stated: float) -> OwnPast:
+        """With whether a known step up to ``now_s`` was violated, and the risk that was stated for it (NaN: none)."""
+        stated = stated if stated == stated else 0.0
+        return replace(self, budget=self.budget.learn(now_s, 1.0, float(violated), stated))
+
+    def with_wanted(self, wanted: int) -> OwnPast:
+        """With the newest count, before holding, of the setting in force."""
+        longest = 1 if self.chosen is None else self.settings[self.chosen].hold
+        return replace(self, recent=(*self.recent, wanted)[-longest:])
+
+    @property
+    def setting(self) -> Setting | None:
+        """The setting in force; None before there is enough past."""
+        return None if self.chosen is None else self.settings[self.chosen]
+
+    def verdict(self) -> tuple[Verdict, ...]:
+        """Which setting is in force, and what the best of every other family would have cost and missed."""
+        return () if self.chosen is None else verdict(self.tally, self.settings, self.allowed, self.chosen)
+
+    # ---- deciding -------------------------------------------------------------------------------------------
+    def guess(self) -> Guess | None:
+        """What the setting in force says for the newest row; None without one, or where its forecasts are absent."""
+        setting, now = self.setting, len(self.history) - 1
+        if setting is None:
+            return None
+        if setting.rule == "margin":
+            return self._thumb(setting, now)
+        expert, target = _expert(setting), _target(setting)
+        bases = self._located_bases(now, now + 1, (expert, target))
+        counts = self._counts(expert, target, bases, now, now + 1)
+        if counts is None or math.isnan(counts[0, 0]):
+            return None
+        risks = least_risks(self.cap)
+        picked = _by_rule(setting.rule, counts, risks, np.array([setting.knob]))
+        wanted = self._bounded(max(int(picked[0, 0]), int(self._floor(now, now + 1)[0])))
+        before = self.recent[-(setting.hold - 1) :] if setting.hold > 1 else ()
+        return Guess(wanted, max((wanted, *before)), counts[0], risks)
+
+    def _thumb(self, setting: Setting, now: int) -> Guess:
+        """What a rule of thumb says."""
+        rows = self.history.rows[max(0, now + 1 - max(4, setting.hold)) : now + 1]
+        thumb: Thumb = "percentile" if setting.expert == "percentile" else "reactive"
+        load = rows[:, FILLED] / rows[:, CAPACITY]
+        wanted = self._bounded(int(thumb_counts(thumb, load, setting.hold, np.array([setting.knob]))[-1, 0]))
+        return Guess(wanted, wanted, np.array([float(wanted)]), np.array([math.nan]))
+
+    def _bounded(self, count: int) -> int:
+        return min(max(count, self.least), self.most)
+
+    # ---- reviewing ------------------------------------------------------------------------------------------
+    def _reviewed(self) -> OwnPast:
+        """Tally the rows since the last review, learn from them, choose again."""
+        stop = len(self.history)
+        past = self if self.fitted_rows else replace(self, reviewed=stop)
+        if past.fitted_rows:
+            bases = past._located_bases(max(0, past.reviewed - self.grid.lead_steps), stop)
+            past = past._tallied(stop, bases)._with_tables(stop, bases)
+        if stop >= past.fitted_rows * REFIT_GROWTH:
+            past = past._refitted(stop)
+        piece = min(max(REVIEW_ROWS, round(REVIEW_SHARE * stop)), max(1, round(REVIEW_S / self.grid.step_s)))
+        past = replace(past, next_review=stop + piece)
+        return past._chosen() if past.tally.known * self.budget.epsilon >= WARM_KNOWN else past
+
+    def _tallied(self, stop: int, bases: _Located) -> OwnPast:
+        """With the rows ``reviewed .. stop-1`` replayed under every setting."""
+        start, k = self.reviewed, self.grid.lead_steps
+        rows = self.history.rows
+        load = rows[start:stop, DEMAND] / rows[start:stop, CAPACITY]
+        known = ~np.isnan(load)
+        floor = self._floor(start, stop)
+        cost, missed = [], []
+        carry = dict(self.learned.carry)
+
+        def score(held_counts: FloatArray) -> None:
+            """``held_counts`` begins with up to k rows before the piece."""
+            inside = slice(len(held_counts) - (stop - start), None)
+            ordered = np.clip(held_counts, self.least, self.most)
+            ready = ready_of(ordered, k)[inside]
+            cost.append(ordered[inside].sum(axis=0))
+            missed.append((load[known, None] - ready[known] > ROUND).sum(axis=0))
+
+        risks = least_risks(self.cap)
+        for expert in self.portfolio.experts:
+            for target in TARGETS:
+                counts = self._counts(expert, target, bases, start, stop)
+                holds = self.portfolio.holds(self.grid, target)
+                for rule in self.portfolio.rules:
+                    knobs = np.asarray(self.portfolio.knobs(rule, self.cap))
+                    wanted = self._or_blind(counts, risks, rule, knobs, start, stop)
+                    wanted = np.maximum(wanted, floor[:, None])
+                    before = carry.get((expert, target, rule), np.empty((0, len(knobs))))
+                    whole = np.concatenate([before, wanted])
+                    carry[expert, target, rule] = whole[-(max(holds) - 1 + k) :]
+                    for hold in holds:
+                        score(held(whole, hold)[-(stop - start + k) :])
+        margins = np.asarray(self.portfolio.margins)
+        for thumb in self.portfolio.thumbs:
+            for hold in self.portfolio.thumb_holds(self.grid):
+                back = min(start, max(4, hold) - 1 + k)
+                past_load = rows[start - back : stop, FILLED] / rows[start - back : stop, CAPACITY]
+                score(thumb_counts(thumb, past_load, hold, margins)[-(stop - start + k) :])
+        memory = max(MEMORY_S / self.grid.step_s, MEMORY_MISSES / max(self.budget.epsilon, 1e-6))
+        tally = self.tally.plus(
+            np.concatenate(cost), np.concatenate(missed).astype(np.float64), stop - start, int(known.sum()), memory
+        )
+        return replace(self, tally=tally, reviewed=stop, learned=replace(self.learned, carry=carry))
+
+    def _or_blind(
+        self, counts: FloatArray | None, risks: FloatArray, rule: Rule, knobs: FloatArray, start: int, stop: int
+    ) -> FloatArray:
+        """(rows, knobs) counts of a rule; where the expert has no forecast, the lead's maximum with a margin."""
+        rows = self.history.rows[start:stop]
+        back = min(start, self.grid.lead_steps)
+        highest = held(self.history.rows[start - back : stop, FILLED], self.grid.lead_steps + 1)[back:]
+        blind = replicas(BLIND_MARGIN * highest / rows[:, CAPACITY])[:, None]
+        if counts is None:
+            return np.repeat(blind, len(knobs), axis=1)
+        absent = np.isnan(counts[:, :1])
+        return np.where(absent, blind, _by_rule(rule, np.where(absent, 1.0, counts), risks, knobs))
+
+    def _refitted(self, stop: int) -> OwnPast:
+        """With specialists fitted on all rows so far; rows that the first ones learned from have no residuals."""
+        demand = self.history.rows[:, FILLED]
+        fits: dict[tuple[Base, Target], Fitted] = {}
+        for base in self.portfolio.bases:
+            if base != "forecast":
+                fits |= {(base, t): fit_specialist(base, demand, self.grid, t) for t in TARGETS}
+        learned = replace(self.learned, fits=fits, features=Features.for_past(demand, self.grid))
+        if not self.fitted_rows:
+            unscored = Series.empty(1).extended(np.full((max(0, stop - self.grid.lead_steps), 1), math.nan))
+            keys = [(e, t) for e in self.portfolio.experts for t in TARGETS]
+            learned = replace(learned, scores=dict.fromkeys(keys, unscored))
+        return replace(self, fitted_rows=stop, learned=learned)
+
+    def _with_tables(self, stop: int, bases: _Located) -> OwnPast:
+        """With standardised residuals of the forecasts whose lead has passed by now, and their quantiles."""
+        end = max(0, stop - self.grid.lead_steps)
+        scores, tables = dict(self.learned.scores), {}
+        demand = self.history.rows[:, FILLED]
+        risks = least_risks(self.cap)
+        for (expert, target), series in self.learned.scores.items():
+            begin = len(series)
+            if end > begin:
+                location, scale = bases.mean(expert, target, begin, end)
+                level = bases.level[begin - bases.start : end - bases.start]
+                carried = targets_of(demand, self.grid, target, begin, end)
+                score = (np.log((carried + bases.offset) / level) - location) / scale
+                series = scores[expert, target] = series.extended(score[:, None])
+            known = series.rows[-SCORES:, 0]
+            known = np.sort(known[~np.isnan(known)])
+            if known.size >= LEAST_SCORES:
+                tables[expert, target] = quantiles(known, 1.0 - risks)
+        return replace(self, learned=replace(self.learned, scores=scores, tables=tables))
+
+    def _chosen(self) -> OwnPast:
+        """With the setting chosen that is cheapest at the budget's pace."""
+        thumbs = np.array([s.rule == "margin" for s in self.settings])
+        allowed = self.budget.pace
+        best = choose(self.tally, allowed, self.chosen, thumbs)
+        if best == self.chosen:
+            return replace(self, allowed=allowed)
+        changed = replace(self, chosen=best, allowed=allowed, changes=self.changes + (self.chosen is not None))
+        return replace(changed, recent=changed._recent())
+
+    def _recent(self) -> tuple[int, ...]:
+        """What the setting in force wanted in the rows before the newest, as far as its hold reaches."""
+        setting = self.setting
+        if setting is None or setting.rule == "margin" or setting.hold <= 1:
+            return ()
+        rule = _rule(setting)
+        key = (_expert(setting), _target(setting), rule)
+        ladder = self.portfolio.knobs(rule, self.cap)
+        column = self.learned.carry[key][:-1, ladder.index(setting.knob)]
+        return tuple(self._bounded(int(c)) for c in column[-(setting.hold - 1) :])
+
+    # ---- forecasts ------------------------------------------------------------------------------------------
+    def _located_bases(self, start: int, stop: int, only: tuple[Expert, Target] | None = None) -> _Located:
+        """Locations and scales of all bases (``only`` those of one expert and target) in these rows."""
+        features = self.learned.features
+        assert features is not None  # called after the first fit
+        demand = self.history.rows[:stop, FILLED]
+        level = features.level(demand, start, stop)
+        parts: dict[tuple[Base, Target], tuple[FloatArray, FloatArray]] = {}
+        wanted = (
+            [(b, t) for b in self.portfolio.bases for t in TARGETS] if only is None else [(b, only[1]) for b in only[0]]
+        )
+        for base, target in wanted:
+            if base == "forecast":
+                parts[base, target] = self._given(features.offset, target, level, start, stop)
+            else:
+                location, scale, _ = self.learned.fits[base, target].locate(demand, start, stop)
+                parts[base, target] = (location, np.log(scale))
+        return _Located(start, level, features.offset, parts)
+
+    def _counts(self, expert: Expert, target: Target, bases: _Located, start: int, stop: int) -> FloatArray | None:
+        """(rows, risks) replicas of an expert at every risk, NaN rows where it has no forecast; None without any."""
+        table = self.learned.tables.get((expert, target))
+        if table is None:
+            return None
+        location, scale = bases.mean(expert, target, start, stop)
+        level = bases.level[start - bases.start : stop - bases.start]
+        away = location[:, None] + table * scale[:, None]
+        rate = level[:, None] * np.exp(np.clip(away, -LOG_REACH, LOG_REACH)) - bases.offset
+        rows = self.history.rows[start:stop]
+        load = np.minimum(rate, REACH * rows[:, PEAK, None] + bases.offset) / rows[:, CAPACITY, None]
+        return np.where(np.isnan(load), math.nan, replicas(load))
+
+    def _given(
+        self, offset: float, target: Target, level: FloatArray, start: int, stop: int
+    ) -> tuple[FloatArray, FloatArray]:
+        """Location and log scale of the forecast that was given in these rows."""
+        at = FORECAST + 2 * TARGETS.index(target)
+        median, high = self.history.rows[start:stop, at], self.history.rows[start:stop, at + 1]
+        location = np.log((median + offset) / level)
+        width = np.log((high + offset) / level) - location
+        return location, np.log(np.maximum(width, 0.01))
+
+    def _floor(self, start: int, stop: int) -> FloatArray:
+        """(rows,) what present demand needs."""
+        return replicas(self.history.rows[start:stop, FILLED] / self.history.rows[start:stop, CAPACITY])
+
+
+class _Located(NamedTuple):
+    """Where the bases' forecasts lie in rows from `start` on: `parts` (location, log scale) of each, both (rows,)."""
+
+    start: int
+    level: FloatArray
+    offset: float
+    parts: Mapping[tuple[Base, Target], tuple[FloatArray, FloatArray]]
+
+    def mean(self, expert: Expert, target: Target, start: int, stop: int) -> tuple[FloatArray, FloatArray]:
+        """Mean location and geometric mean scale of an expert's bases in rows ``start..stop-1``."""
+        inside = slice(start - self.start, stop - self.start)
+        parts = [self.parts[base, target] for base in expert]
+        location = np.mean([p[0][inside] for p in parts], axis=0)
+        return location, np.exp(np.mean([p[1][inside] for p in parts], axis=0))
+
+
+def _by_rule(rule: str, counts: FloatArray, risks: FloatArray, knobs: FloatArray) -> FloatArray:
+    """(rows, knobs) of ``counts`` (rows, risks) what each knob of a rule picks."""
+    if rule == "price":
+        return priced(counts, risks, knobs)
+    return np.asarray(counts[:, np.searchsorted(-risks, -knobs * (1 + 1e-9))])
+
+
+def _expert(setting: Setting) -> Expert:
+    return cast(Expert, tuple(setting.expert.split("+")))
+
+
+def _target(setting: Setting) -> Target:
+    return "point" if setting.target == "point" else "max"
+
+
+def _rule(setting: Setting) -> Rule:
+    return "price" if setting.rule == "price" else "quantile"

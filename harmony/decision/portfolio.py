@@ -1,0 +1,185 @@
+"""The portfolio: ways of deciding that are scored on a service's own past, as tables of replicas (rows, settings)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from scipy.ndimage import maximum_filter1d
+
+from forecasting.errors import UsageError
+from forecasting.panel import FloatArray
+from forecasting.specialists import TARGETS, LeadGrid, Target
+from harmony.decision.risk import ROUND
+
+__all__ = [
+    "PRICES",
+    "RISKS",
+    "Base",
+    "Portfolio",
+    "Rule",
+    "Setting",
+    "Thumb",
+    "held",
+    "least_risks",
+    "priced",
+    "ready_of",
+    "replicas",
+    "thumb_counts",
+]
+
+Base = Literal["forecast", "ridge", "boosted"]
+Rule = Literal["price", "quantile"]
+Thumb = Literal["reactive", "percentile"]
+
+# Risks at which a forecast's demand is read off: every tenth below one in two, finer in the tail.
+RISKS: FloatArray = np.concatenate([np.linspace(0.7, 0.05, 27)[:-1], np.geomspace(0.05, 3e-5, 40)])
+# Replica-hours that an hour of violation is worth; services of one replica to thousands find theirs in between.
+PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(0.5, 1e6, 26))
+MARGINS: tuple[float, ...] = (1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.5, 5.0)
+HOLDS_S: tuple[float, ...] = (1800.0, 3600.0)
+THUMB_HOLDS_S: tuple[float, ...] = (1800.0, 3600.0, 10_800.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One way of deciding: who forecasts, what, which rule with which knob, and how long a count is held.
+
+    `expert` is the forecasters whose mean is used joined by "+", or a rule of thumb; `target` what is forecast (empty
+    for a rule of thumb); `rule` "price" (knob: replica-hours per violated hour), "quantile" (knob: risk) or "margin"
+    (knob: factor on demand); `hold` in steps.
+    """
+
+    expert: str
+    target: str
+    rule: str
+    knob: float
+    hold: int
+
+    @property
+    def family(self) -> str:
+        """Its name without target, knob and hold."""
+        return self.expert if self.rule == "margin" else f"{self.rule} on {self.expert}"
+
+    @property
+    def label(self) -> str:
+        """All of it, for people."""
+        target = f" {self.target}" if self.target else ""
+        return f"{self.family}{target}, {self.rule} {self.knob:.3g}, hold {self.hold} steps"
+
+
+@dataclass(frozen=True, slots=True)
+class Portfolio:
+    """Which ways of deciding are tried.
+
+    Attributes:
+        experts: each a tuple of bases whose forecasts are averaged; "forecast" is what the policy is given.
+        rules: "price", "quantile" or both.
+        prices: the ladder of prices, ascending.
+        holds_s: holds on the way down besides one lead time, seconds.
+        thumbs: rules of thumb that are tried too.
+        margins: factors on demand that these try.
+    """
+
+    experts: tuple[tuple[Base, ...], ...] = (("ridge",), ("forecast",), ("ridge", "forecast"))
+    rules: tuple[Rule, ...] = ("price",)
+    prices: tuple[float, ...] = PRICES
+    holds_s: tuple[float, ...] = HOLDS_S
+    thumbs: tuple[Thumb, ...] = ("reactive", "percentile")
+    margins: tuple[float, ...] = field(default=MARGINS)
+
+    def __post_init__(self) -> None:
+        if not (self.experts or self.thumbs):
+            raise UsageError("portfolio: expected at least one expert or rule of thumb")
+        if not self.prices or list(self.prices) != sorted(self.prices) or not all(p > 0 for p in self.prices):
+            raise UsageError("portfolio: expected prices above 0 in ascending order")
+
+    @property
+    def bases(self) -> tuple[Base, ...]:
+        """All forecasters that are needed."""
+        return tuple(dict.fromkeys(b for e in self.experts for b in e))
+
+    def holds(self, grid: LeadGrid, target: Target) -> tuple[int, ...]:
+        """Steps that counts are held; a forecast of one point is held for a lead time at least.
+
+        Ready replicas are the minimum of what was ordered over the lead, so a point's count serves only if held.
+        """
+        k = grid.lead_steps
+        every = {1, k + 1, *(grid.steps(s) for s in self.holds_s)}
+        return tuple(h for h in sorted(every) if target == "max" or h > k)
+
+    def knobs(self, rule: Rule, cap: float) -> tuple[float, ...]:
+        """The ladder of a rule: prices, or risks up to ``cap``."""
+        return self.prices if rule == "price" else tuple(float(r) for r in least_risks(cap)[::2])
+
+    def settings(self, grid: LeadGrid, cap: float) -> tuple[Setting, ...]:
+        """All settings in the order of the table's columns; ``cap`` is the most risk of one decision."""
+        out = [
+            Setting("+".join(expert), target, rule, knob, hold)
+            for expert in self.experts
+            for target in TARGETS
+            for rule in self.rules
+            for hold in self.holds(grid, target)
+            for knob in self.knobs(rule, cap)
+        ]
+        for thumb in self.thumbs:
+            out += [Setting(thumb, "", "margin", m, h) for h in self.thumb_holds(grid) for m in self.margins]
+        return tuple(out)
+
+    def thumb_holds(self, grid: LeadGrid) -> tuple[int, ...]:
+        """Steps that rules of thumb hold (or look back)."""
+        return tuple(sorted({grid.lead_steps + 1, *(grid.steps(s) for s in THUMB_HOLDS_S)}))
+
+
+def least_risks(cap: float) -> FloatArray:
+    """The risks of the table that one decision may take, descending: those up to ``cap``, the smallest at least."""
+    allowed = RISKS[cap * (1 + 1e-9) >= RISKS]
+    return allowed if allowed.size else RISKS[-1:]
+
+
+def priced(counts: FloatArray, risks: FloatArray, prices: FloatArray) -> FloatArray:
+    """(rows, prices) the cheapest of ``counts`` (rows, risks) at each price: argmin n + price x risk.
+
+    ``counts`` rise as ``risks`` (descending) fall, so of equal counts the least risk stands for all.
+    """
+    rows = np.arange(len(counts))
+    return np.column_stack([counts[rows, np.argmin(counts + p * risks, axis=1)] for p in prices])
+
+
+def held(counts: FloatArray, steps: int) -> FloatArray:
+    """Maximum of the last ``steps`` rows at every row (fewer at the beginning)."""
+    if steps <= 1:
+        return counts
+    return np.asarray(maximum_filter1d(counts, steps, axis=0, origin=(steps - 1) // 2, mode="nearest"))
+
+
+def ready_of(ordered: FloatArray, lead_steps: int) -> FloatArray:
+    """Ready replicas: the minimum of what was ordered over the lead, (rows, settings)."""
+    return -held(-ordered, lead_steps + 1)
+
+
+def replicas(load: FloatArray) -> FloatArray:
+    """Whole replicas for ``load`` (demand over capacity), at least one."""
+    return np.maximum(np.ceil(load - ROUND), 1.0)
+
+
+def thumb_counts(thumb: Thumb, load: FloatArray, hold: int, margins: FloatArray) -> FloatArray:
+    """(rows, margins) counts of a rule of thumb that sees ``load`` (rows,) = demand over capacity.
+
+    *reactive*: the last value times a margin, held (what a HorizontalPodAutoscaler without tolerance orders).
+    *percentile*: the 95th percentile of the last ``hold`` steps times a margin.
+    """
+    if thumb == "percentile":
+        return replicas(_percentile(load, max(4, hold))[:, None] * margins)
+    return held(replicas(load[:, None] * margins), hold)
+
+
+def _percentile(load: FloatArray, steps: int) -> FloatArray:
+    padded = np.concatenate([np.repeat(load[:1], steps - 1), load])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, steps)
+    at = min(steps - 1, math.ceil(0.95 * steps) - 1)
+    if steps <= 16:
+        return np.asarray(np.sort(windows, axis=1)[:, at])
+    return np.concatenate([np.partition(windows[i : i + 512], at, axis=1)[:, at] for i in range(0, len(windows), 512)])

@@ -1,0 +1,108 @@
+"""Choosing by replay: of all settings scored on the own past, the cheapest that keeps the budget, with hysteresis."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from forecasting.panel import FloatArray
+from harmony.decision.portfolio import Setting
+
+__all__ = ["HANDICAP", "HYSTERESIS", "MEMORY_S", "Tally", "Verdict", "choose", "verdict"]
+
+HYSTERESIS = 0.002  # what a change of setting must save
+HANDICAP = 0.05  # what a rule of thumb must save against the experts: replayed luck is cheap, and it has more of it
+MEMORY_S = 6 * 86_400.0  # what happened so long ago counts for 1 / e
+MEMORY_MISSES = 2.0  # ... but as many steps count as allow this many violations
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tally:
+    """What every setting would have cost and missed so far, older pieces fading.
+
+    Attributes:
+        cost: (settings,) replica-steps.
+        missed: (settings,) violated steps.
+        steps, known: steps of it, and those with known demand.
+    """
+
+    cost: FloatArray
+    missed: FloatArray
+    steps: float = 0.0
+    known: float = 0.0
+
+    @classmethod
+    def empty(cls, settings: int) -> Tally:
+        """Nothing replayed yet."""
+        return cls(np.zeros(settings), np.zeros(settings))
+
+    def plus(self, cost: FloatArray, missed: FloatArray, steps: int, known: int, memory_steps: float) -> Tally:
+        """With a piece of ``steps`` rows added, what was before fading by exp(-``steps`` / ``memory_steps``)."""
+        keep = math.exp(-steps / memory_steps)
+        return replace(
+            self,
+            cost=keep * self.cost + cost,
+            missed=keep * self.missed + missed,
+            steps=keep * self.steps + steps,
+            known=keep * self.known + known,
+        )
+
+    @property
+    def share(self) -> FloatArray:
+        """(settings,) violated share of the known steps; 0 before any."""
+        return self.missed / self.known if self.known else np.zeros_like(self.missed)
+
+
+def choose(tally: Tally, allowed: float, current: int | None, thumbs: np.ndarray) -> int:
+    """Number of the cheapest setting whose replayed share is at most ``allowed``; the safest where none is.
+
+    ``thumbs`` (settings,) True for rules of thumb, which must be cheaper than experts by `HANDICAP`. ``current`` is
+    kept unless another one saves `HYSTERESIS`.
+    """
+    share = tally.share
+    keeping = share <= allowed
+    if not keeping.any():
+        keeping = share <= share.min() + 1e-12
+    cost = np.where(keeping, np.where(thumbs, tally.cost * (1.0 + HANDICAP), tally.cost), np.inf)
+    best = int(np.argmin(cost))
+    if current is not None and keeping[current] and cost[current] <= cost[best] * (1.0 + HYSTERESIS):
+        return current
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One family of settings on the own past: its cheapest that keeps the budget.
+
+    `replicas` is what it would have ordered in the mean, `share` what it would have missed; `chosen` says that it is
+    the one in force.
+    """
+
+    setting: Setting
+    replicas: float
+    share: float
+    keeps: bool
+    chosen: bool
+
+
+def verdict(tally: Tally, settings: tuple[Setting, ...], allowed: float, chosen: int) -> tuple[Verdict, ...]:
+    """Why the chosen setting was chosen: every family's best beside it, the chosen one first, then by cost."""
+    if tally.steps == 0.0:
+        return ()
+    best: dict[str, int] = {}
+    share = tally.share
+    for i, setting in enumerate(settings):
+        rank = (share[i] > allowed, share[i] if share[i] > allowed else 0.0, tally.cost[i])
+        j = best.get(setting.family)
+        if j is None or rank < (share[j] > allowed, share[j] if share[j] > allowed else 0.0, tally.cost[j]):
+            best[setting.family] = i
+    best[settings[chosen].family] = chosen
+    rows = [
+        Verdict(
+            settings[i], float(tally.cost[i] / tally.steps), float(share[i]), bool(share[i] <= allowed), i == chosen
+        )
+        for i in best.values()
+    ]
+    return tuple(sorted(rows, key=lambda v: (not v.chosen, not v.keeps, v.replicas)))

@@ -1,0 +1,105 @@
+"""The error budget: what is spent, what is left, and at which pace to go on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecasting.errors import UsageError
+from harmony.decision.budget import HOUR_S, ErrorBudget
+
+LAWS = settings(max_examples=200, deadline=None)
+DAY_S = 86_400.0
+
+histories = st.lists(
+    st.tuples(st.floats(-600, 9000), st.integers(0, 60), st.floats(0, 1), st.floats(0, 0.2)), min_size=1, max_size=60
+)
+
+
+def lived(budget: ErrorBudget, history: list[tuple[float, int, float, float]]) -> tuple[ErrorBudget, float]:
+    """The budget after (seconds since the last look, steps, violated share, stated share) each; and the time."""
+    now = 1.6e9
+    for dt, steps, share, stated in history:
+        now += dt
+        budget = budget.learn(now, steps, round(share * steps), stated * steps)
+    return budget, now
+
+
+@LAWS
+@given(histories, st.sampled_from([0.001, 0.01, 0.1]))
+def test_spent_and_seen_are_the_sums_over_the_window(history: list, epsilon: float) -> None:
+    budget, _ = lived(ErrorBudget(epsilon, window_s=DAY_S), history)
+    assert budget.counted.steps == pytest.approx(sum(h.steps for h in budget.hours))
+    assert budget.spent == pytest.approx(sum(h.violated for h in budget.hours))
+    if budget.hours:
+        assert budget.hours[-1].start_s - budget.hours[0].start_s < DAY_S
+    starts = [h.start_s for h in budget.hours]
+    assert starts == sorted(set(starts))
+
+
+@LAWS
+@given(histories, st.sampled_from([0.0, 0.001, 0.01, 0.1]))
+def test_the_pace_stays_within_its_bounds(history: list, epsilon: float) -> None:
+    budget, _ = lived(ErrorBudget(epsilon), history)
+    assert ErrorBudget.SLOWEST * epsilon <= budget.pace <= ErrorBudget.FASTEST * epsilon
+    assert 1 / ErrorBudget.SCALE <= budget.realised_over_stated <= ErrorBudget.SCALE
+
+
+@LAWS
+@given(histories, st.integers(1, 60))
+def test_more_violations_never_quicken_the_pace(history: list, more: int) -> None:
+    budget, now = lived(ErrorBudget(0.01), history)
+    assert budget.learn(now, more, more).pace <= budget.learn(now, more, 0).pace
+
+
+@LAWS
+@given(st.integers(1, 24), st.floats(0, 1))
+def test_no_hour_counts_for_more_than_its_share(hours: int, share: float) -> None:
+    """However bad one hour is, the pace falls by at most a quarter of the budget."""
+    budget = ErrorBudget(0.01)
+    for hour in range(hours):
+        budget = budget.learn(hour * HOUR_S, 60, 0)
+    before, after = budget.pace, budget.learn(hours * HOUR_S, 3600, round(3600 * share)).pace
+    whole = budget.window_s / budget.step_s
+    assert after >= min(before, budget.FASTEST * 0.01) - ErrorBudget.HOUR_SHARE * budget.total / whole - 1e-12
+
+
+def test_a_budget_kept_to_the_step_is_spent_by_the_end_of_the_window() -> None:
+    budget = ErrorBudget(0.01, window_s=10 * DAY_S)
+    for hour in range(240):
+        budget = budget.learn(hour * HOUR_S, 60, 1 if hour % 5 < 3 else 0)  # 1 % of the steps
+    assert budget.left == pytest.approx(0.0, abs=1e-9)
+    assert budget.pace == pytest.approx(0.01)
+    assert budget.burn_rate(DAY_S) == pytest.approx(1.0, rel=0.1)
+
+
+def test_what_left_the_window_is_forgotten() -> None:
+    budget = ErrorBudget(0.01, window_s=DAY_S).learn(0.0, 60, 60)
+    assert budget.left < 0
+    assert budget.learn(2 * DAY_S, 60, 0).left == 1.0
+
+
+def test_an_unspent_budget_quickens_and_a_broken_one_slows() -> None:
+    fresh = ErrorBudget(0.01, window_s=2 * DAY_S)
+    idle, busy = fresh, fresh
+    for hour in range(24):
+        idle, busy = idle.learn(hour * HOUR_S, 60, 0), busy.learn(hour * HOUR_S, 60, 2)
+    assert idle.pace > 0.01 > busy.pace
+
+
+def test_an_hour_without_known_steps_changes_nothing() -> None:
+    budget = ErrorBudget(0.01).learn(0.0, 60, 3)
+    assert budget.learn(HOUR_S, 0, 0) is budget
+
+
+@pytest.mark.parametrize("counts", [(10, 11, 0.0), (10, -1, 0.0), (10, 1, -0.1)])
+def test_impossible_counts_are_refused(counts: tuple[float, float, float]) -> None:
+    with pytest.raises(UsageError):
+        ErrorBudget(0.01).learn(0.0, *counts)
+
+
+@pytest.mark.parametrize("bad", [{"epsilon": 1.0}, {"epsilon": 0.01, "window_s": 60.0}])
+def test_impossible_budgets_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        ErrorBudget(**bad)

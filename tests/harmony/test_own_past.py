@@ -1,0 +1,246 @@
+"""Replaying the own past: scored as the simulator scores, never looking ahead, and choosing what it says it chooses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecasting.errors import UsageError
+from forecasting.panel import Indicator, Panel
+from forecasting.specialists import LeadGrid
+from harmony.decision.budget import ErrorBudget
+from harmony.decision.own_past import OwnPast, Row
+from harmony.decision.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of
+from harmony.decision.selection import Tally, choose, verdict
+from harmony.decision.series import Series
+from harmony.policies.reactive import ReactivePolicy
+from simulator.pool import StartUp
+from simulator.replaying import ReplaySettings, replay
+from simulator.traces.trace import Trace
+
+LAWS = settings(max_examples=200, deadline=None)
+STEP_S = 600.0
+
+
+def daily(n: int, seed: int = 0, noise: float = 0.1) -> np.ndarray:
+    """Demand with a rhythm of a day of ten-minute steps."""
+    at = np.arange(n)
+    rng = np.random.default_rng(seed)
+    return 2000.0 * np.exp(0.6 * np.sin(2 * np.pi * at / 144) + noise * rng.standard_normal(n))
+
+
+def begun(portfolio: Portfolio, *, epsilon: float = 0.02, lead: int = 2) -> OwnPast:
+    budget = ErrorBudget(epsilon, step_s=STEP_S)
+    return OwnPast.start(portfolio, LeadGrid(STEP_S, lead), budget, cap=5 * epsilon, bounds=(1, 10_000))
+
+
+def lived(past: OwnPast, demand: np.ndarray, start: int = 0) -> OwnPast:
+    for i, d in enumerate(demand):
+        past = past.seen((start + i) * STEP_S, Row(float(d), 100.0))
+    return past
+
+
+RIDGE = Portfolio(experts=(("ridge",),), thumbs=("reactive", "percentile"))
+THUMBS = Portfolio(experts=(), thumbs=("reactive",))
+
+
+# ---- tables --------------------------------------------------------------------------------------------------
+@LAWS
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 6))
+def test_held_and_ready_equal_plain_loops(seed: int, steps: int, lead: int) -> None:
+    counts = np.random.default_rng(seed).integers(1, 50, (40, 3)).astype(float)
+    assert np.array_equal(held(counts, steps), [counts[max(0, t - steps + 1) : t + 1].max(0) for t in range(40)])
+    assert np.array_equal(ready_of(counts, lead), [counts[max(0, t - lead) : t + 1].min(0) for t in range(40)])
+
+
+@LAWS
+@given(st.integers(0, 10**6), st.floats(0.1, 1e5), st.floats(0.001, 1))
+def test_the_priced_count_is_the_cheapest(seed: int, price: float, cap: float) -> None:
+    rng = np.random.default_rng(seed)
+    risks = least_risks(cap)
+    counts = np.sort(rng.integers(1, 200, (5, risks.size)), axis=1).astype(float)
+    got = priced(counts, risks, np.array([price]))[:, 0]
+    assert got == pytest.approx([row[np.argmin(row + price * risks)] for row in counts])
+    assert (risks <= cap * (1 + 1e-9)).all() or risks.size == 1
+    more = priced(counts, risks, np.array([2 * price]))[:, 0]
+    assert (more >= got).all()
+
+
+def test_risks_fall_from_most_to_least() -> None:
+    assert (np.diff(RISKS) < 0).all()
+
+
+@LAWS
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=8), st.integers(0, 7))
+def test_a_longer_series_leaves_the_old_one_as_it_was(sizes: list[int], branch: int) -> None:
+    rng = np.random.default_rng(0)
+    series, kept, copies = Series.empty(2), [], []
+    for size in sizes:
+        series = series.extended(rng.random((size, 2)))
+        kept.append(series)
+        copies.append(series.rows.copy())
+    old = kept[min(branch, len(kept) - 1)]
+    other = old.extended(np.zeros((3, 2)))
+    assert other.rows[-1].tolist() == [0.0, 0.0]
+    assert all(np.array_equal(s.rows, c) for s, c in zip(kept, copies, strict=True))
+
+
+# ---- choosing ------------------------------------------------------------------------------------------------
+
+
+def some_tally(seed: int) -> Tally:
+    rng = np.random.default_rng(seed)
+    return Tally(rng.uniform(1, 100, 30), rng.integers(0, 30, 30) * 1.0, 500.0, 500.0)
+
+
+tallies = st.integers(0, 10**6).map(some_tally)
+
+
+@LAWS
+@given(tallies, st.floats(0, 0.1), st.none() | st.integers(0, 29))
+def test_the_cheapest_that_keeps_the_budget_or_the_safest(tally: Tally, allowed: float, current: int | None) -> None:
+    none = np.zeros(30, dtype=bool)
+    pick = choose(tally, allowed, current, none)
+    keeping = tally.share <= allowed
+    if not keeping.any():
+        assert tally.share[pick] == tally.share.min()
+    else:
+        assert keeping[pick]
+        assert tally.cost[pick] <= tally.cost[keeping].min() * 1.002
+        assert pick == current or tally.cost[pick] == tally.cost[keeping].min()
+
+
+@LAWS
+@given(tallies, st.floats(0, 0.1), st.floats(0, 0.1))
+def test_a_smaller_epsilon_never_costs_less(tally: Tally, a: float, b: float) -> None:
+    none = np.zeros(30, dtype=bool)
+    strict, loose = (choose(tally, e, None, none) for e in sorted((a, b)))
+    if (tally.share <= min(a, b)).any():
+        assert tally.cost[strict] >= tally.cost[loose]
+
+
+def test_a_rule_of_thumb_must_be_clearly_cheaper() -> None:
+    tally = Tally(np.array([100.0, 97.0, 90.0]), np.zeros(3), 10.0, 10.0)
+    assert choose(tally, 0.01, None, np.array([False, True, False])) == 2
+    assert choose(tally, 0.01, None, np.array([False, True, True])) == 2
+    assert choose(replace_cost(tally, 2, 99.0), 0.01, None, np.array([False, True, True])) == 0
+
+
+def replace_cost(tally: Tally, at: int, cost: float) -> Tally:
+    costs = tally.cost.copy()
+    costs[at] = cost
+    return Tally(costs, tally.missed, tally.steps, tally.known)
+
+
+# ---- the replayed past ---------------------------------------------------------------------------------------
+def test_the_past_is_scored_as_the_simulator_scores_it() -> None:
+    """Every margin and hold of the reactive rule: ordered and violated steps as in a replay of that policy."""
+    demand = daily(1500, seed=3)
+    past = lived(begun(THUMBS, lead=3), demand)
+    panel = Panel(values=demand[:, None], indicators=(Indicator("demand"),), start_s=0.0, step_s=STEP_S)
+    settings_ = ReplaySettings(replica_capacity=100.0, start_up=StartUp(3 * STEP_S))
+    first, last = 200, past.reviewed
+    memory = 6 * 86_400.0 / STEP_S
+    for at in (0, 4, 13, 20, 28):
+        setting = past.settings[at]
+        policy = ReactivePolicy(margin=setting.knob - 1.0, hold_s=setting.hold * STEP_S, name="x")
+        run = replay(Trace(panel, "demand"), [policy], settings_).policies["x"]
+        pieces = pieces_of(first, last)
+        weights = [math.exp(-(last - b) / memory) for _, b in pieces]
+        cost = sum(w * run.ordered[a:b].sum() for w, (a, b) in zip(weights, pieces, strict=True))
+        missed = sum(w * run.violated[a:b].sum() for w, (a, b) in zip(weights, pieces, strict=True))
+        assert past.tally.cost[at] == pytest.approx(cost)
+        assert past.tally.missed[at] == pytest.approx(missed)
+
+
+def pieces_of(first: int, last: int) -> list[tuple[int, int]]:
+    """The pieces in which a past of ten-minute steps is reviewed."""
+    out, at = [], first
+    while at < last:
+        stop = at + min(max(8, round(0.01 * at)), 36)
+        out.append((at, stop))
+        at = stop
+    return out
+
+
+def test_a_past_is_a_value() -> None:
+    """Going on from one past in two ways gives what two separate lives would have given."""
+    demand = daily(800)
+    other = daily(800, seed=9)
+    stem = lived(begun(RIDGE), demand[:500])
+    left = lived(stem, demand[500:], 500)
+    right = lived(stem, other[500:], 500)
+    assert np.array_equal(left.tally.cost, lived(begun(RIDGE), demand).tally.cost)
+    assert np.array_equal(right.history.rows[:500], stem.history.rows, equal_nan=True)
+    assert not np.array_equal(left.tally.cost, right.tally.cost)
+
+
+def test_what_it_guesses_is_what_the_tally_counts() -> None:
+    """The setting in force wants, turn by turn, what the next review books for it."""
+    demand = daily(1200, seed=5)
+    past = lived(begun(RIDGE), demand[:900])
+    wanted: list[int] = []
+    compared = 0
+    for i, d in enumerate(demand[900:], 900):
+        setting = past.setting
+        past = past.seen(i * STEP_S, Row(float(d), 100.0))
+        reviewed = past.reviewed == i + 1
+        if reviewed and wanted and setting is not None and setting.rule == "price":
+            target = "point" if setting.target == "point" else "max"
+            column = past.learned.carry[("ridge",), target, "price"][:, past.portfolio.prices.index(setting.knob)]
+            n = min(len(wanted), len(column) - 1)
+            assert column[-1 - n : -1].tolist() == wanted[-n:]
+            compared += n
+        guess = past.guess()
+        assert guess is not None
+        past = past.with_wanted(guess.wanted)
+        wanted = [] if reviewed else [*wanted, guess.wanted]
+    assert compared > 50
+
+
+def test_the_verdict_shows_the_chosen_first_and_the_others_beside_it() -> None:
+    past = lived(begun(RIDGE), daily(1000))
+    rows = past.verdict()
+    assert rows[0].chosen
+    assert rows[0].setting == past.setting
+    assert {r.setting.family for r in rows} == {"price on ridge", "reactive", "percentile"}
+    assert all(not r.chosen for r in rows[1:])
+    assert all(r.replicas > 0 and 0 <= r.share <= 1 for r in rows)
+    assert verdict(Tally.empty(len(past.settings)), past.settings, 0.01, 0) == ()
+
+
+def test_missed_turns_are_absent_rows() -> None:
+    past = lived(begun(THUMBS), daily(10)).seen(14 * STEP_S, Row(5.0, 100.0))
+    assert len(past.history) == 15
+    assert np.isnan(past.history.rows[10:14, 0]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.001, 0.01, 0.1]), st.integers(1, 5))
+def test_any_demand_gives_numbers(seed: int, epsilon: float, lead: int) -> None:
+    """Gaps, zeros, jumps of four orders of magnitude, forecasts that come and go."""
+    rng = np.random.default_rng(seed)
+    demand = rng.pareto(1.0, 600) * 10.0 ** rng.uniform(-2, 4, 600)
+    demand[rng.random(600) < 0.2] = 0.0
+    demand[rng.random(600) < 0.1] = np.nan
+    past = begun(Portfolio(), epsilon=epsilon, lead=lead)
+    for i, d in enumerate(demand):
+        given_ = (d, 2 * d, d, 3 * d) if rng.random() < 0.8 else (math.nan,) * 4
+        past = past.seen(i * STEP_S, Row(float(d), 100.0, given_))
+        guess = past.guess()
+        if guess is not None:
+            assert 1 <= guess.replicas <= 10_000
+            past = past.with_wanted(guess.wanted)
+    assert np.isfinite(past.tally.cost).all()
+    assert ((past.tally.share >= 0) & (past.tally.share <= 1)).all()
+
+
+def test_an_empty_portfolio_is_refused() -> None:
+    with pytest.raises(UsageError):
+        Portfolio(experts=(), thumbs=())
+    with pytest.raises(UsageError):
+        Portfolio(prices=(2.0, 1.0))
