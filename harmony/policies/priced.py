@@ -97,8 +97,8 @@ class PricedPolicy:
     @property
     def settings(self) -> dict[str, Setting]:
         """What reports show."""
-        return {
-            "forecaster": self.forecaster or "none",
+        given: dict[str, Setting] = {"forecaster": self.forecaster} if self.forecaster else {}
+        return given | {
             "experts": ", ".join("+".join(e) for e in self.portfolio.experts),
             "rule": self.rule,
             "budget_days": self.window_s / 86_400.0,

@@ -169,7 +169,7 @@ def test_further_policies_are_asked_for_by_name() -> None:
     assert {"harmony-price", "quantile", "standin", "percentile"} <= set(policy_names(further=True))
     assert not {"harmony-price", "standin"} & set(policy_names())
     assert create_policy("harmony-price", "ridge").forecaster == "ridge"
-    assert create_policy("standin", "ridge").forecaster == ""  # type: ignore[attr-defined]
+    assert create_policy("standin", "ridge").forecaster == ""
     assert create_policy("quantile").name == "quantile"
 
 
