@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 from controller.outputs.base import ABSENT, Acted
 from controller.process.clock import rfc3339
 from controller.prometheus.states import FeedReason
 from controller.reporting.conditions import Condition, merged
+from controller.resource.status import MAX_CANDIDATES, STATUS
 from controller.service import Service
-from harmony.model.decision import Candidates, Reason
+from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.record import Record
 from harmony.serving.words import Said, in_words
 
@@ -26,7 +28,6 @@ __all__ = [
 
 Json = dict[str, Any]
 LEARNED_EVERY_S = 300.0  # what was learned is written with any other change, and else this often
-SHOWN_CANDIDATES = 12
 LIMITS = {
     Reason.MIN_REPLICAS: "TooFewReplicas",
     Reason.MAX_REPLICAS: "TooManyReplicas",
@@ -250,30 +251,19 @@ def _decision(service: Service, record: Record, acted: Acted, now_s: float) -> J
     plan = service.plan
     to = acted.desired
     bound_by = (plan.bound_by if plan is not None else "") or decision.bound_by  # whatever bound last
+    shown = replace(decision, candidates=_shown(decision))
     out: Json = {
         "time": rfc3339(now_s),
         "fromReplicas": before,
         "toReplicas": to,
-        "recommendedReplicas": decision.replicas,
         "direction": "Up" if to > before else "Down" if to < before else "None",
-        "reason": str(decision.reason),
         "message": in_words(_said(service, record, to)),
+        **STATUS.values(shown),
         "boundBy": bound_by,
-        "model": decision.model,
-        "quantiles": [
-            {"quantile": q, "values": [_short(float(v), 4) for v in values[:24]]}
-            for q, values in decision.quantiles.items()
-            if all(math.isfinite(v) for v in values[:24])
-        ],
-        "candidates": [] if decision.candidates is None else _shown(decision.candidates, decision.replicas),
     }
-    return out | _present(
-        {
-            "violationProbability": _short(decision.violation_probability, 2),
-            "paths": decision.paths or None,
-            "expectedCostPerHour": _short(decision.expected_cost, 3),
-        }
-    )
+    if not decision.paths:
+        out.pop("paths")
+    return out
 
 
 def _said(service: Service, record: Record, desired: int) -> Said:
@@ -291,18 +281,14 @@ def _said(service: Service, record: Record, desired: int) -> Said:
     )
 
 
-def _shown(candidates: Candidates, chosen: int) -> list[Json]:
+def _shown(decision: Decision) -> Candidates | None:
     """At most a dozen candidates around the choice."""
-    at = int((candidates.replicas < chosen).sum())
-    first = max(0, min(at - SHOWN_CANDIDATES // 2, len(candidates) - SHOWN_CANDIDATES))
-    return [
-        {
-            "replicas": int(candidates.replicas[i]),
-            "violationProbability": _short(float(candidates.violation_probability[i]), 3),
-            "expectedCostPerHour": _short(float(candidates.expected_cost[i]), 4),
-        }
-        for i in range(first, min(len(candidates), first + SHOWN_CANDIDATES))
-    ]
+    candidates = decision.candidates
+    if candidates is None:
+        return None
+    at = int((candidates.replicas < decision.replicas).sum())
+    first = max(0, min(at - MAX_CANDIDATES // 2, len(candidates) - MAX_CANDIDATES))
+    return candidates[first : first + MAX_CANDIDATES]
 
 
 def rejected_status(old: Json, why: str, generation: int, now_s: float) -> Json:

@@ -6,16 +6,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+)
+from pydantic.alias_generators import to_camel
 
 from controller.resource.base import ApiModel, map_by, plain_list
+from harmony.model.decision import Candidates, Decision
+from harmony.schema.fields import About
+from harmony.schema.fields import Field as Told
+from harmony.schema.models import Types, model_of, row_of
+from harmony.schema.surface import Spelling, Surface
 
 __all__ = [
     "CONDITIONS",
     "MAX_CANDIDATES",
+    "STATUS",
     "CapacityStatus",
     "Condition",
     "LeadTimeStatus",
@@ -31,6 +48,8 @@ __all__ = [
 MAX_CANDIDATES = 12
 MAX_QUANTILES = 16
 MAX_HORIZON = 1440
+SHOWN_STEPS = 24  # of a forecast
+READABLE = 6  # significant digits
 
 # Condition types and what "True" means; documentation is made of this.
 CONDITIONS: dict[str, str] = {
@@ -53,7 +72,7 @@ def _absent(value: object) -> object:
 
 def _readable(value: float | None) -> float | None:
     """Six significant digits: enough for people, and the status is not rewritten for less."""
-    return None if value is None else float(f"{value:.6g}")
+    return None if value is None else float(f"{value:.{READABLE}g}")
 
 
 def _to_second(time: datetime) -> str:
@@ -126,53 +145,117 @@ class QuantileStatus(StatusModel):
     )
 
 
-class ScaleCandidate(StatusModel):
-    """One replica count that was weighed."""
+class StatusSurface(Surface):
+    """Names in camelCase; few digits, so that noise is not written; what is absent is left out."""
 
-    replicas: int = Field(ge=0, description="The count.")
-    violation_probability: Number = Field(default=None, description="Stated probability of a miss at this count.")
-    expected_cost_per_hour: Number = Field(
-        default=None, description="Expected money per hour for idle and missing replicas and switching, at this count."
-    )
+    def key(self, name: str) -> str:
+        """In camelCase."""
+        return to_camel(name)
+
+    def number(self, digits: int | None) -> Callable[[Any], Any]:
+        """Six digits where nothing else is said."""
+        return super().number(digits or READABLE)
+
+    def series(self, digits: int | None) -> Callable[[Any], Any]:
+        """As far as a person looks; None where a number is absent, since a list has no place for that."""
+        every = super().series(digits)
+
+        def shown(values: Any) -> list[float] | None:  # noqa: ANN401
+            told = every(values[:SHOWN_STEPS])
+            return None if None in told else told
+
+        return shown
+
+    def curves(self, digits: int | None) -> Callable[[Any], Any]:
+        """One object per level, of those without gaps."""
+        series = self.series(digits)
+
+        def shown(curves: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+            told = [{"quantile": level, "values": series(values)} for level, values in curves.items()]
+            return [curve for curve in told if curve["values"] is not None]
+
+        return shown
+
+    def values(self, value: Any) -> dict[str, Any]:  # noqa: ANN401
+        """All that is told of a value and is not absent."""
+        return _known(super().values(value))
+
+    def rows(self, table: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+        """One object per row."""
+        return [_known(row) for row in super().rows(table)]
 
 
-class ScaleDecision(StatusModel):
-    """The last decision and what led to it."""
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class StatusTypes(Types):
+    """Types of the custom resource: numbers for people, texts and lists with bounds."""
+
+    sparse = True
+
+    def number(self, about: About) -> Any:  # noqa: ANN401  (all of these are types)
+        """See `Number`."""
+        return Number
+
+    def whole(self, about: About) -> Any:  # noqa: ANN401
+        """With its least, where it has one."""
+        return int if about.least is None else Annotated[int, Field(ge=about.least)]
+
+    def word(self, told: Told) -> Any:  # noqa: ANN401
+        """Short where it is of a closed set."""
+        return Text if told.hint is str else Annotated[str, Field(max_length=256)]
+
+    def series(self, told: Told) -> Any:  # noqa: ANN401
+        """As one list."""
+        return _list_of(Annotated[float, AfterValidator(_readable)], MAX_HORIZON)
+
+    def curves(self, told: Told) -> Any:  # noqa: ANN401
+        """See `QuantileStatus`."""
+        return _list_of(QuantileStatus, MAX_QUANTILES)
+
+    def rows(self, told: Told, row: type[BaseModel]) -> Any:  # noqa: ANN401
+        """Those around the choice."""
+        return _list_of(row, MAX_CANDIDATES)
+
+
+def _list_of(kind: Any, most: int) -> Any:  # noqa: ANN401
+    extra = plain_list()
+    return Annotated[tuple[kind, ...], Field(strict=False, max_length=most, json_schema_extra=extra)]
+
+
+STATUS = StatusSurface(
+    {
+        Candidates: Spelling(
+            "ScaleCandidate",
+            "One replica count that was weighed.",
+            names={"expected_cost": "expected_cost_per_hour"},
+            without=frozenset({"violated_time", "violated_window"}),
+            digits={"violation_probability": 3, "expected_cost": 4},
+        ),
+        Decision: Spelling(
+            names={"replicas": "recommended_replicas", "expected_cost": "expected_cost_per_hour"},
+            without=frozenset({"current", "unconstrained"}),
+            digits={"violation_probability": 2, "expected_cost": 3, "quantiles": 4},
+        ),
+    }
+)
+TYPES = StatusTypes()
+ScaleCandidate: Any = row_of(Candidates, StatusModel, STATUS, TYPES)
+
+
+class Turn(StatusModel):
+    """What was made of a decision."""
 
     time: Moment = Field(description="When it was made.")
     from_replicas: Replicas = Field(default=None, description="Replicas ordered before.")
     to_replicas: Replicas = Field(default=None, description="Replicas ordered now.")
-    recommended_replicas: Replicas = Field(default=None, description="Replicas that full authority would order.")
     direction: Literal["Up", "Down", "None"] = Field(description="Up, Down or None (no change).")
-    reason: str = Field(
-        max_length=256, description="Why, from a closed set such as Forecast, ReactiveFloor or AbsentData."
-    )
-    message: str | None = Field(default=None, max_length=4096, description="The same as a sentence.")
-    bound_by: Text | None = Field(default=None, description="The limit that bound; absent for none.")
-    violation_probability: Number = Field(default=None, description="Stated probability of a miss at toReplicas.")
-    paths: int | None = Field(
-        default=None,
-        ge=0,
-        description="Sample paths that probabilities were counted on: one of 0 means less than one path in so many.",
-    )
-    expected_cost_per_hour: Number = Field(
-        default=None, description="Expected money per hour for idle and missing replicas and switching, at toReplicas."
-    )
-    model: Text | None = Field(default=None, description="Name and version of the forecaster; absent without one.")
-    quantiles: tuple[QuantileStatus, ...] | None = Field(
-        default=None,
-        strict=False,
-        max_length=MAX_QUANTILES,
-        json_schema_extra=plain_list(),
-        description="Demand forecast that was used.",
-    )
-    candidates: tuple[ScaleCandidate, ...] | None = Field(
-        default=None,
-        strict=False,
-        max_length=MAX_CANDIDATES,
-        json_schema_extra=plain_list(),
-        description="Counts around the choice with their risk and cost.",
-    )
+    message: str | None = Field(default=None, max_length=4096, description="The reason as a sentence.")
+
+
+class ScaleDecision(model_of(Decision, StatusModel, STATUS, TYPES, required=("reason",)), Turn):  # type: ignore[misc]
+    """The last decision and what led to it; candidates are those around the choice."""
 
 
 class Condition(StatusModel):

@@ -11,6 +11,7 @@ from harmony.dashboard.fleet import Row, row_of
 from harmony.dashboard.states import Ages
 from harmony.dashboard.trail import Point
 from harmony.serving import Snapshot, sentence
+from harmony.serving.further import Further, further
 from harmony.serving.views import forecast_json, number, utc
 
 __all__ = ["Page", "page_of"]
@@ -39,6 +40,7 @@ class Page:
     crps: float | None
     stated: float | None
     level: float | None
+    further: tuple[Further, ...]
 
     @property
     def snapshot(self) -> Snapshot:
@@ -86,6 +88,7 @@ def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
         crps=number(snapshot.crps),
         stated=number(snapshot.stated),
         level=number(seen.risk_level),
+        further=further(decision),
     )
 
 

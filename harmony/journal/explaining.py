@@ -15,6 +15,7 @@ from harmony.journal.store import JournalStore
 from harmony.journal.stored import StoredDecision
 from harmony.model.decision import Decision, Reason
 from harmony.schema.fields import Field, Shape, columns_of, fields_of
+from harmony.serving.further import further
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.views import decision_json, number, utc
 from harmony.serving.words import amount, chance, duration, percent, sentence
@@ -227,6 +228,7 @@ def _bound(snapshot: Snapshot) -> list[str]:
         out.append(f"The rule alone asked for {decision.unconstrained}; {bound} made it {decision.replicas}.")
     elif decision.bound_by:
         out.append(f"What bound it: {decision.bound_by}.")
+    out += [f"{f.label}: {f.value}." for f in further(decision)]
     if record.before.absent_turns:
         out.append(f"Data had been absent for {record.before.absent_turns} turns before.")
     if snapshot.desired != decision.replicas or snapshot.held_by:

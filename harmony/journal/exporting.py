@@ -12,6 +12,7 @@ from harmony.journal.tables import DECIDED
 from harmony.model.decision import Candidates, Decision
 from harmony.schema.exact import dumps, loads
 from harmony.schema.fields import Field, Shape, columns_of, fields_of
+from harmony.schema.surface import number
 
 if TYPE_CHECKING:
     import polars as pl
@@ -92,7 +93,7 @@ def _more(told: Field, value: Any) -> Any:  # noqa: ANN401
     if value is None:
         return None
     if told.shape is Shape.NUMBER:
-        return float(value)
+        return number(float(value))
     return dumps(value) if told.is_large else value
 
 

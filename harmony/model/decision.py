@@ -87,7 +87,7 @@ class Decision:
     expected_cost: Annotated[
         float, About("Expected money per hour for idle and missing replicas and switching, at this count.")
     ] = math.nan
-    candidates: Annotated[Candidates | None, About("Every alternative that was weighed.")] = None
+    candidates: Annotated[Candidates | None, About("Alternatives that were weighed, with their risk and cost.")] = None
     unconstrained: Annotated[int, About("What the rule asked for before guards; -1 where it was not asked.")] = -1
     bound_by: Annotated[str, About("The limit that bound (epsilon, reactive floor, max_replicas); empty for none.")] = (
         ""

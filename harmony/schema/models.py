@@ -37,8 +37,8 @@ class Types:
         """A whole number."""
         return int
 
-    def word(self, about: About) -> Any:  # noqa: ANN401
-        """A text."""
+    def word(self, told: Told) -> Any:  # noqa: ANN401
+        """A text, or a word of a closed set."""
         return str
 
     def series(self, told: Told) -> Any:  # noqa: ANN401
@@ -113,7 +113,7 @@ def _hint(told: Told, base: type[M], surface: Surface, types: Types) -> Any:  # 
         Shape.NUMBER: lambda: types.number(told.about),
         Shape.WHOLE: lambda: types.whole(told.about),
         Shape.FLAG: lambda: bool,
-        Shape.WORD: lambda: types.word(told.about),
+        Shape.WORD: lambda: types.word(told),
         Shape.SERIES: lambda: types.series(told),
         Shape.CURVES: lambda: types.curves(told),
     }
