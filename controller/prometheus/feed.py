@@ -104,6 +104,7 @@ class Feed:
         The first call reads the past: the lookback of all, then a week and an hour of the demand. If that is too much
         for Prometheus, too much for one tick, or the call is cancelled, it goes on with later calls.
         """
+        self.prometheus.tick_cache.begin(now_s)
         if self.history.forget_after(now_s):
             for cursor in self._cursors:
                 cursor.read = None

@@ -27,9 +27,7 @@ class TickCache:
 
     async def get(self, tick: float, key: Key, ask: Callable[[], Awaitable[list[Series]]]) -> list[Series]:
         """The answer to ``key`` in this tick, asked for with ``ask`` if nobody has yet; raises what it raises."""
-        if tick != self._tick:
-            self._tick, self._tasks, self._points = tick, {}, 0
-            self._began = self._monotonic()
+        self.begin(tick)
         task = self._tasks.get(key)
         if task is None or task.cancelled():
             task = asyncio.ensure_future(_await(ask))
@@ -37,9 +35,15 @@ class TickCache:
             self._tasks[key] = task
         return await asyncio.shield(task)  # one waiter that gives up does not take the answer from the others
 
+    def begin(self, tick: float) -> None:
+        """Forget the answers of an earlier tick, if this is a new one."""
+        if tick != self._tick:
+            self._tick, self._tasks, self._points = tick, {}, 0
+            self._began = self._monotonic()
+
     @property
     def age_s(self) -> float:
-        """Seconds since the present tick asked for the first time."""
+        """Seconds since the present tick began."""
         return self._monotonic() - self._began
 
     def _finished(self, tick: float, key: Key, task: asyncio.Task[list[Series]]) -> None:

@@ -75,6 +75,11 @@ class Sources:
             )
         return found
 
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, to all servers."""
+        return sum(prometheus.requests for prometheus in self._by_url.values())
+
     async def close(self) -> None:
         """Give up all connections."""
         for prometheus in self._by_url.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import controller.reporting.writing
-from benchmarks.controller_scale import world_of
+from benchmarks.fleet_growth import world_of
 from tests.controller.e2e.world import base_model
 
 WRITES = ("create", "update", "patch", "delete")

@@ -199,6 +199,23 @@ def test_one_question_for_all_of_a_preset_and_indicator(real: RealPrometheus) ->
     through_proxy(real, use)
 
 
+def test_the_past_is_read_where_the_present_is_shared(real: RealPrometheus) -> None:
+    async def use() -> None:
+        clock = {"now": 0.0}
+        async with Prometheus(real.url, monotonic=lambda: clock["now"]) as client:
+            feeds, together = fleet(client, 3), Together()
+            await refreshed(together, feeds, END - 60)
+            clock["now"] += 60.0
+            for one in feeds:
+                one.history.drop_past()
+                one.reads_past = True
+            await refreshed(together, feeds, END)
+            known = feeds[0].history.demand_between(END - 60 * ROWS, END)[1]
+            assert np.isfinite(known).sum() > 40, "further back than the lookback"
+
+    asyncio.run(use())
+
+
 def test_answers_that_would_be_too_large_come_in_parts(real: RealPrometheus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_POINTS", 20)
 
