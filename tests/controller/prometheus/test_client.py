@@ -353,6 +353,7 @@ def test_eleven_thousand_points_are_read_together() -> None:
     assert read(11_000) <= 1.5 * read(11)
 
 
+@pytest.mark.prometheus
 def test_killed_paused_and_back(tmp_path: Path) -> None:
     need_prometheus()
     with Exporter() as exporter, RealPrometheus(tmp_path / "p", targets={"job": exporter.address}) as real:
