@@ -85,7 +85,7 @@ def names_page() -> str:
     """Whatever is chosen by name, out of its registry: policies, forecasting methods, attention mechanisms, presets."""
     policies = (
         (code(n), _plain(policy_summary(n)), ", ".join(f"`{k}`" for k in create_policy(n).settings))
-        for n in policy_names()
+        for n in policy_names(further=True)
     )
     methods = ((code(n), _plain(method_summary(n))) for n in method_names())
     mechanisms = ((code(n), describe(n).summary, describe(n).causal, describe(n).cost) for n in available())
