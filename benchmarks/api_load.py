@@ -34,22 +34,25 @@ def serve(pipe, services, loop) -> None:
     from harmony.api.app import create_app
     from harmony.api.server import ApiServer, listen
     from harmony.api.state import ApiSettings, ApiState
-    from harmony.app import sources
+    from harmony.app import answering, keeping
+    from harmony.app.demo import Demo, DemoApart
+    from harmony.app.settings import DemoSettings
     from harmony.journal import JournalStore
 
     ticks: list[float] = []
+    chosen = DemoSettings(services, STEP_S / INTERVAL_S, 0)
     with tempfile.TemporaryDirectory() as folder, JournalStore.open(f"sqlite:///{folder}/journal.db") as store:
         if loop == "thread":
-            source = sources.Demo(services, STEP_S / INTERVAL_S, 0)
+            source = Demo(chosen)
             times = source._cluster.times
             source.hub.subscribe(lambda _: ticks.append(times.last_s))
         else:
-            source = sources.DemoApart(services, STEP_S / INTERVAL_S, 0, f"sqlite:///{folder}/journal.db")
+            source = DemoApart(chosen, f"sqlite:///{folder}/journal.db")
             ticks = source.tick_s
         state = ApiState(
             hub=source.hub,
             journal=store,
-            forecast=sources.forecaster("base"),
+            forecast=answering.forecaster("base"),
             settings=ApiSettings(rate=1e6, burst=1e6),
         )
         key = make_key(store)
@@ -63,7 +66,7 @@ def serve(pipe, services, loop) -> None:
                     pipe.send((list(ticks), time.process_time()))
             server.should_exit = True
 
-        with sources.recording(store, source), source.running(server):
+        with keeping.recording(store, source), source.running(server):
             threading.Thread(target=control, daemon=True).start()
             server.run(sockets=[listening])
 

@@ -160,7 +160,7 @@ async def _permissions(kube: Kube, settings: ControllerSettings) -> list[Finding
                 out.append(Finding("permissions", "warning", text, "see rbac.* in the chart's values"))
     lease_namespace = settings.lease_namespace or own_namespace()
     lease = settings.lease_name
-    if settings.leader_elect and not await kube.allowed("update", LEASES, lease_namespace, name=lease):
+    if settings.elects and not await kube.allowed("update", LEASES, lease_namespace, name=lease):
         denied.append(f"update the lease {lease} in namespace {lease_namespace}")
     if denied:
         cure = "install the chart's roles (rbac.create=true), or run with the controller's service account"

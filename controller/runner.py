@@ -144,7 +144,7 @@ class Controller:
     # ---- authority ------------------------------------------------------------------------------------------
     def may_act(self) -> bool:
         """Whether this process may write right now (self-fenced: false before anybody else may)."""
-        return self._leading and (not self.settings.leader_elect or self.election.may_act())
+        return self._leading and (not self.settings.elects or self.election.may_act())
 
     @property
     def is_leading(self) -> bool:
@@ -243,7 +243,7 @@ class Controller:
     async def _serve(self) -> None:
         if self._stop.is_set():
             return
-        if not self.settings.leader_elect:
+        if not self.settings.elects:
             await self._lead()
             return
         election = asyncio.create_task(self.election.run(self._lead, self._lost))

@@ -1,82 +1,310 @@
-"""`ControllerSettings`: what the person who runs the controller chooses; each has a flag and an environment name."""
+"""What the person who runs the controller chooses, one class per concern; `ControllerSettings` is all of it."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Annotated, Self
 
 from forecasting.errors import UsageError
+from harmony.settings import Setting, Value
 
-__all__ = ["ControllerSettings", "PrometheusSettings"]
+__all__ = [
+    "ActingSettings",
+    "AddressSettings",
+    "ControllerSettings",
+    "ForecasterSettings",
+    "KedaSettings",
+    "KubernetesSettings",
+    "LogSettings",
+    "LoopSettings",
+    "PrometheusSettings",
+    "WatchSettings",
+]
 
 LOG_FORMATS = ("json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+NAME = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+FILE = {"pattern": r"^$|^/[^\s]*$"}
+PORT = {"minimum": 1024, "maximum": 65_535}
+DURATION = {"pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"}
 
 
 @dataclass(frozen=True, slots=True)
 class PrometheusSettings:
-    """How to reach the Prometheus that objects use unless they name their own.
+    """How to reach the Prometheus that objects use unless they name their own; ``timeout_s`` is of one query."""
 
-    Attributes:
-        url: base address, path prefix included; empty when every object names its own.
-        token_file: bearer token, read again for each request because mounted tokens rotate; empty for none.
-        ca_file: certificates to trust besides the system's; empty for none.
-        params: query parameters added to every request (multi-tenant Thanos and Mimir ask for them).
-        timeout_s: how long one query may take.
-    """
-
-    url: str = ""
-    token_file: str = ""
-    ca_file: str = ""
-    params: tuple[tuple[str, str], ...] = ()
+    url: Annotated[
+        str,
+        Setting(
+            "Address of the Prometheus that objects use unless they name their own, as `http://prometheus.monitoring:9090`.",
+            flag="prometheus-url",
+            value=Value("prometheus.url", schema={"pattern": r"^$|^https?://[^\s]+$"}, shared=True),
+        ),
+    ] = ""
+    token_file: Annotated[
+        str,
+        Setting(
+            "Bearer token file, read again for each request because mounted tokens rotate.",
+            flag="prometheus-token-file",
+            value=Value(
+                "prometheus.tokenFile",
+                "Bearer token file that is already in the pod, for example the service account's own token. Read again "
+                "per request.",
+                schema=FILE,
+                template="harmony.prometheusTokenFile",
+                shared=True,
+            ),
+        ),
+    ] = ""
+    ca_file: Annotated[
+        str,
+        Setting(
+            "Certificates to trust besides the system's.",
+            flag="prometheus-ca-file",
+            value=Value(
+                "prometheus.caFile",
+                "CA bundle file that is already in the pod.",
+                schema=FILE,
+                template="harmony.prometheusCaFile",
+                shared=True,
+            ),
+        ),
+    ] = ""
+    params: Annotated[
+        tuple[tuple[str, str], ...],
+        Setting(
+            "KEY=VALUE added to every query (repeat), for multi-tenant Thanos or Mimir.",
+            flag="prometheus-query-param",
+            value=Value(
+                "prometheus.queryParams",
+                'Query parameters added to every request, as `dedup: "true"`; multi-tenant Thanos and Mimir ask for '
+                "them. Without spaces.",
+                schema={
+                    "propertyNames": {"pattern": r"^[^\s=]+$"},
+                    "additionalProperties": {"type": "string", "pattern": r"^\S*$"},
+                },
+                shared=True,
+            ),
+        ),
+    ] = ()
     timeout_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class ControllerSettings:
-    """Settings of one controller process.
+@dataclass(frozen=True)
+class KubernetesSettings:
+    """How to reach the API server; empty means in-cluster, else the usual kubeconfig."""
+
+    kubeconfig: Annotated[str, Setting("Kubeconfig file; in-cluster or the usual one by default.")] = ""
+    context: Annotated[str, Setting("Context of the kubeconfig.")] = ""
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """Which objects this process serves."""
+
+    namespaces: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Namespace to watch (repeat); all by default.",
+            flag="namespace",
+            short="n",
+            value=Value(
+                "watch.namespaces",
+                "Namespaces to serve; empty means the whole cluster. Given, the controller gets Roles there and no "
+                "ClusterRole.",
+                schema={"items": {"type": "string", "pattern": f"^{NAME}$", "maxLength": 63}, "uniqueItems": True},
+                shared=True,
+            ),
+        ),
+    ] = ()
+    selector: Annotated[
+        str,
+        Setting(
+            "Serve only objects with these labels (sharding).",
+            value=Value(
+                "watch.selector",
+                "Label selector of the GPUAutoscalers to serve, as `team=search,tier!=dev`; empty means all. Several "
+                "releases with disjoint selectors share a large fleet.",
+                shared=True,
+            ),
+        ),
+    ] = ""
+
+
+@dataclass(frozen=True)
+class ActingSettings:
+    """Whether this process writes to the cluster, and which Lease it takes before."""
+
+    dry_run: Annotated[
+        bool,
+        Setting(
+            "Decide and log what would be ordered; write nothing to the cluster.",
+            value=Value(
+                "controller.dryRun",
+                "Decide and report, write nothing to the cluster. The write verbs are then left out of RBAC as well.",
+                shared=True,
+            ),
+        ),
+    ] = False
+    leader_elect: Annotated[
+        bool | None,
+        Setting(
+            "Take a Lease before acting. Needed with more than one replica.",
+            default_help="on, and off in a dry run",
+            value=Value("controller.leaderElection.enabled", default=True, shared=True),
+        ),
+    ] = None
+    lease_namespace: Annotated[str, Setting("Namespace of the Lease; the pod's own by default.")] = ""
+    lease_name: Annotated[
+        str,
+        Setting(
+            "Name of the Lease; one per shard.",
+            value=Value(
+                "controller.leaderElection.leaseName",
+                "Name of the Lease; empty means `<fullname>-controller`, so that releases with different selectors do "
+                "not meet.",
+                default="",
+                schema={"pattern": "^$|^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "maxLength": 253},
+                template="harmony.leaseName",
+                shared=True,
+            ),
+        ),
+    ] = "harmony-controller"
+
+    @property
+    def elects(self) -> bool:
+        """Whether the Lease is taken; unless somebody says so, not in a dry run."""
+        return not self.dry_run if self.leader_elect is None else self.leader_elect
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How often it decides.
+
+    Attributes:
+        interval_s: jittered by a tenth so that shards do not ask Prometheus in step.
+        read_deadline_s: what has not been read by then counts as stale in this tick and does not delay it.
+    """
+
+    interval_s: Annotated[
+        float,
+        Setting(
+            "Time between two turns of the loop, such as 30s.",
+            flag="interval",
+            duration=True,
+            value=Value("controller.interval", schema=DURATION),
+        ),
+    ] = 30.0
+    read_deadline_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class ForecasterSettings:
+    """What it forecasts with; ``samples`` are the sample paths of a forecast, ``seed`` is theirs."""
+
+    forecaster: Annotated[
+        str,
+        Setting(
+            "base, or a model folder.",
+            value=Value(
+                "controller.forecaster",
+                "Forecaster: `base`, or a model folder mounted through volumes.",
+                schema={"pattern": r"^\S+$"},
+                shared=True,
+            ),
+        ),
+    ] = "base"
+    samples: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AddressSettings:
+    """Where it listens, as ``:8080``; empty for nowhere."""
+
+    metrics_address: Annotated[
+        str,
+        Setting(
+            "Where /metrics listens; empty for nowhere.",
+            value=Value("controller.ports.metrics", "Port of `/metrics`.", 8080, PORT, form=":%v"),
+        ),
+    ] = ":8080"
+    health_address: Annotated[
+        str,
+        Setting(
+            "Where the loop's /healthz and /readyz listen.",
+            value=Value("controller.ports.health", "Port of `/healthz` and `/readyz`.", 8081, PORT, form=":%v"),
+        ),
+    ] = ":8081"
+
+
+@dataclass(frozen=True)
+class KedaSettings:
+    """KEDA's external scaler; with a CA clients are asked for certificates too."""
+
+    keda_address: Annotated[
+        str,
+        Setting(
+            "Where the KEDA external scaler listens, such as :9090.",
+            value=Value(
+                "keda.port",
+                "Port of the scaler, in the pod and in its Service.",
+                9090,
+                PORT,
+                form=":%v",
+                when="keda.enabled",
+            ),
+        ),
+    ] = ""
+    keda_cert_file: Annotated[str, Setting("Certificate of the KEDA scaler.", flag="keda-tls-cert-file")] = ""
+    keda_key_file: Annotated[str, Setting("Its key.", flag="keda-tls-key-file")] = ""
+    keda_ca_file: Annotated[
+        str, Setting("Ask clients for certificates signed by this CA.", flag="keda-tls-ca-file")
+    ] = ""
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """How it logs."""
+
+    log_format: Annotated[
+        str, Setting("json or text.", value=Value("controller.logFormat", schema={"enum": list(LOG_FORMATS)}))
+    ] = "json"
+    log_level: Annotated[
+        str,
+        Setting(
+            "debug, info, warning or error.", value=Value("controller.logLevel", schema={"enum": list(LOG_LEVELS)})
+        ),
+    ] = "info"
+
+
+@dataclass(frozen=True)
+class ControllerSettings(
+    LogSettings,
+    KedaSettings,
+    AddressSettings,
+    ForecasterSettings,
+    LoopSettings,
+    ActingSettings,
+    WatchSettings,
+    KubernetesSettings,
+):
+    """Settings of one controller process: all of the above at once.
 
     Attributes:
         prometheus: where indicators come from.
-        namespaces: namespaces watched; empty for the whole cluster.
-        selector: label selector of the objects that this controller serves (sharding); empty for all.
-        interval_s: seconds between ticks; jittered by a tenth so that shards do not ask Prometheus in step.
-        leader_elect: take a Lease before acting, so that several replicas may run.
-        lease_namespace, lease_name: that Lease; an empty namespace means the pod's own.
-        kubeconfig, context: how to reach the API server; empty means in-cluster, else the usual kubeconfig.
-        dry_run: decide and report, write nothing at all to the cluster.
-        forecaster: "base", or a model folder.
-        samples: sample paths per forecast.
-        metrics_address, health_address, keda_address: where to listen, as ``:8080``; empty switches one off.
-        keda_cert_file, keda_key_file, keda_ca_file: TLS for the KEDA scaler; a CA asks clients for certificates too.
-        log_format, log_level: how to log.
         journal: JSON-lines file that gets every turn; empty for none.
-        read_deadline_s: what has not been read by then counts as stale in this tick and does not delay it.
-        seed: of the sample paths.
     """
 
     prometheus: PrometheusSettings = PrometheusSettings()
-    namespaces: tuple[str, ...] = ()
-    selector: str = ""
-    interval_s: float = 30.0
-    leader_elect: bool = True
-    lease_namespace: str = ""
-    lease_name: str = "harmony-controller"
-    kubeconfig: str = ""
-    context: str = ""
-    dry_run: bool = False
-    forecaster: str = "base"
-    samples: int = 200
-    metrics_address: str = ":8080"
-    health_address: str = ":8081"
-    keda_address: str = ""
-    keda_cert_file: str = ""
-    keda_key_file: str = ""
-    keda_ca_file: str = ""
-    log_format: str = "json"
-    log_level: str = "info"
     journal: str = ""
-    read_deadline_s: float = 10.0
-    seed: int = 0
+
+    @classmethod
+    def of(cls, prometheus: PrometheusSettings, *parts: object) -> Self:
+        """Made of its concerns, for a command that asks for some of them."""
+        given = {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}  # type: ignore[arg-type]
+        return cls(prometheus=prometheus, **given)
 
     def __post_init__(self) -> None:
         if not 0.2 <= self.interval_s <= 3600.0:

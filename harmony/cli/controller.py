@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,33 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harmony.cli.cluster_flags import (
-    CaFile,
-    Context,
-    DryRun,
-    ForecasterName,
-    HealthAddress,
-    Interval,
-    KedaAddress,
-    KedaCaFile,
-    KedaCertFile,
-    KedaKeyFile,
-    Kubeconfig,
-    LeaderElect,
-    LeaseName,
-    LeaseNamespace,
-    LogFormat,
-    LogLevel,
-    MetricsAddress,
-    Namespaces,
-    PrometheusUrl,
-    QueryParam,
-    Selector,
-    TokenFile,
-    connection_settings,
-    whole_settings,
+from controller.process.settings import (
+    ActingSettings,
+    ControllerSettings,
+    ForecasterSettings,
+    KubernetesSettings,
+    PrometheusSettings,
+    WatchSettings,
 )
 from harmony.cli.extras import needing
+from harmony.cli.options import with_settings
 
 if TYPE_CHECKING:
     from controller.doctor import Finding
@@ -46,30 +30,10 @@ __all__ = ["controller", "doctor", "recommend"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+@with_settings
 @needing("controller")
 def controller(
-    prometheus_url: PrometheusUrl = "",
-    prometheus_token_file: TokenFile = "",
-    prometheus_ca_file: CaFile = "",
-    prometheus_query_param: QueryParam = None,
-    namespace: Namespaces = None,
-    selector: Selector = "",
-    interval: Interval = "30s",
-    leader_elect: LeaderElect = None,
-    lease_namespace: LeaseNamespace = "",
-    lease_name: LeaseName = "harmony-controller",
-    kubeconfig: Kubeconfig = "",
-    context: Context = "",
-    dry_run: DryRun = False,
-    forecaster: ForecasterName = "base",
-    metrics_address: MetricsAddress = ":8080",
-    health_address: HealthAddress = ":8081",
-    keda_address: KedaAddress = "",
-    keda_tls_cert_file: KedaCertFile = "",
-    keda_tls_key_file: KedaKeyFile = "",
-    keda_tls_ca_file: KedaCaFile = "",
-    log_format: LogFormat = "json",
-    log_level: LogLevel = "info",
+    settings: ControllerSettings = ControllerSettings(),
     journal: Annotated[
         str, typer.Option(envvar="HARMONY_JOURNAL", help="File that gets every turn as a line of JSON.")
     ] = "",
@@ -81,61 +45,27 @@ def controller(
 
     `harmony controller --kubeconfig ~/.kube/config --namespace serving --dry-run --log-format text`
     """
-    import dataclasses
-
     from controller.process.logs import configure
     from controller.runner import run_controller
 
-    settings = whole_settings(
-        connection_settings(
-            prometheus_url,
-            prometheus_token_file,
-            prometheus_ca_file,
-            prometheus_query_param,
-            namespace,
-            kubeconfig,
-            context,
-            forecaster,
-        ),
-        selector=selector,
-        interval=interval,
-        leader_elect=leader_elect,
-        lease_namespace=lease_namespace,
-        lease_name=lease_name,
-        dry_run=dry_run,
-        metrics_address=metrics_address,
-        health_address=health_address,
-        keda_address=keda_address,
-        keda_tls_files=(keda_tls_cert_file, keda_tls_key_file, keda_tls_ca_file),
-        log_format=log_format,
-        log_level=log_level,
-    )
-    settings = dataclasses.replace(settings, journal=journal)
     configure(settings.log_format, settings.log_level)
-    asyncio.run(run_controller(settings))
+    asyncio.run(run_controller(dataclasses.replace(settings, journal=journal)))
     return 0
 
 
+@with_settings
 @needing("controller")
 def doctor(
-    prometheus_url: PrometheusUrl = "",
-    prometheus_token_file: TokenFile = "",
-    prometheus_ca_file: CaFile = "",
-    prometheus_query_param: QueryParam = None,
-    namespace: Namespaces = None,
-    selector: Selector = "",
-    leader_elect: LeaderElect = None,
-    lease_namespace: LeaseNamespace = "",
-    lease_name: LeaseName = "harmony-controller",
-    dry_run: DryRun = False,
+    prometheus: PrometheusSettings = PrometheusSettings(),
+    watch: WatchSettings = WatchSettings(),
+    acting: ActingSettings = ActingSettings(),
     token_review: Annotated[
         bool,
         typer.Option(
             "--token-review", envvar="HARMONY_TOKEN_REVIEW", help="Look at what `harmony serve` needs for it."
         ),
     ] = False,
-    kubeconfig: Kubeconfig = "",
-    context: Context = "",
+    kubernetes: KubernetesSettings = KubernetesSettings(),
     as_json: AsJson = False,
 ) -> int:
     """Check what this installation can reach, what it may do, and how its objects stand; exit 1 if anything failed.
@@ -143,27 +73,9 @@ def doctor(
     Example:
     `harmony doctor --prometheus-url http://prometheus.monitoring:9090`
     """
-    import dataclasses
-
     from controller.doctor import examine
 
-    settings = dataclasses.replace(
-        connection_settings(
-            prometheus_url,
-            prometheus_token_file,
-            prometheus_ca_file,
-            prometheus_query_param,
-            namespace,
-            kubeconfig,
-            context,
-            "base",
-        ),
-        selector=selector,
-        leader_elect=not dry_run if leader_elect is None else leader_elect,
-        lease_namespace=lease_namespace,
-        lease_name=lease_name,
-        dry_run=dry_run,
-    )
+    settings = ControllerSettings.of(prometheus, watch, acting, kubernetes)
     findings = asyncio.run(_collect(examine(settings, token_review=token_review), as_json))
     failed = sum(f.verdict == "failed" for f in findings)
     warnings = sum(f.verdict == "warning" for f in findings)
@@ -187,6 +99,7 @@ async def _collect(findings: AsyncIterator[Finding], silent: bool) -> list[Findi
     return out
 
 
+@with_settings
 @needing("controller")
 def recommend(
     name: Annotated[
@@ -196,13 +109,9 @@ def recommend(
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="A GPUAutoscaler manifest that is not applied (yet).")
     ] = None,
-    prometheus_url: PrometheusUrl = "",
-    prometheus_token_file: TokenFile = "",
-    prometheus_ca_file: CaFile = "",
-    prometheus_query_param: QueryParam = None,
-    kubeconfig: Kubeconfig = "",
-    context: Context = "",
-    forecaster: ForecasterName = "base",
+    prometheus: PrometheusSettings = PrometheusSettings(),
+    kubernetes: KubernetesSettings = KubernetesSettings(),
+    model: ForecasterSettings = ForecasterSettings(),
     as_json: AsJson = False,
 ) -> int:
     """Make one decision for a service and print it with its reasons; nothing in the cluster is touched.
@@ -221,16 +130,7 @@ def recommend(
         name, namespace = name or meta["name"], meta["namespace"]
     if not name:
         raise UsageError("recommend needs the NAME of an object, or a manifest with --file")
-    settings = connection_settings(
-        prometheus_url,
-        prometheus_token_file,
-        prometheus_ca_file,
-        prometheus_query_param,
-        [namespace],
-        kubeconfig,
-        context,
-        forecaster,
-    )
+    settings = ControllerSettings.of(prometheus, kubernetes, model, WatchSettings(namespaces=(namespace,)))
     status = asyncio.run(run_recommend(settings, namespace, name, given))
     if as_json:
         print(json.dumps(status, indent=2))

@@ -14,8 +14,8 @@ from harmony.api import models
 from harmony.api.app import create_app
 from harmony.api.keys import new_key
 from harmony.api.state import ApiState
+from harmony.app.answering import explainer
 from harmony.app.following import Follower
-from harmony.app.sources import explainer
 from harmony.cli.main import run
 from harmony.client import ApiError, Client, Unreachable
 from harmony.journal import ApiKey, JournalStore

@@ -15,8 +15,8 @@ from harmony.api.jobs import Jobs
 from harmony.api.keys import new_key
 from harmony.api.shelf import Shelf
 from harmony.api.state import ApiState
+from harmony.app.answering import explainer
 from harmony.app.following import Follower
-from harmony.app.sources import explainer
 from harmony.journal import ApiKey, JournalStore, JournalWriter
 from harmony.serving import Hub
 from simulator.demo import DemoCluster

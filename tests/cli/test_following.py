@@ -15,7 +15,7 @@ import pytest
 from controller.process.settings import ControllerSettings
 from forecasting.errors import DataError
 from harmony.app.following import Cluster, Follower
-from harmony.app.sources import recording, retaining
+from harmony.app.keeping import recording, retaining
 from harmony.cli.main import run
 from harmony.journal import JournalStore, explain
 from harmony.serving import Snapshot

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from forecasting.errors import HarmonyError
 from harmony.api.ports import TokenUser
-from harmony.app.sources import token_reviewer
+from harmony.app.answering import token_reviewer
 from tests.controller.kube.scripted import serving, status, write_kubeconfig
 
 KNOWN = {"good": {"username": "ann", "groups": ["devs", "system:authenticated"]}, "bare": {"username": "bob"}}

@@ -96,18 +96,17 @@ def test_pod_is_hardened(values: dict[str, Any]) -> None:
 
 
 class Started(NamedTuple):
-    """What the program begins with: the loop's settings, and with the API its address, its door and its journal."""
+    """What the program begins with: the loop's settings, and with the API what its server is told and its journal."""
 
     loop: Any
-    where: str = ""
-    door: Any = None
+    server: Any = None
     store: Any = None
 
 
 def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Started:
     """What the program really starts with, given the rendered arguments and environment."""
     import controller.runner
-    from harmony.cli import serve
+    from harmony.app import serving
     from harmony.cli.main import run as run_cli
 
     began: list[Started] = []
@@ -115,12 +114,12 @@ def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Pat
     async def run(settings: Any) -> None:
         began.append(Started(settings))
 
-    def run_api(where: str, door: Any, store: Any, source: Any, *_: object) -> int:
-        began.append(Started(source.settings, where, door, store.where))
+    def run_api(server: Any, store: Any, source: Any) -> int:
+        began.append(Started(source.settings, server, store.where))
         return 0
 
     monkeypatch.setattr(controller.runner, "run_controller", run)
-    monkeypatch.setattr(serve, "_run", run_api)
+    monkeypatch.setattr(serving, "run", run_api)
     for name in [name for name in os.environ if name.startswith("HARMONY_")]:
         monkeypatch.delenv(name)
     spec = container(documents(values))
@@ -140,15 +139,18 @@ def test_the_program_accepts_what_the_chart_says(
     assert loop.dry_run == chosen.get("dryRun", False)
     assert bool(loop.keda_address) == values.get("keda", {}).get("enabled", False)
     assert loop.namespaces == tuple(values.get("watch", {}).get("namespaces", ()))
-    assert loop.leader_elect == chosen.get("leaderElection", {}).get("enabled", True)
+    assert loop.elects == chosen.get("leaderElection", {}).get("enabled", True)
     assert (loop.metrics_address, loop.health_address) == (":8080", ":8081")
     assert (loop.lease_namespace, loop.lease_name.endswith("-controller")) == (NAMESPACE, True)
-    assert found.where == (":8000" if api.get("enabled") else "")
+    assert (found.server is not None) == api.get("enabled", False)
     if api.get("enabled"):
-        assert (found.door.insecure, found.door.wait_for_key) == (False, True), "nobody is let in without a key"
+        assert found.server.where == ":8000"
+        assert (found.server.door.insecure, found.server.door.wait_for_key) == (False, True), (
+            "nobody is let in without a key"
+        )
         groups = api.get("tokenReview", {})
-        assert len(found.door.groups) == sum(map(len, groups.values()))
-        assert (found.door.review is not None) == bool(groups)
+        assert len(found.server.groups) == sum(map(len, groups.values()))
+        assert (found.server.review is not None) == bool(groups)
 
 
 def test_the_same_settings_reach_the_loop_with_the_api_and_without(
@@ -162,8 +164,8 @@ def test_the_door_and_the_journal_are_those_of_the_values(monkeypatch: pytest.Mo
     from harmony.api.roles import Role
 
     found = started(EVERYTHING, monkeypatch, tmp_path)
-    assert found.door.groups == {"developers": Role.READ, "oncall": Role.OPERATE, "platform": Role.ADMIN}
-    assert (found.door.rate, list(found.door.cors)) == (50.0, ["https://portal.example.com"])
+    assert found.server.groups == {"developers": Role.READ, "oncall": Role.OPERATE, "platform": Role.ADMIN}
+    assert (found.server.door.rate, found.server.door.cors_origins) == (50.0, ("https://portal.example.com",))
     assert found.store.endswith("of-the-secret.db")
     assert started(MATRIX["api"], monkeypatch, tmp_path).store.endswith("journal.db")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harmony.app.sources import token_reviewer
+from harmony.app.answering import token_reviewer
 from tests.controller.e2e.parts import another, orders, ready, status_of
 from tests.controller.e2e.world import NAMESPACE, World, autoscaler, deployment
 from tests.helm.rbac import allows, granted_rules

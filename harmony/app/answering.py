@@ -1,0 +1,96 @@
+"""The API's ports beside the loop: explanations, forecasts of posted histories, model cards, whose a token is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forecasting.distribution import ForecastDistribution
+    from forecasting.panel import Panel
+    from harmony.api.ports import ExplainPort, ForecastPort, ModelsPort, TokenReviewer, TokenUser
+    from harmony.journal import JournalStore
+
+__all__ = ["explainer", "forecaster", "model_cards", "token_reviewer"]
+
+
+def explainer(store: JournalStore) -> ExplainPort:
+    """Decisions recomputed from the journal."""
+    from harmony.journal import explain
+
+    def port(decision_id: str) -> Mapping[str, Any] | None:
+        found = explain(store, decision_id)
+        return None if found is None else found.to_json()
+
+    return port
+
+
+def forecaster(name: str) -> ForecastPort:
+    """Joint forecasts of posted histories; the model is loaded with the first."""
+    from forecasting.fleet import forecast_rows
+
+    held: list[Any] = []
+
+    def forecast(panel: Panel, horizon: int, samples: int) -> ForecastDistribution:
+        if not held:
+            from forecasting.forecaster import Forecaster
+
+            held.append(Forecaster.load(name))
+        return forecast_rows(held[0], panel, [len(panel) - 1], horizon, samples=samples)[0]
+
+    return forecast
+
+
+def model_cards(name: str) -> ModelsPort:
+    """The model in use, and the methods that need none."""
+
+    def cards() -> Sequence[Mapping[str, Any]]:
+        from forecasting.forecaster import Forecaster
+        from forecasting.methods import DEFAULT_METHOD, method_names, method_summary
+
+        model = Forecaster.load(name)
+        own = {
+            "name": name,
+            "version": model.version,
+            "kind": "flow",
+            "in_use": True,
+            "description": "Hierarchical attention with a normalizing flow: joint forecasts of all indicators.",
+            "lookback": model.config.lookback,
+            "horizon": model.config.horizon,
+            "parameters": model.parameters,
+        }
+        fitted = [
+            {
+                "name": method,
+                "version": "fitted",
+                "kind": "baseline",
+                "in_use": False,
+                "description": f"For backtests: {method_summary(method)}",
+            }
+            for method in method_names()
+            if method != DEFAULT_METHOD
+        ]
+        return [own, *fitted]
+
+    return cards
+
+
+def token_reviewer(kubeconfig: str, context: str) -> TokenReviewer:
+    """Asks the API server whose a token is (authentication.k8s.io/v1 TokenReview)."""
+    from controller.kube.client import Kube
+    from controller.kube.resources import TOKEN_REVIEWS
+    from harmony.api.ports import TokenUser as User
+
+    asked = {"apiVersion": TOKEN_REVIEWS.api_version, "kind": TOKEN_REVIEWS.kind, "metadata": {}}
+
+    async def review(token: str) -> TokenUser | None:
+        # A connection for each: tokens are reviewed once a minute at most, and our own credentials are read anew.
+        async with await Kube.connect(kubeconfig or None, context or None) as kube:
+            answer = await kube.create(TOKEN_REVIEWS, asked | {"spec": {"token": token}})
+        status = answer.get("status") or {}
+        if not status.get("authenticated"):
+            return None
+        user = status.get("user") or {}
+        return User(str(user.get("username", "")), tuple(map(str, user.get("groups") or ())))
+
+    return review

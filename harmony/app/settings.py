@@ -1,0 +1,174 @@
+"""What the person who runs `harmony serve` chooses, one class per concern; the loop's are in `controller.process`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from forecasting.errors import UsageError
+from harmony.settings import Setting, Value
+
+__all__ = ["DemoSettings", "DoorSettings", "JournalSettings", "ListenSettings"]
+
+WITH_API = "api.enabled"
+GROUPS = {"items": {"type": "string", "pattern": r"^\S+$"}, "uniqueItems": True}
+
+
+@dataclass(frozen=True)
+class JournalSettings:
+    """Where decisions and keys are kept, and for how long.
+
+    Attributes:
+        journal: address of a database; empty for none.
+        retain_days: None keeps everything for ever.
+    """
+
+    journal: Annotated[
+        str, Setting("sqlite:///FILE or postgresql://...: decisions and keys.", env="HARMONY_JOURNAL_URL")
+    ] = ""
+    retain_days: Annotated[
+        float | None,
+        Setting(
+            "Remove decisions older than so many days, every hour; kept for ever by default.",
+            least=0,
+            value=Value(
+                "api.journal.retainDays",
+                "Days that decisions are kept; checked every hour, counted back from the newest.",
+                30,
+                {"type": "number", "minimum": 0},
+                when=WITH_API,
+            ),
+        ),
+    ] = None
+    retain_inputs_days: Annotated[
+        float | None,
+        Setting(
+            "Remove what they can be recomputed from earlier than that.",
+            least=0,
+            value=Value(
+                "api.journal.retainInputsDays",
+                "Days that what they can be recomputed from (the larger part) is kept.",
+                7,
+                {"type": "number", "minimum": 0},
+                when=WITH_API,
+            ),
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.retain_inputs_days is not None and self.retain_days is None:
+            raise UsageError("--retain-inputs-days goes with --retain-days: add it")
+
+
+@dataclass(frozen=True)
+class ListenSettings:
+    """Where API and dashboard listen; ``port`` replaces that of the address (0 for any)."""
+
+    address: Annotated[
+        str,
+        Setting(
+            "Where to listen.",
+            value=Value(
+                "api.port",
+                "Port of API and dashboard, in the pod and in its Service.",
+                8000,
+                {"minimum": 1024, "maximum": 65_535},
+                form=":%v",
+                when=WITH_API,
+            ),
+        ),
+    ] = "127.0.0.1:8000"
+    # No environment name: HARMONY_PORT is set by Kubernetes beside every Service called harmony.
+    port: Annotated[
+        int | None, Setting("Another port of that address; 0 for any.", env=False, least=0, most=65_535)
+    ] = None
+
+    @property
+    def where(self) -> str:
+        """The address with the port that counts."""
+        return self.address if self.port is None else f"{self.address.rpartition(':')[0]}:{self.port}"
+
+
+@dataclass(frozen=True)
+class DoorSettings:
+    """Who may come in, and how often."""
+
+    insecure: Annotated[bool, Setting("Ask nobody for a key, wherever they come from.", env=False)] = False
+    wait_for_key: Annotated[
+        bool, Setting("Start before there is a key, and let nobody in until one is made.", env=False)
+    ] = False
+    token_review: Annotated[bool, Setting("Accept Kubernetes tokens (asks the API server).")] = False
+    read_groups: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Kubernetes group that may read (repeat).",
+            flag="read-group",
+            env=False,
+            value=Value(
+                "api.tokenReview.readGroups",
+                "Groups whose Kubernetes tokens may read, as `system:serviceaccounts:monitoring`. With any group in "
+                "these lists the server accepts tokens beside API keys, and its account gets a ClusterRole that may "
+                "create TokenReviews, nothing else.",
+                schema=GROUPS,
+                when=WITH_API,
+            ),
+        ),
+    ] = ()
+    operate_groups: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Group that may also start work.",
+            flag="operate-group",
+            env=False,
+            value=Value(
+                "api.tokenReview.operateGroups", "Groups that may also start backtests.", schema=GROUPS, when=WITH_API
+            ),
+        ),
+    ] = ()
+    admin_groups: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Group that may also manage keys.",
+            flag="admin-group",
+            env=False,
+            value=Value(
+                "api.tokenReview.adminGroups", "Groups that may also manage API keys.", schema=GROUPS, when=WITH_API
+            ),
+        ),
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Origin whose pages may read answers (repeat); none by default.",
+            flag="cors-origin",
+            env=False,
+            value=Value(
+                "api.corsOrigins",
+                "Other origins whose pages may read answers, as `https://portal.example.com`.",
+                schema={"items": {"type": "string", "pattern": r"^https?://[^\s/]+$"}, "uniqueItems": True},
+                when=WITH_API,
+            ),
+        ),
+    ] = ()
+    rate: Annotated[
+        float,
+        Setting(
+            "Requests per second and caller.",
+            env=False,
+            least=1,
+            value=Value("api.rateLimit", default=50, schema={"type": "number", "minimum": 1}, when=WITH_API),
+        ),
+    ] = 50.0
+
+    def __post_init__(self) -> None:
+        if (self.read_groups or self.operate_groups or self.admin_groups) and not self.token_review:
+            raise UsageError("groups are looked up by --token-review: add it")
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """The simulated cluster of `harmony serve --demo`."""
+
+    services: Annotated[int, Setting("Demo: how many services.", env=False, least=1, most=2000)] = 5
+    speed: Annotated[float, Setting("Demo: seconds that pass in one second.", env=False, least=0.1, most=600)] = 60.0
+    seed: Annotated[int, Setting("Demo: seed of everything random.", env=False, least=0)] = 0
