@@ -96,11 +96,12 @@ audit: ## ask for published advisories about the pinned versions (needs the inte
 docs: $(VENV)/.installed-test ## build the documentation site into out/docs; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs
 
-generated: $(VENV)/.installed-test ## renew what is generated from the code: CRD, reference pages, KEDA's messages
+generated: $(VENV)/.installed-test ## renew what is generated from the code: CRD, reference pages, KEDA's messages, the chart's settings
 	$(BIN)/harmony crd > helm/harmony/files/crd.yaml
 	$(BIN)/python -m controller.resource.reference
 	$(BIN)/python -m harmony.metrics.docs
 	$(BIN)/python -m controller.keda.generate
+	$(BIN)/python -m harmony.app.chart
 
 clean: ## remove the environment and what was made
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -99,8 +99,8 @@ def backtest(
     """
     from controller.prometheus.client import Prometheus
     from forecasting.errors import UsageError
-    from harmony.cli.durations import parse_duration
     from harmony.cli.replay import print_table, progress
+    from harmony.durations import parse_duration
     from harmony.policies.registry import create_policy, policy_names
     from simulator.output import staged, write_outputs
 
@@ -297,7 +297,7 @@ async def _read(
 def _enough(past: PastPanel, lead_time_s: float) -> None:
     """Raises `DataError` if there is too little to learn from and to score."""
     from forecasting.errors import DataError
-    from harmony.cli.durations import format_duration
+    from harmony.durations import format_duration
 
     panel = past.panel
     needed_s = max(LEAST_ROWS * panel.step_s, LEAST_LEAD_TIMES * lead_time_s)

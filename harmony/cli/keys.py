@@ -40,7 +40,7 @@ def create(
     from forecasting.errors import UsageError
     from harmony.api.keys import new_key
     from harmony.api.roles import Role
-    from harmony.cli.durations import parse_duration
+    from harmony.durations import parse_duration
     from harmony.journal import JournalStore
     from harmony.journal.stored import ApiKey
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from forecasting.errors import UsageError
-from harmony.cli.durations import format_duration, parse_duration
+from harmony.durations import format_duration, parse_duration
 from harmony.settings import Chosen, settings_of
 
 __all__ = ["with_settings"]

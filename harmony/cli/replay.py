@@ -74,7 +74,7 @@ def replay(
     `harmony replay usage.csv --demand rps --replica-capacity 25 --epsilon 0.005 --json`
     """
     from forecasting.errors import UsageError
-    from harmony.cli.durations import parse_duration
+    from harmony.durations import parse_duration
     from harmony.model.objective import Objective
     from harmony.policies.registry import create_policy, policy_names
     from simulator.output import staged, write_outputs
@@ -134,7 +134,7 @@ def replay(
 def start_up(text: str) -> Any:  # noqa: ANN401 - simulator types are imported lazily
     """``5m`` or ``5m*1.4`` (lognormal: median times a spread factor)."""
     from forecasting.errors import UsageError
-    from harmony.cli.durations import parse_duration
+    from harmony.durations import parse_duration
     from simulator.pool import StartUp
 
     median, star, spread = text.partition("*")

@@ -138,7 +138,7 @@ def generate_command(
 
     Example: `harmony traces generate --profile code --days 7 --step 15s --seed 3 --out code.parquet`
     """
-    from harmony.cli.durations import parse_duration
+    from harmony.durations import parse_duration
     from simulator.traces.generate import generate
     from simulator.traces.trace import Trace
     from simulator.traces.write import write_trace
@@ -159,7 +159,7 @@ def _load(
     raw: bool,
 ) -> Trace:
     """The trace that the common options describe."""
-    from harmony.cli.durations import parse_duration
+    from harmony.durations import parse_duration
     from simulator.traces.registry import load_trace
 
     rows: dict[str, str] = {}
@@ -223,7 +223,7 @@ def _print_trace(console: Console, trace: Trace, summaries: tuple[IndicatorSumma
     from rich.markup import escape
     from rich.table import Table
 
-    from harmony.cli.durations import format_duration
+    from harmony.durations import format_duration
     from simulator.traces.summary import sparkline
 
     panel = trace.panel

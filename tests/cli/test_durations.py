@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecasting.errors import UsageError
-from harmony.cli.durations import format_duration, parse_duration
+from harmony.durations import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

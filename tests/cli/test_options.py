@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.process.settings import ControllerSettings, PrometheusSettings
@@ -105,6 +105,7 @@ def test_what_does_not_fit_is_refused(words: tuple[str, ...], message: str) -> N
         chosen(*words)
 
 
+@settings(deadline=None)
 @given(st.floats(0.2, 3600.0).map(lambda s: round(s, 3)))
 def test_a_default_that_is_a_time_comes_back_as_it_was(seconds: float) -> None:
     assert chosen(default=Whole(every_s=seconds)).every_s == pytest.approx(seconds, rel=1e-12)

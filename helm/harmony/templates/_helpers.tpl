@@ -60,6 +60,15 @@ app.kubernetes.io/part-of: harmony
 {{- default (printf "%s-controller" (include "harmony.fullname" .)) .Values.controller.leaderElection.leaseName }}
 {{- end }}
 
+{{/* Files of the pod that tell of Prometheus: mounted ones first; empty for none. */}}
+{{- define "harmony.prometheusTokenFile" -}}
+{{- ternary "/etc/harmony/prometheus-token/token" .Values.prometheus.tokenFile (ne .Values.prometheus.existingSecret "") }}
+{{- end }}
+
+{{- define "harmony.prometheusCaFile" -}}
+{{- ternary "/etc/harmony/prometheus-ca/ca.crt" .Values.prometheus.caFile (ne .Values.prometheus.existingConfigMap "") }}
+{{- end }}
+
 {{/* Whether the journal is a file: one process writes it, so there is one pod, and never two at a time. */}}
 {{- define "harmony.sqlite" -}}
 {{- if and .Values.api.enabled (not .Values.api.journal.existingSecret) }}yes{{ end }}

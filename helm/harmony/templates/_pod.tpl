@@ -2,46 +2,19 @@
 
 {{- define "harmony.args" -}}
 {{- if .Values.api.enabled -}}
-{{- with .Values.api -}}
 - serve
 - --cluster
-- --address=:{{ .port }}
-- --rate={{ .rateLimit }}
 # The first key is made in the running pod; until then nobody is let in.
 - --wait-for-key
-{{- if include "harmony.tokenGroups" $ }}
-{{- range .tokenReview.readGroups }}
-- {{ printf "--read-group=%s" . | quote }}
-{{- end }}
-{{- range .tokenReview.operateGroups }}
-- {{ printf "--operate-group=%s" . | quote }}
-{{- end }}
-{{- range .tokenReview.adminGroups }}
-- {{ printf "--admin-group=%s" . | quote }}
-{{- end }}
-{{- end }}
-{{- range .corsOrigins }}
-- {{ printf "--cors-origin=%s" . | quote }}
-{{- end }}
-- --retain-days={{ .journal.retainDays }}
-- --retain-inputs-days={{ .journal.retainInputsDays }}
-{{- end }}
 {{- else }}
 - controller
 {{- end }}
-- --interval={{ .Values.controller.interval }}
-- --log-level={{ .Values.controller.logLevel }}
-- --log-format={{ .Values.controller.logFormat }}
-- --metrics-address=:{{ .Values.controller.ports.metrics }}
-- --health-address=:{{ .Values.controller.ports.health }}
-{{- if .Values.keda.enabled }}
-- --keda-address=:{{ .Values.keda.port }}
-{{- if .Values.keda.tls.existingSecret }}
+{{- include "harmony.settings.args" . }}
+{{- if and .Values.keda.enabled .Values.keda.tls.existingSecret }}
 - --keda-tls-cert-file=/etc/harmony/keda-tls/tls.crt
 - --keda-tls-key-file=/etc/harmony/keda-tls/tls.key
 {{- if .Values.keda.tls.verifyClients }}
 - --keda-tls-ca-file=/etc/harmony/keda-tls/ca.crt
-{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.controller.extraArgs }}
@@ -55,11 +28,8 @@
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 # Settings that `harmony doctor` and `harmony recommend` share with the controller: all three read them from here.
-- {name: HARMONY_FORECASTER, value: {{ .Values.controller.forecaster | quote }}}
-- {name: HARMONY_DRY_RUN, value: {{ .Values.controller.dryRun | quote }}}
-- {name: HARMONY_LEADER_ELECT, value: {{ .Values.controller.leaderElection.enabled | quote }}}
+{{- include "harmony.settings.env" . }}
 - {name: HARMONY_LEASE_NAMESPACE, value: {{ .Release.Namespace }}}
-- {name: HARMONY_LEASE_NAME, value: {{ include "harmony.leaseName" . }}}
 {{- if and .Values.api.enabled (include "harmony.tokenGroups" .) }}
 # `harmony doctor` sees by it that this right is needed too.
 - {name: HARMONY_TOKEN_REVIEW, value: "true"}
@@ -70,28 +40,6 @@
 {{- else if .Values.api.enabled }}
 - name: HARMONY_JOURNAL_URL
   valueFrom: {secretKeyRef: {name: {{ .Values.api.journal.existingSecret }}, key: {{ .Values.api.journal.existingSecretKey | quote }}}}
-{{- end }}
-{{- with .Values.watch.namespaces }}
-- {name: HARMONY_NAMESPACE, value: {{ join " " . | quote }}}
-{{- end }}
-{{- with .Values.watch.selector }}
-- {name: HARMONY_SELECTOR, value: {{ . | quote }}}
-{{- end }}
-{{- with .Values.prometheus }}
-{{- with .url }}
-- {name: HARMONY_PROMETHEUS_URL, value: {{ . | quote }}}
-{{- end }}
-{{- with ternary "/etc/harmony/prometheus-token/token" .tokenFile (ne .existingSecret "") }}
-- {name: HARMONY_PROMETHEUS_TOKEN_FILE, value: {{ . | quote }}}
-{{- end }}
-{{- with ternary "/etc/harmony/prometheus-ca/ca.crt" .caFile (ne .existingConfigMap "") }}
-- {name: HARMONY_PROMETHEUS_CA_FILE, value: {{ . | quote }}}
-{{- end }}
-{{- if .queryParams }}
-{{- $pairs := list }}
-{{- range $key, $value := .queryParams }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end }}
-- {name: HARMONY_PROMETHEUS_QUERY_PARAM, value: {{ join " " $pairs | quote }}}
-{{- end }}
 {{- end }}
 # The root file system is read-only: every library that caches does so in /tmp.
 - {name: HOME, value: /tmp}

@@ -1,0 +1,59 @@
+{{/* Made of the settings by `make generated`: what the program is told of the values. By hand: _pod.tpl. */}}
+
+{{- define "harmony.settings.args" -}}
+{{- if .Values.api.enabled }}
+- {{ printf "--address=:%v" .Values.api.port | quote }}
+{{- range .Values.api.tokenReview.readGroups }}
+- {{ printf "--read-group=%v" . | quote }}
+{{- end }}
+{{- range .Values.api.tokenReview.operateGroups }}
+- {{ printf "--operate-group=%v" . | quote }}
+{{- end }}
+{{- range .Values.api.tokenReview.adminGroups }}
+- {{ printf "--admin-group=%v" . | quote }}
+{{- end }}
+{{- range .Values.api.corsOrigins }}
+- {{ printf "--cors-origin=%v" . | quote }}
+{{- end }}
+- {{ printf "--rate=%v" .Values.api.rateLimit | quote }}
+- {{ printf "--retain-days=%v" .Values.api.journal.retainDays | quote }}
+- {{ printf "--retain-inputs-days=%v" .Values.api.journal.retainInputsDays | quote }}
+{{- end }}
+- {{ printf "--interval=%v" .Values.controller.interval | quote }}
+- {{ printf "--metrics-address=:%v" .Values.controller.ports.metrics | quote }}
+- {{ printf "--health-address=:%v" .Values.controller.ports.health | quote }}
+{{- if .Values.keda.enabled }}
+- {{ printf "--keda-address=:%v" .Values.keda.port | quote }}
+{{- end }}
+- {{ printf "--log-format=%v" .Values.controller.logFormat | quote }}
+- {{ printf "--log-level=%v" .Values.controller.logLevel | quote }}
+{{- end }}
+
+{{- define "harmony.settings.env" -}}
+{{- with .Values.watch.namespaces }}
+- {name: HARMONY_NAMESPACE, value: {{ join " " . | quote }}}
+{{- end }}
+{{- with .Values.watch.selector }}
+- {name: HARMONY_SELECTOR, value: {{ . | quote }}}
+{{- end }}
+- {name: HARMONY_DRY_RUN, value: {{ .Values.controller.dryRun | quote }}}
+- {name: HARMONY_LEADER_ELECT, value: {{ .Values.controller.leaderElection.enabled | quote }}}
+{{- with include "harmony.leaseName" . }}
+- {name: HARMONY_LEASE_NAME, value: {{ . | quote }}}
+{{- end }}
+- {name: HARMONY_FORECASTER, value: {{ .Values.controller.forecaster | quote }}}
+{{- with .Values.prometheus.url }}
+- {name: HARMONY_PROMETHEUS_URL, value: {{ . | quote }}}
+{{- end }}
+{{- with include "harmony.prometheusTokenFile" . }}
+- {name: HARMONY_PROMETHEUS_TOKEN_FILE, value: {{ . | quote }}}
+{{- end }}
+{{- with include "harmony.prometheusCaFile" . }}
+- {name: HARMONY_PROMETHEUS_CA_FILE, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.prometheus.queryParams }}
+{{- $pairs := list }}
+{{- range $key, $value := . }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end }}
+- {name: HARMONY_PROMETHEUS_QUERY_PARAM, value: {{ join " " $pairs | quote }}}
+{{- end }}
+{{- end }}
