@@ -32,6 +32,7 @@ NAMESPACE = "autoscaling"
 JOURNAL_FOLDER = "/var/lib/harmony"  # where the chart mounts the journal's volume
 
 Doc = dict[str, Any]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one
 
 # The engine is a Go runtime inside this process: its idle threads must not compete with what is measured elsewhere.
 os.environ.setdefault("GOMAXPROCS", "1")
@@ -51,9 +52,15 @@ def files(values: dict[str, Any] | None = None, name: str = RELEASE, namespace: 
 
 
 def documents(values: dict[str, Any] | None = None, name: str = RELEASE, namespace: str = NAMESPACE) -> list[Doc]:
-    """Every rendered object."""
+    """Every rendered object, in a copy of the caller's own."""
     texts = [text for path, text in sorted(files(values, name, namespace).items()) if path.endswith(".yaml")]
-    return [doc for text in texts for doc in yaml.safe_load_all(text) if doc]
+    return [doc for text in texts for doc in json.loads(_parsed(text))]
+
+
+@cache
+def _parsed(text: str) -> str:
+    """The objects of a file as JSON: YAML is slow to read, and most files (the CRD) are the same in every rendering."""
+    return json.dumps([doc for doc in yaml.load_all(text, Loader=LOADER) if doc])
 
 
 def notes(values: dict[str, Any] | None = None, name: str = RELEASE, namespace: str = NAMESPACE) -> str:

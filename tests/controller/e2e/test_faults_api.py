@@ -375,7 +375,7 @@ SLOW_CRD = {
 
 
 def test_a_slow_target_delays_nobody(fake_api: FakeApiServer, tmp_path: Path) -> None:
-    interval_s, deadline_s = 1.0, 2.0
+    interval_s, deadline_s = 0.5, 5.0
 
     async def test(world: World) -> None:
         world.api.must("POST", CRD_PATH, SLOW_CRD)
@@ -396,13 +396,10 @@ def test_a_slow_target_delays_nobody(fake_api: FakeApiServer, tmp_path: Path) ->
             ticks = await running.ticks(8)
             assert all(r.services == 2 for r in ticks)
             assert all(r.late >= 1 and r.decided == 1 for r in ticks), "the slow one sits out, the quick one never"
-            reads = sorted(r.seconds["read"] for r in ticks)
-            assert reads[len(reads) // 2] < deadline_s / 2, (
-                f"the slow one is waited for once, not in every tick: {reads}"
-            )
+            assert never.hits == 1, "the slow one is asked and waited for once, not in every tick"
             await orders(world, 6)
             assert codes(of(world, SCALE_WRITES)) == [200]
-            await world.until(lambda: "read took longer than 2 s" in message_of(world, "slow"), "its status says so")
+            await world.until(lambda: "read took longer than 5 s" in message_of(world, "slow"), "its status says so")
             never.release()
             await world.until(lambda: "read took longer" not in message_of(world, "slow"), "it answers, and is served")
 
