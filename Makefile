@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One more than the two cores of a small machine: the end-to-end tests mostly wait.
 WORKERS ?= 3
+# The fast ones compute.
+FAST_WORKERS ?= 2
 # What starts little; the markers stand in pyproject.toml, and tests/kinds.py gives them.
 FAST := not (browser or cluster or prometheus or triton or slow)
 export OMP_NUM_THREADS ?= 1
@@ -17,14 +19,15 @@ export MPLBACKEND ?= Agg
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-# The stamps hold the time of the last install; they follow the pins and the project file.
+# The stamps hold the time of the last install; they follow the pins and the project file. What is imported is compiled
+# when it is, not all 17,000 files at once.
 $(VENV)/.installed: constraints.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
 setup: $(VENV)/.installed ## install the pinned versions into .venv
@@ -60,7 +63,8 @@ lint: $(VENV)/.installed-test ## format check, lint, strict types, layer contrac
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/.installed-test debian-packages ## everything that CI runs: all tests with coverage, and lint beside them
+test: ## everything that CI runs: all tests with coverage, and lint beside them
+	@$(MAKE) --no-print-directory -j2 setup-test debian-packages
 	@rm -f .coverage .coverage.*; mkdir -p out
 	@{ $(MAKE) --no-print-directory lint >out/lint.txt 2>&1 || { cat out/lint.txt; exit 1; }; } & lint=$$!; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30 --cov --cov-report=; tests=$$?; \
@@ -68,7 +72,7 @@ test: $(VENV)/.installed-test debian-packages ## everything that CI runs: all te
 	$(BIN)/python -m coverage report --skip-covered --sort=cover
 
 test-fast: $(VENV)/.installed-test ## what to run while working: tests that start no browser, cluster, Prometheus or interpreter
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30 -m "$(FAST)"
+	$(BIN)/python -m pytest -n $(FAST_WORKERS) --dist worksteal --durations=30 -m "$(FAST)"
 
 e2e: $(VENV)/.installed-test debian-packages ## the controller against an API server and a real Prometheus, end to end
 	$(BIN)/python -m pytest tests/controller/e2e -v

@@ -41,6 +41,7 @@ def served(world: World) -> Iterator[World]:
         yield World(url, world.app, state, world.journal, {"admin": key})
 
 
+@pytest.mark.slow
 def test_every_answer_to_generated_requests_conforms(served: World) -> None:
     headers = {"X-API-Key": served.keys["admin"]}
     document = schemathesis.openapi.from_url(f"{served.url}/api/v1/openapi.json", headers=headers)

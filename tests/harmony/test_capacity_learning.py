@@ -43,6 +43,7 @@ def covered(
     return hits / services, float(np.median(errors))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("load", "of_belief", "wrong"),
     [((0.5, 1.0), True, 0.0), ((0.5, 1.0), True, 0.02), ((0.2, 0.4), False, 0.0), ((0.6, 1.2), False, 0.02)],

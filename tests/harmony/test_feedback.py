@@ -10,6 +10,7 @@ from harmony.decision.feedback import RiskFeedback
 from harmony.model.observation import Outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("true_sigma", [0.7, 1.0, 1.5])
 @pytest.mark.parametrize("epsilon", [0.01, 0.05])
 def test_realised_violations_approach_epsilon(true_sigma: float, epsilon: float) -> None:

@@ -42,6 +42,7 @@ def changes(trust: Trust, blocks: list[int], block: int) -> tuple[Trust, list[tu
     return trust, seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epsilon", "block", "run"), [(0.01, 5, 5), (0.05, 5, 5), (0.01, 20, 20), (0.01, 5, 10)])
 def test_a_calibrated_service_is_demoted_less_than_once_in_a_year_of_minutes(
     epsilon: float, block: int, run: float

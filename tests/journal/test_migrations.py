@@ -84,6 +84,7 @@ def _open(url: str, barrier: object, answers: object) -> None:
         answers.put(repr(error))  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin", [None, "0001"])
 def test_processes_that_open_at_once_migrate_once(url: str, begin: str | None) -> None:
     if begin is not None:

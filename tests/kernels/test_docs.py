@@ -18,6 +18,7 @@ from tests.kernels.cases import random_qkv, relative
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_three_steps_of_the_documentation_are_all_that_it_takes(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "kernels.md").read_text()
     (source,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "MECHANISM" in block)

@@ -59,6 +59,7 @@ def by_pairs(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], key_mask: Te
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", _SHAPES)

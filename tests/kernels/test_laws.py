@@ -175,6 +175,7 @@ def test_long_rows_of_one_key_and_of_huge_scores_stay_finite(case: Case) -> None
             assert all(bool(torch.isfinite(x).all()) for x in torch.autograd.grad(out.sum(), leaves))
 
 
+@pytest.mark.slow
 @every_case
 def test_sequences_longer_than_what_is_computed_at_once(case: Case) -> None:
     # 32 problems of these lengths need several sections of the linear mechanisms and several parts of the others.

@@ -220,7 +220,7 @@ def test_waiting_for_a_list_that_is_refused_ends_with_the_reason(fake_api: FakeA
 
         async def live() -> None:
             with pytest.raises(Forbidden, match="list pods: HTTP 403"):
-                await asyncio.wait_for(cache.synced(), 5)
+                await asyncio.wait_for(cache.synced(), 60)
             fake_api.enforce(None)
             await soon(lambda: cache.is_synced)
 

@@ -19,8 +19,10 @@ from tests.kube.server import FakeApiServer
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/default/leases/lead"
 QUICK: dict[str, Any] = {"duration_s": 3.0, "renew_deadline_s": 2.0, "retry_s": 0.3}
-# For whoever must not lose the lease: a busy machine may stand still for a second.
-PATIENT: dict[str, Any] = {"duration_s": 8.0, "renew_deadline_s": 6.0, "retry_s": 0.3}
+# For whoever is put into trouble while leading, and not before: a busy machine may stand still for a while.
+STEADY: dict[str, Any] = {"duration_s": 5.0, "renew_deadline_s": 3.5, "retry_s": 0.3}
+# For whoever must not lose the lease: it outlasts all waiting.
+PATIENT: dict[str, Any] = {"duration_s": 600.0, "renew_deadline_s": 500.0, "retry_s": 0.3}
 
 
 class Elector:
@@ -62,8 +64,8 @@ class Elector:
     def stop(self) -> None:
         assert self.election is not None
         if self.thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self.election.stop(grace_s=0.0), self.loop).result(20)
-            self.thread.join(10)
+            asyncio.run_coroutine_threadsafe(self.election.stop(grace_s=0.0), self.loop).result(60)
+            self.thread.join(60)
 
     def block(self, seconds: float) -> None:
         self.loop.call_soon_threadsafe(time.sleep, seconds)
@@ -105,6 +107,16 @@ def eventually(is_so: Callable[[], bool], within_s: float = 60.0) -> float:
     return time.monotonic() - began
 
 
+def looks_on(server: ApiServer, *electors: Elector, times: int = 4) -> None:
+    """Wait until each has been answered so many times more: it has seen what there is, and acted on it."""
+
+    def answered(elector: Elector) -> int:
+        return sum(c.user_agent == elector.name and c.resource == "leases" and c.code > 0 for c in server.calls)
+
+    before = {elector.name: answered(elector) for elector in electors}
+    eventually(lambda: all(answered(e) >= before[e.name] + times for e in electors))
+
+
 def from_agent(name: str) -> Callable[[Call], bool]:
     return lambda call: call.user_agent == name
 
@@ -122,7 +134,7 @@ def cut_off(server: FakeApiServer, elector: Elector) -> Callable[[], object]:
 
 def slow(server: FakeApiServer, elector: Elector) -> Callable[[], object]:
     # Writes take effect, but long after the leader has given up on them.
-    return server.fault(from_agent(elector.name), delay_s=2.5, times=None).cancel
+    return server.fault(from_agent(elector.name), delay_s=4.0, times=None).cancel
 
 
 def throttled(server: FakeApiServer, elector: Elector) -> Callable[[], object]:
@@ -138,18 +150,18 @@ def paused(server: FakeApiServer, elector: Elector) -> Callable[[], object]:
 def test_a_leader_in_trouble_stops_before_the_other_acts(
     fake_api: FakeApiServer, tmp_path: Path, trouble: Trouble
 ) -> None:
-    a, b = Elector(fake_api, tmp_path, "a"), Elector(fake_api, tmp_path, "b", **PATIENT)
+    a, b = Elector(fake_api, tmp_path, "a", **STEADY), Elector(fake_api, tmp_path, "b", **PATIENT)
     with Watcher(a, b) as watcher:
         a.start()
         eventually(lambda: a.may_act)
         b.start()
-        time.sleep(0.5)
+        looks_on(fake_api, b)
         heal = trouble(fake_api, a)
         eventually(lambda: b.may_act)
         assert not a.may_act
         heal()
         eventually(lambda: a.lost == 1)
-        time.sleep(1.0)
+        looks_on(fake_api, a, b)
         assert b.may_act
         assert not a.may_act
         b.stop()
@@ -169,9 +181,9 @@ def test_a_short_outage_costs_nobody_the_lease(fake_api: FakeApiServer, tmp_path
         b.start()
         for _ in range(3):
             fault = fake_api.fault(lambda call: call.resource == "leases", drop=True, times=None)
-            time.sleep(0.5)
+            eventually(lambda fault=fault: fault.hits >= 4)  # type: ignore[misc]
             fault.cancel()
-            time.sleep(0.7)
+            looks_on(fake_api, a, b)
         a.stop()
         b.stop()
     assert watcher.order[0] == "a"
@@ -180,14 +192,13 @@ def test_a_short_outage_costs_nobody_the_lease(fake_api: FakeApiServer, tmp_path
 
 def test_a_step_of_the_wall_clock_changes_nothing(fake_api: FakeApiServer, tmp_path: Path) -> None:
     ahead, behind = (lambda: time.time() + 3600.0), (lambda: time.time() - 3600.0)  # noqa: TID251 (the clock in question)
-    patient = {"duration_s": 5.0, "renew_deadline_s": 4.0, "retry_s": 0.3}
-    a = Elector(fake_api, tmp_path, "a", wall=behind, **patient)
-    b = Elector(fake_api, tmp_path, "b", wall=ahead, **patient)
+    a = Elector(fake_api, tmp_path, "a", wall=behind, **PATIENT)
+    b = Elector(fake_api, tmp_path, "b", wall=ahead, **PATIENT)
     with Watcher(a, b) as watcher:
         a.start()
         eventually(lambda: a.may_act)
         b.start()
-        time.sleep(6.0)  # longer than the lease lasts
+        looks_on(fake_api, a, b)  # by its own wall clock the lease ran out two hours ago
         assert a.may_act
         a.stop()
         b.stop()
@@ -204,7 +215,7 @@ def test_a_graceful_stop_hands_over_at_once(api_server: ApiServer, tmp_path: Pat
         a.start()
         eventually(lambda: a.may_act)
         b.start()
-        time.sleep(0.3)
+        looks_on(api_server, b)
         assert b.election is not None
         assert b.election.leader_is_alive()
         assert b.election.holder == "a"
@@ -236,10 +247,11 @@ def test_deleting_the_record_deposes_nobody_early(fake_api: FakeApiServer, tmp_p
         a.start()
         eventually(lambda: a.may_act)
         b.start()
-        time.sleep(0.5)
+        looks_on(fake_api, b)
         fake_api.must("DELETE", PATH)
-        time.sleep(1.0)
+        looks_on(fake_api, a, b)
         assert a.may_act
+        assert fake_api.must("GET", PATH)["spec"]["holderIdentity"] == "a", "it is written anew"
         a.stop()
         b.stop()
     assert watcher.both == 0
@@ -251,17 +263,19 @@ def test_many_start_at_once_and_one_leads(fake_api: FakeApiServer, tmp_path: Pat
         for elector in electors:
             elector.start()
         eventually(lambda: sum(elector.may_act for elector in electors) == 1)
-        time.sleep(2.5)
+        looks_on(fake_api, *electors)
         assert sum(elector.may_act for elector in electors) == 1
         for elector in electors:
             elector.stop()
     assert watcher.both == 0
 
 
-def in_one_loop(server: ApiServer, folder: Path, use: Callable[[LeaseElection], Awaitable[object]]) -> None:
+def in_one_loop(
+    server: ApiServer, folder: Path, use: Callable[[LeaseElection], Awaitable[object]], **options: Any
+) -> None:
     async def inside() -> None:
         async with await Kube.connect(server.kubeconfig(folder / "config")) as kube:
-            await use(LeaseElection(kube, "default", "lead", "me", **QUICK))
+            await use(LeaseElection(kube, "default", "lead", "me", **{**QUICK, **options}))
 
     asyncio.run(inside())
 
@@ -297,19 +311,24 @@ def test_stop_leaves_the_work_time_to_finish_and_renews_meanwhile(fake_api: Fake
     async def use(election: LeaseElection) -> None:
         asked = asyncio.Event()
 
+        def renewals() -> int:
+            return sum(call.verb == "update" and call.code == 200 for call in fake_api.calls)
+
         async def work() -> None:
             await asked.wait()
-            await asyncio.sleep(2.5)
+            before = renewals()
+            while renewals() < before + 4:
+                await asyncio.sleep(0.01)
             finished.append(election.may_act())
 
         run = asyncio.create_task(election.run(work, never))
         while not election.may_act():
             await asyncio.sleep(0.01)
         asked.set()
-        await election.stop()
+        await election.stop(grace_s=60.0)
         await run
 
-    in_one_loop(fake_api, tmp_path, use)
+    in_one_loop(fake_api, tmp_path, use, **PATIENT)
     assert finished == [True]
 
 

@@ -155,7 +155,7 @@ def test_a_slow_scrape_does_not_stop_the_loop() -> None:
     class Slow:
         def exposition(self, accept: str = "", accept_encoding: str = "") -> tuple[bytes, dict[str, str]]:
             scraping.set()
-            assert go_on.wait(5.0)
+            assert go_on.wait(60.0)
             return b"done\n", {"Content-Type": "text/plain"}
 
     async def main() -> None:

@@ -37,7 +37,7 @@ async def publishing(world: World, publish: Callable[..., object]) -> AsyncItera
         assert not task.done(), "the controller ended by itself"
     finally:
         made.stop()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
 
 
 @pytest.mark.cluster
@@ -59,7 +59,7 @@ async def compare(api: ApiServer, folder: Path) -> None:
         assert shown is not None
         check(world, shown)
         version = hub.version
-        assert await asyncio.wait_for(hub.wait(version, 10.0), 11.0) > version  # a tick wakes who waits
+        assert await asyncio.wait_for(hub.wait(version, 60.0), 61.0) > version  # a tick wakes who waits
         api.must("DELETE", f"{GROUP}/namespaces/{NAMESPACE}/gpuautoscalers/{NAME}")
         await world.until(lambda: hub.latest(SERVICE) is None, "its snapshot is gone with it")
 
