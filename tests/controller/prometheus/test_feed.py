@@ -370,6 +370,7 @@ def test_queries_and_history_must_fit() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.prometheus
 def test_live_scrapes_pauses_and_restarts(tmp_path: Path) -> None:
     need_prometheus()
     with Exporter() as exporter, RealPrometheus(tmp_path / "p", targets={"job": exporter.address}) as real:
