@@ -92,7 +92,8 @@ def names_page() -> str:
     presets = ((code(n), code(p.demand), code(p.service_level)) for n, p in PRESETS.items())
     return "\n".join(
         (
-            "## Policies\n\n`--policy` of `harmony replay` and `harmony backtest`, `policies` of the API.\n",
+            "## Policies\n\n`--policy` of `harmony replay` and `harmony backtest`; the first five also "
+            "`policies` of the API.\n",
             table(("Name", "What it does", "Settings"), policies),
             "## Forecasting methods\n\n`--method` of `harmony evaluate`, `--model` of `harmony forecast`, "
             "`--forecaster` of `harmony replay`; or a model of your own by folder, or `base`, the bundled one.\n",

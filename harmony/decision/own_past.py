@@ -169,6 +169,31 @@ class OwnPast:
         past = replace(self, history=self.history.extended(rows), newest_s=now_s)
         return past._reviewed() if len(past.history) >= past.next_review else past
 
+    def backfilled(
+        self, now_s: float, demand: FloatArray, capacity: float, forecast: FloatArray | None = None
+    ) -> OwnPast:
+        """With the rows before the first turn, the newest at ``now_s``: the same as `seen` row by row, sooner.
+
+        ``demand`` (rows,) NaN where absent; ``forecast`` (rows, 4) as in `Row`, None for none. What the service itself
+        missed in that time is not known, so its budget begins full.
+        """
+        rows = np.full((demand.size, FORECAST + 4), math.nan)
+        known = ~np.isnan(demand)
+        rows[:, DEMAND] = np.where(known, np.maximum(demand, 0.0), math.nan)
+        last = np.maximum.accumulate(np.where(known, np.arange(demand.size), -1))
+        rows[:, FILLED] = np.where(last >= 0, rows[np.maximum(last, 0), DEMAND], 0.0)
+        rows[:, PEAK] = np.maximum.accumulate(rows[:, FILLED])
+        rows[:, CAPACITY] = capacity
+        if forecast is not None:
+            rows[:, FORECAST:] = forecast
+        past, at = self, 0
+        while at < len(rows):
+            stop = min(len(rows), max(past.next_review, at + 1))
+            past = replace(past, history=past.history.extended(rows[at:stop]), newest_s=now_s)
+            past = past._reviewed() if stop >= past.next_review else past
+            at = stop
+        return past
+
     def with_outcome(self, now_s: float, violated: bool, stated: float) -> OwnPast:
         """With whether a known step up to ``now_s`` was violated, and the risk that was stated for it (NaN: none)."""
         stated = stated if stated == stated else 0.0
@@ -352,14 +377,16 @@ class OwnPast:
         demand = self.history.rows[:stop, FILLED]
         level = features.level(demand, start, stop)
         parts: dict[tuple[Base, Target], tuple[FloatArray, FloatArray]] = {}
-        wanted = (
-            [(b, t) for b in self.portfolio.bases for t in TARGETS] if only is None else [(b, only[1]) for b in only[0]]
-        )
-        for base, target in wanted:
-            if base == "forecast":
-                parts[base, target] = self._given(features.offset, target, level, start, stop)
-            else:
-                location, scale, _ = self.learned.fits[base, target].locate(demand, start, stop)
+        bases, targets = (self.portfolio.bases, TARGETS) if only is None else (only[0], (only[1],))
+        for target in targets:
+            design = None  # the same for all specialists of a target: they were fitted on one past
+            for base in bases:
+                if base == "forecast":
+                    parts[base, target] = self._given(features.offset, target, level, start, stop)
+                    continue
+                if design is None:
+                    design = features.design(demand, target, start, stop)[0]
+                location, scale = self.learned.fits[base, target].predict(design)
                 parts[base, target] = (location, np.log(scale))
         return _Located(start, level, features.offset, parts)
 

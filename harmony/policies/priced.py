@@ -16,7 +16,7 @@ from harmony.decision.own_past import Guess, OwnPast, Row
 from harmony.decision.portfolio import Base, Portfolio
 from harmony.decision.price import CAP
 from harmony.decision.risk import ROUND
-from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, hold, lead_window, reactive_floor
+from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, hold, reactive_floor
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
@@ -116,8 +116,8 @@ class PricedPolicy:
     # ---- deciding -------------------------------------------------------------------------------------------
     def decide(self, observation: Observation) -> Decision:
         """Take in what was seen, then order what the setting in force says; equal observations, equal decisions."""
-        memory = self._seen(observation)
         paths = demand_paths(observation)
+        memory = self._seen(observation, paths)
         guess = memory.past.guess()
         if guess is None:
             decision = self._without_setting(observation, memory)
@@ -130,11 +130,10 @@ class PricedPolicy:
         stated = _as_modelled(decision)
         return replace(decision, memory=memory._replace(past=memory.past.with_wanted(wanted), stated=stated))
 
-    def _seen(self, observation: Observation) -> Replayed:
+    def _seen(self, observation: Observation, paths: FloatArray | None) -> Replayed:
         """The memory with this turn's row and the outcome of what was ordered before it."""
         memory: Replayed | None = observation.memory
         objective, demand = observation.objective, observation.demand
-        lead = lead_window(observation)
         grid = LeadGrid(observation.interval_s, _turns(observation))
         if memory is None or memory.past.grid != grid or memory.past.budget.epsilon != objective.epsilon:
             memory = self._started(observation, grid)
@@ -145,9 +144,8 @@ class PricedPolicy:
             past = past.with_outcome(observation.now_s, bool(missed), memory.stated)
             recent = (*recent, demand)[-(grid.lead_steps + 1) :]
         given = ABSENT
-        paths = demand_paths(observation)
         if self.forecaster and paths is not None:
-            given = _summary(paths[:, :lead])
+            given = _summary(paths)
         return Replayed(past.seen(observation.now_s, Row(demand, capacity, given)), memory.stated, recent)
 
     def _started(self, observation: Observation, grid: LeadGrid) -> Replayed:

@@ -213,6 +213,20 @@ def test_the_verdict_shows_the_chosen_first_and_the_others_beside_it() -> None:
     assert verdict(Tally.empty(len(past.settings)), past.settings, 0.01, 0) == ()
 
 
+def test_a_past_that_is_filled_in_at_once_is_the_past_lived_turn_by_turn() -> None:
+    demand = daily(1100, seed=2)
+    demand[300:320] = np.nan
+    given_ = np.stack([demand, 1.2 * demand, 1.1 * demand, 1.4 * demand], axis=1)
+    past = begun(Portfolio())
+    turn_by_turn = past
+    for i, (d, f) in enumerate(zip(demand, given_, strict=True)):
+        turn_by_turn = turn_by_turn.seen(i * STEP_S, Row(float(d), 100.0, tuple(f)))
+    at_once = past.backfilled(1099 * STEP_S, demand, 100.0, given_)
+    assert np.array_equal(at_once.history.rows, turn_by_turn.history.rows, equal_nan=True)
+    assert np.array_equal(at_once.tally.cost, turn_by_turn.tally.cost)
+    assert (at_once.chosen, at_once.next_review) == (turn_by_turn.chosen, turn_by_turn.next_review)
+
+
 def test_missed_turns_are_absent_rows() -> None:
     past = lived(begun(THUMBS), daily(10)).seen(14 * STEP_S, Row(5.0, 100.0))
     assert len(past.history) == 15
