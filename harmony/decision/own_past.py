@@ -199,6 +199,11 @@ class OwnPast:
         stated = stated if stated == stated else 0.0
         return replace(self, budget=self.budget.learn(now_s, 1.0, float(violated), stated))
 
+    def within(self, least: int, most: int) -> OwnPast:
+        """With the bounds that are in force from now on."""
+        least = max(1, least)
+        return self if (least, most) == (self.least, self.most) else replace(self, least=least, most=most)
+
     def with_wanted(self, wanted: int) -> OwnPast:
         """With the newest count, before holding, of the setting in force."""
         longest = 1 if self.chosen is None else self.settings[self.chosen].hold

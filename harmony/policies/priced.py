@@ -130,6 +130,17 @@ class PricedPolicy:
         stated = _as_modelled(decision)
         return replace(decision, memory=memory._replace(past=memory.past.with_wanted(wanted), stated=stated))
 
+    def remembering(self, observation: Observation, demand: FloatArray, forecast: FloatArray | None = None) -> Replayed:
+        """The memory to begin a life with: ``demand`` (rows,) of the turns before ``observation``, NaN where absent.
+
+        ``forecast`` (rows, 4) is what was forecast in them, as in `harmony.decision.own_past.Row`. So a service that
+        has a history in Prometheus chooses from all of it at its first turn.
+        """
+        memory = self._started(observation, LeadGrid(observation.interval_s, _turns(observation)))
+        before_s = observation.now_s - observation.interval_s
+        past = memory.past.backfilled(before_s, demand, observation.capacity.median, forecast)
+        return memory._replace(past=past)
+
     def _seen(self, observation: Observation, paths: FloatArray | None) -> Replayed:
         """The memory with this turn's row and the outcome of what was ordered before it."""
         memory: Replayed | None = observation.memory
@@ -137,7 +148,7 @@ class PricedPolicy:
         grid = LeadGrid(observation.interval_s, _turns(observation))
         if memory is None or memory.past.grid != grid or memory.past.budget.epsilon != objective.epsilon:
             memory = self._started(observation, grid)
-        past, recent = memory.past, memory.recent
+        past, recent = memory.past.within(objective.min_replicas, objective.max_replicas), memory.recent
         capacity = observation.capacity.median
         if demand == demand:
             missed = demand / capacity - observation.ready > ROUND

@@ -138,6 +138,25 @@ def test_bounds_and_the_users_limits_hold() -> None:
     assert replace(OWN, limits=limits).behavior is limits
 
 
+def test_bounds_that_are_widened_later_are_used() -> None:
+    demand = rhythm(400)
+    memory = live(OWN, demand, objective=Objective(max_replicas=10))[-1].memory
+    seen = observation(
+        now_s=400 * 60.0, demand=float(demand.max()), memory=memory, objective=Objective(max_replicas=90)
+    )
+    assert OWN.decide(seen).replicas >= math.ceil(demand.max() / 100.0)
+
+
+def test_a_history_from_elsewhere_is_chosen_from_at_the_first_turn() -> None:
+    demand = rhythm(1000)
+    first = observation(now_s=1000 * 60.0, demand=float(demand[-1]))
+    memory = OWN.remembering(first, demand[:-1])
+    assert memory.past.setting is not None
+    decision = OWN.decide(replace(first, memory=memory))
+    assert len(decision.memory.past.history) == 1000
+    assert decision.reason is not Reason.WARMING_UP
+
+
 def test_another_promise_begins_another_past() -> None:
     decisions = live(OWN, rhythm(300))
     seen = observation(now_s=300 * 60.0, memory=decisions[-1].memory, objective=Objective(epsilon=0.05))
