@@ -45,24 +45,17 @@ class StepView:
     """What could be seen of the world after one call of `RequestWorld.advance`.
 
     Attributes:
-        now_s: the end of the step; the counts below but the last three are those at that moment.
-        queue_length: requests that wait for a slot.
-        oldest_wait_s: how long the first of them has waited; 0 without a queue.
+        queue_length: requests that wait for a slot at the end of the step.
         running: requests that hold a slot, draining replicas included.
-        ready, draining: replicas that take requests, and removed ones that still finish theirs.
+        draining: removed replicas that still finish their requests.
         arrived, finished: requests during the step.
-        ttft_mean_s: mean time to first token of the requests that got theirs during the step; NaN without any.
     """
 
-    now_s: float
     queue_length: int
-    oldest_wait_s: float
     running: int
-    ready: int
     draining: int
     arrived: int
     finished: int
-    ttft_mean_s: float
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -171,7 +164,6 @@ class RequestWorld:
         self._arrived = 0  # requests 0 .. _arrived-1 have arrived
         self._next = 0  # requests _next .. _arrived-1 wait in the queue
         self._done = 0
-        self._ttft_sum, self._ttft_count = 0.0, 0
         self._events: list[tuple[float, int, int, _Replica]] = []  # (time, sequence, version, replica)
         self._sequence = 0
         self._made = 0
@@ -192,22 +184,17 @@ class RequestWorld:
         if ready < 0:
             raise UsageError(f"{ready} ready replicas: expected 0 or more")
         arrived, done = self._arrived, self._done
-        self._ttft_sum, self._ttft_count = 0.0, 0
         self._resize(ready)
         self._run(to_s)
         self.now_s = to_s
         queued = self._arrived - self._next
         self._queue_length.append(queued)
         return StepView(
-            now_s=to_s,
             queue_length=queued,
-            oldest_wait_s=to_s - self._arrival[self._next] if queued else 0.0,
             running=self._next - self._done,
-            ready=ready,
             draining=self._draining,
             arrived=self._arrived - arrived,
             finished=self._done - done,
-            ttft_mean_s=self._ttft_sum / self._ttft_count if self._ttft_count else math.nan,
         )
 
     def outcome(self) -> RequestOutcome:
@@ -292,8 +279,6 @@ class RequestWorld:
         """A prompt is done: the request has its first token and decodes the rest of them with the others."""
         request = replica.prompts.popleft()
         self._first_token[request] = now
-        self._ttft_sum += now - self._arrival[request]
-        self._ttft_count += 1
         replica.prefilling = False
         rest = self._decode[request]
         if rest > 0:

@@ -19,14 +19,14 @@ MOST_POLICIES = 16
 
 def _known(name: str) -> str:
     """The name of a policy of the registry."""
-    if name not in policy_names():
-        raise ValueError(f"no such policy; known: {', '.join(policy_names())}")
+    if name not in policy_names(further=True):
+        raise ValueError(f"no such policy; known: {', '.join(policy_names(further=True))}")
     return name
 
 
 def _listed(schema: JsonDict) -> None:
     """Say in the document which policies there are."""
-    schema["enum"] = list(policy_names())
+    schema["enum"] = list(policy_names(further=True))
 
 
 PolicyName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_listed)]
