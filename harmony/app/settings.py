@@ -1,14 +1,15 @@
-"""What the person who runs `harmony serve` chooses, one class per concern; the loop's are in `controller.process`."""
+"""What the person at the command line chooses, one class per concern; the loop's are in `controller.process`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from forecasting.errors import UsageError
 from harmony.settings import Setting, Value
 
-__all__ = ["DemoSettings", "DoorSettings", "JournalSettings", "ListenSettings"]
+__all__ = ["DemoSettings", "DoorSettings", "JournalSettings", "ListenSettings", "RivalSettings"]
 
 WITH_API = "api.enabled"
 GROUPS = {"items": {"type": "string", "pattern": r"^\S+$"}, "uniqueItems": True}
@@ -172,3 +173,45 @@ class DemoSettings:
     services: Annotated[int, Setting("Demo: how many services.", env=False, least=1, most=2000)] = 5
     speed: Annotated[float, Setting("Demo: seconds that pass in one second.", env=False, least=0.1, most=600)] = 60.0
     seed: Annotated[int, Setting("Demo: seed of everything random.", env=False, least=0)] = 0
+
+
+@dataclass(frozen=True)
+class RivalSettings:
+    """Which policies are replayed, how they are tuned and scored, and what comes of it; none means all of them."""
+
+    policies: Annotated[
+        tuple[str, ...], Setting("Policy to run (repeat); all of them by default.", flag="policy", short="p", env=False)
+    ] = ()
+    tune: Annotated[bool, Setting("Choose every policy's settings on the part before the scored one.", env=False)] = (
+        False
+    )
+    test_fraction: Annotated[float, Setting("Share of the rows, at their end, that is scored.", env=False)] = 0.4
+    forecaster: Annotated[
+        str, Setting("What harmony forecasts with: base, a model folder, or a method such as ridge.", env=False)
+    ] = "base"
+    samples: Annotated[int, Setting("Sample paths per forecast.", env=False)] = 200
+    seed: Annotated[int, Setting("Seed of everything random.", env=False)] = 0
+    out: Annotated[Path | None, Setting("Folder for replay.json, replicas.csv and report.html.", env=False)] = None
+    fail_on: Annotated[
+        str | None,
+        Setting(
+            "Exit with 1 if under this policy the objective is violated for a larger share of the time than epsilon, "
+            "or no permitted replica count could have kept it.",
+            env=False,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        from harmony.policies.registry import create_policy
+
+        for name in [*self.policies, *([self.fail_on] if self.fail_on else [])]:
+            create_policy(name)
+        if self.fail_on and self.fail_on not in self.names:
+            raise UsageError(f"--fail-on {self.fail_on}: that policy is not replayed; add --policy {self.fail_on}")
+
+    @property
+    def names(self) -> list[str]:
+        """The policies in the order given."""
+        from harmony.policies.registry import policy_names
+
+        return list(self.policies or policy_names())

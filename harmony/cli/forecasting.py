@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -167,59 +166,19 @@ def train(
 
     `harmony train metrics.csv --lookback 4032 --temporal-attention wersa --patch 4 --out models/two-weeks`
     """
-    from forecasting.config import ModelConfig, TrainingConfig
-    from forecasting.errors import UsageError
-    from forecasting.evaluation import Protocol, Settings, Split, score_model
-    from forecasting.forecaster import Forecaster
-    from forecasting.windows import DAY_S
+    from harmony.app.training import TrainingChoice, train_on
     from simulator.traces.registry import load_trace
 
-    if not 0 < validation < 1:
-        raise UsageError(f"--validation {validation:g}: expected a share between 0 and 1")
-    settings = Settings(Protocol("train", 1 - validation, validation), lookback, horizon, samples=100, seed=seed)
-    _check_target(out)
-    panel = load_trace(trace, demand=demand).panel
-    split = Split.of(panel, settings)
-    training = TrainingConfig() if steps is None else TrainingConfig(steps=steps)
     shape = _shape(temporal_attention, temporal_option or (), patch, near_rows)
-    if shape is not None and base:
-        raise UsageError("--base has its own shape: leave it out to give --temporal-attention, --patch or --near-rows")
-    base = shape is None if base is None else base
-    day = round(DAY_S / panel.step_s)
-    if not base and near_rows is None and 0 < day < lookback:
-        # Weeks do not have the spread of today: normalised by all of them, forecasts are worse (docs/forecasting.md).
-        shape = replace(shape or ModelConfig(), near_rows=day)
-    model = Forecaster(shape, training, start="base" if base else None)
-    began = time.perf_counter()
+    chosen = TrainingChoice(out, shape, base, lookback, horizon, validation, steps, seed)
+    panel = load_trace(trace, demand=demand).panel
     with _progress("train") as report:
-        model.fit(
-            [panel.rows(0, split.test)],
-            lookback=lookback,
-            horizon=horizon,
-            validation=[panel.rows(max(0, split.test - lookback), split.rows)],
-            seed=seed,
-            progress=report,
-        )
-        scores = score_model(model, panel, split, settings, fit_seconds=time.perf_counter() - began)
-    saved = model.save(out)
+        found = train_on(panel, chosen, report)
     if as_json:
-        _print_json(
-            {
-                "trace": trace,
-                "model": str(saved),
-                "version": model.version,
-                "start": "base" if base else "scratch",
-                "demand": panel.names[0],
-                "lookback": lookback,
-                "horizon": horizon,
-                "seed": seed,
-                "rows": {"training": split.test, "validation": split.rows - split.test},
-                "validation": scores.to_json(),
-            }
-        )
+        _print_json({"trace": trace, **found.to_json()})
         return
-    print(f"saved {saved} (version {model.version}), trained on {split.test:,} rows of {trace}")
-    print(f"on the {split.rows - split.test:,} rows after them: {_validation_line(scores)}")
+    print(f"saved {found.saved} (version {found.version}), trained on {found.rows:,} rows of {trace}")
+    print(f"on the {found.judged:,} rows after them: {_validation_line(found.scores)}")
 
 
 def _shape(method: str | None, options: Sequence[str], patch: int | None, near_rows: int | None) -> ModelConfig | None:
@@ -240,16 +199,6 @@ def _shape(method: str | None, options: Sequence[str], patch: int | None, near_r
         return None
     rows = ModelConfig().patch if patch is None else patch
     return ModelConfig(temporal_attention=method, temporal_options=found, patch=rows, near_rows=near_rows)
-
-
-def _check_target(out: Path) -> None:
-    """Refuse a target that saving would refuse, before the minutes of training."""
-    from forecasting.errors import UsageError
-
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: that is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "model.json").is_file():
-        raise UsageError(f"--out {out}: that folder holds other things; name a new or empty folder, or a model's")
 
 
 def _validation_line(scores: SeriesScores) -> str:
@@ -409,26 +358,14 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 - any JSON tree
     print(json.dumps(value, sort_keys=True, indent=2, allow_nan=False))
 
 
-class _progress:  # noqa: N801 - used as a context manager function
-    """A progress bar on stderr while it is a terminal; silent otherwise."""
+def _progress(title: str) -> contextlib.AbstractContextManager[Any]:
+    """The bar, told in the order in which fitting tells: how much is done, of how much, and what."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    @contextlib.contextmanager
+    def shown() -> Iterator[Any]:
+        from harmony.cli.showing import progress
 
-    def __enter__(self) -> Any:  # noqa: ANN401
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        with progress(title) as report:
+            yield lambda done, total, what: report(what, done, total)
 
-        console = Console(stderr=True)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._bar.start()
-        task = self._bar.add_task(self._title, total=1)
-
-        def report(done: int, total: int, what: str) -> None:
-            self._bar.update(task, description=what or self._title, completed=done, total=max(1, total))
-
-        return report
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    return shown()

@@ -77,7 +77,7 @@ def test_an_unreachable_objective_is_stated_in_table_and_json(trace: Path, capsy
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-p", "harmny"], "did you mean 'harmony'?"),
+        (["-p", "harmny"], "did you mean 'harmony'"),
         (["--demand", "request_per_second"], "did you mean 'requests_per_second'"),
         (["--epsilon", "1.5"], "0 <= epsilon < 1"),
         (["--epsilon", "often"], "--epsilon"),

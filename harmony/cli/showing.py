@@ -1,0 +1,108 @@
+"""What several verbs show on a terminal: a bar while they work, and the table of a replay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simulator.result import ReplayResult
+
+__all__ = ["files", "print_table", "progress"]
+
+
+class progress:  # noqa: N801 - used as a context manager function
+    """A progress line on stderr while that is a terminal, moved by (what, how much of it, of how much); else silent."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+
+    def __enter__(self) -> Any:  # noqa: ANN401
+        """Begin it; gives the function that moves it."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar.start()
+        task = self._bar.add_task(self._title, total=1)
+
+        def report(what: str, done: int, total: int) -> None:
+            self._bar.update(task, description=what or self._title, completed=done, total=max(1, total))
+
+        return report
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self._bar.stop()
+
+
+def files(out: Path) -> str:
+    """Where the files of a replay are."""
+    return f"report: {out / 'report.html'}   figures: {out / 'replay.json'}   series: {out / 'replicas.csv'}"
+
+
+def print_table(result: ReplayResult) -> None:
+    """The table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    hours = (result.demand.size - result.scored_from) * result.step_s / 3600
+    console.print(
+        f"[bold]{result.trace}[/bold]: {result.demand_name} ({result.unit or 'no unit'}), "
+        f"{result.demand.size - result.scored_from:,} steps of {result.step_s:g} s scored ({hours:,.1f} h); "
+        f"a replica carries {result.replica_capacity:.4g}, ready after {result.lead_time_s:g} s; "
+        f"promise: at most {100 * result.epsilon:g} % of the time missed",
+        highlight=False,
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    titles = ("policy", "GPU-hours", "vs oracle", "cost", "violated", "stated", "scalings", "seconds")
+    for title in titles:
+        table.add_column(title, justify="left" if title == "policy" else "right", no_wrap=True)
+    oracle = result.policies.get("oracle")
+    for run in sorted(result.policies.values(), key=lambda r: r.gpu_hours):
+        kept = run.violation_rate <= result.epsilon
+        table.add_row(
+            run.name,
+            f"{run.gpu_hours:,.1f}",
+            f"{run.gpu_hours / oracle.gpu_hours:.3f}" if oracle and oracle.gpu_hours else "-",
+            f"{run.cost:,.1f}",
+            f"[{'green' if kept else 'red'}]{run.violation_rate:.3%}[/]",
+            "-" if run.stated_risk is None else f"{run.stated_risk:.3%}",
+            f"{run.scale_events:,}",
+            f"{run.seconds:.1f}",
+        )
+    console.print(table, highlight=False)
+    console.print("settings, tuned on the part before the scored one:" if result.tuned else "settings:", style="dim")
+    for run in result.policies.values():
+        shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
+        if shown:
+            console.print(f"  {run.name}: {shown}", style="dim", highlight=False)
+    for run in result.policies.values():
+        if not run.objective_met:
+            console.print(
+                f"[yellow]{run.name}: objective not reachable at {run.unreachable_steps:,} decisions; "
+                "no permitted replica count keeps the promise there[/yellow]",
+                highlight=False,
+            )
+    if any(run.requests for run in result.policies.values()):
+        _print_requests(console, result)
+    for note in result.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def _print_requests(console: Any, result: ReplayResult) -> None:  # noqa: ANN401
+    """Latency figures of a request-level world."""
+    from rich.table import Table
+
+    runs = [run for run in result.policies.values() if run.requests]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("requests")
+    for run in runs:
+        table.add_column(run.name, justify="right")
+    for key in runs[0].requests:
+        table.add_row(key, *(f"{run.requests[key]:.4g}" for run in runs))
+    console.print()
+    console.print(table, highlight=False)
