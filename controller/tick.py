@@ -27,9 +27,10 @@ from controller.prometheus.together import Together
 from controller.reporting.publishing import Publish, snapshot_of
 from controller.reporting.writing import Reporter
 from controller.resource.settings import ServiceKey
-from controller.service import Plan, Service
+from controller.service import Service
 from forecasting.errors import HarmonyError
 from forecasting.fleet import FleetForecaster, Forecasts
+from harmony.loop.state import ScalePlan
 from harmony.metrics import Metrics
 from harmony.model.record import Record
 
@@ -125,9 +126,9 @@ class Tick:
             self._metrics.observe_stage(stage, seconds)
         return report
 
-    async def _plan(self, services: list[Service], now_s: float, report: TickReport) -> list[tuple[Service, Plan]]:
+    async def _plan(self, services: list[Service], now_s: float, report: TickReport) -> list[tuple[Service, ScalePlan]]:
         """Forecast and decide, some hundred services at a time: sample paths of thousands need not be held at once."""
-        planned: list[tuple[Service, Plan]] = []
+        planned: list[tuple[Service, ScalePlan]] = []
         for lo in range(0, len(services), AT_ONCE):
             part = services[lo : lo + AT_ONCE]
             with _Stage(self, report, "forecast"):
@@ -151,49 +152,34 @@ class Tick:
     # ---- stages ---------------------------------------------------------------------------------------------
     async def _read(self, service: Service, now_s: float) -> None:
         """Look at the target and at the indicators, side by side."""
-        settings = service.settings
-
-        async def look() -> None:
-            service.view = await self._targets.look(settings.key.namespace, settings.target, service.starts, now_s)
-
-        async def refresh() -> None:
-            service.feed.reads_past = not service.is_idle
-            service.feed_state = await service.feed.refresh(now_s)
-
-        service.error = ""
-        await asyncio.gather(look(), refresh())
+        await service.read(self._targets, now_s)
 
     def _forecast(self, services: list[Service], now_s: float) -> Forecasts[ServiceKey]:
-        for service in services:
-            service.clock_s = now_s
-        wanted = [w for w in (s.wants() for s in services) if w is not None]
+        wanted = [w for w in (s.wants(now_s) for s in services) if w is not None]
         return self._forecaster.forecast(wanted, now_s)
 
     def _decide(
         self, services: list[Service], forecasts: Forecasts[ServiceKey], now_s: float, report: TickReport
-    ) -> list[tuple[Service, Plan]]:
+    ) -> list[tuple[Service, ScalePlan]]:
         """Decide for every service that could be looked at; one that breaks is left as it is."""
         planned = []
         for service in services:
             key = service.settings.key
-            if service.view.problem:
-                service.plan = None
-                continue
             try:
                 plan = service.consider(now_s, forecasts.made.get(key), forecasts.failed.get(key, ""))
             except Exception as error:  # one service's bug must not take the others along; its count stays
                 log.exception("deciding failed", extra={"service": str(key)})
-                service.error = f"deciding failed: {type(error).__name__}: {error}"
-                service.plan = None
+                service.fails(f"deciding failed: {type(error).__name__}: {error}")
                 self._metrics.observe_error("decide", error)
                 report.errors += 1
                 continue
-            planned.append((service, plan))
+            if plan is not None:
+                planned.append((service, plan))
         for failure in forecasts.failed.values():
             self._metrics.observe_error("forecast", failure.partition(":")[0])
         return planned
 
-    def _orders(self, services: list[Service], planned: list[tuple[Service, Plan]]) -> dict[ServiceKey, Order]:
+    def _orders(self, services: list[Service], planned: list[tuple[Service, ScalePlan]]) -> dict[ServiceKey, Order]:
         """What is to be done for whom; outputs have looked at everybody by then, planned or not."""
 
         def about(service: Service) -> tuple[Service, Json | None, str]:
@@ -242,7 +228,7 @@ class Tick:
     # ---- figures for machines -------------------------------------------------------------------------------
     def _tell(
         self,
-        planned: list[tuple[Service, Plan]],
+        planned: list[tuple[Service, ScalePlan]],
         orders: dict[ServiceKey, Order],
         acted: dict[ServiceKey, Acted],
     ) -> None:
@@ -253,7 +239,7 @@ class Tick:
                 self._actuator.tell(orders[key], done, service.record)
                 self._measure(service, service.record)
 
-    def _show_all(self, planned: list[tuple[Service, Plan]], acted: dict[ServiceKey, Acted]) -> None:
+    def _show_all(self, planned: list[tuple[Service, ScalePlan]], acted: dict[ServiceKey, Acted]) -> None:
         """Publish a snapshot of every service that had its turn; whatever breaks there, scaling goes on."""
         gone, self._gone = self._gone, []
         if self._show is None:
@@ -309,7 +295,7 @@ class Tick:
         report.late += len(late)
         for task in late:
             service = tasks[task]
-            service.error = f"{stage} took longer than {self._deadline_s:g} s"
+            service.fails(f"{stage} took longer than {self._deadline_s:g} s")
             log.warning("late: %s", service.error, extra={"service": str(service.settings.key)})
             self._metrics.observe_error(stage, "Late")
         return [service for task, service in tasks.items() if task in done and task.result()]
@@ -325,10 +311,10 @@ class Tick:
         try:
             await work(service)
         except HarmonyError as error:
-            service.error = f"{stage}: {error}"
+            service.fails(f"{stage}: {error}")
             log.warning("%s failed: %s", stage, error, extra={"service": str(key)})
         except Exception as error:  # one service's bug must not take the others along
-            service.error = f"{stage}: {type(error).__name__}: {error}"
+            service.fails(f"{stage}: {type(error).__name__}: {error}")
             log.exception("%s failed", stage, extra={"service": str(key)})
         else:
             return True

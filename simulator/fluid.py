@@ -1,7 +1,7 @@
 """`FluidWorld`: the rate-level world: demand is a rate, replicas carry so much of it each, there is no queue.
 
-In each step: starting replicas become ready, the loop sees demand up to this step and acts in it, then the step is
-judged: it is violated when demand exceeds what the ready replicas carry.
+In each step: starting replicas become ready, the service sees demand up to this step and acts in it, then the step is
+over: it is violated when demand exceeds what the ready replicas carry.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import numpy as np
 
 from forecasting.panel import BoolArray, FloatArray, IntArray
 from harmony.decision.risk import ROUND
-from harmony.loop.loop import ControlLoop
-from harmony.loop.ports import Reading, Replicas
-from harmony.model.observation import Outcome
+from harmony.loop.managed import ManagedService
+from harmony.loop.ports import ForecastSource
+from harmony.loop.state import Look
 from simulator.pool import GpuPool
 
 __all__ = ["FluidWorld", "Timeline"]
+
+NAN = math.nan
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -31,12 +33,12 @@ class Timeline:
 
 
 class FluidWorld:
-    """Clock, metric source and scale target of one simulated service; `run` lets a loop live in it.
+    """The world of one simulated service; `run` lets it live there.
 
     ``demand`` (steps,) with NaN where absent; ``per_replica`` what one ready replica carries, same unit.
     """
 
-    __slots__ = ("_demand", "_pool", "_start_s", "_step", "_step_s", "_steps", "_violated", "per_replica")
+    __slots__ = ("_demand", "_pool", "_start_s", "_step_s", "per_replica")
 
     def __init__(self, demand: FloatArray, per_replica: float, pool: GpuPool, start_s: float, step_s: float) -> None:
         self._demand: list[float] = demand.tolist()
@@ -44,56 +46,51 @@ class FluidWorld:
         self._start_s = start_s
         self._step_s = step_s
         self.per_replica = per_replica
-        self._step = 0
-        self._steps = 0
-        self._violated = 0
 
-    # ---- ports of the loop ----------------------------------------------------------------------------------
-    def now_s(self) -> float:
-        """Simulated time of the present step."""
-        return self._start_s + self._step * self._step_s
-
-    def read(self) -> Reading:
-        """Demand of the present step and the outcome of the steps since the last reading."""
-        outcome = Outcome(self._steps, self._violated)
-        self._steps = self._violated = 0
-        return Reading(self._demand[self._step], outcome)
-
-    def replicas(self) -> Replicas:
-        """Ordered and ready counts."""
-        return Replicas(self._pool.ordered, self._pool.ready)
-
-    def started_s(self) -> list[float]:
-        """Start-up times observed since the last call, seconds."""
-        return self._pool.started_s()
-
-    def scale(self, replicas: int) -> int:
-        """Order replicas in the present step; always accepted.
-
-        What is ordered in the first step serves at once: the service did not begin with the trace.
-        """
-        if self._step == 0:
-            self._pool.begin(replicas)
-        else:
-            self._pool.scale(self._step, replicas)
-        return replicas
-
-    # ---- time -----------------------------------------------------------------------------------------------
-    def run(self, loop: ControlLoop, every: int = 1) -> Timeline:
-        """Let ``loop`` turn every ``every`` steps to the end of the demand."""
+    def run(self, service: ManagedService, forecasts: ForecastSource | None = None, every: int = 1) -> Timeline:
+        """Let ``service`` have its turn every ``every`` steps to the end of the demand."""
         n = len(self._demand)
         ordered, ready, violated = [0] * n, [0] * n, [False] * n
         pool, per_replica = self._pool, self.per_replica
+        known = pool.start_up.is_fixed  # then starts teach nothing, and those that still run say nothing
+        rows: list[tuple[float, float, float]] = []
+        newest, newest_s = NAN, -math.inf
         for step, demand in enumerate(self._demand):
-            self._step = step
+            now_s = self._start_s + step * self._step_s
             pool.advance(step)
+            if demand == demand:
+                newest, newest_s = demand, now_s
             if step % every == 0:
-                loop.turn()
+                look = Look(
+                    now_s=now_s,
+                    demand=newest,
+                    demand_age_s=now_s - newest_s,
+                    ordered=pool.ordered,
+                    ready=pool.ready,
+                    rows=rows,
+                    forecast=None if forecasts is None else forecasts.latest(now_s),
+                    started=() if known else pool.started(),
+                    pending_s=() if known else pool.pending_s(step),
+                )
+                rows = []
+                turn = service.consider(look)
+                service.conclude(turn, self._order(step, turn.plan.desired))
+            service.served(now_s, pool.ordered, pool.ready)
             ordered[step] = pool.ordered
             ready[step] = pool.ready
-            if not math.isnan(demand):
-                self._steps += 1
-                if demand / per_replica - pool.ready > ROUND:
-                    violated[step] = True
-                    self._violated += 1
+            if demand == demand:
+                rows.append((now_s, demand, NAN))
+                violated[step] = demand / per_replica - pool.ready > ROUND
         return Timeline(np.array(ordered, dtype=np.int64), np.array(ready, dtype=np.int64), np.array(violated))
+
+    def _order(self, step: int, replicas: int) -> int:
+        """Order replicas in ``step``; always accepted. Returns the count that stands.
+
+        What is ordered in the first step serves at once: the service did not begin with the trace.
+        """
+        if replicas != self._pool.ordered:
+            if step == 0:
+                self._pool.begin(replicas)
+            else:
+                self._pool.scale(step, replicas)
+        return self._pool.ordered

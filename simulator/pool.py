@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,7 @@ class StartUp:
 class _Starting:
     """Replicas of one order that become ready in one step."""
 
+    ordered_at: int
     ready_at: int
     count: int
     took_s: float
@@ -68,7 +70,7 @@ class GpuPool:
         self.rng = rng
         self._step_s = step_s
         self._starting: deque[_Starting] = deque()  # oldest order first
-        self._took: list[float] = []
+        self._took: list[tuple[float, str]] = []
 
     def begin(self, replicas: int) -> None:
         """Start the world with ``replicas`` that serve already."""
@@ -94,7 +96,7 @@ class GpuPool:
     def _finish(self, batch: _Starting) -> None:
         self.ready += batch.count
         if not self.start_up.is_fixed:
-            self._took.append(batch.took_s)
+            self._took.extend([(batch.took_s, "")] * batch.count)
 
     def scale(self, step: int, replicas: int) -> None:
         """Order ``replicas`` in ``step``: start the difference, or cancel the newest first."""
@@ -108,10 +110,10 @@ class GpuPool:
     def _start(self, step: int, count: int) -> None:
         if self.start_up.is_fixed:
             took = self.start_up.median_s
-            self._starting.append(_Starting(step + self._steps(took), count, took))
+            self._starting.append(_Starting(step, step + self._steps(took), count, took))
             return
         for took in self.start_up.draw_s(count, self.rng):
-            self._starting.append(_Starting(step + self._steps(took), 1, took))
+            self._starting.append(_Starting(step, step + self._steps(took), 1, took))
 
     def _steps(self, took_s: float) -> int:
         return max(1, math.ceil(round(took_s / self._step_s, 9)))
@@ -126,9 +128,15 @@ class GpuPool:
                 self._starting.pop()
         self.ready -= count
 
-    def started_s(self) -> list[float]:
-        """How long the starts took that finished since the last call, seconds (empty for a fixed start-up)."""
+    def started(self) -> Sequence[tuple[float, str]]:
+        """Starts that finished since the last call: seconds each took, and no GPU type (none for a fixed start-up)."""
         if not self._took:
-            return []
+            return ()
         took, self._took = self._took, []
         return took
+
+    def pending_s(self, step: int) -> tuple[float, ...]:
+        """Ages in seconds of the replicas that still start in ``step`` (none for a fixed start-up: it is known)."""
+        if self.start_up.is_fixed or not self._starting:
+            return ()
+        return tuple((step - s.ordered_at) * self._step_s for s in self._starting for _ in range(s.count))

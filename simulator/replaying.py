@@ -13,10 +13,11 @@ import numpy as np
 
 from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray
-from harmony.decision.feedback import RiskFeedback
 from harmony.decision.risk import replicas_needed
-from harmony.loop.loop import ControlLoop, Learned
+from harmony.decision.rule import window_steps
+from harmony.loop.managed import ManagedService
 from harmony.loop.ports import ForecastSource
+from harmony.loop.state import Terms
 from harmony.model.capacity import Capacity
 from harmony.model.decision import Reason
 from harmony.model.lead_time import LeadTime
@@ -234,25 +235,21 @@ class _Bench:
         pool = GpuPool(initial, s.start_up, panel.step_s, rng)
         world = FluidWorld(self.demand[start:stop], self.capacity, pool, self._time(start), panel.step_s)
         forecasts = self._forecasts(policy, every, tuning=tuning)
-        lead_steps = self.lead.steps(panel.step_s)
-        learned = Learned(
-            capacity=Capacity.known(self.capacity),
-            lead_time=self.lead,
-            feedback=RiskFeedback.per_lead(self.objective.epsilon, lead_steps, scale=policy.risk_scale),
-        )
-        loop = ControlLoop(
+        return world.run(ManagedService(self._terms(policy, every), journal=log), forecasts, every)
+
+    def _terms(self, policy: Policy, every: int) -> Terms:
+        """What is agreed about the service under a policy; all policies keep full authority to the end."""
+        return Terms(
             objective=self.objective,
             policy=policy,
-            learned=learned,
-            metrics=world,
-            target=world,
-            clock=world,
-            step_s=panel.step_s,
-            interval_s=every * panel.step_s,
-            forecasts=forecasts,
-            journal=log,
+            capacity=Capacity.known(self.capacity),
+            lead_time=self.lead,
+            step_s=self.panel.step_s,
+            interval_s=every * self.panel.step_s,
+            stale_after_s=0.0,  # a trace is complete: a row without a reading never gets one
+            steps_back=False,
+            scored=False,
         )
-        return world.run(loop, every)
 
     def _every(self, policy: Policy) -> int:
         """Steps between decisions: forecasting policies may decide less often, all others decide every step."""
@@ -263,7 +260,7 @@ class _Bench:
     def _forecasts(self, policy: Policy, every: int, *, tuning: bool) -> ForecastSource | None:
         if not policy.forecaster:
             return None
-        horizon = self.lead.steps(self.panel.step_s) + every - 1
+        horizon = window_steps(self.lead, self.panel.step_s, every * self.panel.step_s)
         report = None if tuning else lambda done, total: self.progress(f"{policy.name}: replaying", done, total)
         return self.forecasters.source(policy.forecaster, horizon, every, tuning=tuning, on_batch=report)
 

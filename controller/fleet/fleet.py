@@ -168,7 +168,7 @@ class Fleet:
         for key, service in self.services.items():
             target = target_id(key.namespace, service.settings.target)
             rival = rival_of(key, target, self.claims, autoscalers)
-            service.rival = "" if rival is None else str(rival)
+            service.meet("" if rival is None else str(rival))
         return [key for key, uid in before.items() if self._uid_of(key) != uid]
 
     def _present(self) -> dict[ServiceKey, Json]:

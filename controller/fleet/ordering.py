@@ -33,7 +33,7 @@ def order_of(service: Service, owner: Json | None = None, since: str = "") -> Or
         now_s=service.clock_s,
         wanted=plan.wanted,
         desired=plan.desired,
-        held_by=plan.bound_by,
+        held_by=plan.held_by,
         decision=turn.decision,
         demand=turn.observation.demand,
         capacity=service.learned.capacity,

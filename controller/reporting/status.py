@@ -13,6 +13,7 @@ from controller.prometheus.states import FeedReason
 from controller.reporting.conditions import Condition, merged
 from controller.resource.status import MAX_CANDIDATES, STATUS
 from controller.service import Service
+from harmony.loop.managed import ZERO_BY_HAND
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.record import Record
 from harmony.serving.words import Said, in_words
@@ -88,7 +89,7 @@ def _active(service: Service) -> Condition:
     pause = service.settings.pause
     if pause.paused or pause.replicas is not None:
         return Condition("ScalingActive", "False", "ScalingDisabled", "paused by annotation or spec")
-    if service.plan is not None and service.plan.bound_by == "scaled to zero by hand":
+    if service.plan is not None and service.plan.held_by == ZERO_BY_HAND:
         message = "the target was scaled to 0 by hand; scale it to 1 or more to go on"
         return Condition("ScalingActive", "False", "ScalingDisabled", message)
     if service.record is None:
@@ -250,7 +251,7 @@ def _decision(service: Service, record: Record, acted: Acted, now_s: float) -> J
     before = service.view.ordered
     plan = service.plan
     to = acted.desired
-    bound_by = (plan.bound_by if plan is not None else "") or decision.bound_by  # whatever bound last
+    bound_by = (plan.held_by if plan is not None else "") or decision.bound_by  # whatever bound last
     shown = replace(decision, candidates=_shown(decision))
     out: Json = {
         "time": rfc3339(now_s),
@@ -277,7 +278,7 @@ def _said(service: Service, record: Record, desired: int) -> Said:
         mode=str(service.mode),
         ordered=service.view.ordered,
         desired=desired,
-        held_by="" if plan is None else plan.bound_by,
+        held_by="" if plan is None else plan.held_by,
     )
 
 

@@ -181,9 +181,8 @@ class Reporter:
             lost = service.mode.rank < service.settings.mode.rank
             reason = EventReason.AUTHORITY_REDUCED if lost else EventReason.AUTHORITY_RESTORED
             news.append((reason, f"mode {old['effectiveMode']} -> {new['effectiveMode']}"))
-        if service.notes:
-            news.append((EventReason.NOT_RESTORED, "; ".join(service.notes)))
-            service.notes = ()
+        if notes := service.take_notes():
+            news.append((EventReason.NOT_RESTORED, "; ".join(notes)))
         if news:
             self._event(key, *news.popleft())
 

@@ -11,6 +11,7 @@ from forecasting.distribution import ForecastDistribution
 from forecasting.panel import FloatArray
 from harmony.decision.risk import candidate_counts, replicas_needed, weigh
 from harmony.model.decision import Candidates, Decision, Reason
+from harmony.model.lead_time import LeadTime
 from harmony.model.observation import Observation
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "lead_window",
     "reactive_floor",
     "warm_up",
+    "window_steps",
     "with_bounds",
 ]
 
@@ -30,14 +32,19 @@ WARM_UP_MARGIN = 0.25  # headroom over the last demand while there is no forecas
 ABSENT = float("nan")
 
 
-def lead_window(observation: Observation) -> int:
-    """Steps ahead that a decision made now answers for: the lead time plus the wait for the next decision.
+def window_steps(lead_time: LeadTime, step_s: float, interval_s: float) -> int:
+    """Steps ahead that a decision answers for: the lead time plus the wait for the next decision.
 
     What is ordered now is ready after the lead; what is left out now can be ordered at the next decision at the
     earliest, and is ready one lead after that.
     """
-    wait = max(1, math.ceil(round(observation.interval_s / observation.step_s, 9)))
-    return observation.lead_time.steps(observation.step_s) + wait - 1
+    wait = max(1, math.ceil(round(interval_s / step_s, 9)))
+    return lead_time.steps(step_s) + wait - 1
+
+
+def lead_window(observation: Observation) -> int:
+    """`window_steps` of a decision that is made on this observation."""
+    return window_steps(observation.lead_time, observation.step_s, observation.interval_s)
 
 
 def reactive_floor(observation: Observation) -> int:

@@ -40,7 +40,9 @@ def _without_data(decision: Decision, observation: Observation, before: TurnMemo
     lost = before.expects_forecast and observation.forecast is None and before.forecast_seen
     if not (math.isnan(observation.demand) or lost or decision.reason is Reason.ABSENT_DATA):
         seen = before.forecast_seen or observation.forecast is not None
-        return decision, replace(before, absent_turns=0, forecast_seen=seen)
+        if before.absent_turns == 0 and before.forecast_seen == seen:
+            return decision, before  # as nearly always: most of a replay's turns come by here
+        return decision, TurnMemory(before.guards, 0, seen, before.expects_forecast)
     after = replace(before, absent_turns=before.absent_turns + 1)
     if decision.reason is Reason.WARMING_UP and decision.replicas < observation.ordered:
         decision = decision.with_replicas(observation.ordered, Reason.ABSENT_DATA, "absent forecast")
@@ -60,7 +62,7 @@ def _guarded(
 ) -> tuple[Decision, TurnMemory]:
     """Stabilise and rate-limit the decision, and say so in it."""
     guarded = apply_behavior(before.guards, behavior, observation.now_s, observation.ordered, decision.replicas)
-    after = replace(before, guards=guarded.memory)
+    after = TurnMemory(guarded.memory, before.absent_turns, before.forecast_seen, before.expects_forecast)
     if guarded.replicas == decision.replicas:
         return decision, after
     reason = Reason.STABILIZED if guarded.bound_by == "stabilization" else Reason.RATE_LIMITED

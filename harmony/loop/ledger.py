@@ -5,17 +5,17 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from harmony.decision.risk import ROUND
 
-__all__ = ["JudgedStep", "Ledger", "Note"]
+__all__ = ["JudgedStep", "Ledger", "Note", "Row"]
 
 KEEP_S = 7200.0
+Row = tuple[float, float, float]  # time of a step, its demand, value of the bound's indicator (NaN where absent)
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """Counts at one moment: the target's own, and those of the shadow (equal to them while we act).
 
     `teaches` says whether the moment may teach what a replica carries: nothing is starting and nothing has just
@@ -32,8 +32,7 @@ class Note:
     answers: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class JudgedStep:
+class JudgedStep(NamedTuple):
     """One step of known demand: what served it, and whether the promise held for the target and for the shadow.
 
     `held` is None where it cannot be said (the bound's indicator was absent).
@@ -48,77 +47,89 @@ class JudgedStep:
     held: bool | None
 
 
-@dataclass(slots=True)
-class Ledger:
-    """Notes of the recent past; `judge` gives every step exactly once, in order."""
+class Ledger(NamedTuple):
+    """Notes of the recent past, oldest first; `judge` gives every step exactly once, in order. A value."""
 
-    step_s: float
-    max_gap_s: float
+    notes: tuple[Note, ...] = ()
     judged_until_s: float = -math.inf
-    _notes: list[Note] = field(default_factory=list)
 
-    def add(self, note: Note) -> None:
-        """Keep what was seen; a clock that went back starts the book anew (nothing is judged twice)."""
-        if self._notes and note.at_s < self._notes[-1].at_s:
-            self._notes = []
-        self._notes.append(note)
-        cutoff = note.at_s - KEEP_S
-        while self._notes[0].at_s < cutoff:
-            self._notes.pop(0)
+    def add(self, note: Note, keep_s: float = KEEP_S) -> Ledger:
+        """With what was seen now; a clock that went back starts the book anew (nothing is judged twice).
+
+        A second note of one moment stands in for the first. Notes that no step can refer to any more are dropped:
+        older than ``keep_s`` seconds, or followed by one that was in force when the last judged step was.
+        """
+        notes = self.notes
+        if not notes:
+            return Ledger((note,), self.judged_until_s)
+        newest = notes[-1].at_s
+        if note.at_s < newest:
+            return Ledger((note,), self.judged_until_s)
+        end = len(notes) - (newest == note.at_s)
+        oldest = max(note.at_s - keep_s, self.judged_until_s)
+        first = 0
+        while first < end - 1 and notes[first + 1].at_s <= oldest:
+            first += 1
+        return Ledger((*notes[first:end], note), self.judged_until_s)
 
     @property
     def newest(self) -> Note | None:
         """The last note."""
-        return self._notes[-1] if self._notes else None
+        return self.notes[-1] if self.notes else None
 
     def judge(
         self,
-        rows: Iterable[tuple[float, float, float]],
+        rows: Iterable[Row],
         per_replica: float,
         at_most: float | None,
         settled_before_s: float,
-    ) -> list[JudgedStep]:
-        """Steps that can be judged now. ``rows``: (time, demand, value of the bound's indicator), oldest first.
+        max_gap_s: float,
+    ) -> tuple[Ledger, list[JudgedStep]]:
+        """The book after judging, and the steps that could be judged now. ``rows``: oldest first.
 
         A row with absent demand is waited for until ``settled_before_s`` and then given up. With a bound
-        (``at_most``) the target's miss is what the indicator says; the shadow's is always judged by capacity.
+        (``at_most``) the target's miss is what the indicator says; the shadow's is always judged by capacity. A step
+        more than ``max_gap_s`` after the last note before it was watched by nobody.
         """
         out: list[JudgedStep] = []
+        until_s = self.judged_until_s
         for at_s, demand, value in rows:
-            if at_s <= self.judged_until_s:
+            if at_s <= until_s:
                 continue
-            if math.isnan(demand) and at_s > settled_before_s:
+            absent = not demand < math.inf  # NaN, and what no service was ever asked for
+            if absent and at_s > settled_before_s:
                 break  # may still arrive; later rows wait with it, so that steps stay in order
-            self.judged_until_s = at_s
-            note = self._at(at_s)
-            if note is None or math.isnan(demand):
-                continue
-            out.append(self._judged(at_s, demand, value, note, per_replica, at_most))
-        return out
+            until_s = at_s
+            note = None if absent else self._at(at_s, max_gap_s)
+            if note is not None:
+                out.append(_judged(at_s, demand, value, note, per_replica, at_most))
+        return (self if until_s == self.judged_until_s else Ledger(self.notes, until_s)), out
 
-    def _judged(
-        self, at_s: float, demand: float, value: float, note: Note, per_replica: float, at_most: float | None
-    ) -> JudgedStep:
-        short = demand / per_replica - note.ready > ROUND
-        held: bool | None = None
-        missed: bool | None = short
-        if at_most is not None:
-            held = None if math.isnan(value) else value <= at_most
-            missed = None if held is None else not held
-        teaches = note.teaches and note.ready > 0 and held is not None
-        return JudgedStep(
-            at_s=at_s,
-            demand=demand,
-            note=note,
-            missed=missed,
-            shadow_missed=demand / per_replica - note.shadow_ready > ROUND,
-            load_per_replica=demand / note.ready if teaches else math.nan,
-            held=held,
-        )
-
-    def _at(self, at_s: float) -> Note | None:
+    def _at(self, at_s: float, max_gap_s: float) -> Note | None:
         """The counts in force at a moment; None where nobody looked."""
-        found = bisect.bisect_right(self._notes, at_s, key=lambda n: n.at_s) - 1
-        if found < 0 or at_s - self._notes[found].at_s > self.max_gap_s:
+        notes = self.notes
+        if notes and notes[-1].at_s <= at_s:
+            found = len(notes) - 1
+        else:
+            found = bisect.bisect_right(notes, at_s, key=_time_of) - 1
+        if found < 0 or at_s - notes[found].at_s > max_gap_s:
             return None
-        return self._notes[found]
+        return notes[found]
+
+
+def _time_of(note: Note) -> float:
+    return note.at_s
+
+
+def _judged(
+    at_s: float, demand: float, value: float, note: Note, per_replica: float, at_most: float | None
+) -> JudgedStep:
+    needed = demand / per_replica
+    held: bool | None = None
+    missed: bool | None = needed - note.ready > ROUND
+    if at_most is not None:
+        held = None if math.isnan(value) else value <= at_most
+        missed = None if held is None else not held
+    teaches = note.teaches and note.ready > 0 and held is not None
+    load = demand / note.ready if teaches else math.nan
+    return JudgedStep(at_s, demand, note, missed, needed - note.shadow_ready > ROUND, load, held)

@@ -12,16 +12,19 @@ from forecasting.errors import UsageError
 from harmony.decision.feedback import RiskFeedback
 from harmony.decision.guards import GuardMemory, Marks
 from harmony.decision.trust import Trust
-from harmony.loop.loop import Learned
+from harmony.loop.lead_times import LeadTimes
+from harmony.loop.saved import number_or
+from harmony.loop.scoring import ForecastScores
+from harmony.loop.shadow import Regret, Shadow
+from harmony.loop.state import Learned, State, Terms
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 
-__all__ = ["Restored", "learned_from_json", "learned_to_json", "number_or"]
+__all__ = ["Restored", "learned_from_json", "learned_to_json", "state_from_json", "state_to_json"]
 
 VERSION = 1
 MAX_MARKS = 12  # marks kept per list of guards
 LOG_FLOOR = -25.0  # log-probability, relative to the likeliest, below which grid points are all alike
-LARGEST = 1e300  # JSON may hold whole numbers that no float can
 LATEST_S = 1e11  # the year 5138: no time that is later was ever written by a sane clock
 
 
@@ -99,11 +102,53 @@ def learned_from_json(data: Any, defaults: Learned) -> Restored:  # noqa: ANN401
     return Restored(learned, tuple(notes))
 
 
-def number_or(value: object, default: float) -> float:
-    """A finite number from what was saved, else the default."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
-        return float(value)
-    return default
+def state_to_json(terms: Terms, state: State) -> dict[str, Any]:
+    """All of a service that must survive a restart, some kB; forecasts and notes that wait are made anew."""
+    out: dict[str, Any] = {
+        "demand": terms.measures,
+        "loop": learned_to_json(state.learned),
+        "scores": state.scores.to_json(),
+        "regret": state.regret.to_json(),
+        "starts": state.finished_starts,
+        "failed": state.failed_starts,
+    }
+    if state.gpu_type:
+        out["gpu"] = state.gpu_type
+    if leads := state.lead_times.to_json():
+        out["leads"] = leads
+    if math.isfinite(state.starts_since_s):
+        out["starts_since"] = int(state.starts_since_s)
+    if math.isfinite(state.shadow_since_s):
+        out["shadow_since"] = int(state.shadow_since_s)
+    if state.shadow is not None:
+        out["shadow"] = state.shadow.replicas.ordered
+    return out
+
+
+def state_from_json(data: object, terms: Terms) -> tuple[State, tuple[str, ...]]:
+    """What `state_to_json` wrote, under the present terms, and for every part that was lost a sentence why.
+
+    Never raises, whatever stands there. What was learned of another quantity means nothing; starts are starts.
+    """
+    saved: dict[Any, Any] = data if isinstance(data, dict) else {}
+    if saved and saved.get("demand") != terms.measures:
+        saved = {name: saved[name] for name in ("starts", "failed", "starts_since", "gpu", "leads") if name in saved}
+    learned, notes = learned_from_json(saved.get("loop"), Learned.fresh(terms))
+    shadow = number_or(saved.get("shadow"), -1.0)  # negative: begin with what is ordered
+    known = 0 <= shadow <= terms.objective.max_replicas
+    state = State(
+        learned=learned,
+        shadow=Shadow(int(shadow)) if known else None,
+        shadow_since_s=number_or(saved.get("shadow_since"), math.nan),
+        scores=ForecastScores.from_json(saved.get("scores")),
+        regret=Regret.from_json(saved.get("regret")),
+        lead_times=LeadTimes.from_json(terms.lead_time, saved.get("leads")),
+        gpu_type=str(saved.get("gpu") or terms.gpu_type),
+        finished_starts=int(number_or(saved.get("starts"), 0)),
+        failed_starts=int(number_or(saved.get("failed"), 0)),
+        starts_since_s=number_or(saved.get("starts_since"), -math.inf),
+    )
+    return state, notes
 
 
 class _DamagedError(Exception):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import FloatArray
-from harmony.loop.persistence import number_or
+from harmony.loop.saved import number_or
 
 __all__ = ["INTERVALS", "ForecastScores"]
 
@@ -23,46 +22,65 @@ ENOUGH = 60.0  # scored steps before coverage is judged
 ACCEPTED_80 = (0.55, 0.985)  # coverage of the 80 % interval outside of this is called miscalibrated
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class ForecastScores:
-    """Coverage and CRPS of one service's forecasts, one lead time ahead, with exponential forgetting."""
+    """Coverage and CRPS of one service's forecasts, one lead time ahead, with exponential forgetting.
+
+    A value: `keep` and `settle` give the scores after it.
+
+    Attributes:
+        weight: steps that were scored, older ones counting less.
+        covered: of these, the steps inside each of `INTERVALS`.
+        crps_sum, demand_sum: sums over these steps, in the demand's unit.
+        waiting: forecasts whose time has not come: (time, order statistics).
+    """
 
     weight: float = 0.0
-    covered: list[float] = field(default_factory=lambda: [0.0] * len(INTERVALS))
+    covered: tuple[float, ...] = (0.0,) * len(INTERVALS)
     crps_sum: float = 0.0
     demand_sum: float = 0.0
-    _waiting: deque[tuple[float, FloatArray]] = field(default_factory=deque)
+    waiting: tuple[tuple[float, FloatArray], ...] = ()
 
-    def keep(self, forecast: ForecastDistribution, demand: str, lead_steps: int) -> None:
+    def keep(self, forecast: ForecastDistribution, demand: str, lead_steps: int) -> ForecastScores:
         """Remember what is forecast for one lead time ahead; once per step."""
         lead_steps = min(lead_steps, forecast.horizon)
         at = forecast.origin_s + lead_steps * forecast.step_s
-        if self._waiting and self._waiting[-1][0] >= at:
-            return
+        if self.waiting and self.waiting[-1][0] >= at:
+            return self
         paths = forecast.of(demand)[:, lead_steps - 1]
         if np.isnan(paths).any():
-            return
+            return self
         ordered = np.interp(LEVELS * (paths.size - 1), np.arange(paths.size), np.sort(paths))
-        self._waiting.append((at, ordered.astype(np.float32)))
+        return self._with_waiting((*self.waiting, (at, ordered.astype(np.float32))))
 
-    def settle(self, time_s: float, demand: float, step_s: float) -> None:
+    def settle(self, time_s: float, demand: float, step_s: float) -> ForecastScores:
         """Compare with the demand of one step; an absent step scores nothing."""
-        while self._waiting and self._waiting[0][0] < time_s - step_s / 2:
-            self._waiting.popleft()
-        if not self._waiting or abs(self._waiting[0][0] - time_s) > step_s / 2:
-            return
-        _, x = self._waiting.popleft()
+        waiting = self.waiting
+        while waiting and waiting[0][0] < time_s - step_s / 2:
+            waiting = waiting[1:]
+        if not waiting or abs(waiting[0][0] - time_s) > step_s / 2:
+            return self if waiting is self.waiting else self._with_waiting(waiting)
+        _, x = waiting[0]
+        waiting = waiting[1:]
         if math.isnan(demand):
-            return
-        self.weight = self.weight * FORGET + 1.0
-        for i, share in enumerate(INTERVALS):
+            return self._with_waiting(waiting)
+        covered = []
+        for share, before in zip(INTERVALS, self.covered, strict=True):
             low, high = np.interp([(1 - share) / 2, (1 + share) / 2], LEVELS, x)
-            self.covered[i] = self.covered[i] * FORGET + float(low <= demand <= high)
+            covered.append(before * FORGET + float(low <= demand <= high))
         n = x.size
         spread = float(np.sum((2 * np.arange(1, n + 1) - n - 1) * x)) / (n * n)
         crps = float(np.abs(x - demand).mean()) - spread
-        self.crps_sum = self.crps_sum * FORGET + crps
-        self.demand_sum = self.demand_sum * FORGET + demand
+        return ForecastScores(
+            weight=self.weight * FORGET + 1.0,
+            covered=tuple(covered),
+            crps_sum=self.crps_sum * FORGET + crps,
+            demand_sum=self.demand_sum * FORGET + demand,
+            waiting=waiting,
+        )
+
+    def _with_waiting(self, waiting: tuple[tuple[float, FloatArray], ...]) -> ForecastScores:
+        return ForecastScores(self.weight, self.covered, self.crps_sum, self.demand_sum, waiting)
 
     @property
     def coverage(self) -> dict[float, float]:
@@ -98,4 +116,4 @@ class ForecastScores:
         weight, *covered, crps, demand = (number_or(x, math.nan) for x in numbers)
         if not weight >= 0 or any(math.isnan(x) for x in (*covered, crps, demand)):
             return cls()
-        return cls(weight, covered, crps, demand)
+        return cls(weight, tuple(covered), crps, demand)

@@ -10,67 +10,49 @@ import numpy as np
 from scipy.special import stdtrit
 
 from harmony.decision.risk import replicas_needed
-from harmony.loop.ports import Clock, Replicas
-from harmony.model.lead_time import LeadTime
+from harmony.loop.ports import Replicas
 
-__all__ = ["Regret", "ShadowPool"]
+__all__ = ["Regret", "Shadow"]
 
 LARGEST = 1e15  # no honest total is larger
 SIGNED = frozenset({"gpu_hours_saved", "total", "products", "first", "last", "part"})  # these may be negative
 
 
-class ShadowPool:
-    """A `ScaleTarget` that starts nothing: replicas become ready one simulated start after their order.
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """The counts of a service that starts nothing: replicas become ready one simulated start after their order.
 
-    A start takes the median of `lead_time` (set it anew as it is learned), or a draw from it where ``rng`` is given.
-    A drop acts at once and cancels the newest starts first. Simulated starts must not teach the lead time, so
-    `started_s` hands out only real ones, given to `saw_start`. The pool begins with ``initial`` replicas that serve.
+    A drop acts at once and cancels the newest starts first. A value: each method gives the shadow after it.
+
+    Attributes:
+        serving: replicas that serve, as of the last call.
+        starting_s: moments at which starts will be ready, in the order in which they began.
     """
 
-    __slots__ = ("_clock", "_ready", "_rng", "_seen", "_starting", "lead_time")
+    serving: int
+    starting_s: tuple[float, ...] = ()
 
-    def __init__(self, clock: Clock, lead_time: LeadTime, initial: int, rng: np.random.Generator | None = None) -> None:
-        self.lead_time = lead_time
-        self._clock = clock
-        self._rng = rng
-        self._ready = initial
-        self._starting: list[float] = []  # moments at which starts will be ready, in the order in which they began
-        self._seen: list[float] = []
+    def at(self, now_s: float) -> Shadow:
+        """The shadow at ``now_s``: what has finished starting serves."""
+        if not self.starting_s or min(self.starting_s) > now_s:
+            return self
+        still = tuple(at for at in self.starting_s if at > now_s)
+        return Shadow(self.serving + len(self.starting_s) - len(still), still)
 
+    @property
     def replicas(self) -> Replicas:
-        """The present simulated counts."""
-        now = self._clock.now_s()
-        still = [at for at in self._starting if at > now]
-        self._ready += len(self._starting) - len(still)
-        self._starting = still
-        return Replicas(self._ready + len(still), self._ready)
+        """The counts as of the last `at`."""
+        return Replicas(self.serving + len(self.starting_s), self.serving)
 
-    def scale(self, replicas: int) -> int:
-        """Order ``replicas`` (0 or more); always accepted."""
-        wanted = max(0, replicas)
-        change = wanted - self.replicas().ordered
+    def order(self, replicas: int, now_s: float, takes_s: float) -> Shadow:
+        """The shadow after ordering ``replicas`` (0 or more) at ``now_s``; a start takes ``takes_s`` seconds."""
+        now = self.at(now_s)
+        change = max(0, replicas) - now.replicas.ordered
         if change > 0:
-            now = self._clock.now_s()
-            self._starting += [now + took for took in self._durations_s(change)]
-        elif change < 0:
-            cancelled = min(-change, len(self._starting))
-            del self._starting[len(self._starting) - cancelled :]
-            self._ready -= -change - cancelled
-        return wanted
-
-    def saw_start(self, took_s: float) -> None:
-        """Pass on a real start (order to ready, seconds), so that the loop learns from it."""
-        self._seen.append(took_s)
-
-    def started_s(self) -> list[float]:
-        """Real starts since the previous call, seconds."""
-        seen, self._seen = self._seen, []
-        return seen
-
-    def _durations_s(self, n: int) -> list[float]:
-        if self._rng is None:
-            return [self.lead_time.median_s] * n
-        return [self.lead_time.quantile_s(float(u)) for u in self._rng.uniform(0.001, 0.999, n)]
+            return Shadow(now.serving, now.starting_s + (now_s + takes_s,) * change)
+        kept = max(0, len(now.starting_s) + change)
+        gone = -change - (len(now.starting_s) - kept)
+        return Shadow(now.serving - gone, now.starting_s[:kept])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +129,6 @@ class Regret:
             misses_avoided_s=self.misses_avoided_s + (dt_s if missed and not shadow_missed else 0.0),
             misses_caused_s=self.misses_caused_s + (dt_s if shadow_missed and not missed else 0.0),
         )
-
-    @property
-    def saved_per_hour(self) -> float | None:
-        """Mean GPU-hours saved per hour over whole hours; None before the first."""
-        return self.total / self.blocks if self.blocks else None
 
     def lower_bound(self, confidence: float = 0.95) -> float | None:
         """One-sided lower confidence bound of GPU-hours saved per hour; None before `MIN_BLOCKS` hours."""

@@ -136,16 +136,16 @@ class DemoCluster:
             if turn >= max(0, len(rows) - SHOWN_TURNS):
                 self._show()
         for service in self.services:
-            service.loop.interval_s = STEP_S
+            service.turns_every(STEP_S)
 
     def _past_forecasts(self, service: DemoService, rows: Sequence[int]) -> list[ForecastDistribution]:
         """One service's forecasts of the demand for all turns of the past, each from what was read before it."""
-        service.loop.interval_s = PAST_EVERY * STEP_S
+        service.turns_every(PAST_EVERY * STEP_S)
         source = self._readings.rows_of(service.number, demand_only=True)
         return list(forecast_rows(self.model, source, rows, PAST_HORIZON))
 
     def _past_turn(self, service: DemoService, forecast: ForecastDistribution) -> None:
-        service.consider(None if math.isnan(service.demand) else forecast)
+        service.consider(forecast if service.horizon() else None)
         service.conclude()
         measure(service, self.metrics)
 
@@ -204,11 +204,11 @@ class DemoCluster:
         times.longest_s, times.total_s = max(times.longest_s, took_s), times.total_s + took_s
 
     def _forecasts(self) -> dict[int, ForecastDistribution]:
-        """All indicators, equally far ahead, of every service whose demand is known."""
-        known = [s for s in self.services if not math.isnan(s.demand)]
-        horizon = max((s.horizon() for s in known), default=0)
+        """All indicators, equally far ahead, of every service that has something to make a forecast from."""
+        steps = {s.number: s.horizon() for s in self.services}
+        horizon = max(steps.values())
         horizon = max(horizon, HORIZONS[1]) if self._detail else horizon
-        wanted = [Wanted(s.number, self._readings.rows_of(s.number), horizon) for s in known]
+        wanted = [Wanted(n, self._readings.rows_of(n), horizon) for n, ahead in steps.items() if ahead]
         forecaster = FleetForecaster(self.model, horizons=HORIZONS, demand_only=False)
         found = forecaster.forecast(wanted, self.now_s())
         for number, failure in found.failed.items():

@@ -61,7 +61,7 @@ def snapshot_of(service: DemoService, readings: Readings) -> Snapshot:
         currency="USD",
         record=record,
         guards_before=record.before.guards,
-        behavior=service.loop.policy.behavior,
+        behavior=service.terms.behavior,
         ordered=service.pool.ordered,
         ready=service.pool.ready,
         desired=acted.desired,

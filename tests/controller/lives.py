@@ -15,9 +15,10 @@ from controller.prometheus.feed import Feed
 from controller.prometheus.history import History
 from controller.prometheus.states import FeedReason, FeedState, IndicatorState
 from controller.resource.parsing import parse_autoscaler
-from controller.service import Plan, Service
+from controller.service import Service
 from forecasting.base import LOOKBACK
 from forecasting.distribution import ForecastDistribution
+from harmony.loop.state import ScalePlan
 from tests.controller.resource.builders import autoscaler
 
 T0 = 1_700_000_040.0  # on the grid of minutes
@@ -55,19 +56,22 @@ def turn(
     forecast: bool = True,
     conclude: bool = True,
     **view: Any,
-) -> Plan:
+) -> ScalePlan:
     """One turn with this demand read and this target seen; what was wanted is taken as applied."""
     if not math.isnan(demand):
         of.history.write(0, np.array([now_s // STEP_S * STEP_S]), np.array([demand]))
     name = of.settings.queries[0].indicator.name
     fresh = not math.isnan(demand)
     state = IndicatorState(name, FeedReason.FRESH if fresh else FeedReason.EMPTY, "" if fresh else "no series", 0.0)
-    of.feed_state = FeedState(now_s, (state,), 0.0 if fresh else math.inf, fresh)
-    of.view = TargetView(
-        ordered=ordered, starts=starts or Starts(pods=ordered, ready=ordered if ready is None else ready), **view
+    seen = starts or Starts(pods=ordered, ready=ordered if ready is None else ready)
+    of.saw(
+        TargetView(ordered=ordered, starts=seen, **view),
+        FeedState(now_s, (state,), 0.0 if fresh else math.inf, fresh),
     )
     made = certain(now_s // STEP_S * STEP_S, demand) if forecast and fresh else None
     plan = of.consider(now_s, made)
+    if plan is None:
+        return ScalePlan(ordered, ordered, "nothing is decided")
     if conclude:
         of.conclude(plan.desired)
     return plan

@@ -21,9 +21,15 @@ from tests.controller.resource.builders import autoscaler
 NAN = math.nan
 
 
+def demand_of(of: Service) -> float:
+    """What the last turn took for present demand."""
+    assert of.record is not None
+    return of.record.observation.demand
+
+
 def test_what_is_needed_is_ordered() -> None:
     plan = turn(service(), T0, 200.0, 8)
-    assert (plan.wanted, plan.desired, plan.bound_by) == (8, 8, "")
+    assert (plan.wanted, plan.desired, plan.held_by) == (8, 8, "")
     assert turn(service(), T0, 100.0, 8).desired == 4
 
 
@@ -36,14 +42,14 @@ def test_old_demand_is_absent() -> None:
     of = service()
     turn(of, T0, 100.0, 4)
     assert turn(of, T0 + 149.0, NAN, 9, forecast=False).desired == 9
-    assert not math.isnan(of.demand)
+    assert not math.isnan(demand_of(of))
     turn(of, T0 + 160.0, NAN, 9, forecast=False)
-    assert math.isnan(of.demand)
+    assert math.isnan(demand_of(of))
 
 
 def test_zero_by_hand_stays_unless_the_user_pauses_at_a_number() -> None:
     plan = turn(service(), T0, 200.0, 0)
-    assert (plan.desired, plan.bound_by) == (0, "scaled to zero by hand")
+    assert (plan.desired, plan.held_by) == (0, "scaled to zero by hand")
     paused = service(annotations={Annotation.PAUSED_REPLICAS: "3"})
     assert turn(paused, T0, 200.0, 0).desired == 3
 
@@ -57,7 +63,7 @@ def test_zero_of_our_own_ends_when_a_schedule_asks_for_more() -> None:
 
 def test_a_target_that_must_not_shrink_may_grow() -> None:
     plan = turn(service(), T0, 25.0, 8, hold_down="its rollout is paused")
-    assert (plan.wanted, plan.desired, plan.bound_by) == (1, 8, "its rollout is paused")
+    assert (plan.wanted, plan.desired, plan.held_by) == (1, 8, "its rollout is paused")
     assert turn(service(), T0, 200.0, 4, hold_down="its rollout is paused").desired == 8
 
 
@@ -97,7 +103,7 @@ def test_settings_that_change_keep_what_still_means_the_same() -> None:
     of.adopt(changed, feed_of(changed))
     assert of.trust.steps == 0
     assert of.scores.weight == 0
-    assert math.isnan(of.demand), "readings of another quantity are gone"
+    assert math.isnan(of.history.newest(0)[1]), "readings of another quantity are gone"
 
 
 def test_what_was_learned_survives_and_is_small() -> None:
@@ -182,7 +188,7 @@ def test_risk_is_learned_again_one_start_after_a_pause() -> None:
 
 def test_what_another_writer_misses_is_not_ours() -> None:
     of = service()
-    of.rival = "HorizontalPodAutoscaler serving/chat"
+    of.meet("HorizontalPodAutoscaler serving/chat")
     turn(of, T0, 200.0, 1)
     before = risked(of)
     for k in range(1, 60):
@@ -234,12 +240,12 @@ def test_absence_never_lowers_the_count_and_every_step_is_learned_once(
     for demand, forecast, seconds in script:
         now += seconds
         plan = turn(of, now, demand, ordered, forecast=forecast)
-        known = not math.isnan(of.demand)
+        known = not math.isnan(demand_of(of))
         assert plan.desired >= ordered or known, "absent demand lowered the count"
         assert 1 <= plan.desired <= 20
         assert of.record is not None
         if known and of.record.decision.reason is not Reason.RATE_LIMITED:
-            assert plan.desired * 25.0 >= min(of.demand, 20 * 25.0) - 1e-6, "below present demand"
+            assert plan.desired * 25.0 >= min(demand_of(of), 20 * 25.0) - 1e-6, "below present demand"
         ordered = plan.desired
         assert of.trust.steps <= (now - T0) / STEP_S + 2
         assert of.trust.steps >= steps * 0.9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import Indicator
-from harmony.decision.feedback import RiskFeedback
-from harmony.loop.loop import ControlLoop, Learned
-from harmony.loop.ports import Reading, Replicas
+from harmony.loop.managed import ManagedService
+from harmony.loop.state import Look, Terms
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import (
@@ -24,7 +22,6 @@ from harmony.model.objective import (
     ScalingRules,
     Stages,
 )
-from harmony.model.observation import Outcome
 from harmony.model.record import Record
 from harmony.model.schedule import Schedule
 from harmony.policies.harmony import HarmonyPolicy
@@ -51,33 +48,39 @@ class World:
         if rng.random() < 0.5:
             lead_time = LeadTime.measured(float(rng.uniform(60, 500)))
         promise = replace(_objective(rng, known), **objective)
-        feedback = RiskFeedback.per_lead(promise.epsilon, lead_time.steps(60.0))
         self.behavior = promise.behavior
-        self.loop = ControlLoop(
+        terms = Terms(
             objective=promise,
             policy=HarmonyPolicy(limits=self.behavior),
-            learned=Learned(capacity, lead_time, feedback),
-            metrics=self,
-            target=self,
-            clock=self,
+            capacity=capacity,
+            lead_time=lead_time,
             step_s=60.0,
             interval_s=float(rng.choice([15.0, 30.0, 60.0, 120.0])),
-            forecasts=self,
-            pending=lambda: [30.0] if rng.random() < 0.3 else [],
+            steps_back=False,
+        )
+        self.service = ManagedService(terms)
+
+    def look(self) -> Look:
+        """One look at it; the step before was missed now and then."""
+        rng, now_s = self.rng, self.time_s
+        demand = float("nan") if rng.random() < 0.1 else self.level
+        missed = rng.random() < 0.05
+        bound = self.service.terms.objective.bound
+        value = float("nan") if bound is None or rng.random() < 0.5 else bound.at_most * (2.0 if missed else 0.5)
+        return Look(
+            now_s=now_s,
+            demand=demand,
+            demand_age_s=0.0,
+            ordered=self.ordered,
+            ready=self.ready,
+            rows=[(now_s, 1e12 if missed and bound is None else self.level, value)],
+            forecast=self.forecast(now_s),
+            started=[(float(rng.uniform(60, 500)), "")] if rng.random() < 0.1 else [],
+            failed_s=(float(rng.uniform(60, 900)),) if rng.random() < 0.05 else (),
+            pending_s=(30.0,) if rng.random() < 0.3 else (),
         )
 
-    def now_s(self) -> float:
-        return self.time_s
-
-    def read(self) -> Reading:
-        demand = float("nan") if self.rng.random() < 0.1 else self.level
-        samples: tuple[tuple[float, bool], ...] = ()
-        if not self.loop.learned.capacity.is_known and self.rng.random() < 0.5:
-            samples = ((self.level / max(1, self.ready), bool(self.rng.random() < 0.8)),)
-        failed = (float(self.rng.uniform(60, 900)),) if self.rng.random() < 0.05 else ()
-        return Reading(demand, Outcome(1, int(self.rng.random() < 0.05), samples, failed))
-
-    def latest(self, now_s: float) -> ForecastDistribution | None:
+    def forecast(self, now_s: float) -> ForecastDistribution | None:
         if self.rng.random() < 0.15:
             return None
         horizon = int(self.rng.integers(1, 14))
@@ -89,22 +92,18 @@ class World:
             paths[:, :, 0] = np.nan
         return ForecastDistribution(paths, INDICATORS, now_s, 60.0, "random walk 1")
 
-    def replicas(self) -> Replicas:
-        return Replicas(self.ordered, self.ready)
-
-    def started_s(self) -> Sequence[float]:
-        return [float(self.rng.uniform(60, 500))] if self.rng.random() < 0.1 else []
-
     def scale(self, replicas: int) -> int:
         """Sometimes the cluster accepts less."""
         self.ordered = replicas if self.rng.random() < 0.9 else (replicas + self.ordered) // 2
         return self.ordered
 
     def turn(self) -> Record:
-        self.time_s += self.loop.interval_s + float(self.rng.random())
+        self.time_s += self.service.terms.interval_s + float(self.rng.random())
         self.level = max(1.0, self.level * float(np.exp(self.rng.normal(0, 0.15))))
         self.ready = min(self.ordered, self.ready + 2)
-        return self.loop.turn()
+        turn = self.service.consider(self.look())
+        wanted = turn.plan.desired
+        return self.service.conclude(turn, wanted if wanted == self.ordered else self.scale(wanted))
 
     def snapshot(self, service: str, **changes: Any) -> Snapshot:
         return snapshot_of_record(self.turn(), service, self.behavior, **changes)

@@ -376,8 +376,6 @@ def test_a_tick_asks_the_model_once_for_all_services() -> None:
 def test_two_weeks_on_demand_begins_again() -> None:
     cluster = DemoCluster(0, past_hours=0.0)
     cluster.row += 7 * 1440
-    for service in cluster.services:
-        service.row = service._first_row = cluster.row
     cluster.advance(2)
     chat = cluster.hub.latest("serving/chat")
     assert chat is not None

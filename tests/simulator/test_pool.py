@@ -41,11 +41,11 @@ def test_observed_starts_follow_the_distribution() -> None:
     p = pool(StartUp(300.0, 1.5), initial=0)
     p.scale(0, 4000)
     p.advance(10**6)
-    took = np.array(p.started_s())
+    took = np.array([seconds for seconds, _ in p.started()])
     assert took.size == 4000
     assert np.median(took) == pytest.approx(300, rel=0.05)
     assert np.log(took).std() == pytest.approx(np.log(1.5), rel=0.05)
-    assert p.started_s() == []
+    assert p.started() == ()
 
 
 def test_newest_orders_are_cancelled_first() -> None:

@@ -17,7 +17,7 @@ from controller.outputs.actuation import Actuator, make_outputs
 from controller.outputs.base import Acted, Means, Order
 from harmony.metrics import Metrics
 from tests.controller.e2e.world import NAME, NAMESPACE, deployment
-from tests.controller.lives import STEP_S, certain, turn
+from tests.controller.lives import turn
 from tests.kube.server import FakeApiServer
 
 Json = dict[str, Any]
@@ -61,7 +61,6 @@ class Stage:
                 await asyncio.sleep(0.01)  # the watch has yet to tell what was ordered before
         view = {"starts": Starts(pods=seen.ordered, ready=seen.ordered), "version": seen.version} | view
         turn(of, now_s, demand, seen.ordered, conclude=False, **view)
-        of.forecast = certain(now_s // STEP_S * STEP_S, demand)
         return order_of(of, owner)
 
     async def act(self, of: Any, now_s: float, demand: float, owner: Json | None = None, **view: Any) -> Acted:

@@ -112,20 +112,20 @@ def test_what_is_wrong_has_its_reason(change: Json, kind: str, expected: tuple[s
 def test_conflicts_and_errors_come_before_all_else() -> None:
     of = service()
     turn(of, T0, 200.0, 8)
-    of.rival = "HorizontalPodAutoscaler serving/hpa"
+    of.meet("HorizontalPodAutoscaler serving/hpa")
     found = told(of, error="it scales too")
     assert found["TargetConflict"] == ("True", "OwnedByAnother")
     assert found["Ready"] == ("False", "OwnedByAnother")
-    of.error = "read: broken"
+    of.fails("read: broken")
     assert told(of)["Ready"] == ("False", "Error")
     looking = service(mode="Recommend")
     turn(looking, T0, 200.0, 8)
-    looking.rival = "HorizontalPodAutoscaler serving/hpa"
+    looking.meet("HorizontalPodAutoscaler serving/hpa")
     assert told(looking)["TargetConflict"] == ("False", "NotWriting"), "beside an HPA that exists: the first step"
     assert told(looking)["Ready"][0] == "True"
     external = service(actuation="External")
     turn(external, T0, 200.0, 8)
-    external.rival = "ScaledObject serving/so"
+    external.meet("ScaledObject serving/so")
     assert told(external)["TargetConflict"][0] == "False", "whoever reads our figure is no rival"
 
 
@@ -197,7 +197,6 @@ def test_drift_is_no_news_and_meaning_is() -> None:
     assert new["lastScaleDecision"]["time"] != old["lastScaleDecision"]["time"]
     assert not differs(old, new)
     turn(of, T0 + 60, NAN, 8, forecast=False)
-    of.feed_state = None
     assert differs(old, status_of(of, acted(of), old, T0 + 60))
     assert differs({}, old)
     assert differs(old, old | {"readyReplicas": 7})

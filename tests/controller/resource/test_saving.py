@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controller.resource.parsing import parse_autoscaler
 from controller.resource.saving import demand_mark
-from harmony.loop.persistence import number_or
+from harmony.loop.saved import number_or
 from tests.controller.resource.builders import REQUESTS, autoscaler
 
 

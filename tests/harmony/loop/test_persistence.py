@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from harmony.decision.feedback import RiskFeedback
 from harmony.decision.guards import GuardMemory, apply_behavior
 from harmony.decision.trust import Trust
-from harmony.loop.loop import Learned
 from harmony.loop.persistence import learned_from_json, learned_to_json
 from harmony.loop.ports import Replicas
 from harmony.loop.shadow import Regret
+from harmony.loop.state import Learned
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Behavior, ScalingPolicy, ScalingRules, Stages

@@ -9,125 +9,80 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forecasting.distribution import ForecastDistribution
-from harmony.decision.feedback import RiskFeedback
-from harmony.loop.loop import ControlLoop, Learned
-from harmony.loop.ports import Reading, Replicas
-from harmony.loop.shadow import Regret, ShadowPool
+from harmony.loop.ledger import Row
+from harmony.loop.managed import ManagedService
+from harmony.loop.ports import Replicas
+from harmony.loop.shadow import Regret, Shadow
+from harmony.loop.state import Look, Terms
+from harmony.model.authority import Mode
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Objective
-from harmony.model.observation import Outcome
 from harmony.policies.harmony import HarmonyPolicy
 from tests.harmony.builders import forecast
 
-
-class HandClock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def now_s(self) -> float:
-        return self.at
-
-
-def pool(initial: int = 2, lead_s: float = 90.0) -> tuple[HandClock, ShadowPool]:
-    clock = HandClock()
-    return clock, ShadowPool(clock, LeadTime.known(lead_s), initial)
+LEAD_S = 90.0
 
 
 def test_starts_take_seconds_and_not_steps() -> None:
-    clock, shadow = pool()
-    assert shadow.scale(5) == 5
-    seen = []
-    for clock.at in (0.0, 89.9, 90.0):
-        seen.append(shadow.replicas())
-    assert seen == [Replicas(5, 2), Replicas(5, 2), Replicas(5, 5)]
+    shadow = Shadow(2).order(5, 0.0, LEAD_S)
+    assert [shadow.at(t).replicas for t in (0.0, 89.9, 90.0)] == [Replicas(5, 2), Replicas(5, 2), Replicas(5, 5)]
 
 
 def test_a_drop_cancels_the_newest_starts_first() -> None:
-    clock, shadow = pool()
-    shadow.scale(4)
-    clock.at = 60.0
-    shadow.scale(6)
-    shadow.scale(4)
-    clock.at = 90.0
-    assert shadow.replicas() == Replicas(4, 4)  # the older two went on
-    shadow.scale(1)
-    assert shadow.replicas() == Replicas(1, 1)
-    shadow.scale(-3)
-    assert shadow.replicas() == Replicas(0, 0)
+    shadow = Shadow(2).order(4, 0.0, LEAD_S).order(6, 60.0, LEAD_S).order(4, 60.0, LEAD_S).at(90.0)
+    assert shadow.replicas == Replicas(4, 4)  # the older two went on
+    assert shadow.order(1, 90.0, LEAD_S).replicas == Replicas(1, 1)
+    assert shadow.order(-3, 90.0, LEAD_S).replicas == Replicas(0, 0)
 
 
-@given(st.lists(st.tuples(st.floats(-100, 400), st.integers(0, 30)), max_size=30), st.booleans())
-def test_counts_stay_sane_whatever_the_clock_does(orders: list[tuple[float, int]], sampled: bool) -> None:
-    clock = HandClock()
-    shadow = ShadowPool(clock, LeadTime.prior(90.0), 3, np.random.default_rng(0) if sampled else None)
-    for dt, wanted in orders:
-        clock.at += dt
-        before = shadow.replicas()
-        assert shadow.scale(wanted) == wanted
-        now = shadow.replicas()
-        assert now.ordered == wanted
-        assert now.ready == min(before.ready, wanted)
-    clock.at += 1e6
-    last = shadow.replicas()
+@given(st.lists(st.tuples(st.floats(-100, 400), st.integers(0, 30), st.floats(1.0, 500.0)), max_size=30))
+def test_counts_stay_sane_whatever_the_clock_does(orders: list[tuple[float, int, float]]) -> None:
+    now, shadow = 0.0, Shadow(3)
+    for dt, wanted, takes_s in orders:
+        now += dt
+        before = shadow.at(now).replicas
+        shadow = shadow.order(wanted, now, takes_s)
+        after = shadow.replicas
+        assert after.ordered == wanted
+        assert after.ready == min(before.ready, wanted)
+        assert shadow.order(wanted, now, takes_s) == shadow
+    last = shadow.at(now + 1e6).replicas
     assert last.ready == last.ordered
 
 
-def test_sampled_starts_follow_the_lead_time() -> None:
-    clock = HandClock()
-    lead = LeadTime.prior(100.0, spread=1.3, weight=50.0)
-    shadow = ShadowPool(clock, lead, 0, np.random.default_rng(1))
-    shadow.scale(4000)
-    clock.at = lead.quantile_s(0.9)
-    assert shadow.replicas().ready / 4000 == pytest.approx(0.9, abs=0.02)
-
-
-def test_only_real_starts_are_handed_out() -> None:
-    clock, shadow = pool()
-    shadow.scale(9)
-    clock.at = 1000.0
-    shadow.replicas()
-    assert shadow.started_s() == []
-    shadow.saw_start(42.0)
-    assert (shadow.started_s(), shadow.started_s()) == ([42.0], [])
-
-
-class Readings:
-    """Rising demand and its perfect forecast."""
-
-    def __init__(self, clock: HandClock) -> None:
-        self.clock = clock
-
-    def demand(self, at: float) -> float:
-        return 500.0 + 400.0 * math.sin(at / 4000.0)
-
-    def read(self) -> Reading:
-        return Reading(self.demand(self.clock.at), Outcome())
-
-    def latest(self, now_s: float) -> ForecastDistribution:
-        return forecast([[self.demand(now_s + 60.0 * h) for h in range(1, 7)]] * 10)
+def demand_at(at_s: float) -> float:
+    """Rising and falling demand."""
+    return 500.0 + 400.0 * math.sin(at_s / 4000.0)
 
 
 def test_the_very_loop_lives_in_the_shadow_and_would_have_missed_nothing() -> None:
     """Against a static 9 of the peak: fewer GPU-hours, no misses; the bound says so after a day."""
-    clock, shadow = pool(initial=9, lead_s=300.0)
-    world = Readings(clock)
-    learned = Learned(Capacity.known(100.0), LeadTime.known(300.0), RiskFeedback.start(0.01))
-    policy = HarmonyPolicy(hold_s=300.0)
-    live = ControlLoop(Objective(), policy, learned, world, shadow, clock, 60.0, 60.0, world)
-    regret = Regret()
-    for minute in range(3 * 1440):
-        clock.at = minute * 60.0
-        live.turn()
-        regret = regret.add(60.0, world.demand(clock.at), 100.0, Replicas(9, 9), shadow.replicas(), gpus=2)
+    terms = Terms(
+        objective=Objective(gpus_per_replica=2),
+        policy=HarmonyPolicy(hold_s=300.0),
+        capacity=Capacity.known(100.0),
+        lead_time=LeadTime.known(300.0),
+        step_s=60.0,
+        interval_s=60.0,
+        mode=Mode.RECOMMEND,
+    )
+    service = ManagedService(terms)
+    rows: list[Row] = []
+    for minute in range(3 * 1440 + 1):
+        now_s = minute * 60.0
+        made = forecast([[demand_at(now_s + 60.0 * h) for h in range(1, 7)]] * 10)
+        turn = service.consider(Look(now_s, demand_at(now_s), 0.0, 9, 9, rows=rows, forecast=made))
+        assert turn.plan.desired == 9
+        service.conclude(turn, 9)
+        service.served(now_s, 9, 9)
+        rows = [(now_s, demand_at(now_s), math.nan)]
         if minute == 600:
-            assert regret.lower_bound() is None
+            assert service.state.regret.lower_bound() is None
+    regret = service.state.regret
     assert regret.misses_caused_s == regret.misses_avoided_s == 0.0
     assert regret.seconds == 3 * 86_400.0
-    assert regret.saved_per_hour == pytest.approx(2 * 4.0, rel=0.2)
+    assert regret.gpu_hours_saved / 72.0 == pytest.approx(2 * 4.0, rel=0.2)
     bound = regret.lower_bound()
     assert bound is not None
     assert 0 < bound < regret.gpu_hours_saved / 72.0
