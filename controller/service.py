@@ -24,7 +24,7 @@ from harmony.loop.managed import ManagedService
 from harmony.loop.ports import Journal
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Regret
-from harmony.loop.state import Learned, Look, ScalePlan, Terms, Turn
+from harmony.loop.state import Learned, Look, ScalePlan, State, Terms, Turn
 from harmony.model.authority import Mode
 from harmony.model.record import Record
 from harmony.policies.harmony import HarmonyPolicy
@@ -275,6 +275,11 @@ class Service:
     def is_shadowing(self) -> bool:
         """True while turns go on with counts that would have been."""
         return not self.mode.acts
+
+    @property
+    def state(self) -> State:
+        """All that is known of it."""
+        return self._managed.state
 
     @property
     def learned(self) -> Learned:

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 from forecasting.base import LOOKBACK, ForecastModel, rows_read
 from forecasting.panel import Panel
+from harmony.loop.managed import WARM_UP_ROWS
 from harmony.loop.ports import ForecastSource
 from simulator.forecasts import BatchedForecasts, TrueFuture
 
 __all__ = ["Forecasters"]
-
-WARM_UP_ROWS = 12  # history before the first forecast
 
 
 class Forecasters:

@@ -56,8 +56,8 @@ class Ledger(NamedTuple):
     def add(self, note: Note, keep_s: float = KEEP_S) -> Ledger:
         """With what was seen now; a clock that went back starts the book anew (nothing is judged twice).
 
-        A second note of one moment stands in for the first. Notes that no step can refer to any more are dropped:
-        older than ``keep_s`` seconds, or followed by one that was in force when the last judged step was.
+        A second note of one moment stands in for what was noted of it before. Notes that no step can refer to any more
+        are dropped: older than ``keep_s`` seconds, or followed by one that was in force when the last judged step was.
         """
         notes = self.notes
         if not notes:
@@ -65,12 +65,21 @@ class Ledger(NamedTuple):
         newest = notes[-1].at_s
         if note.at_s < newest:
             return Ledger((note,), self.judged_until_s)
-        end = len(notes) - (newest == note.at_s)
+        end = len(notes)
+        while end and notes[end - 1].at_s == note.at_s:
+            end -= 1
         oldest = max(note.at_s - keep_s, self.judged_until_s)
         first = 0
         while first < end - 1 and notes[first + 1].at_s <= oldest:
             first += 1
         return Ledger((*notes[first:end], note), self.judged_until_s)
+
+    def then(self, shadow_ordered: int, shadow_ready: int) -> Ledger:
+        """With other counts of the shadow from just after the newest note on: its orders act at once."""
+        if not self.notes:
+            return self
+        after = self.notes[-1]._replace(shadow_ordered=shadow_ordered, shadow_ready=shadow_ready)
+        return Ledger((*self.notes, after), self.judged_until_s)
 
     @property
     def newest(self) -> Note | None:
@@ -114,6 +123,8 @@ class Ledger(NamedTuple):
             found = bisect.bisect_right(notes, at_s, key=_time_of) - 1
         if found < 0 or at_s - notes[found].at_s > max_gap_s:
             return None
+        while found and notes[found - 1].at_s == at_s:
+            found -= 1  # what came just after does not hold yet
         return notes[found]
 
 

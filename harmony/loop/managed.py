@@ -380,6 +380,8 @@ def conclude(terms: Terms, state: State, turn: Turn, applied: int) -> tuple[Stat
         applied = wanted
         if wanted != seen.ordered:
             shadow = shadow.order(wanted, seen.now_s, learned.lead_time.median_s)
+            counts = shadow.replicas
+            state = state._replace(ledger=state.ledger.then(counts.ordered, counts.ready))
     if applied != wanted and terms.behavior is not None:
         learned = replace(learned, guards=learned.guards.corrected(seen.now_s, seen.ordered, applied))
     if learned is not state.learned or shadow is not state.shadow or turn.plan.held_by != state.held_by:

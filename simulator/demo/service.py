@@ -14,7 +14,7 @@ from harmony.loop.ledger import Row
 from harmony.loop.managed import ManagedService
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Regret
-from harmony.loop.state import Look, Terms, Turn
+from harmony.loop.state import Look, State, Terms, Turn
 from harmony.model.authority import Mode
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
@@ -53,6 +53,7 @@ def terms_of(spec: DemoSpec) -> Terms:
         step_s=STEP_S,
         interval_s=STEP_S,
         mode=spec.mode,
+        pause=spec.pause,
         gpu_type=spec.gpu_type,
     )
 
@@ -60,7 +61,10 @@ def terms_of(spec: DemoSpec) -> Terms:
 class DemoService:
     """The world of one service; each step: `look`, then `consider` and `conclude` if it is its turn, then `settle`."""
 
-    def __init__(self, spec: DemoSpec, number: int, readings: Readings, row: int) -> None:
+    def __init__(
+        self, spec: DemoSpec, number: int, readings: Readings, row: int, managed: ManagedService | None = None
+    ) -> None:
+        """``managed``: a life to go on with; by default one that begins now."""
         self.spec = spec
         self.number = number
         self._row = row
@@ -68,7 +72,7 @@ class DemoService:
         self._rng = np.random.default_rng([spec.seed, 0x53455256])
         begin = self._needed(readings.need(number, row), 1.25)
         self.pool = GpuPool(begin, spec.start_up, STEP_S, self._rng)
-        self._managed = ManagedService(terms_of(spec))
+        self._managed = ManagedService(terms_of(spec)) if managed is None else managed
         self._turn: Turn | None = None
         self.record: Record | None = None
         self.acted = Enacted(begin, begin)
@@ -81,7 +85,7 @@ class DemoService:
 
     def _beside(self) -> ManagedService | None:
         """The HorizontalPodAutoscaler that keeps the count where HARMONY was not granted it."""
-        if self.spec.mode.rank >= Mode.UP_ONLY.rank:
+        if self.spec.mode.moves_count or self.spec.hpa_target <= 0.0:
             return None
         lead = LeadTime.known(self.spec.guess_s)
         theirs = replace(
@@ -102,6 +106,11 @@ class DemoService:
     def terms(self) -> Terms:
         """What was agreed."""
         return self._managed.terms
+
+    @property
+    def state(self) -> State:
+        """All that is known of it."""
+        return self._managed.state
 
     @property
     def row(self) -> int:

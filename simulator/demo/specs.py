@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from harmony.metrics import ServiceName
-from harmony.model.authority import Mode
+from harmony.model.authority import Mode, Pause
 from harmony.model.objective import Behavior, Fallback, Objective, ScalingRules
 from simulator.pool import StartUp
 from simulator.traces.profiles import PROFILES, GeneratorOptions
@@ -39,7 +39,8 @@ class DemoSpec:
         objective: promise, prices, bounds and limits.
         start_up: how long starts really take; `guess_s` is what is believed before the first one was seen.
         gpu_type: what a replica runs on.
-        hpa_target: utilisation that the HorizontalPodAutoscaler beside it aims at.
+        pause: what the user has stopped.
+        hpa_target: utilisation that the HorizontalPodAutoscaler beside it aims at; 0 for none beside it.
         lost_every_s, lost_s: readings are lost for about ``lost_s`` about every ``lost_every_s``; 0 for never.
         refused: share of orders that the cluster refuses (a quota).
         trimmed_every_h: hours after which a person gives back what UpOnly never does; 0 for never.
@@ -56,6 +57,7 @@ class DemoSpec:
     start_up: StartUp
     guess_s: float
     gpu_type: str
+    pause: Pause = field(default_factory=Pause)
     hpa_target: float = 0.7
     lost_every_s: float = 0.0
     lost_s: float = 0.0

@@ -188,7 +188,7 @@ def test_a_counter_that_restarts_is_no_dip_in_demand(api_server: ApiServer, tmp_
             world.create(autoscaler("Full", indicators=[indicator], objective={"perReplica": PER_REPLICA}))
             async with world.controller(journal=str(tmp_path / "journal")) as running:
                 service = await served(running)
-                await world.until(lambda: not math.isnan(service.demand), "a rate is known")
+                await world.until(lambda: not math.isnan(service.history.newest(0)[1]), "a rate is known")
                 with watching(world) as seen:
                     await counting
                 demand = [v for v in service.history.demand_between(0, service.clock_s)[1] if not math.isnan(v)]

@@ -107,6 +107,15 @@ def test_the_last_word_on_a_moment_counts() -> None:
     assert [s.note.ready for s in judged(book, (60.0, 20.0, NAN))] == [2]
 
 
+def test_what_the_shadow_ordered_holds_from_just_after_the_look() -> None:
+    book = Book(note(0, 4), note(60, 4))
+    book.ledger = book.ledger.then(2, 1)
+    steps = judged(book, (60.0, 75.0, NAN), (90.0, 75.0, NAN))
+    assert [(s.note.shadow_ready, s.shadow_missed) for s in steps] == [(4, False), (1, True)]
+    book.ledger = book.ledger.add(note(60, 9))
+    assert [n.ready for n in book.ledger.notes] == [4, 9]
+
+
 def test_a_clock_that_went_back_starts_the_book_anew() -> None:
     book = Book(note(600, 9), note(60, 1))
     assert [s.note.ready for s in judged(book, (100.0, 20.0, NAN))] == [1]
