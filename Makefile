@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# One more than the two cores of a small machine: the end-to-end tests mostly wait.
-WORKERS ?= 3
+# Two more than the cores of a small machine: the end-to-end tests mostly wait.
+WORKERS ?= 4
 # The fast ones compute.
 FAST_WORKERS ?= 2
 # What starts little; the markers stand in pyproject.toml, and tests/kinds.py gives them.

@@ -1,7 +1,7 @@
 """Kinds of tests by what they start: a marker for each folder and fixture, so that `make test-fast` can leave them out.
 
 A test says nothing of it where a folder or a fixture says it already. What is slow to start asks `starting`, so that a
-test without the marker fails and does not sneak into the fast ones.
+test without the marker fails and does not sneak into the fast ones. Slow tests are not traced for coverage.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def mark(items: list[pytest.Item]) -> None:
         kinds |= {kind for name in getattr(item, "fixturenames", ()) for kind in FIXTURES.get(name, ())}
         for kind in sorted(kinds):
             item.add_marker(kind)
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")  # it repeats, often, what others cover; tracing nearly doubles what it costs
 
 
 def began(item: pytest.Item) -> None:

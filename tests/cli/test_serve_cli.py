@@ -17,6 +17,8 @@ from tests.cli.serving import Served, eventually, harmony_serve, health
 
 CHAT = "serving/chat"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Served]:
