@@ -44,6 +44,8 @@ LEAST_SCORES = 50
 REVIEW_SHARE = 0.01  # settings are chosen again on every new piece of this share of the past
 REVIEW_ROWS = 8  # ... of so many rows at least
 REVIEW_S = 6 * 3600.0  # ... and of so long at most
+KEPT_ROWS = 30_240  # the newest rows that are kept at least, and so long; of twice as many the oldest go
+KEPT_S = 14 * 86_400.0
 GAP_ROWS = 10_000  # rows that are filled in as absent when turns were missed
 BLIND_MARGIN = 1.5  # what stands in for an expert that has no forecast: the lead's maximum times this
 REACH = 2.0  # no forecast above this multiple of the highest demand so far
@@ -81,10 +83,12 @@ class Guess(NamedTuple):
 class _Learned:
     """What was learned at the last review.
 
-    `features` give level and offset; `fits` are the specialists'. Of every expert and target, `scores` (rows, 1) are
-    the standardised residuals and `tables` (risks,) their quantiles; of each of their rules, `carry` has the newest
-    counts before holding.
+    `features` give level and offset; `fits` are the specialists'. Of every expert and target, `scores` (n, 1) are the
+    newest standardised residuals, of decisions in rows before `scored`, and `tables` (risks,) their quantiles; of each
+    of their rules, `carry` has the newest counts before holding.
     """
+
+    scored: int = 0
 
     features: Features | None = None
     fits: Mapping[tuple[Base, Target], Fitted] = field(default_factory=dict)
@@ -188,9 +192,9 @@ class OwnPast:
             rows[:, FORECAST:] = forecast
         past, at = self, 0
         while at < len(rows):
-            stop = min(len(rows), max(past.next_review, at + 1))
+            stop = min(len(rows), at + max(1, past.next_review - len(past.history)))
             past = replace(past, history=past.history.extended(rows[at:stop]), newest_s=now_s)
-            past = past._reviewed() if stop >= past.next_review else past
+            past = past._reviewed() if len(past.history) >= past.next_review else past
             at = stop
         return past
 
@@ -260,7 +264,8 @@ class OwnPast:
             past = past._refitted(stop)
         piece = min(max(REVIEW_ROWS, round(REVIEW_SHARE * stop)), max(1, round(REVIEW_S / self.grid.step_s)))
         past = replace(past, next_review=stop + piece)
-        return past._chosen() if past.tally.known * self.budget.epsilon >= WARM_KNOWN else past
+        past = past._chosen() if past.tally.known * self.budget.epsilon >= WARM_KNOWN else past
+        return past._trimmed()
 
     def _tallied(self, stop: int, bases: _Located) -> OwnPast:
         """With the rows ``reviewed .. stop-1`` replayed under every setting."""
@@ -328,30 +333,44 @@ class OwnPast:
                 fits |= {(base, t): fit_specialist(base, demand, self.grid, t) for t in TARGETS}
         learned = replace(self.learned, fits=fits, features=Features.for_past(demand, self.grid))
         if not self.fitted_rows:
-            unscored = Series.empty(1).extended(np.full((max(0, stop - self.grid.lead_steps), 1), math.nan))
             keys = [(e, t) for e in self.portfolio.experts for t in TARGETS]
-            learned = replace(learned, scores=dict.fromkeys(keys, unscored))
+            scored = max(0, stop - self.grid.lead_steps)
+            learned = replace(learned, scored=scored, scores=dict.fromkeys(keys, Series.empty(1)))
         return replace(self, fitted_rows=stop, learned=learned)
 
     def _with_tables(self, stop: int, bases: _Located) -> OwnPast:
         """With standardised residuals of the forecasts whose lead has passed by now, and their quantiles."""
-        end = max(0, stop - self.grid.lead_steps)
+        begin, end = self.learned.scored, max(self.learned.scored, stop - self.grid.lead_steps)
         scores, tables = dict(self.learned.scores), {}
         demand = self.history.rows[:, FILLED]
         risks = least_risks(self.cap)
+        level = bases.level[begin - bases.start : end - bases.start]
         for (expert, target), series in self.learned.scores.items():
-            begin = len(series)
-            if end > begin:
-                location, scale = bases.mean(expert, target, begin, end)
-                level = bases.level[begin - bases.start : end - bases.start]
-                carried = targets_of(demand, self.grid, target, begin, end)
-                score = (np.log((carried + bases.offset) / level) - location) / scale
-                series = scores[expert, target] = series.extended(score[:, None])
-            known = series.rows[-SCORES:, 0]
-            known = np.sort(known[~np.isnan(known)])
+            location, scale = bases.mean(expert, target, begin, end)
+            carried = targets_of(demand, self.grid, target, begin, end)
+            fresh = (np.log((carried + bases.offset) / level) - location) / scale
+            longer = series.extended(fresh[~np.isnan(fresh), None])
+            scores[expert, target] = longer if len(longer) < 4 * SCORES else longer.newest(SCORES)
+            known = np.sort(longer.rows[-SCORES:, 0])
             if known.size >= LEAST_SCORES:
                 tables[expert, target] = quantiles(known, 1.0 - risks)
-        return replace(self, learned=replace(self.learned, scores=scores, tables=tables))
+        return replace(self, learned=replace(self.learned, scored=end, scores=scores, tables=tables))
+
+    def _trimmed(self) -> OwnPast:
+        """Without the oldest rows, once there are twice as many as are kept; whole weeks go, so that clocks stay."""
+        week = 7 * self.grid.day
+        kept = max(KEPT_ROWS, self.grid.steps(KEPT_S))
+        gone = (len(self.history) - kept) // week * week
+        if len(self.history) < 2 * kept or gone <= 0:
+            return self
+        return replace(
+            self,
+            history=self.history.newest(len(self.history) - gone),
+            reviewed=self.reviewed - gone,
+            fitted_rows=max(1, self.fitted_rows - gone),
+            next_review=self.next_review - gone,
+            learned=replace(self.learned, scored=self.learned.scored - gone),
+        )
 
     def _chosen(self) -> OwnPast:
         """With the setting chosen that is cheapest at the budget's pace."""

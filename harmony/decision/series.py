@@ -43,6 +43,11 @@ class Series:
         """Number of rows."""
         return self.size
 
+    def newest(self, rows: int) -> Series:
+        """The last ``rows`` of them (all if there are fewer), in a store of their own."""
+        kept = self.rows[max(0, self.size - rows) :]
+        return Series.empty(kept.shape[1]).extended(kept)
+
     def extended(self, more: FloatArray) -> Series:
         """With the rows ``more`` (n, width) at the end."""
         store, size = self._store, self.size + len(more)

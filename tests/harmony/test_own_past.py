@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from forecasting.errors import UsageError
 from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
+from harmony.decision import own_past
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.own_past import OwnPast, Row
 from harmony.decision.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of
@@ -83,6 +84,7 @@ def test_a_longer_series_leaves_the_old_one_as_it_was(sizes: list[int], branch: 
         series = series.extended(rng.random((size, 2)))
         kept.append(series)
         copies.append(series.rows.copy())
+    assert np.array_equal(series.newest(5).rows, copies[-1][-5:])
     old = kept[min(branch, len(kept) - 1)]
     other = old.extended(np.zeros((3, 2)))
     assert other.rows[-1].tolist() == [0.0, 0.0]
@@ -225,6 +227,25 @@ def test_a_past_that_is_filled_in_at_once_is_the_past_lived_turn_by_turn() -> No
     assert np.array_equal(at_once.history.rows, turn_by_turn.history.rows, equal_nan=True)
     assert np.array_equal(at_once.tally.cost, turn_by_turn.tally.cost)
     assert (at_once.chosen, at_once.next_review) == (turn_by_turn.chosen, turn_by_turn.next_review)
+
+
+def test_a_long_life_keeps_its_newest_weeks_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are let go in whole weeks; the setting in force and the tally stay as they were."""
+    demand = daily(1700, seed=4)
+    whole = begun(RIDGE).backfilled(1699 * STEP_S, demand, 100.0)
+    monkeypatch.setattr(own_past, "KEPT_ROWS", 500)
+    monkeypatch.setattr(own_past, "KEPT_S", 0.0)
+    short = begun(RIDGE).backfilled(1699 * STEP_S, demand, 100.0)
+    assert (len(whole.history), len(short.history)) == (1700, 1700 - 1008)
+    assert np.array_equal(short.history.rows, whole.history.rows[1008:], equal_nan=True)
+    assert short.tally.steps == pytest.approx(whole.tally.steps, rel=0.05)
+    assert short.setting is not None
+    guess = short.guess()
+    assert guess is not None
+    assert math.ceil(demand[-1] / 100.0) <= guess.replicas <= math.ceil(2 * demand.max() / 100.0) + 1
+    onward = lived(short, daily(1800, seed=4)[1700:], 1700)
+    assert onward.reviewed > short.reviewed
+    assert onward.tally.steps > 0
 
 
 def test_missed_turns_are_absent_rows() -> None:
