@@ -169,7 +169,7 @@ def decision() -> Figure:
     counts, risk = found.replicas[shown], found.violation_probability[shown]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     kept = risk <= objective.epsilon
-    for part, color, text in ((~kept, RED, "misses too often"), (kept, GREEN, "keeps the promise")):
+    for part, color, text in ((~kept, RED, "violates too often"), (kept, GREEN, "meets the objective")):
         left.bar(counts[part], np.maximum(risk[part], 2e-4), color=color, alpha=0.75, label=text)
         right.bar(counts[part], found.expected_cost[shown][part], color=color, alpha=0.75)
     left.axhline(objective.epsilon, color=INK, lw=1, ls="--")
@@ -236,7 +236,7 @@ def authority() -> Figure:
 
 
 def _trust(axes: Axes) -> None:
-    """Authority in force while a service misses 6 % of the time for two days, with 1 % promised."""
+    """Authority in force while a service misses 6 % of the time for two days, with 1 % allowed."""
     rng = np.random.default_rng(SEED)
     trust, levels = Trust.start(0.01, LEAD_STEPS), []
     days, blocks = 7, 7 * 24 * 60 // LEAD_STEPS
@@ -246,10 +246,10 @@ def _trust(axes: Axes) -> None:
         trust = trust.learn(Outcome(LEAD_STEPS, LEAD_STEPS if missed else 0))
         levels.append(list(Trust.LEVELS[::-1]).index(trust.mode(Mode.FULL)))
     axes.axvspan(1, 3, color=RED, alpha=0.15, lw=0)
-    axes.text(2, 2.12, "6 % missed", ha="center", color=RED)
+    axes.text(2, 2.12, "6 % violated", ha="center", color=RED)
     axes.step(np.arange(blocks) / blocks * days, levels, color=BLUE, lw=1.8)
     axes.set_yticks([0, 1, 2], ["Recommend", "UpOnly", "Full"])
-    axes.set(title="Mode in force, Full granted, 1 % promised", xlabel="days", ylim=(-0.2, 2.4))
+    axes.set(title="Mode in force, Full granted, epsilon 1 %", xlabel="days", ylim=(-0.2, 2.4))
 
 
 # ---- absent is not zero -----------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def loop() -> Figure:
         if i:
             _arrow(axes, (2 + 14 * i - 3, 17.5), (2 + 14 * i, 17.5))
     _arrow(axes, (91.5, 14), (7.5, 14), "arc3,rad=-0.1", GREY)
-    axes.text(50, 8.2, "ControlLoop: what was missed moves the next decision", ha="center", color=GREY)
+    axes.text(50, 8.2, "ControlLoop: violations move the next decision", ha="center", color=GREY)
     _box(axes, 2, 28, 45, 6, "a trace: FluidWorld, GpuPool, simulated time", GREEN)
     _box(axes, 52, 28, 45, 6, "a cluster: Prometheus, /scale, the pods", ORANGE)
     ports = {0: "MetricSource", 1: "ForecastSource", 4: "ScaleTarget", 5: "Journal"}
@@ -332,10 +332,10 @@ def epsilon() -> Figure:
     best = replay(trace, ["oracle"], ReplaySettings(replica_capacity=CAPACITY)).policies["oracle"].gpu_hours
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     left.plot(promised, np.array(hours) / best, "o-", color=BLUE, lw=1.5, ms=4)
-    left.set(xscale="log", title="GPU-hours, perfect foresight = 1", xlabel="epsilon, promised")
+    left.set(xscale="log", title="GPU-hours, perfect foresight = 1", xlabel="epsilon")
     right.plot(promised, missed, "o-", color=BLUE, lw=1.5, ms=4, label="realised")
-    right.plot(promised, promised, color=GREY, lw=1, ls="--", label="as promised")
-    right.set(xscale="log", title="Share of time missed", xlabel="epsilon, promised")
+    right.plot(promised, promised, color=GREY, lw=1, ls="--", label="as allowed")
+    right.set(xscale="log", title="Share of time violated", xlabel="epsilon")
     right.set_yscale("symlog", linthresh=0.002)
     right.set_ylim(-0.0004, 0.15)
     right.legend(loc="upper left")

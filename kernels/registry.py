@@ -102,7 +102,7 @@ class Mechanism:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What one mechanism is and promises; `dataclasses.asdict` makes it JSON."""
+    """What one mechanism is and holds to; `dataclasses.asdict` makes it JSON."""
 
     name: str
     summary: str
@@ -137,7 +137,7 @@ def mechanism(name: str) -> Mechanism:
 
 
 def describe(method: str) -> Description:
-    """Paper, cost, promises, options with defaults and taxonomy of one method; `KernelError` if there is none."""
+    """Paper, cost, properties, options with defaults and taxonomy of one method; `KernelError` if there is none."""
     m = mechanism(method)
     return Description(
         name=m.name,

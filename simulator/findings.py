@@ -1,4 +1,4 @@
-"""What a replay found, in words: the headline, the promise kept or broken, and figures the way people write them."""
+"""What a replay found, in words: the headline, the objective met or not, and figures the way people write them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from simulator.charts.axes import percent
 from simulator.charts.view import display_name, focus_name, ordered_names
 from simulator.result import PolicyRun, ReplayResult
 
-__all__ = ["headline", "hours", "kept", "percent_change", "ratio_to_oracle", "scored_known", "sentences"]
+__all__ = ["headline", "hours", "met", "percent_change", "ratio_to_oracle", "scored_known", "sentences"]
 
 
 def hours(value: float) -> str:
@@ -30,12 +30,12 @@ def percent_change(new: float, old: float) -> str:
 
 
 def scored_known(result: ReplayResult) -> int:
-    """Scored steps with known demand: what the missed share is a share of."""
+    """Scored steps with known demand: what the violated share is a share of."""
     return int(np.isfinite(result.demand[result.scored_from :]).sum())
 
 
-def kept(result: ReplayResult, run: PolicyRun) -> bool:
-    """Whether no more of the known time was missed than promised."""
+def met(result: ReplayResult, run: PolicyRun) -> bool:
+    """Whether no more of the known time was violated than the objective allows."""
     return run.violation_rate <= result.epsilon + 1e-12
 
 
@@ -46,14 +46,14 @@ def ratio_to_oracle(result: ReplayResult, run: PolicyRun) -> float:
 
 
 def headline(result: ReplayResult) -> str:
-    """One sentence: did the policy that the report is about keep its promise, and at what cost."""
+    """One sentence: did the policy that the report is about meet its objective, and at what cost."""
     focus = focus_name(result)
     if focus is None:
         return "No policy was replayed."
     run, name = result.policies[focus], display_name(focus)
     if scored_known(result) == 0:
         return f"Nothing can be said about {name}: no demand is known in the scored part of the trace."
-    verb = "kept its promise" if kept(result, run) else "did not keep its promise"
+    verb = "met its objective" if met(result, run) else "did not meet its objective"
     allowed = f"({percent(result.epsilon)} allowed)"
     if run.violation_rate == 0:
         return f"{name} {verb}: demand never exceeded what was ready {allowed}."
@@ -71,18 +71,18 @@ def sentences(result: ReplayResult) -> list[str]:
 def _cost(result: ReplayResult, focus: str) -> str:
     """GPU-hours beside HPA (or the cheapest other policy) and perfect foresight."""
     run = result.policies[focus]
-    text = f"It ordered {hours(run.gpu_hours)} GPU-hours"
+    text = f"It took {hours(run.gpu_hours)} GPU-hours"
     others = [n for n in ordered_names(result) if n not in (focus, "oracle")]
     parts = []
     if others:
         rival = "hpa" if "hpa" in others else min(others, key=lambda n: result.policies[n].gpu_hours)
         other = result.policies[rival]
         change = percent_change(run.gpu_hours, other.gpu_hours)
-        how = "kept the promise too" if kept(result, other) else "broke the promise"
-        how = "kept the promise" if kept(result, other) and not kept(result, run) else how
+        how = "met the objective too" if met(result, other) else "did not meet the objective"
+        how = "met the objective" if met(result, other) and not met(result, run) else how
         parts.append(
-            f"{change} {display_name(rival)} ({hours(other.gpu_hours)}), which missed {percent(other.violation_rate)} "
-            f"and {how}"
+            f"{change} {display_name(rival)} ({hours(other.gpu_hours)}), "
+            f"which violated {percent(other.violation_rate)} and {how}"
         )
     ratio = ratio_to_oracle(result, run)
     if focus != "oracle" and math.isfinite(ratio):
@@ -91,31 +91,31 @@ def _cost(result: ReplayResult, focus: str) -> str:
 
 
 def _rivals(result: ReplayResult, focus: str) -> list[str]:
-    """Who else kept the promise, and whether someone did so for less."""
+    """Who else met the objective, and whether someone did so for less."""
     others = [n for n in ordered_names(result) if n not in (focus, "oracle")]
     if len(others) < 2:
         return []
-    good = [n for n in others if kept(result, result.policies[n])]
+    good = [n for n in others if met(result, result.policies[n])]
     bad = [n for n in others if n not in good]
     out = []
     if bad:
-        out.append(f"{_listed(bad)} broke the promise.")
+        out.append(f"{_listed(bad)} did not meet the objective.")
     cheaper = [n for n in good if result.policies[n].gpu_hours < result.policies[focus].gpu_hours]
     if cheaper:
         best = min(cheaper, key=lambda n: result.policies[n].gpu_hours)
         cost = percent_change(result.policies[best].gpu_hours, result.policies[focus].gpu_hours)
-        out.append(f"{display_name(best)} kept it for {cost.removesuffix(' than')}.")
+        out.append(f"{display_name(best)} met it for {cost.removesuffix(' than')}.")
     elif good:
-        too = " too" if kept(result, result.policies[focus]) else ""
-        out.append(f"{_listed(good)} kept it{too}, at a higher cost.")
+        too = " too" if met(result, result.policies[focus]) else ""
+        out.append(f"{_listed(good)} met it{too}, at a higher cost.")
     return out
 
 
 def _reach(result: ReplayResult) -> list[str]:
-    """Where no permitted replica count could have kept the promise."""
+    """Where no permitted replica count could have met the objective."""
     return [
         f"{display_name(n)} could not meet the objective at {result.policies[n].unreachable_steps:,} decisions: "
-        "there, no permitted number of replicas keeps the promise."
+        "there, no permitted number of replicas meets the objective."
         for n in ordered_names(result)
         if not result.policies[n].objective_met
     ]

@@ -40,7 +40,7 @@ __all__ = ["render_report", "save_overview_png", "write_report"]
 REQUEST_TITLES = {
     "requests": "requests",
     "unfinished": "unfinished",
-    "slo_miss_rate": "TTFT bound missed",
+    "slo_miss_rate": "requests beyond the TTFT bound",
     "ttft_p50_s": "TTFT p50",
     "ttft_p95_s": "TTFT p95",
     "ttft_p99_s": "TTFT p99",
@@ -128,22 +128,22 @@ def _charts(result: ReplayResult) -> dict[str, Picture]:
         ),
         "replicas": _picture(
             result, (lo, hi), "replicas", "Replicas, policy by policy",
-            "Grey: replicas that the demand keeps busy. Thick line: ready. Thin line: ordered, starting ones included. "
+            "Grey: replicas that the demand keeps busy. Thick line: ready. Thin line: desired, starting ones included. "
             "Red marks: demand exceeded what was ready.",
             both, timelines.replicas_figure,
         ),
         "scatter": _picture(
-            result, (lo, hi), "scatter", "Cost against misses",
-            "Left is cheaper, low is safer. Above the red line the promise is broken.", (HALF,), scatter_figure,
+            result, (lo, hi), "scatter", "Cost against violations",
+            "Left is cheaper, low is safer. Above the red line the objective is not met.", (HALF,), scatter_figure,
         ),
         "budget": _picture(
-            result, (lo, hi), "budget", "When the promise was used up",
-            "Missed time so far as a share of all that was promised for the scored part. A line that leaves the chart "
-            "at the top broke the promise by far.", (HALF,), timelines.budget_figure,
+            result, (lo, hi), "budget", "When the error budget was spent",
+            "Violated time so far as a share of the error budget of the scored part. A line that leaves the chart "
+            "at the top spent it many times over.", (HALF,), timelines.budget_figure,
         ),
         "hours": _picture(
             result, (lo, hi), "hours", "What it cost along the way",
-            f"GPU-hours ordered so far{', above what perfect foresight needs' if 'oracle' in result.policies else ''}.",
+            f"GPU-hours so far{', above what perfect foresight needs' if 'oracle' in result.policies else ''}.",
             (HALF,), lambda view: timelines.extra_hours_figure(view, _gpus_per_replica(result)),
         ),
     }  # fmt: skip
@@ -153,7 +153,7 @@ def _charts(result: ReplayResult) -> dict[str, Picture]:
         out["zoom"] = _picture(
             result, busiest, "zoom", "The steepest rise, close up",
             f"The {hours} around the steepest rise of demand within one lead time. Lines: what the ready replicas of "
-            f"each policy carried. Red marks: {name} missed demand.{shade}",
+            f"each policy carried. Red marks: violations under {name}.{shade}",
             both, lambda view: timelines.demand_figure(view, view.names),
         )  # fmt: skip
     return out
@@ -183,7 +183,7 @@ def _described(view: ChartView) -> str:
     result = view.result
     start, end = (moment(view.start_s + offset, calendar=result.calendar) for offset in (0.0, view.span_s))
     rates = ", ".join(f"{display_name(n)} {percent(float(view.missed(n).mean()))}" for n in view.names)
-    return f"From {start} to {end}. Missed steps: {rates}."
+    return f"From {start} to {end}. Violated steps: {rates}."
 
 
 def _gpus_per_replica(result: ReplayResult) -> float:
@@ -202,13 +202,13 @@ def _tiles(result: ReplayResult) -> list[dict[str, str]]:
     if focus is None:
         return []
     run = result.policies[focus]
-    good = words.kept(result, run)
+    good = words.met(result, run)
     known = words.scored_known(result) > 0
     tiles = [
         {
-            "label": "time missed",
+            "label": "time violated",
             "value": percent(run.violation_rate) if known else "-",
-            "note": f"promised: at most {percent(result.epsilon)}",
+            "note": f"objective: at most {percent(result.epsilon)}",
             "state": ("good" if good else "bad") if known else "",
         },
         {
@@ -221,7 +221,7 @@ def _tiles(result: ReplayResult) -> list[dict[str, str]]:
     hpa = result.policies.get("hpa")
     if focus != "hpa" and hpa is not None and hpa.gpu_hours > 0:
         change = run.gpu_hours / hpa.gpu_hours - 1
-        beside = f"HPA missed {percent(hpa.violation_rate)}"
+        beside = f"HPA violated {percent(hpa.violation_rate)}"
         tiles.append({"label": "GPU-hours beside HPA", "value": f"{change:+.0%}".replace("-", "−"), "note": beside,
                       "state": ""})  # fmt: skip
     ratio = words.ratio_to_oracle(result, run)
@@ -249,7 +249,7 @@ def _policy_rows(result: ReplayResult) -> list[dict[str, Any]]:
                 "name": display_name(name, 60),
                 "style": styles[name],
                 "main": name == focus_name(result),
-                "kept": words.kept(result, run) if known else None,
+                "met": words.met(result, run) if known else None,
                 "missed": percent(run.violation_rate) if known else "-",
                 "missed_steps": f"{round(run.violated_seconds / result.step_s):,} of {known:,} steps",
                 "missed_for": duration(run.violated_seconds),
@@ -318,7 +318,7 @@ def _reasons(result: ReplayResult) -> list[dict[str, Any]]:
 
 
 def _setup(result: ReplayResult) -> list[tuple[str, str]]:
-    """What was replayed, in which world, under which promise."""
+    """What was replayed, in which world, under which objective."""
     n, first, step = result.demand.size, result.scored_from, result.step_s
     origin = result.start_s if result.calendar else 0.0
     start, end = (moment(origin + i * step, calendar=result.calendar) for i in (first, n))
@@ -330,9 +330,9 @@ def _setup(result: ReplayResult) -> list[tuple[str, str]]:
         ("trace length", f"{n:,} steps of {duration(step)} ({duration(n * step)})"),
         ("scored part", f"the last {n - first:,} steps ({duration((n - first) * step)}), {start} to {end}"),
         ("absent demand", f"{absent:,} scored steps; they count neither way" if absent else "none in the scored part"),
-        ("promise", f"demand exceeds what is ready at most {percent(result.epsilon)} of the time"),
+        ("objective", f"demand exceeds what is ready at most {percent(result.epsilon)} of the time"),
         ("one replica carries", f"{result.replica_capacity:.4g}{unit}"),
-        ("lead time", f"{duration(result.lead_time_s)} from order to ready"),
+        ("lead time", f"{duration(result.lead_time_s)} from request to ready"),
         ("settings", "tuned on what lies before the scored part" if result.tuned else "as given, not tuned"),
         ("world", f"{clean_text(result.world)} level"),
         ("seed", str(result.seed)),

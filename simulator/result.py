@@ -29,13 +29,13 @@ class PolicyRun:
         name, settings: which policy, with which (possibly tuned) settings.
         ordered, ready: (steps,) replicas asked for, and serving.
         violated: (steps,) True where known demand exceeded what the ready replicas carried.
-        gpu_hours: ordered replicas x GPUs each x hours.
+        gpu_hours: desired replicas (starting and ready) x GPUs each x hours.
         cost: money for them.
         violation_rate: violated steps over steps with known demand.
         violated_seconds: their duration.
-        scale_events: changes of the ordered count.
+        scale_events: changes of the desired count.
         stated_risk: mean stated violation probability; None for a policy that states none.
-        objective_met: False if at some step no permitted replica count could keep the promise.
+        objective_met: False if at some step no permitted replica count could meet the objective.
         unreachable_steps: how many such steps.
         reasons: decisions per reason.
         seconds: time the replay of this policy took.

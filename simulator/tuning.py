@@ -14,14 +14,14 @@ Score = tuple[float, float]
 
 
 def choose(ladders: Sequence[Sequence[P]], run: Callable[[P], Score], epsilon: float) -> P:
-    """The cheapest setting that keeps the promise on the tuning part; the safest tried when none does.
+    """The cheapest setting that meets the objective on the tuning part; the safest tried when none does.
 
-    Each ladder goes from cheapest to safest, so the rung where the promise begins to hold is found by bisection
-    (misses fall along a ladder but for noise). ``run`` scores one setting; ties go to fewer violations.
+    Each ladder goes from cheapest to safest, so the rung where the objective begins to be met is found by bisection
+    (violations fall along a ladder but for noise). ``run`` scores one setting; ties go to fewer violations.
     """
     tried: list[tuple[Score, P]] = []
     for ladder in ladders:
-        low, high = 0, len(ladder) - 1  # the promise is taken to hold at `high`
+        low, high = 0, len(ladder) - 1  # the objective is taken to be met at `high`
         scores: dict[int, Score] = {}
         while low < high:
             middle = (low + high) // 2

@@ -248,10 +248,10 @@ def verdict(result: ReplayResult) -> str:
     run = result.policies[own]
     scored = (result.demand.size - result.scored_from) * result.step_s / 86_400
     text = f"over the {scored:.1f} scored days {own} would have cost {run.cost:,.1f}"
-    kept = f"missing demand {run.violation_rate:.2%} of the time ({result.epsilon:.2%} promised)"
+    kept = f"violating {run.violation_rate:.2%} of the time (objective: at most {result.epsilon:.2%})"
     if not rivals:
         return f"{text}, {kept}"
     other = result.policies[rivals[0]]
     change = percent_change(run.cost, other.cost)
     who = "what really ran" if rivals[0] == "actual" else rivals[0]
-    return f"{text}, {change} {who} ({other.cost:,.1f}), {kept}; {who} missed {other.violation_rate:.2%}"
+    return f"{text}, {change} {who} ({other.cost:,.1f}), {kept}; {who} violated {other.violation_rate:.2%}"

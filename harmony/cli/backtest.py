@@ -61,7 +61,7 @@ def backtest(
     rivals: RivalSettings = RivalSettings(),
     as_json: Annotated[bool, typer.Option("--json", help="Print replay.json instead of the table.")] = False,
 ) -> int:
-    """Replay a service's own history, read from Prometheus, under each policy: what would it have cost and missed?
+    """Replay a service's own history, read from Prometheus, under each policy: what would it have cost and violated?
 
     Examples:
     `harmony backtest --prometheus http://localhost:9090 --demand 'sum(rate(http_requests_total{service="chat"}[1m]))'

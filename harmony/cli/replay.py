@@ -38,7 +38,7 @@ def replay(
     max_replicas: Annotated[int, typer.Option(help="Never more replicas than this.")] = 100_000,
     gpus_per_replica: Annotated[int, typer.Option(help="GPUs that one replica occupies.")] = 1,
     price: Annotated[float, typer.Option(help="Price of one GPU-hour.")] = 1.0,
-    miss_price: Annotated[float, typer.Option(help="Money lost per hour and missing replica.")] = 0.0,
+    miss_price: Annotated[float, typer.Option(help="Money lost per hour and replica too few.")] = 0.0,
     ttft_slo: Annotated[
         str | None, typer.Option(help="Promised time to first token (request traces), such as 2s.")
     ] = None,
@@ -48,7 +48,7 @@ def replay(
     rivals: RivalSettings = RivalSettings(),
     as_json: Annotated[bool, typer.Option("--json", help="Print replay.json instead of the table.")] = False,
 ) -> int:
-    """Replay a trace under each policy and compare cost and misses.
+    """Replay a trace under each policy and compare cost and violations.
 
     Examples:
     `harmony replay synthetic --tune --out out/demo`

@@ -54,7 +54,7 @@ def print_table(result: ReplayResult) -> None:
         f"[bold]{result.trace}[/bold]: {result.demand_name} ({result.unit or 'no unit'}), "
         f"{result.demand.size - result.scored_from:,} steps of {result.step_s:g} s scored ({hours:,.1f} h); "
         f"a replica carries {result.replica_capacity:.4g}, ready after {result.lead_time_s:g} s; "
-        f"promise: at most {100 * result.epsilon:g} % of the time missed",
+        f"objective: at most {100 * result.epsilon:g} % of the time violated",
         highlight=False,
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -84,7 +84,7 @@ def print_table(result: ReplayResult) -> None:
         if not run.objective_met:
             console.print(
                 f"[yellow]{run.name}: objective not reachable at {run.unreachable_steps:,} decisions; "
-                "no permitted replica count keeps the promise there[/yellow]",
+                "no permitted replica count meets the objective there[/yellow]",
                 highlight=False,
             )
     if any(run.requests for run in result.policies.values()):

@@ -105,7 +105,7 @@ def draw_fan(view: ChartView, axes: Axes) -> None:
 
 
 def draw_missed(view: ChartView, axes: Axes, name: str, *, gid: str, low: float = 0.0, high: float = 0.045) -> None:
-    """Red marks along the lower edge wherever the policy missed demand."""
+    """Red marks along the lower edge wherever the policy violated."""
     step = view.result.step_s
     runs = [(a * step, (b - a) * step) for a, b in bins_with(view.missed(name), view.canvas.bins)]
     if runs:

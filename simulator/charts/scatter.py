@@ -1,4 +1,4 @@
-"""Cost against misses: one point per policy, told apart by colour and shape and named where it stands."""
+"""Cost against violations: one point per policy, told apart by colour and shape and named where it stands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top in units
 
 
 def scatter_figure(view: ChartView, *, height: float = 320.0) -> Figure:
-    """Cost against misses: one point per policy, the promise as a line."""
+    """Cost against violations: one point per policy, the objective as a line."""
     figure, (axes,) = new_figure(view, height, bottom=42.0)
     epsilon = view.result.epsilon
     x = np.array([view.run(n).gpu_hours for n in view.names])
@@ -43,7 +43,7 @@ def scatter_figure(view: ChartView, *, height: float = 320.0) -> Figure:
     ticks = [0.0, *(t for t in ROUND_SHARES if 0.999 * linear <= t <= top)]
     axes.set_yticks(ticks, [percent(t) for t in ticks])
     axes.minorticks_off()
-    axes.annotate("share of time missed", (0, 1), (-LEFT + 6, 9), xycoords="axes fraction",
+    axes.annotate("share of time violated", (0, 1), (-LEFT + 6, 9), xycoords="axes fraction",
                   textcoords="offset points", color=MUTED, fontsize=12)  # fmt: skip
     axes.annotate("GPU-hours", (1, 0), (0, -36), xycoords="axes fraction", textcoords="offset points", ha="right",
                   color=MUTED, fontsize=12)  # fmt: skip
@@ -66,12 +66,12 @@ def _cost_axis(view: ChartView, axes: Axes, x: FloatArray) -> None:
 
 
 def _label(view: ChartView, axes: Axes, x: FloatArray, y: FloatArray) -> None:
-    """Name the line of the promise and the points: right, left, above or below, the first place that is free."""
+    """Name the line of the objective and the points: right, left, above or below, the first place that is free."""
     spots = [tuple(p) for p in axes.transData.transform(np.column_stack([x, y]))]
     taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in spots]
     box = axes.get_window_extent()
     note, line = (
-        f"promised: at most {percent(view.result.epsilon)}",
+        f"objective: at most {percent(view.result.epsilon)}",
         axes.transData.transform((0, view.result.epsilon))[1],
     )
     wide = 7.0 * len(note)

@@ -1,4 +1,4 @@
-"""Figures over time: demand against capacity, replicas, the promise being used up, cost along the way."""
+"""Figures over time: demand against capacity, replicas, the error budget being spent, cost along the way."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def demand_figure(view: ChartView, policies: Sequence[str], *, height: float = 3
 
 
 def _demand_panel(view: ChartView, axes: Axes, policies: Sequence[str]) -> None:
-    """Demand as an area, the fan, capacity lines, and marks where the focus policy missed."""
+    """Demand as an area, the fan, capacity lines, and marks where the focus policy violated."""
     draw_area(view, axes, view.demand, color=DEMAND, alpha=0.22)
     draw_fan(view, axes)
     draw_steps(view, axes, view.demand, color=DEMAND, linewidth=1.1)
@@ -65,7 +65,7 @@ def _demand_panel(view: ChartView, axes: Axes, policies: Sequence[str]) -> None:
 
 
 def replicas_figure(view: ChartView, *, each: float = 92.0) -> Figure:
-    """One row per policy: replicas needed (area), ready (line), ordered (thin), and where demand was missed."""
+    """One row per policy: replicas needed (area), ready (line), desired (thin), and violations."""
     figure, panels = new_figure(view, TOP + BOTTOM + (each + 22) * len(view.names) - 22, len(view.names), gap=22.0)
     needed = view.needed()
     for number, (name, axes) in enumerate(zip(view.names, panels, strict=True)):
@@ -88,7 +88,7 @@ def replicas_figure(view: ChartView, *, each: float = 92.0) -> Figure:
 
 
 def budget_figure(view: ChartView, *, height: float = 250.0) -> Figure:
-    """How much of the promised missed time each policy had used up, as a share of the whole budget."""
+    """How much of the error budget each policy had spent, as a share of it."""
     figure, (axes,) = new_figure(view, height)
     budget = view.result.epsilon * max(1, int(np.isfinite(view.demand).sum()))
     ends = [0.0]
@@ -103,15 +103,15 @@ def budget_figure(view: ChartView, *, height: float = 250.0) -> Figure:
     top = float(np.clip(max(ends), 1.0, 3.0)) * 1.12
     axes.axhspan(1.0, top, color=MISSED, alpha=0.07, linewidth=0)
     axes.axhline(1.0, color=MISSED, linewidth=1.2)
-    draw_note(axes, "all of it used", 1.0, left=True)
-    draw_values(axes, "share of the promised missed time", top)
+    draw_note(axes, "all of it spent", 1.0, left=True)
+    draw_values(axes, "share of the error budget", top)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
     draw_times(view, axes)
     return figure
 
 
 def extra_hours_figure(view: ChartView, gpus_per_replica: float, *, height: float = 230.0) -> Figure:
-    """GPU-hours ordered so far, less those of the oracle where there is one."""
+    """GPU-hours so far, less those of the oracle where there is one."""
     figure, (axes,) = new_figure(view, height)
     hours = view.result.step_s / 3600 * gpus_per_replica
     base = view.rows(view.run("oracle").ordered) if "oracle" in view.names else np.zeros(view.hi - view.lo)
@@ -167,6 +167,6 @@ def _legend(view: ChartView, figure: Figure, top: Axes, low: Axes) -> None:
         if view.fan() is not None:
             keys.append(Patch(color=style.colour, alpha=0.3, label=f"forecast of {name}, one lead time before"))
         keys.append(Line2D([], [], color=style.colour, linewidth=2.2, label=f"ready replicas of {name} carry"))
-        keys.append(Patch(color=MISSED, label="missed"))
+        keys.append(Patch(color=MISSED, label="violated"))
     top.legend(handles=keys, bbox_to_anchor=(1, 1.03), ncols=4, **common)
     low.legend(bbox_to_anchor=(1, 1.04), ncols=6, **common)

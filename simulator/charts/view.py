@@ -111,7 +111,7 @@ class ChartView:
         return np.asarray(series[self.lo : self.hi], dtype=np.float64)
 
     def missed(self, name: str) -> BoolArray:
-        """(rows,) where the policy missed known demand."""
+        """(rows,) where known demand was more than the policy had ready."""
         return np.asarray(self.run(name).violated[self.lo : self.hi], dtype=np.bool_)
 
     def carried(self, name: str) -> FloatArray:

@@ -36,13 +36,13 @@ class DemoSpec:
         demand: shape of its demand, requests/s.
         seed: of its random streams.
         per_replica: requests/s that one ready replica carries.
-        objective: promise, prices, bounds and limits.
+        objective: what is allowed, prices, bounds and limits.
         start_up: how long starts really take; `guess_s` is what is believed before the first one was seen.
         gpu_type: what a replica runs on.
         pause: what the user has stopped.
         hpa_target: utilisation that the HorizontalPodAutoscaler beside it aims at; 0 for none beside it.
         lost_every_s, lost_s: readings are lost for about ``lost_s`` about every ``lost_every_s``; 0 for never.
-        refused: share of orders that the cluster refuses (a quota).
+        refused: share of scale-ups that the cluster refuses (a quota).
         trimmed_every_h: hours after which a person gives back what UpOnly never does; 0 for never.
         roll: minutes by which the demand is shifted, `scale` what it is multiplied with (copies of a service).
     """
@@ -78,7 +78,7 @@ class DemoSpec:
 
 
 def _objective(epsilon: float, price: float, most: int, gpus: int = 1, fallback: Fallback | None = None) -> Objective:
-    """A promise about the share of time, with a scale-down that waits five minutes."""
+    """An objective on the share of time, with a scale-down that waits five minutes."""
     limits = Behavior(scale_up=ScalingRules(), scale_down=ScalingRules(5 * MINUTE_S))
     return Objective(
         epsilon=epsilon,
@@ -95,7 +95,7 @@ def _objective(epsilon: float, price: float, most: int, gpus: int = 1, fallback:
 _CHAT = PROFILES["chat"]
 _CALM = replace(_CHAT, outages_per_week=0.0, missing_share=0.0005, growth_per_week=0.0)
 _KINDS = (
-    DemoSpec(  # busy by day; the cluster refuses an order now and then
+    DemoSpec(  # busy by day; the cluster refuses a scale-up now and then
         namespace="serving",
         name="chat",
         mode=Mode.FULL,

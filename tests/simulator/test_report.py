@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from simulator.charts.axes import percent
-from simulator.findings import headline, kept, sentences
+from simulator.findings import headline, met, sentences
 from simulator.report import render_report, save_overview_png, write_report
 from simulator.result import PolicyRun, ReplayResult
 from tests.counting import calls
@@ -119,9 +119,9 @@ def test_charts_and_tables_can_be_read_without_seeing_them(page: Page) -> None:
     assert all(a.get("aria-hidden") == "true" for a in page.named("svg") if a.get("role") != "img")
     assert page.named("th")
     assert all(a.get("scope") in ("col", "row") for a in page.named("th"))
-    for chart in ("Demand and what was ready", "close up", "Replicas, policy by policy", "Cost against misses"):
+    for chart in ("Demand and what was ready", "close up", "Replicas, policy by policy", "Cost against violations"):
         assert chart in page.text()
-    assert "From 5 Mar 2024 04:45 UTC to 8 Mar 2024 00:00 UTC. Missed steps: HARMONY 0.12%" in page.text()
+    assert "From 5 Mar 2024 04:45 UTC to 8 Mar 2024 00:00 UTC. Violated steps: HARMONY 0.12%" in page.text()
 
 
 def test_text_stays_text_and_follows_the_theme(html: str) -> None:
@@ -162,29 +162,29 @@ def test_every_policy_stands_in_the_table_with_its_figures(result: ReplayResult,
 
 
 @pytest.mark.usefixtures("words_only")
-def test_headline_says_kept_or_broken(result: ReplayResult) -> None:
+def test_headline_says_met_or_not(result: ReplayResult) -> None:
     assert (
-        headline(result) == "HARMONY kept its promise: demand exceeded what was ready 0.12% of the time (1% allowed)."
+        headline(result) == "HARMONY met its objective: demand exceeded what was ready 0.12% of the time (1% allowed)."
     )
     broken = with_run(result, "harmony", violation_rate=0.021)
-    assert "did not keep its promise" in headline(broken)
-    assert ">broken</span>" in render_report(broken)
+    assert "did not meet its objective" in headline(broken)
+    assert ">not met</span>" in render_report(broken)
     never = with_run(result, "harmony", violation_rate=0.0)
-    assert headline(never) == "HARMONY kept its promise: demand never exceeded what was ready (1% allowed)."
-    assert kept(result, replace(result.policies["hpa"], violation_rate=0.01))
+    assert headline(never) == "HARMONY met its objective: demand never exceeded what was ready (1% allowed)."
+    assert met(result, replace(result.policies["hpa"], violation_rate=0.01))
 
 
 def test_rivals_are_judged_by_the_same_promise(result: ReplayResult) -> None:
     text = " ".join(sentences(result))
-    assert "28% less than HPA (1,618), which missed 0.12% and kept the promise too" in text
+    assert "28% less than HPA (1,618), which violated 0.12% and met the objective too" in text
     assert "1.05 times what perfect foresight needs" in text
-    assert "HPA, reactive and static kept it too, at a higher cost." in text
+    assert "HPA, reactive and static met it too, at a higher cost." in text
     cheap = with_run(with_run(result, "static", violation_rate=0.2), "reactive", gpu_hours=1_000.0)
     text = " ".join(sentences(cheap))
-    assert "Static broke the promise." in text
-    assert "Reactive kept it for 14% less." in text
+    assert "Static did not meet the objective." in text
+    assert "Reactive met it for 14% less." in text
     bad_rival = with_run(result, "hpa", violation_rate=0.05)
-    assert "which missed 5% and broke the promise" in " ".join(sentences(bad_rival))
+    assert "which violated 5% and did not meet the objective" in " ".join(sentences(bad_rival))
 
 
 @pytest.mark.usefixtures("words_only")

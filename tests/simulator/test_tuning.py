@@ -1,4 +1,4 @@
-"""Tuning: the cheapest setting that keeps the promise, found with few runs."""
+"""Tuning: the cheapest setting that meets the objective, found with few runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from simulator.tuning import Score, choose
 
 @given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=40, unique=True), min_size=1, max_size=4))
 def test_finds_the_optimum_where_misses_fall_along_each_ladder(ladders: list[list[int]]) -> None:
-    """A rung costs its number; it keeps the promise from 20 up."""
+    """A rung costs its number; it meets the objective from 20 up."""
     rungs = [sorted(ladder) for ladder in ladders]
     tried: list[int] = []
 
