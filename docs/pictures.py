@@ -293,14 +293,14 @@ def loop() -> Figure:
         if i:
             _arrow(axes, (2 + 14 * i - 3, 17.5), (2 + 14 * i, 17.5))
     _arrow(axes, (91.5, 14), (7.5, 14), "arc3,rad=-0.1", GREY)
-    axes.text(50, 8.2, "ControlLoop: violations move the next decision", ha="center", color=GREY)
-    _box(axes, 2, 28, 45, 6, "a trace: FluidWorld, GpuPool, simulated time", GREEN)
+    axes.text(50, 8.2, "ManagedService: violations move the next decision", ha="center", color=GREY)
+    _box(axes, 2, 28, 45, 6, "a trace or the demo: GpuPool, simulated time", GREEN)
     _box(axes, 52, 28, 45, 6, "a cluster: Prometheus, /scale, the pods", ORANGE)
-    ports = {0: "MetricSource", 1: "ForecastSource", 4: "ScaleTarget", 5: "Journal"}
+    ports = {0: "Look", 1: "forecast", 4: "ScalePlan", 5: "Record"}
     for i, name in ports.items():
         _arrow(axes, (7.5 + 14 * i, 27.6), (7.5 + 14 * i, 21.4), "arc3", INK)
         axes.text(8.3 + 14 * i, 24, name, va="center", fontsize=8)
-    axes.text(50, 1, "harmony replay and harmony backtest use the left world, harmony controller the right one",
+    axes.text(50, 1, "replay, backtest and the demo use the left world, harmony controller the right one",
               ha="center", fontsize=8)  # fmt: skip
     return figure
 
