@@ -202,9 +202,12 @@ class RivalSettings:
     ] = None
 
     def __post_init__(self) -> None:
+        named = [*self.policies, *([self.fail_on] if self.fail_on else [])]
+        if not named:
+            return  # nothing to check: `harmony --help` makes the default, and need not import the policies
         from harmony.policies.registry import create_policy
 
-        for name in [*self.policies, *([self.fail_on] if self.fail_on else [])]:
+        for name in named:
             create_policy(name)
         if self.fail_on and self.fail_on not in self.names:
             raise UsageError(f"--fail-on {self.fail_on}: that policy is not replayed; add --policy {self.fail_on}")
