@@ -57,16 +57,14 @@ $(VENV)/.installed-api: $(VENV)/.installed
 serve-demo: $(VENV)/.installed-api ## a simulated cluster under the real loop, with dashboard, API and metrics
 	$(BIN)/harmony serve --demo
 
+LINT := $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 lint: $(VENV)/.installed-test ## format check, lint, strict types, layer contracts
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(LINT)
 
 test: ## everything that CI runs: all tests with coverage, and lint beside them
 	@$(MAKE) --no-print-directory -j2 setup-test debian-packages
 	@rm -f .coverage .coverage.*; mkdir -p out
-	@{ $(MAKE) --no-print-directory lint >out/lint.txt 2>&1 || { cat out/lint.txt; exit 1; }; } & lint=$$!; \
+	@{ ( $(LINT) ) >out/lint.txt 2>&1 || { cat out/lint.txt; exit 1; }; } & lint=$$!; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30 --cov --cov-report=; tests=$$?; \
 	if wait $$lint; then echo "lint: nothing to say"; else echo "lint: see out/lint.txt"; exit 1; fi; exit $$tests
 	$(BIN)/python -m coverage report --skip-covered --sort=cover
