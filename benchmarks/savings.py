@@ -167,7 +167,7 @@ def at_level(kinds: list[list[list[float]]], share: float) -> float:
 # ---- one run -------------------------------------------------------------------------------------------------
 def measure(folder: Path, name: str, policy: str, epsilon: float, cache: Path) -> dict[str, float]:
     """One policy on one trace, from the cache if it was run before."""
-    kept = cache / f"{name}-{policy}-{epsilon:g}.json"
+    kept = kept_at(cache, name, policy, epsilon)
     if kept.exists():
         row: dict[str, float] = json.loads(kept.read_text())
         return row
@@ -207,6 +207,11 @@ def measure(folder: Path, name: str, policy: str, epsilon: float, cache: Path) -
     return row
 
 
+def kept_at(cache: Path, name: str, policy: str, epsilon: float) -> Path:
+    """Where a finished run is kept."""
+    return cache / f"{name}-{policy}-{epsilon:g}.json"
+
+
 def _ahead(load: np.ndarray, k: int) -> np.ndarray:
     padded = np.concatenate([load, np.repeat(load[-1:], k)])
     return np.lib.stride_tricks.sliding_window_view(padded, k + 1).max(axis=1)
@@ -221,16 +226,36 @@ def _longest(violated: np.ndarray) -> int:
 
 
 # ---- the table -----------------------------------------------------------------------------------------------
-def mean(rows: dict[str, dict[str, float]], key: str) -> float:
-    """Geometric mean over the traces that are not set aside."""
-    values = np.array([r[key] for n, r in rows.items() if n not in ASIDE], dtype=float)
-    values = values[np.isfinite(values) & (values > 0)]
-    return float(np.exp(np.log(values).mean())) if values.size else math.nan
+FIGURES = {  # title: which figure, how it is brought together, in which unit
+    "over the best rule of thumb": ("rival", "geometric", 1.0),
+    "over the best rule of thumb, worst trace": ("rival", "most", 1.0),
+    "over HPA, default window": ("hpa", "geometric", 1.0),
+    "over HPA, tuned window": ("hpa_window", "geometric", 1.0),
+    "over perfect foresight": ("over_oracle", "geometric", 1.0),
+    "realised, median (%)": ("violated", "median", 100.0),
+    "realised, most (%)": ("violated", "most", 100.0),
+    "stated, median (%)": ("stated", "median", 100.0),
+    "longest violation, median (minutes)": ("longest_min", "median", 1.0),
+    "worst hour, median (share violated)": ("worst_hour", "median", 1.0),
+    "demand not served, mean (%)": ("unserved", "mean", 100.0),
+    "changes a day, median": ("changes_per_day", "median", 1.0),
+    "CPU seconds, sum": ("cpu_s", "sum", 1.0),
+}
+TOGETHER = {"most": np.nanmax, "median": np.nanmedian, "mean": np.nanmean, "sum": np.nansum}
+Rows = dict[str, dict[str, float]]
 
 
-def page(found: dict[str, dict[str, dict[str, float]]], epsilon: float, command: str) -> str:
-    """The page in Markdown."""
+def page(found: dict[str, Rows], epsilon: float, command: str) -> str:
+    """The page in Markdown; a policy that was not run on a trace has no cell there."""
     policies = list(found)
+    names = [n for n in RUNS if any(n in rows for rows in found.values())]
+    cells = {
+        n: [
+            f"{found[p][n]['rival']:.3f} ({100 * found[p][n]['violated']:.2f} %)" if n in found[p] else ""
+            for p in policies
+        ]
+        for n in names
+    }
     lines = [
         f"# Hours at equal violation, promise {100 * epsilon:g} %",
         "",
@@ -238,44 +263,42 @@ def page(found: dict[str, dict[str, dict[str, float]]], epsilon: float, command:
         "Hours over the best rule of thumb tuned in hindsight on the scored part to the same realised violation "
         "(realised violation).",
         "",
-        "| trace | " + " | ".join(policies) + " |",
-        "|---|" + "---:|" * len(policies),
-    ]
-    names = [n for n in RUNS if all(n in found[p] for p in policies)]
-    for n in names:
-        cells = [f"{found[p][n]['rival']:.3f} ({100 * found[p][n]['violated']:.2f} %)" for p in policies]
-        lines.append(f"| {n} | " + " | ".join(cells) + " |")
-    shared = {p: {n: found[p][n] for n in names} for p in policies}
-    lines.append("| **geometric mean** | " + " | ".join(f"**{mean(shared[p], 'rival'):.3f}**" for p in policies) + " |")
-    lines += [
+        *table(["trace", *policies], cells),
         "",
-        "Without " + ", ".join(ASIDE) + ":",
+        "All traces that a policy was run on, without " + ", ".join(ASIDE) + ":",
         "",
-        "| | " + " | ".join(policies) + " |",
-        "|---|" + "---:|" * len(policies),
+        *table(["", *policies], summary(found)),
     ]
-    figures = {
-        "over the best rule of thumb": ("rival", "mean"), "worst trace": ("rival", "max"),
-        "over HPA, default window": ("hpa", "mean"), "over HPA, tuned window": ("hpa_window", "mean"),
-        "over perfect foresight": ("over_oracle", "mean"),
-        "realised, median (%)": ("violated", "median %"),
-        "realised, most (%)": ("violated", "max %"),
-        "stated, median (%)": ("stated", "median %"),
-        "longest violation, median (minutes)": ("longest_min", "median"),
-        "worst hour, median (share)": ("worst_hour", "median"),
-        "demand not served, mean (%)": ("unserved", "average %"),
-        "changes a day, median": ("changes_per_day", "median"),
-        "CPU seconds, sum": ("cpu_s", "sum"),
-    }  # fmt: skip
-    reduce = {"max": np.nanmax, "median": np.nanmedian, "average": np.nanmean, "sum": np.nansum}
-    for title, (key, how) in figures.items():
-        cells = []
-        for p in policies:
-            kept = {n: r for n, r in shared[p].items() if n not in ASIDE}
-            values = np.array([r[key] for r in kept.values()], dtype=float) * (100 if how.endswith("%") else 1)
-            cells.append(f"{mean(kept, key) if how == 'mean' else reduce[how.split()[0]](values):.3g}")
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    common = [n for n in names if all(n in rows for rows in found.values())]
+    if len(common) < len(names):
+        shared = {p: {n: found[p][n] for n in common} for p in policies}
+        lines += ["", "The traces that all were run on:", "", *table(["", *policies], summary(shared))]
     return "\n".join(lines) + "\n"
+
+
+def summary(found: dict[str, Rows]) -> dict[str, list[str]]:
+    """Title: one cell a policy."""
+    kept = {p: {n: r for n, r in rows.items() if n not in ASIDE} for p, rows in found.items()}
+    out = {"traces": [str(len(rows)) for rows in kept.values()]}
+    for title, (key, how, unit) in FIGURES.items():
+        out[title] = []
+        for rows in kept.values():
+            values = np.array([r[key] for r in rows.values()], dtype=float) * unit
+            if not np.isfinite(values).any():
+                out[title].append("")
+                continue
+            number = np.exp(np.nanmean(np.log(values))) if how == "geometric" else TOGETHER[how](values)
+            out[title].append(f"{number:.3f}" if key in ("rival", "hpa", "hpa_window") else f"{number:.3g}")
+    return out
+
+
+def table(head: list[str], rows: dict[str, list[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [
+        "| " + " | ".join(head) + " |",
+        "|---|" + "---:|" * (len(head) - 1),
+        *(f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows.items()),
+    ]
 
 
 def main() -> None:
@@ -284,6 +307,7 @@ def main() -> None:
     ap.add_argument("--only", nargs="*", default=list(RUNS))
     ap.add_argument("--policies", nargs="*", default=["harmony-price", "quantile", "standin"])
     ap.add_argument("--epsilon", type=float, default=0.01)
+    ap.add_argument("--finished", action="store_true", help="run nothing more; only what the cache holds")
     ap.add_argument("--cache", type=Path, default=Path("out/savings"))
     ap.add_argument("--out", type=Path, default=Path(__file__).with_name("savings.md"))
     args = ap.parse_args()
@@ -291,6 +315,8 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, float]]] = {p: {} for p in args.policies}
     for name in args.only:
         for policy in args.policies:
+            if args.finished and not kept_at(args.cache, name, policy, args.epsilon).exists():
+                continue
             row = found[policy][name] = measure(args.data, name, policy, args.epsilon, args.cache)
             print(
                 f"{name:18s} {policy:14s} {row['rival']:.3f} x rival at {100 * row['violated']:.2f} %",
