@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import Panel
-from harmony.journal.stored import ApiKey, AuditEntry, Job, StoredDecision
+from harmony.journal.stored import ApiKey, AuditEntry, StoredDecision, StoredJob
 
 __all__ = [
     "ExplainPort",
@@ -58,15 +58,15 @@ class JournalPort(Protocol):
 class JobsPort(Protocol):
     """The journal as jobs are kept in it; raises HarmonyError when it cannot be used now."""
 
-    def put_job(self, job: Job, /) -> None:
+    def put_job(self, job: StoredJob, /) -> None:
         """Keep a job, or its newer state; one that has ended stays as it is."""
         ...
 
-    def job(self, job_id: str, /) -> Job | None:
+    def job(self, job_id: str, /) -> StoredJob | None:
         """The job of that id."""
         ...
 
-    def jobs(self, *, limit: int) -> Sequence[Job]:
+    def jobs(self, *, limit: int) -> Sequence[StoredJob]:
         """Newest first."""
         ...
 

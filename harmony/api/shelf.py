@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from forecasting.errors import HarmonyError
 from harmony.api.job_state import JobState
 from harmony.api.ports import JobsPort
-from harmony.journal.stored import Job
+from harmony.journal.stored import StoredJob
 
 __all__ = ["KEPT", "Shelf"]
 
@@ -65,8 +65,8 @@ class Shelf:
         return self.get(job.id)
 
     # ---- rows -----------------------------------------------------------------------------------------------
-    def _row(self, job: JobState) -> Job:
-        return Job(
+    def _row(self, job: JobState) -> StoredJob:
+        return StoredJob(
             id=job.id,
             kind=job.kind,
             state=job.state,
@@ -78,7 +78,7 @@ class Shelf:
             error=job.error,
         )
 
-    def _job(self, row: Job) -> JobState:
+    def _job(self, row: StoredJob) -> JobState:
         progress: Mapping[str, Any] = row.progress
         found = JobState(
             id=row.id,

@@ -1,4 +1,4 @@
-"""The fleet table: one `Row` per service, filtered and sorted as asked, in pages."""
+"""The fleet table: one `FleetRow` per service, filtered and sorted as asked, in pages."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from harmony.dashboard.states import Ages, State, state_of
+from harmony.dashboard.states import Ages, ServiceState, state_of
 from harmony.serving import Snapshot
 
-__all__ = ["COLUMNS", "Asked", "Column", "Fleet", "Row", "fleet", "service_url"]
+__all__ = ["COLUMNS", "FleetColumn", "FleetQuery", "FleetRow", "FleetTable", "fleet", "service_url"]
 
 PAGE = 100
 SPARK_W, SPARK_H, SPARK_POINTS = 96, 22, 48
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FleetRow:
     """One service as the table shows it; absent figures are None."""
 
     snapshot: Snapshot
-    state: State
+    state: ServiceState
     url: str
     risk: float | None
     paths: int
@@ -35,13 +35,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class FleetColumn:
     """A sortable column: its key in the address, heading, an explanation, and the value it sorts by."""
 
     key: str
     title: str
     hint: str
-    value: Callable[[Row], str | float | None]
+    value: Callable[[FleetRow], str | float | None]
     numeric: bool = True
 
 
@@ -51,22 +51,26 @@ def known(value: float | None) -> float | None:
 
 
 COLUMNS = (
-    Column("service", "Service", "Namespace and name, and what is scaled", lambda r: r.snapshot.service, False),
-    Column("state", "State", "The most urgent thing to know", lambda r: r.state.rank, False),
-    Column("mode", "Mode", "The authority in force", lambda r: r.snapshot.effective_mode, False),
-    Column("demand", "Demand", "Newest reading, and the last hours as a line", lambda r: r.demand),
-    Column("replicas", "Replicas", "Ready of ordered", lambda r: r.snapshot.ordered),
-    Column("recommended", "Recommended", "What full authority would order", lambda r: r.snapshot.recommended),
-    Column("risk", "P(miss)", "Stated probability of a miss, against the promise", lambda r: r.risk),
-    Column("realized", "Missed", "Share of judged steps that were missed", lambda r: r.realized),
-    Column("coverage", "Coverage", "Readings inside the central 80 % interval; 80 % is right", lambda r: r.coverage),
-    Column("saved", "Saved", "GPU-hours and money, HARMONY's orders against what really ran", lambda r: r.saved_hours),
+    FleetColumn("service", "Service", "Namespace and name, and what is scaled", lambda r: r.snapshot.service, False),
+    FleetColumn("state", "State", "The most urgent thing to know", lambda r: r.state.rank, False),
+    FleetColumn("mode", "Mode", "The authority in force", lambda r: r.snapshot.effective_mode, False),
+    FleetColumn("demand", "Demand", "Newest reading, and the last hours as a line", lambda r: r.demand),
+    FleetColumn("replicas", "Replicas", "Ready of ordered", lambda r: r.snapshot.ordered),
+    FleetColumn("recommended", "Recommended", "What full authority would order", lambda r: r.snapshot.recommended),
+    FleetColumn("risk", "P(miss)", "Stated probability of a miss, against the promise", lambda r: r.risk),
+    FleetColumn("realized", "Missed", "Share of judged steps that were missed", lambda r: r.realized),
+    FleetColumn(
+        "coverage", "Coverage", "Readings inside the central 80 % interval; 80 % is right", lambda r: r.coverage
+    ),
+    FleetColumn(
+        "saved", "Saved", "GPU-hours and money, HARMONY's orders against what really ran", lambda r: r.saved_hours
+    ),
 )
 BY_KEY = {c.key: c for c in COLUMNS}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class FleetQuery:
     """What a person asked to see: search text, mode, urgency ("": all; "attention"), sorting, page from 1."""
 
     q: str = ""
@@ -77,7 +81,7 @@ class Asked:
     page: int = 1
 
     @classmethod
-    def of(cls, params: dict[str, str]) -> Asked:
+    def of(cls, params: dict[str, str]) -> FleetQuery:
         """Read from an address; what makes no sense is ignored."""
         sort = params.get("sort", "")
         page = params.get("page", "")
@@ -105,11 +109,11 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class FleetTable:
     """The page: rows that are shown, how many there are in all and of the question, and totals over the fleet."""
 
-    rows: tuple[Row, ...]
-    asked: Asked
+    rows: tuple[FleetRow, ...]
+    asked: FleetQuery
     found: int
     total: int
     pages: int
@@ -128,12 +132,12 @@ def service_url(service: str) -> str:
     return "/services/" + "/".join(quote(part, safe="") for part in service.split("/", 1))
 
 
-def row_of(snapshot: Snapshot, ages: Ages) -> Row:
+def row_of(snapshot: Snapshot, ages: Ages) -> FleetRow:
     """One service as the table shows it."""
     seen, decision = snapshot.record.observation, snapshot.record.decision
     judged = snapshot.shadow_s > 0
     saved = known(snapshot.gpu_hours_saved) if judged else None
-    return Row(
+    return FleetRow(
         snapshot=snapshot,
         state=state_of(snapshot, ages),
         url=service_url(snapshot.service),
@@ -167,7 +171,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(parts)
 
 
-def fleet(snapshots: Iterable[Snapshot], asked: Asked, ages: Ages) -> Fleet:
+def fleet(snapshots: Iterable[Snapshot], asked: FleetQuery, ages: Ages) -> FleetTable:
     """Filter, sort and cut into pages; totals are over the whole fleet."""
     rows = [row_of(s, ages) for s in snapshots]
     shown = [r for r in rows if _matches(r, asked)]
@@ -184,7 +188,7 @@ def fleet(snapshots: Iterable[Snapshot], asked: Asked, ages: Ages) -> Fleet:
         if r.saved_money is not None:
             money[r.snapshot.currency] = money.get(r.snapshot.currency, 0.0) + r.saved_money
     judged = [r for r in rows if r.realized is not None]
-    return Fleet(
+    return FleetTable(
         rows=tuple(shown[first : first + PAGE]),
         asked=asked,
         found=len(shown),
@@ -201,7 +205,7 @@ def fleet(snapshots: Iterable[Snapshot], asked: Asked, ages: Ages) -> Fleet:
     )
 
 
-def _matches(row: Row, asked: Asked) -> bool:
+def _matches(row: FleetRow, asked: FleetQuery) -> bool:
     snapshot = row.snapshot
     text = f"{snapshot.service} {snapshot.target} {snapshot.gpu_type} {row.state.text}".casefold()
     return (

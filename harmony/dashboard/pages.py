@@ -14,7 +14,7 @@ from harmony.api.problems import Problem, too_often
 from harmony.api.roles import Role
 from harmony.dashboard import sessions
 from harmony.dashboard.dashboard import LOGIN, Dashboard
-from harmony.dashboard.fleet import BY_KEY, COLUMNS, Asked, fleet
+from harmony.dashboard.fleet import BY_KEY, COLUMNS, FleetQuery, fleet
 from harmony.dashboard.rendering import REPORT_HEADERS
 from harmony.dashboard.reports import Report
 from harmony.dashboard.service import page_of
@@ -63,7 +63,7 @@ def page(request: Request, our: Dashboard, template: str, status: int = 200, **v
 def fleet_page(request: Request, our: Our) -> Response:
     """The fleet table."""
     ages, snapshots = our.ages(), our.hub.all()
-    asked = Asked.of(dict(request.query_params))
+    asked = FleetQuery.of(dict(request.query_params))
     column = BY_KEY[asked.sort]
     return page(
         request,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harmony.dashboard import figures
-from harmony.dashboard.fleet import Row, row_of
+from harmony.dashboard.fleet import FleetRow, row_of
 from harmony.dashboard.states import Ages
 from harmony.dashboard.trail import Point
 from harmony.serving import Snapshot, sentence
@@ -24,7 +24,7 @@ RECENT = 12  # readings and turns in the tables that stand in for the charts
 class Page:
     """What the template of a service needs; absent figures are None."""
 
-    row: Row
+    row: FleetRow
     sentence: str
     announcement: str
     figures: dict[str, figures.Figure]

@@ -1,4 +1,4 @@
-"""`State`: how a service is doing, in a few words, and how urgently a person should look."""
+"""`ServiceState`: how a service is doing, in a few words, and how urgently a person should look."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harmony.model.decision import Reason
 from harmony.serving import Snapshot
 from harmony.serving.words import duration
 
-__all__ = ["LEVELS", "STALE_S", "Ages", "State", "state_of"]
+__all__ = ["LEVELS", "STALE_S", "Ages", "ServiceState", "state_of"]
 
 LEVELS = ("bad", "warn", "info", "good")  # most urgent first
 STALE_INTERVALS = 3.0  # turns that may be missed before figures are called stale
@@ -19,7 +19,7 @@ TRUE_IS_BAD = ("TargetConflict",)
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ServiceState:
     """`level` is one of `LEVELS`, `text` a few words for a table, `detail` a sentence or empty."""
 
     level: str
@@ -56,55 +56,59 @@ class Ages:
         return self.age_s(snapshot) > self.stale_after_s(snapshot)
 
 
-def state_of(snapshot: Snapshot, ages: Ages) -> State:
+def state_of(snapshot: Snapshot, ages: Ages) -> ServiceState:
     """The most urgent thing to say about a service."""
     if ages.is_stale(snapshot):
         ago = duration(ages.age_s(snapshot))
-        return State("bad", f"Stale for {ago}", f"No turn since {ago}; nothing here is current.")
+        return ServiceState("bad", f"Stale for {ago}", f"No turn since {ago}; nothing here is current.")
     return _trouble(snapshot) or _limits(snapshot) or _movement(snapshot)
 
 
-def _trouble(snapshot: Snapshot) -> State | None:
+def _trouble(snapshot: Snapshot) -> ServiceState | None:
     decision = snapshot.record.decision
     if decision.reason is Reason.FALLBACK:
-        return State("bad", "Fallback: data absent", "Demand or forecast have been absent for several turns.")
+        return ServiceState("bad", "Fallback: data absent", "Demand or forecast have been absent for several turns.")
     if decision.reason is Reason.ABSENT_DATA:
-        return State("bad", "Data absent, count held", f"{decision.bound_by or 'Absent data'}: the count is held.")
+        return ServiceState(
+            "bad", "Data absent, count held", f"{decision.bound_by or 'Absent data'}: the count is held."
+        )
     if decision.reason is Reason.UNREACHABLE:
-        return State("bad", "Promise out of reach", "Even the most replicas allowed may miss more than promised.")
+        return ServiceState(
+            "bad", "Promise out of reach", "Even the most replicas allowed may miss more than promised."
+        )
     for condition in snapshot.conditions:
         kind, status = condition.get("type", ""), condition.get("status", "")
         if (kind in FALSE_IS_BAD and status == "False") or (kind in TRUE_IS_BAD and status == "True"):
-            return State("bad", f"{kind}: {condition.get('reason', '')}", condition.get("message", ""))
+            return ServiceState("bad", f"{kind}: {condition.get('reason', '')}", condition.get("message", ""))
     if snapshot.effective_mode != snapshot.mode:
         text = f"Stepped back to {snapshot.effective_mode}"
-        return State("warn", text, f"Granted {snapshot.mode}; more was missed than promised.")
+        return ServiceState("warn", text, f"Granted {snapshot.mode}; more was missed than promised.")
     return None
 
 
-def _limits(snapshot: Snapshot) -> State | None:
+def _limits(snapshot: Snapshot) -> ServiceState | None:
     decision = snapshot.record.decision
     if "paused" in snapshot.held_by:
-        return State("warn", "Paused", f"Held at {snapshot.desired} replicas ({snapshot.held_by}).")
+        return ServiceState("warn", "Paused", f"Held at {snapshot.desired} replicas ({snapshot.held_by}).")
     if decision.reason is Reason.MAX_REPLICAS:
-        return State("warn", "At the maximum", f"{decision.unconstrained} replicas are wanted.")
+        return ServiceState("warn", "At the maximum", f"{decision.unconstrained} replicas are wanted.")
     if decision.reason is Reason.WARMING_UP:
-        return State("info", "Warming up", "Too little history for a forecast yet.")
+        return ServiceState("info", "Warming up", "Too little history for a forecast yet.")
     return None
 
 
-def _movement(snapshot: Snapshot) -> State:
+def _movement(snapshot: Snapshot) -> ServiceState:
     wanted, ordered = snapshot.recommended, snapshot.ordered
     if snapshot.desired > ordered:
-        return State("info", f"Scaling up to {snapshot.desired}")
+        return ServiceState("info", f"Scaling up to {snapshot.desired}")
     if snapshot.desired < ordered:
-        return State("info", f"Scaling down to {snapshot.desired}")
+        return ServiceState("info", f"Scaling down to {snapshot.desired}")
     if snapshot.ready < ordered:
         n = ordered - snapshot.ready
-        return State("info", f"{n} replica{'s'[: n > 1]} starting")
+        return ServiceState("info", f"{n} replica{'s'[: n > 1]} starting")
     if wanted != ordered:
         word = "more" if wanted > ordered else "fewer"
-        return State("info", f"Would order {abs(wanted - ordered)} {word}")
+        return ServiceState("info", f"Would order {abs(wanted - ordered)} {word}")
     if snapshot.record.decision.reason is Reason.STABILIZED:
-        return State("good", "Steady, waiting to go down")
-    return State("good", "Steady")
+        return ServiceState("good", "Steady, waiting to go down")
+    return ServiceState("good", "Steady")

@@ -5,7 +5,7 @@ from harmony.journal.explaining import Difference, Explanation, explain
 from harmony.journal.exporting import export_to
 from harmony.journal.retention import Removed
 from harmony.journal.store import JournalStore
-from harmony.journal.stored import ApiKey, AuditEntry, Info, Job, StoredDecision
+from harmony.journal.stored import ApiKey, AuditEntry, Info, StoredDecision, StoredJob
 from harmony.journal.writer import JournalWriter
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Difference",
     "Explanation",
     "Info",
-    "Job",
     "JournalError",
     "JournalStore",
     "JournalUnavailable",
@@ -22,6 +21,7 @@ __all__ = [
     "JournalWriter",
     "Removed",
     "StoredDecision",
+    "StoredJob",
     "explain",
     "export_to",
 ]

@@ -21,7 +21,7 @@ from harmony.journal.inputs import decode_inputs
 from harmony.journal.migrating import check_version, migrate
 from harmony.journal.retention import Removed, remove_old
 from harmony.journal.rows import Encoded, encode, snapshot_of
-from harmony.journal.stored import ApiKey, AuditEntry, Info, Job, StoredDecision
+from harmony.journal.stored import ApiKey, AuditEntry, Info, StoredDecision, StoredJob
 from harmony.journal.tables import API_KEYS, AUDIT, DECISIONS, INPUTS, JOBS, SERVICES
 from harmony.schema.exact import dumps, loads
 from harmony.serving.snapshot import Snapshot
@@ -236,7 +236,7 @@ class JournalStore:
             return connection.execute(update(API_KEYS).where(mine).values(revoked_s=self._now)).rowcount == 1
 
     # ---- jobs -----------------------------------------------------------------------------------------------
-    def put_job(self, job: Job) -> None:
+    def put_job(self, job: StoredJob) -> None:
         """Keep a job, or its newer state; one that is done, failed or cancelled stays as it is."""
         values = {column.name: getattr(job, column.name) for column in JOBS.columns}
         for name in ("request", "progress", "result"):
@@ -249,12 +249,12 @@ class JournalStore:
                 statement.on_conflict_do_update(index_elements=["id"], set_=changed, where=still), [values]
             )
 
-    def job(self, job_id: str) -> Job | None:
+    def job(self, job_id: str) -> StoredJob | None:
         """The job of that id."""
         rows = self._all(select(JOBS).where(JOBS.c.id == job_id))
         return _job(rows[0]) if rows else None
 
-    def jobs(self, *, kind: str | None = None, limit: int = 50) -> list[Job]:
+    def jobs(self, *, kind: str | None = None, limit: int = 50) -> list[StoredJob]:
         """Newest first."""
         query = select(JOBS).order_by(JOBS.c.created_s.desc(), JOBS.c.id)
         if kind is not None:
@@ -321,8 +321,8 @@ def _page(limit: int) -> int:
     return max(1, min(limit, MOST_ROWS))
 
 
-def _job(row: Mapping[str, Any] | Row[Any]) -> Job:
+def _job(row: Mapping[str, Any] | Row[Any]) -> StoredJob:
     values: dict[str, Any] = dict(row)
     for name in ("request", "progress", "result"):
         values[name] = None if values[name] is None else loads(values[name])
-    return Job(**values)
+    return StoredJob(**values)

@@ -8,7 +8,7 @@ from typing import Any
 
 from harmony.serving.snapshot import Snapshot
 
-__all__ = ["ApiKey", "AuditEntry", "Info", "Job", "StoredDecision"]
+__all__ = ["ApiKey", "AuditEntry", "Info", "StoredDecision", "StoredJob"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class StoredJob:
     """A piece of work that outlives a request; `request`, `progress` and `result` are plain values."""
 
     id: str

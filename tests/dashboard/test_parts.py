@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harmony.dashboard import figures
-from harmony.dashboard.fleet import Asked, fleet, row_of, sparkline
+from harmony.dashboard.fleet import FleetQuery, fleet, row_of, sparkline
 from harmony.dashboard.sessions import Sessions
 from harmony.dashboard.sliders import sliders
 from harmony.dashboard.states import Ages, state_of
@@ -99,7 +99,7 @@ def test_savings_that_were_not_counted_are_absent() -> None:
 
 def test_totals_are_over_the_whole_fleet_and_pages_hold_what_was_asked() -> None:
     many = [builders.snapshot(f"many/s{i:03d}", ordered=1, ready=1) for i in range(250)]
-    shown = fleet(many, Asked.of({"q": "S1", "sort": "service", "dir": "desc", "page": "9"}), NOW)
+    shown = fleet(many, FleetQuery.of({"q": "S1", "sort": "service", "dir": "desc", "page": "9"}), NOW)
     assert (shown.total, shown.found, shown.pages, len(shown.rows)) == (250, 100, 1, 100)
     assert shown.rows[0].snapshot.service == "many/s199"
     assert shown.ready == 250

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from forecasting.errors import DataError, UsageError
-from harmony.journal import ApiKey, Job, JournalError, JournalStore, JournalUnavailable, export_to
+from harmony.journal import ApiKey, JournalError, JournalStore, JournalUnavailable, StoredJob, export_to
 from tests.journal.builders import NOON_S, fleet
 from tests.journal.equal import assert_same
 
@@ -178,7 +178,7 @@ def test_audit_keys_and_jobs(store: JournalStore) -> None:
     assert not store.revoke_key(key.id)
     assert (store.keys()[0].revoked_s or 0) > 1.7e9
 
-    job = Job("j1", "backtest", "running", 1.0, 1.0, {"days": 3}, {"done": 0})
+    job = StoredJob("j1", "backtest", "running", 1.0, 1.0, {"days": 3}, {"done": 0})
     store.put_job(job)
     store.put_job(done := replace(job, state="done", updated_s=2.0, result={"cost": 1.5}))
     assert store.job("j1") == done
