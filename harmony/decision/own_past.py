@@ -174,7 +174,7 @@ class OwnPast:
         return past._reviewed() if len(past.history) >= past.next_review else past
 
     def backfilled(
-        self, now_s: float, demand: FloatArray, capacity: float, forecast: FloatArray | None = None
+        self, now_s: float, demand: FloatArray, capacity: float | FloatArray, forecast: FloatArray | None = None
     ) -> OwnPast:
         """With the rows before the first turn, the newest at ``now_s``: the same as `seen` row by row, sooner.
 
@@ -207,6 +207,26 @@ class OwnPast:
         """With the bounds that are in force from now on."""
         least = max(1, least)
         return self if (least, most) == (self.least, self.most) else replace(self, least=least, most=most)
+
+    def leading(self, lead_steps: int) -> OwnPast:
+        """With another lead time from now on: all of the history is replayed again under it.
+
+        What was forecast in it stays as it was, for the lead of its time.
+        """
+        grid = replace(self.grid, lead_steps=lead_steps)
+        fresh = self.start(self.portfolio, grid, self.budget, cap=self.cap, bounds=(self.least, self.most))
+        rows = self.history.rows
+        return fresh.backfilled(self.newest_s, rows[:, DEMAND], rows[:, CAPACITY], rows[:, FORECAST:])
+
+    def promising(self, epsilon: float) -> OwnPast:
+        """With another promise from now on: history, tally and budget stay, and the setting is chosen again at once.
+
+        The cap of a single decision stays where it was.
+        """
+        if epsilon == self.budget.epsilon:
+            return self
+        past = replace(self, budget=replace(self.budget, epsilon=epsilon))
+        return past if past.chosen is None else past._chosen()
 
     def with_wanted(self, wanted: int) -> OwnPast:
         """With the newest count, before holding, of the setting in force."""

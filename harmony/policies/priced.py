@@ -25,6 +25,7 @@ from harmony.policies.base import Past, Setting
 __all__ = ["PricedPolicy", "Replayed"]
 
 HIGH = 0.95  # what the width of a given forecast is read off at
+LEAD_KEPT = 0.7  # a lead time that was learned anew counts when it is longer, or shorter than this part of the last
 ABSENT = (math.nan,) * 4
 NO_FORECAST_MARGIN = 1.5  # on the lead's maximum, until there is enough past to choose from
 
@@ -146,14 +147,17 @@ class PricedPolicy:
         memory: Replayed | None = observation.memory
         objective, demand = observation.objective, observation.demand
         grid = LeadGrid(observation.interval_s, _turns(observation))
-        if memory is None or memory.past.grid != grid or memory.past.budget.epsilon != objective.epsilon:
+        if memory is None or memory.past.grid.step_s != grid.step_s:
             memory = self._started(observation, grid)
-        past, recent = memory.past.within(objective.min_replicas, objective.max_replicas), memory.recent
+        elif not LEAD_KEPT * memory.past.grid.lead_steps <= grid.lead_steps <= memory.past.grid.lead_steps:
+            memory = memory._replace(past=memory.past.leading(grid.lead_steps))
+        past = memory.past.within(objective.min_replicas, objective.max_replicas).promising(objective.epsilon)
+        recent = memory.recent
         capacity = observation.capacity.median
         if demand == demand:
             missed = demand / capacity - observation.ready > ROUND
             past = past.with_outcome(observation.now_s, bool(missed), memory.stated)
-            recent = (*recent, demand)[-(grid.lead_steps + 1) :]
+            recent = (*recent, demand)[-(past.grid.lead_steps + 1) :]
         given = ABSENT
         if self.forecaster and paths is not None:
             given = _summary(paths)

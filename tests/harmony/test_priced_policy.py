@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from forecasting.panel import Indicator, Panel
 from harmony.model.decision import Decision, Reason
+from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Behavior, Objective
 from harmony.policies.priced import PricedPolicy
 from harmony.policies.registry import create_policy, policy_names
@@ -157,10 +158,32 @@ def test_a_history_from_elsewhere_is_chosen_from_at_the_first_turn() -> None:
     assert decision.reason is not Reason.WARMING_UP
 
 
-def test_another_promise_begins_another_past() -> None:
-    decisions = live(OWN, rhythm(300))
-    seen = observation(now_s=300 * 60.0, memory=decisions[-1].memory, objective=Objective(epsilon=0.05))
-    assert OWN.decide(seen).memory.past.budget.epsilon == 0.05
+@pytest.mark.parametrize(("epsilon", "sign"), [(0.001, 1), (0.1, -1)])
+def test_a_promise_that_is_changed_takes_effect_at_once_on_the_same_past(epsilon: float, sign: int) -> None:
+    decisions = live(OWN, rhythm(500))
+    past = decisions[-1].memory.past
+    seen = observation(
+        now_s=500 * 60.0, demand=2500.0, memory=decisions[-1].memory, objective=Objective(epsilon=epsilon)
+    )
+    after = OWN.decide(seen).memory.past
+    assert after.budget.epsilon == epsilon
+    assert len(after.history) == 501
+    before_cost, cost = past.tally.cost[past.chosen], after.tally.cost[after.chosen]
+    assert sign * (cost - before_cost) >= 0
+
+
+@pytest.mark.parametrize(("lead_s", "steps"), [(600.0, 10), (240.0, 5), (60.0, 1)])
+def test_a_lead_time_that_is_learned_anew_keeps_the_past(lead_s: float, steps: int) -> None:
+    """Longer ones count at once, a little shorter ones not: five minutes before, in turns of one."""
+    decisions = live(OWN, rhythm(500))
+    seen = observation(
+        now_s=500 * 60.0, demand=2500.0, memory=decisions[-1].memory, lead_time=LeadTime.known(lead_s)
+    )  # fmt: skip
+    past = OWN.decide(seen).memory.past
+    assert past.grid.lead_steps == steps
+    assert len(past.history) == 501
+    assert past.setting is not None
+    assert past.budget.counted.steps == 501
 
 
 @settings(max_examples=200, deadline=None)
