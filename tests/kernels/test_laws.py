@@ -20,7 +20,7 @@ def test_every_method_that_is_a_function_has_a_case() -> None:
 
 
 @every_case
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
 @given(
     seed=st.integers(0, 10_000),
     lengths=st.tuples(LENGTHS, LENGTHS),

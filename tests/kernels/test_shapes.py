@@ -34,7 +34,7 @@ _LENGTHS = st.sampled_from([1, 2, 63, 64, 65, 127, 128, 129, 193, 257])
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=f"{n}-{c}") for n, c in enumerate(_WIDE)])
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
 @given(
     seed=st.integers(0, 10_000),
     lengths=st.tuples(_LENGTHS, _LENGTHS),

@@ -17,7 +17,9 @@ from forecasting.errors import DataError
 from forecasting.panel import Indicator, Panel
 from simulator.traces import list_traces, load_trace, table, write_trace
 
-AGAIN = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+AGAIN = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=60
+)
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z")), min_size=1, max_size=12).filter(
     lambda n: n != "timestamp" and not n.startswith(("#", "\ufeff")) and n == n.strip()
 )

@@ -237,7 +237,6 @@ def test_killed_between_deciding_and_writing(fake_api: FakeApiServer, tmp_path: 
                         and world.status().get("desiredReplicas") == n
                     ),
                     "the status is right",
-                    60.0,
                 )
                 done = [c for c in fake_api.calls_by("controller") if SCALE_WRITES(c) and c.code == 200]
                 assert len(done) == 1, f"killed {moment} s after it was sent: ordered {len(done)} times"
