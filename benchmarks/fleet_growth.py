@@ -34,6 +34,7 @@ import numpy as np
 
 from controller.kube.client import Kube
 from controller.process.clock import LiveClock
+from controller.process.malloc import settle
 from controller.process.settings import ControllerSettings, PrometheusSettings
 from controller.prometheus.families import OWNER
 from controller.resource.presets import PRESETS
@@ -366,6 +367,7 @@ def world_of(
 def run_part(pipe: Connection, part: tuple[int, str, bool, int], options: Json) -> None:
     """One measurement in a fresh process, so that memory is its own."""
     model = Forecaster.load("base")
+    settle()
     base = memory()[0]
     pipe.send((base, world_of(*part, model, **options)))
 

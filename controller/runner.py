@@ -25,6 +25,7 @@ from controller.observing.targets import Targets
 from controller.outputs.actuation import Actuator
 from controller.process.clock import LiveClock
 from controller.process.http import Check, Listener, serve_health, serve_metrics
+from controller.process.malloc import settle
 from controller.process.settings import ControllerSettings
 from controller.prometheus.errors import PrometheusError
 from controller.prometheus.sources import Sources
@@ -60,6 +61,7 @@ async def run_controller(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, controller.stop)
+    settle()
     await controller.run()
 
 

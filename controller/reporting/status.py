@@ -19,16 +19,21 @@ from harmony.model.record import Record
 from harmony.serving.words import Said, in_words
 
 __all__ = [
+    "IDLE_CONDITIONS",
     "LEARNED_EVERY_S",
+    "LEARNED_PER_S",
     "annotations_of",
     "conditions_of",
     "differs",
+    "is_idle",
     "rejected_status",
     "status_of",
 ]
 
 Json = dict[str, Any]
 LEARNED_EVERY_S = 300.0  # what was learned is written with any other change, and else this often
+LEARNED_PER_S = 2.0  # but of so many services a second at most
+RISK_FACTOR = 4.0  # a stated risk that differs less from the one that was written is no news
 LIMITS = {
     Reason.MIN_REPLICAS: "TooFewReplicas",
     Reason.MAX_REPLICAS: "TooManyReplicas",
@@ -314,26 +319,49 @@ _MEANING = (
 )
 
 
+# What is decided while nobody acts on it: no news as long as that lasts.
+_IDLE_FIGURES = ("recommendedReplicas",)
+IDLE_CONDITIONS = ("ScalingLimited", "ForecastCalibrated", "Fallback")
+
+
 def differs(old: Json, new: Json) -> bool:
-    """Whether a person would read something else: figures that only drift are no reason to write."""
-    if any(old.get(name) != new.get(name) for name in _MEANING):
+    """Whether a person would read something else: figures that only drift are no reason to write.
+
+    Nor are decisions on an object that is paused: they are written with the next thing that is news.
+    """
+    idle = is_idle(old) and is_idle(new)
+    if any(old.get(name) != new.get(name) for name in _MEANING if not (idle and name in _IDLE_FIGURES)):
         return True
+    if _meaning(old.get("conditions"), idle) != _meaning(new.get("conditions"), idle):
+        return True
+    if idle:
+        return False
     last, next_ = old.get("lastScaleDecision") or {}, new.get("lastScaleDecision") or {}
     if (last.get("reason"), last.get("boundBy")) != (next_.get("reason"), next_.get("boundBy")):
         return True
-    if _risk_level(old) != _risk_level(new):
-        return True
-    return _meaning(old.get("conditions")) != _meaning(new.get("conditions"))
+    return _risk_moved(old, new)
 
 
-def _risk_level(status: Json) -> int | None:
-    """The stated probability in powers of four: small drifts are no news, a doubling or two is."""
-    risk = status.get("violationProbability")
-    return None if risk is None else round(math.log(max(risk, 1e-4), 4))
+def is_idle(status: Json) -> bool:
+    """Whether it says that its user has stopped it."""
+    return any(c.get("reason") == "ScalingDisabled" for c in status.get("conditions") or ())
 
 
-def _meaning(conditions: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401  (JSON from the API server)
-    return sorted((c.get("type"), c.get("status"), c.get("reason")) for c in conditions or ())
+def _risk_moved(old: Json, new: Json) -> bool:
+    """Whether the stated risk is another than the one that was written: by a factor, near the objective or above."""
+    before, now = old.get("violationProbability"), new.get("violationProbability")
+    if before is None or now is None:
+        return (before is None) != (now is None)
+    least = max(1e-4, float((new.get("risk") or {}).get("promised") or 0.0) / RISK_FACTOR)
+    return abs(math.log(max(now, least) / max(before, least))) >= math.log(RISK_FACTOR) - 1e-9
+
+
+def _meaning(conditions: Any, idle: bool) -> list[tuple[Any, ...]]:  # noqa: ANN401  (JSON from the API server)
+    return sorted(
+        (c.get("type"), c.get("status"), c.get("reason"))
+        for c in conditions or ()
+        if not (idle and c.get("type") in IDLE_CONDITIONS)
+    )
 
 
 def annotations_of(service: Service, status: Json, learned: Json | None) -> dict[str, str]:

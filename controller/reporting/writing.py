@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import zlib
@@ -16,9 +17,12 @@ from controller.kube.events import Events
 from controller.kube.resources import AUTOSCALERS, HPAS, SCALED_OBJECTS
 from controller.outputs.base import Acted
 from controller.reporting.status import (
+    IDLE_CONDITIONS,
     LEARNED_EVERY_S,
+    LEARNED_PER_S,
     annotations_of,
     differs,
+    is_idle,
     rejected_status,
     status_of,
 )
@@ -32,6 +36,7 @@ __all__ = ["Reporter"]
 
 Json = dict[str, Any]
 MOST_UNTOLD = 8
+SAVED_AT_ONCE = 32
 log = logging.getLogger(__name__)
 
 
@@ -47,14 +52,15 @@ class Reporter:
         self._may_act = may_act
         self._dry_run = dry_run
         self._written: dict[ServiceKey, Json] = {}
-        self._learned_at: dict[ServiceKey, float] = {}
+        self._learned_at: dict[ServiceKey, float] = {}  # when what was learned was last written, or seen to be the same
+        self._learned: dict[ServiceKey, int] = {}  # what of it was written
         self._untold: dict[ServiceKey, deque[tuple[EventReason, str]]] = {}
         self._refused: dict[ServiceKey, str] = {}  # what was last told to be wrong with an object
         self.current: dict[ServiceKey, Json] = {}  # in a dry run: what would stand in each status
 
     def forget(self, key: ServiceKey) -> None:
         """An object is gone."""
-        for known in (self._written, self._learned_at, self._untold, self._refused, self.current):
+        for known in (self._written, self._learned_at, self._learned, self._untold, self._refused, self.current):
             known.pop(key, None)
 
     def _old(self, key: ServiceKey) -> Json:
@@ -89,26 +95,40 @@ class Reporter:
         else:
             status = _refused(status, old, rejected, now_s)
         self._show(key, status)
-        learned_due = key not in self._learned_at or now_s >= self._learned_at[key] + LEARNED_EVERY_S
         if self._dry_run or not self._may_act():
             return
         news = rejected is not None and self._refuse(key, rejected, old)
         self._tell(service, acted, old, status)
-        if not (differs(old, status) or learned_due or news):
+        news = news or differs(old, status)
+        learned_due = not service.is_idle and self._is_due(key, now_s)
+        if not (news or learned_due):
             return
         learned = service.to_json()
+        mark = hash(json.dumps(learned))
+        if not news and self._learned.get(key) == mark:
+            self._learned_at[key] = now_s
+            return
         try:
             if key.kind == KIND:
                 await self._write_status(key, old, {**status, "learned": learned})
             else:
-                notes = annotations_of(service, status, learned if learned_due else None)
+                notes = annotations_of(service, status, learned if learned_due or key not in self._learned else None)
                 await self._annotate(key, notes if rejected is None else notes | _refusal_note(rejected))
         except NotFound:
             return  # deleted a moment ago; the watch will say so
         self._written[key] = without_figures(status)
-        # The first time some of it counts as past: a fleet that began together must not write together for ever.
-        early_s = 0.0 if key in self._learned_at else zlib.crc32(str(key).encode()) % LEARNED_EVERY_S
-        self._learned_at[key] = now_s - early_s
+        self._learned_at[key], self._learned[key] = now_s, mark
+
+    def _is_due(self, key: ServiceKey, now_s: float) -> bool:
+        """Whether what was learned is to be written though nothing else has changed.
+
+        Everybody has moments of their own, however they began: a fleet must not write together. The more there are,
+        the rarer they are, so that a fleet's writes a second stay what they are.
+        """
+        every_s = max(LEARNED_EVERY_S, len(self._fleet.services) / LEARNED_PER_S)
+        own_s = zlib.crc32(str(key).encode()) % every_s
+        last_s = self._learned_at.setdefault(key, now_s)
+        return bool((now_s - own_s) // every_s > (last_s - own_s) // every_s)
 
     async def reject(self, key: ServiceKey, rejected: Rejected, now_s: float) -> None:
         """Say on the object itself why it is not served as it is written. Raises `KubeError`.
@@ -154,16 +174,25 @@ class Reporter:
 
     async def save_all(self) -> int:
         """Write what was learned of every service, before this process ends; returns how many writes failed."""
-        failed = 0
-        for key, service in self._fleet.services.items():
-            if key.kind != KIND or self._dry_run or key not in self._written or not self._may_act():
-                continue
-            try:
-                body = {"status": {"learned": service.to_json()}}
-                await self._kube.patch(AUTOSCALERS, key.namespace, key.name, body, subresource="status")
-            except KubeError:
-                failed += 1
-        return failed
+        kept = [
+            (key, service)
+            for key, service in self._fleet.services.items()
+            if key.kind == KIND and not self._dry_run and key in self._written
+        ]
+        at_once = asyncio.Semaphore(SAVED_AT_ONCE)
+
+        async def save(key: ServiceKey, service: Service) -> bool:
+            async with at_once:
+                if not self._may_act():
+                    return True
+                try:
+                    body = {"status": {"learned": service.to_json()}}
+                    await self._kube.patch(AUTOSCALERS, key.namespace, key.name, body, subresource="status")
+                except KubeError:
+                    return False
+                return True
+
+        return (await asyncio.gather(*(save(*one) for one in kept))).count(False)
 
     # ---- events ---------------------------------------------------------------------------------------------
     def _tell(self, service: Service, acted: Acted, old: Json, new: Json) -> None:
@@ -173,7 +202,10 @@ class Reporter:
         if acted.event is not None:
             news.append(acted.event)
         before = {c.get("type"): c for c in old.get("conditions") or ()}
+        quiet = IDLE_CONDITIONS if is_idle(old) and is_idle(new) else ()
         for condition in new["conditions"]:
+            if condition["type"] in quiet:
+                continue
             was, reason = before.get(condition["type"]), _turn(condition)
             if reason is not None and (reason in WORTH_AT_FIRST if was is None else reason is not _turn(was)):
                 news.append((reason, condition["message"]))

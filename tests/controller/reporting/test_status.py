@@ -203,6 +203,35 @@ def test_drift_is_no_news_and_meaning_is() -> None:
     assert differs(old, old | {"violationProbability": 0.9})
 
 
+def test_a_risk_is_compared_with_the_one_that_was_written() -> None:
+    def status(risk: float | None) -> dict:
+        return {"risk": {"promised": 0.01}} | ({} if risk is None else {"violationProbability": risk})
+
+    written = status(0.01)
+    assert not any(differs(written, status(risk)) for risk in (0.0099, 0.0101, 0.003, 0.039))
+    assert all(differs(written, status(risk)) for risk in (0.04, 0.0025, 0.0, None))
+    assert not differs(status(0.0), status(0.0024)), "far below the objective, one path more or less is no news"
+    assert not differs(status(0.0001), status(0.0))
+
+
+def test_what_is_decided_while_nobody_acts_is_no_news() -> None:
+    def turned(of: Service, now_s: float, demand: float, old: dict) -> dict:
+        turn(of, now_s, demand, 8)
+        return status_of(of, acted(of), old, now_s)
+
+    of = service(paused=True)
+    old = turned(of, T0, 200.0, {})
+    new = turned(of, T0 + 30, 320.0, old)
+    assert new["recommendedReplicas"] != old["recommendedReplicas"]
+    assert not differs(old, new)
+    assert differs(old, new | {"readyReplicas": 3})
+    awake = service()
+    before = turned(awake, T0, 200.0, {})
+    after = turned(awake, T0 + 30, 320.0, before)
+    assert differs(before, after), "whoever is not paused is told"
+    assert differs(before, new), "and so is the pause itself"
+
+
 def test_the_time_of_the_last_order_stays() -> None:
     of = service()
     turn(of, T0, 200.0, 4)

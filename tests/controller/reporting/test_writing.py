@@ -17,6 +17,7 @@ from controller.prometheus.sources import Sources
 from controller.reporting.writing import Reporter
 from controller.resource.crd import crd_manifest
 from controller.resource.group import Annotation
+from controller.resource.settings import ServiceKey
 from tests.controller.e2e.world import GROUP, NAMESPACE, autoscaler
 from tests.kube.server import FakeApiServer
 
@@ -142,5 +143,55 @@ def test_what_is_wrong_with_annotations_stands_in_the_annotations(fake_api: Fake
             assert said in stands["message"]
         assert desk.writes() == 2
         assert len(await desk.notes()) == 2
+
+    at_a_desk(fake_api, tmp_path, work)
+
+
+def test_what_was_learned_is_saved_at_moments_of_ones_own(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    """However a fleet began, and while nothing changes: spread, seldom where there are many, never while paused."""
+
+    async def work(desk: Desk) -> None:
+        items = CHAT_PATH.removesuffix("/chat")
+        for i in range(40):
+            one = autoscaler(prometheus=GOOD, paused=i >= 30)
+            fake_api.must("POST", items, one | {"metadata": one["metadata"] | {"name": f"chat-{i}"}})
+        await desk.until(lambda: len(desk.fleet.services) == 40)
+        await desk.round()
+        assert desk.writes() == 40, "new objects get their first status at once"
+        told, written = [], desk.writes()
+        for _ in range(10):  # 300 s
+            for service in desk.fleet.services.values():
+                service.finished_starts += 1
+            await desk.round()
+            told.append(desk.writes() - written)
+            written = desk.writes()
+        assert sum(told) == 30, "everybody once, but for those that are paused"
+        assert max(told) <= 10, "and never many at once"
+        for _ in range(10):  # what came after everybody's moment is saved at the next
+            await desk.round()
+        written = desk.writes()
+        for _ in range(10):
+            await desk.round()
+        assert desk.writes() == written, "what is as it was is not written again"
+        assert await desk.reporter.save_all() == 0
+        assert desk.writes() == written + 40, "at the end everybody's, paused or not"
+
+    at_a_desk(fake_api, tmp_path, work)
+
+
+def test_many_are_saved_seldom(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    async def work(desk: Desk) -> None:
+        fake_api.must("POST", CHAT_PATH.removesuffix("/chat"), autoscaler(prometheus=GOOD))
+        await desk.until(lambda: bool(desk.fleet.services))
+        (one,) = desk.fleet.services.values()
+        await desk.round()
+        for i in range(5_999):  # stand-ins for the count of a large fleet: 3,000 s until everybody's turn
+            desk.fleet.services[ServiceKey("GPUAutoscaler", "serving", f"more-{i}")] = one
+        first = desk.writes()
+        for _ in range(100):
+            desk.now_s += 30
+            one.finished_starts += 1
+            await desk.reporter.report(one, Acted(0), desk.now_s)
+        assert desk.writes() == first + 1
 
     at_a_desk(fake_api, tmp_path, work)
