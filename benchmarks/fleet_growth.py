@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+import controller.kube.events
 import controller.prometheus.feed
 from controller.kube.client import Kube
 from controller.process.clock import LiveClock
@@ -266,12 +267,15 @@ async def measure(
         )
         left, tried = ticks, 0
         while left:
-            past = until_read and any(s.feed._past is not None for s in made.fleet.services.values())
+            past = until_read and any(
+                s.feed.reads_past and s.feed._past is not None for s in made.fleet.services.values()
+            )
             steady = tried > 0 and not (past and tried < MOST_TICKS)
             before, asked, cpu = Counter(kube.calls), made.sources.requests, time.process_time()
             profiler = cProfile.Profile() if profile and left == 1 else None
             wall = time.monotonic()
             report = await _tick(made.tick.run, profiler)
+            await made.events._queue.join()
             wall = time.monotonic() - wall
             calls = Counter(kube.calls) - before
             rows.append(
@@ -369,6 +373,7 @@ def run_part(pipe: Connection, part: tuple[int, str, bool, int], options: Json) 
     """One measurement in a fresh process, so that memory is its own."""
     model = Forecaster.load("base")
     controller.prometheus.feed.PAST_BUDGET_S = math.inf  # all of the past in the first tick: only the sum is told
+    controller.kube.events._PER_S = 1e9  # and told at once
     settle()
     base = memory()[0]
     pipe.send((base, world_of(*part, model, **options)))
@@ -465,11 +470,11 @@ def report(chosen: argparse.Namespace) -> str:
         "## How it grows",
         "\n".join(growth(found)),
         "## The beginning",
-        f"Lists, watches, the first lookback and {KEPT_S / 3600:g} h of demand (all that the stand-in has; read here at "
-        f"once, in service within 5 s of each tick): {past}. "
+        f"Lists, watches, the first lookback and {KEPT_S / 3600:g} h of demand (all that the stand-in has; read here "
+        f"at once, in service within 5 s of each tick): {past}. "
         f"The first tick asks {found[-1]['first_queries']:,} queries at {found[-1]['services']:,} services.",
         f"## {quiet['services']:,} paused services",
-        "Mode Observe, paused; still watched, read and decided.",
+        "Mode Observe, paused; still watched, read and decided. Means of ticks after the first.",
         table([quiet]),
         "## The journal",
         f"One decision is {kept['line']:,.0f} bytes as a line of JSON and {kept['row']:,.0f} bytes in the database "
