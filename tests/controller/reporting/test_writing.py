@@ -18,6 +18,7 @@ from controller.reporting.writing import Reporter
 from controller.resource.crd import crd_manifest
 from controller.resource.group import Annotation
 from controller.resource.settings import ServiceKey
+from controller.service import Service
 from tests.controller.e2e.world import GROUP, NAMESPACE, autoscaler
 from tests.kube.server import FakeApiServer
 
@@ -65,6 +66,12 @@ class Desk:
         await self.events.start()
         found = self.api.must("GET", f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events")["items"]
         return [e["note"] for e in found if e["reason"] == "InvalidSpec"]
+
+
+def learn(service: Service) -> None:
+    """Something that only what is learned knows of."""
+    managed = service._managed
+    managed._state = managed.state._replace(finished_starts=managed.state.finished_starts + 1)
 
 
 def at_a_desk(api: FakeApiServer, folder: Path, work: Callable[[Desk], Awaitable[None]]) -> None:
@@ -161,7 +168,7 @@ def test_what_was_learned_is_saved_at_moments_of_ones_own(fake_api: FakeApiServe
         told, written = [], desk.writes()
         for _ in range(10):  # 300 s
             for service in desk.fleet.services.values():
-                service.finished_starts += 1
+                learn(service)
             await desk.round()
             told.append(desk.writes() - written)
             written = desk.writes()
@@ -190,7 +197,7 @@ def test_many_are_saved_seldom(fake_api: FakeApiServer, tmp_path: Path) -> None:
         first = desk.writes()
         for _ in range(100):
             desk.now_s += 30
-            one.finished_starts += 1
+            learn(one)
             await desk.reporter.report(one, Acted(0), desk.now_s)
         assert desk.writes() == first + 1
 
