@@ -238,7 +238,7 @@ async def _service(service: Service, targets: Targets, clock: LiveClock) -> list
     if view.problem:
         out.append(Finding(about, "failed", view.problem, "check spec.scaleTargetRef"))
     else:
-        text = f"{settings.target.kind} {settings.target.name}: {view.ordered} ordered, {view.ready} ready"
+        text = f"{settings.target.kind} {settings.target.name}: {view.ordered} current, {view.ready} ready"
         out.append(Finding(about, "ok", text))
     contested = bool(service.rival) and settings.writes_count
     if contested and not settings.mode.acts:

@@ -224,7 +224,7 @@ class Service:
         self._turn = self._turn._replace(observation=replace(self._turn.observation, forecast=None))
 
     def conclude(self, applied: int) -> Record:
-        """End the turn with what was ordered."""
+        """End the turn with what was done."""
         turn, self._turn = self._turn, None
         assert turn is not None
         self._record = self._managed.conclude(turn, applied)
@@ -298,7 +298,7 @@ class Service:
 
     @property
     def regret(self) -> Regret:
-        """What the shadow would have saved and missed."""
+        """What the shadow would have saved and violated."""
         return self._managed.state.regret
 
     @property

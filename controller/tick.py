@@ -1,6 +1,6 @@
 """THE TICK: read -> forecast -> decide -> act -> status, for all services at once, none in another's way.
 
-Level-triggered: everything is read fresh, so that a missed event, a crash between deciding and writing, or a hand
+Level-triggered: everything is read fresh, so that a lost event, a crash between deciding and writing, or a hand
 that changed something cannot put it wrong for longer than one tick.
 """
 

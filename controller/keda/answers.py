@@ -16,7 +16,7 @@ from harmony.model.authority import Mode
 __all__ = ["DEFAULT_MAX_AGE_S", "METRIC", "TARGET", "Answers", "Asker", "Refusal", "names_of"]
 
 METRIC = "harmony-replicas"
-TARGET = 1  # replicas per replica: an HPA that averages our figure over its target orders just that many
+TARGET = 1  # replicas per replica: an HPA that averages our figure over its target asks for just that many
 DEFAULT_MAX_AGE_S = 180.0
 AUTHORITY = tuple(mode for mode in Mode if mode.acts)
 

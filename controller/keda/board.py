@@ -19,7 +19,7 @@ class Posting:
     """What one tick decided for one service.
 
     Attributes:
-        desired_replicas: the count to be ordered; None when nothing could be decided.
+        desired_replicas: the count to be set; None when nothing could be decided.
         reason: why, or why not, in a word or a sentence for people.
         at_s: when it was decided, seconds since the Unix epoch.
         mode: the mode in effect (`harmony.model.authority.Mode`).

@@ -68,7 +68,7 @@ class Actuator:
             output.survey(standings, neighbours)
 
     async def act(self, order: Order) -> Acted:
-        """Do what is ordered; trouble with the cluster comes back as `Acted.error`, and is not raised.
+        """Do what ``order`` says; trouble with the cluster comes back as `Acted.error`, and is not raised.
 
         What fails ends the acting of this turn: what was done before stands, what comes after waits for the next one.
         """

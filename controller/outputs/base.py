@@ -89,7 +89,7 @@ class Order(Standing):
         demand: newest reading; NaN when it is absent.
         capacity: what one replica is known to carry.
         forecast: the sample paths; None without a forecast, and where no output reads them.
-        realized: share of the steps so far that were missed; NaN before any was judged.
+        realized: share of the steps so far that were violated; NaN before any was judged.
     """
 
     now_s: float
@@ -201,7 +201,7 @@ class Output(Protocol):
         """Whether this service is for this output: by its mode, actuation or a field of its own."""
 
     async def apply(self, order: Order, acted: Acted) -> Acted:
-        """Do what is ordered; returns what came of it on top of ``acted``, which came of the outputs before.
+        """Do what ``order`` says; returns what came of it on top of ``acted``, which came of the outputs before.
 
         Must do nothing where the cluster already stands so. Raises `KubeError`, `ReplicasMovedError`,
         `LeadershipLostError`; then the outputs after it wait for the next turn.

@@ -27,7 +27,7 @@ class Scale(Output):
         return standing.settings.actuation == "Scale" and standing.mode.moves_count
 
     async def apply(self, order: Order, acted: Acted) -> Acted:
-        """Order the count, unless it stands already or has another writer."""
+        """Set the count, unless it stands already or has another writer."""
         settings, view = order.settings, order.view
         if order.desired == view.ordered:
             return acted
@@ -38,7 +38,7 @@ class Scale(Output):
 
 
 async def write_scale(kube: Fenced, namespace: str, target: TargetRef, replicas: int, seen: TargetView) -> int:
-    """Order ``replicas`` if the count is still what was seen; returns the count that was accepted.
+    """Set ``replicas`` if the count is still what was seen; returns the count that was accepted.
 
     A conflict because something else of the object changed is retried on the fresh version; a changed count is
     not overwritten. Raises `ReplicasMovedError`, `LeadershipLostError`, or `KubeError` when the API server refuses or
@@ -73,7 +73,7 @@ def _why(order: Order) -> str:
     text = f"{order.view.ordered} -> {order.desired} replicas, reason {decision.reason}"
     risk = decision.violation_probability
     if risk == risk:
-        text += f", stated probability of a miss {risk:.2g} (promised {order.settings.objective.epsilon:g})"
+        text += f", stated risk {risk:.2g} (objective {order.settings.objective.epsilon:g})"
     return text + (f", held by {order.held_by}" if order.held_by else "")
 
 

@@ -139,7 +139,7 @@ class ActingSettings:
     dry_run: Annotated[
         bool,
         Setting(
-            "Decide and log what would be ordered; write nothing to the cluster.",
+            "Decide and log which count would be set; write nothing to the cluster.",
             value=Value(
                 "controller.dryRun",
                 "Decide and report, write nothing to the cluster. The write verbs are then left out of RBAC as well.",

@@ -74,7 +74,7 @@ def _able(service: Service, acted: Acted) -> Condition:
         waiting = len(view.starts.pending_s)
         return Condition("AbleToScale", "True", "PodsNotReady", f"{waiting} pods wait: {stuck}")
     if acted.changed:
-        return Condition("AbleToScale", "True", "SucceededRescale", "the last order was accepted")
+        return Condition("AbleToScale", "True", "SucceededRescale", "the last change of the count was accepted")
     return Condition("AbleToScale", "True", "ReadyForNewScale", "the target can be scaled")
 
 
@@ -102,7 +102,9 @@ def _active(service: Service) -> Condition:
     if service.record.decision.reason in ABSENT:
         return Condition("ScalingActive", "False", "MetricsAbsent", "demand or forecast are absent: the count is held")
     if service.mode != service.settings.mode:
-        message = f"mode {service.settings.mode} was granted; {service.mode} is in force: more was missed than promised"
+        message = (
+            f"mode {service.settings.mode} was granted, {service.mode} is in force: realised risk exceeds the objective"
+        )
         return Condition("ScalingActive", "True", "AuthorityReduced", message)
     return Condition("ScalingActive", "True", "ValidMetricFound", f"mode {service.mode}")
 

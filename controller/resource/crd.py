@@ -47,7 +47,7 @@ def crd_manifest() -> dict[str, Any]:
 def _schema() -> dict[str, Any]:
     return {
         "type": "object",
-        "description": "Scales a GPU service so that a stated probability of a miss is kept at the least cost.",
+        "description": "Scales a GPU service so that its objective is kept, with a stated risk, at the least cost.",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string", "description": "Version of this representation of the object."},
@@ -73,8 +73,8 @@ def _columns() -> list[dict[str, Any]]:
         column("Min", "integer", ".spec.minReplicas", "Fewest replicas."),
         column("Max", "integer", ".spec.maxReplicas", "Most replicas."),
         column("Current", "integer", ".status.currentReplicas", "Replicas there are."),
-        column("Recommended", "integer", ".status.recommendedReplicas", "Replicas that full authority would order."),
-        column("PMiss", "number", ".status.violationProbability", "Stated probability of a miss."),
+        column("Recommended", "integer", ".status.recommendedReplicas", "Replicas that full authority would set."),
+        column("PMiss", "number", ".status.violationProbability", "Stated probability of a violation."),
         column("Reason", "string", decided, "Why the last decision was made.", 1),
         column("Ready", "string", ready, "Whether the service is under control."),
         column("Age", "date", ".metadata.creationTimestamp", "How long it has existed."),

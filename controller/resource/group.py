@@ -93,8 +93,8 @@ ANNOTATION_MEANINGS: dict[str, tuple[str, str]] = {
     Annotation.GPUS_PER_REPLICA: (OPT_IN, "as spec.cost.gpusPerReplica"),
     Annotation.PRICE_PER_GPU_HOUR: (OPT_IN, "as spec.cost.pricePerGPUHour"),
     Annotation.PROMETHEUS_URL: (OPT_IN, "as spec.prometheus.url"),
-    Annotation.RECOMMENDED_REPLICAS: (OURS, "replicas that full authority would order"),
-    Annotation.STATUS: (OURS, "short JSON: mode, reason, stated probability of a miss"),
+    Annotation.RECOMMENDED_REPLICAS: (OURS, "replicas that full authority would set"),
+    Annotation.STATUS: (OURS, "short JSON: mode, reason, stated probability of a violation"),
     Annotation.LEARNED: (OURS, "JSON: what was learned; it is read back after a restart"),
     Annotation.ORIGINAL_MIN_REPLICAS: (OURS, "in mode Floor: the minimum its user had set, put back on detach"),
 }

@@ -106,7 +106,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "objective",
         "has(self.perReplica) || has(self.bound)",
-        "nothing is promised; give perReplica (what one ready replica carries) or bound (a service level), or both",
+        "no objective; give perReplica (what one ready replica carries) or bound (a service level), or both",
         _has_capacity,
     ),
     Rule(

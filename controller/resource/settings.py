@@ -59,8 +59,8 @@ class ServiceSettings:
         actuation: how the count reaches the target, one of `controller.resource.outputs.ACTUATIONS`.
         queries: the indicators, the demand first.
         prometheus_url: base URL; empty for the controller's own.
-        objective: promise, prices, bounds, behavior, schedules, fallback.
-        capacity: known, or what learning starts from when a service level is promised.
+        objective: epsilon, prices, bounds, behavior, schedules, fallback.
+        capacity: known, or what learning starts from when a service level is bounded.
         lead_time: known, or what learning starts from.
         gpu_type, currency: names for reports; `gpu_type` may be empty.
         step_s: grid of the history, seconds.

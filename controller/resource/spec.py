@@ -123,12 +123,14 @@ class BoundSpec(ApiModel):
 
     indicator: IndicatorName = Field(description="Name of the indicator that is bounded, such as ttft_p95.")
     at_most: float = Field(
-        ge=-1e15, le=1e15, description="Highest value that keeps the promise, in the indicator's unit, such as 0.5."
+        ge=-1e15,
+        le=1e15,
+        description="Highest value that keeps the service level, in the indicator's unit, such as 0.5.",
     )
 
 
 class ObjectiveSpec(ApiModel):
-    """What is promised: a capacity rule (perReplica), a service level (bound), or both."""
+    """The objective: a capacity rule (perReplica), a service level (bound), or both."""
 
     demand: IndicatorName | None = Field(
         default=None,
@@ -148,17 +150,17 @@ class ObjectiveSpec(ApiModel):
         default=0.01,
         gt=0,
         le=0.5,
-        description="A tolerated violation probability, such as 0.01 (default: the promise is kept 99 % of the time).",
+        description="A tolerated violation probability, such as 0.01 (default: 0.01, at most 1 % of the time).",
     )
     measure: Literal["Time", "Window"] = Field(
         default="Time",
-        description="What epsilon counts: Time is the share of time missed (what reports count, hence the default), "
-        "Window the probability of any miss within one lead time (stricter).",
+        description="What epsilon counts: Time is the share of time violated (what reports count, hence the default), "
+        "Window the probability of any violation within one lead time (stricter).",
     )
 
 
 class CostSpec(ApiModel):
-    """What replicas and misses cost; the cheapest count whose risk is acceptable is chosen."""
+    """What replicas and violations cost; the cheapest count whose risk is acceptable is chosen."""
 
     price_per_gpu_hour: Money = Field(
         default=1.0,
@@ -318,7 +320,7 @@ class CapacityBufferSpec(ApiModel):
 
 
 class AutoscalerSpec(ApiModel):
-    """What to scale, between which bounds, and what is promised."""
+    """What to scale, between which bounds, and the objective."""
 
     scale_target_ref: ScaleTargetRef = Field(description="What is scaled; cannot be changed later.")
     mode: Literal["Observe", "Recommend", "Floor", "UpOnly", "Full"] = Field(
@@ -352,7 +354,7 @@ class AutoscalerSpec(ApiModel):
         json_schema_extra=map_by("name"),
         description="Own indicators; they come before those of the preset and win where names are equal.",
     )
-    objective: ObjectiveSpec = Field(description="What is promised.")
+    objective: ObjectiveSpec = Field(description="The objective.")
     cost: CostSpec = Field(
         default_factory=CostSpec,
         json_schema_extra=whole_default(),

@@ -57,7 +57,7 @@ CONDITIONS: dict[str, str] = {
     "ScalingActive": "decisions are made from present demand; False while paused or without data",
     "ScalingLimited": "the replica count wanted was cut by a bound, a rate limit or a stabilisation window",
     "Ready": "the spec is understood and the service is under control",
-    "ForecastCalibrated": "the forecast's 80 % interval holds about that share of demand; only misses cost authority",
+    "ForecastCalibrated": "the forecast's 80 % interval holds that share of demand; only violations cost authority",
     "MetricsAvailable": "demand has a reading young enough to count; the message names indicators without one",
     "Fallback": "demand stayed away for failureThreshold turns and spec.fallback decides",
     "Paused": "spec.paused or an annotation holds the count",
@@ -112,11 +112,11 @@ class CapacityStatus(StatusModel):
 
 
 class RiskStatus(StatusModel):
-    """Whether the promise is kept."""
+    """Whether the objective is kept."""
 
     promised: Number = Field(default=None, description="Tolerated violation probability (epsilon).")
     stated: Number = Field(default=None, description="Mean violation probability that decisions stated.")
-    realized: Number = Field(default=None, description="Share of steps that were missed.")
+    realized: Number = Field(default=None, description="Share of steps that were violated.")
     steps: int | None = Field(default=None, ge=0, description="Steps that these shares are counted over.")
 
 
@@ -128,8 +128,12 @@ class ShadowStatus(StatusModel):
     gpu_hours_saved_per_hour_at_least: Number = Field(
         default=None, description="95 % lower bound of savings per hour; promote the mode once it is positive."
     )
-    misses_avoided_seconds: Number = Field(default=None, description="Seconds of misses that would not have been.")
-    misses_caused_seconds: Number = Field(default=None, description="Seconds of misses that would have been added.")
+    misses_avoided_seconds: Number = Field(
+        default=None, description="Violated seconds that following HARMONY would have avoided."
+    )
+    misses_caused_seconds: Number = Field(
+        default=None, description="Violated seconds that following HARMONY would have caused."
+    )
     seconds: Number = Field(default=None, description="Seconds that this is counted over.")
 
 
@@ -248,8 +252,8 @@ class Turn(StatusModel):
     """What was made of a decision."""
 
     time: Moment = Field(description="When it was made.")
-    from_replicas: Replicas = Field(default=None, description="Replicas ordered before.")
-    to_replicas: Replicas = Field(default=None, description="Replicas ordered now.")
+    from_replicas: Replicas = Field(default=None, description="Desired replicas before.")
+    to_replicas: Replicas = Field(default=None, description="Desired replicas now.")
     direction: Literal["Up", "Down", "None"] = Field(description="Up, Down or None (no change).")
     message: str | None = Field(default=None, max_length=4096, description="The reason as a sentence.")
 
@@ -282,12 +286,13 @@ class Status(StatusModel):
     )
     mode: Text | None = Field(default=None, description="Authority that the spec grants.")
     effective_mode: Text | None = Field(
-        default=None, description="Authority in use: less than mode after broken promises (a step back)."
+        default=None,
+        description="Authority in use: less than mode while realised risk exceeds the objective by far (a step back).",
     )
     current_replicas: Replicas = Field(default=None, description="Replicas of the target as it says itself.")
     ready_replicas: Replicas = Field(default=None, description="Replicas that serve.")
-    recommended_replicas: Replicas = Field(default=None, description="Replicas that full authority would order.")
-    desired_replicas: Replicas = Field(default=None, description="Replicas that are ordered.")
+    recommended_replicas: Replicas = Field(default=None, description="Replicas that full authority would set.")
+    desired_replicas: Replicas = Field(default=None, description="Replicas that are set within the authority.")
     floor_replicas: Replicas = Field(default=None, description="Minimum that is held in mode Floor.")
     selector: str | None = Field(
         default=None, max_length=8192, description="Label selector of the target's pods, as text."
@@ -295,11 +300,11 @@ class Status(StatusModel):
     writer: Text | None = Field(default=None, description="Who writes the target's replica count.")
     last_scale_time: Moment | None = Field(default=None, description="When the replica count was last changed by us.")
     violation_probability: Number = Field(
-        default=None, description="Stated probability of a miss with the replicas that are ordered."
+        default=None, description="Stated probability of a violation with the desired replicas."
     )
     lead_time: LeadTimeStatus | None = Field(default=None, description="Start-up time as learned.")
     capacity: CapacityStatus | None = Field(default=None, description="Capacity of a replica as learned.")
-    risk: RiskStatus | None = Field(default=None, description="Promise, statement and what came true.")
+    risk: RiskStatus | None = Field(default=None, description="Objective, stated risk and realised risk.")
     shadow: ShadowStatus | None = Field(default=None, description="What the recommendations would have brought.")
     last_scale_decision: ScaleDecision | None = Field(default=None, description="The last decision, explained.")
     conditions: tuple[Condition, ...] | None = Field(

@@ -1,4 +1,4 @@
-"""The decision rule on the newest observation with other promises and prices: pure, nothing is changed by it."""
+"""The decision rule on the newest observation with another objective or price: pure, nothing is changed by it."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def failed(result: ReplayResult, rivals: RivalSettings) -> bool:
 
 
 def start_up(text: str) -> StartUp:
-    """Order to ready: ``5m``, or ``5m*1.4`` for a lognormal distribution (median times a spread factor)."""
+    """A replica's time to become ready: ``5m``, or ``5m*1.4`` for a lognormal one (median times a spread factor)."""
     median, star, spread = text.partition("*")
     try:
         factor = float(spread) if star else 1.0

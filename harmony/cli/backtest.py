@@ -35,7 +35,8 @@ def backtest(
         float, typer.Option(help="Without --per-replica: replicas that the mean demand shall need.")
     ] = 20.0,
     lead_time: Annotated[
-        str | None, typer.Option(help="Order to ready: 5m (the default), or median and spread: 5m*1.4.")
+        str | None,
+        typer.Option(help="Time a replica takes to become ready: 5m (the default), or median and spread: 5m*1.4."),
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Tolerated share of violated time; 0.01 by default.")] = None,
     replicas: Annotated[

@@ -185,7 +185,7 @@ def _show(name: str, namespace: str, status: dict[str, Any]) -> None:
     if decision["candidates"]:
         table = Table(
             "replicas",
-            "P(miss)",
+            "stated risk",
             "idle, missing, switching: cost per hour",
             title="what every count would risk and cost",
         )

@@ -59,15 +59,15 @@ def services(
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("service", "mode"):
         table.add_column(title, no_wrap=True)
-    for title in ("demand", "ready", "ordered", "wanted", "P(miss)", "promised", "saved GPUh"):
+    for title in ("demand", "ready", "current", "recommended", "risk", "objective", "saved GPUh"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("reason")
     for row in rows:
         demand = f"{_figure(row.demand)} {row.unit}".strip()
-        risk, promised = chance(row.violation_probability, row.paths), percent(row.epsilon)
+        risk, objective = chance(row.violation_probability, row.paths), percent(row.epsilon)
         counts = (str(row.ready), str(row.ordered), str(row.recommended))
         table.add_row(
-            row.service, row.effective_mode, demand, *counts, risk, promised, _figure(row.gpu_hours_saved), row.reason
+            row.service, row.effective_mode, demand, *counts, risk, objective, _figure(row.gpu_hours_saved), row.reason
         )
     _print(table)
 
@@ -108,12 +108,12 @@ def what_if(
     miss_price: Annotated[float | None, typer.Option(help="Money lost per hour and missing replica.")] = None,
     min_replicas: Annotated[int | None, typer.Option(help="Never fewer replicas than this.")] = None,
     max_replicas: Annotated[int | None, typer.Option(help="Never more replicas than this.")] = None,
-    ordered: Annotated[int | None, typer.Option(help="As if so many were ordered now.")] = None,
+    ordered: Annotated[int | None, typer.Option(help="As if so many were the current replicas.")] = None,
     measure: Annotated[str | None, typer.Option(help="time or window.")] = None,
     guards: Annotated[bool, typer.Option("--guards", help="Also apply stabilisation and rate limits.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask what would be decided for a service with another promise, price or bound; changes nothing.
+    """Ask what would be decided for a service with another objective, price or bound; changes nothing.
 
     Examples:
     `harmony what-if serving/chat --epsilon 0.001`
@@ -143,7 +143,7 @@ def what_if(
         table.add_column(title, justify="right")
     for title, cell in _sides(found.currency).items():
         table.add_row(title, cell(found.old), cell(found.new))
-    _print(f"[bold]{service}[/bold], {found.current} ordered, from what was seen at {found.at}")
+    _print(f"[bold]{service}[/bold], {found.current} replicas now, from what was seen at {found.at}")
     _print(table)
 
 
@@ -156,7 +156,7 @@ def _sides(currency: str) -> dict[str, Any]:
     return {
         "replicas": lambda side: str(side.replicas),
         "stated risk": lambda side: chance(side.violation_probability, side.paths),
-        "promised": lambda side: percent(side.epsilon),
+        "objective": lambda side: percent(side.epsilon),
         "expected cost": cost,
         "bounds": lambda side: f"{side.min_replicas}..{side.max_replicas}",
         "reason": lambda side: f"{side.reason}{f' ({side.bound_by})' if side.bound_by else ''}",

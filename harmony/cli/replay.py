@@ -25,7 +25,10 @@ def replay(
         float, typer.Option(help="Without --replica-capacity: replicas that the mean demand shall need.")
     ] = 20.0,
     lead_time: Annotated[
-        str, typer.Option(help="Order to ready: 5m, or a lognormal distribution as median and spread: 5m*1.4.")
+        str,
+        typer.Option(
+            help="Time a replica takes to become ready: 5m, or a lognormal distribution as median and spread: 5m*1.4."
+        ),
     ] = "5m",
     epsilon: Annotated[float, typer.Option(help="Tolerated share of violated time.")] = 0.01,
     decide_every: Annotated[
@@ -40,7 +43,7 @@ def replay(
     price: Annotated[float, typer.Option(help="Price of one GPU-hour.")] = 1.0,
     miss_price: Annotated[float, typer.Option(help="Money lost per hour and replica too few.")] = 0.0,
     ttft_slo: Annotated[
-        str | None, typer.Option(help="Promised time to first token (request traces), such as 2s.")
+        str | None, typer.Option(help="Bound on the time to first token (request traces), such as 2s.")
     ] = None,
     decisions: Annotated[
         bool, typer.Option("--decisions", help="Also write decisions.jsonl: every decision with all its candidates.")

@@ -163,7 +163,7 @@ def _note(x: int, text: str) -> Json:
 
 # ---- replicas -----------------------------------------------------------------------------------------------
 def replicas(snapshot: Snapshot, points: list[Point]) -> Figure:
-    """Replicas ordered, ready and recommended over time, and the bounds."""
+    """Replicas current, ready and recommended over time, and the bounds."""
     first, last = span_s(snapshot)
     points = [p for p in points if p.at_s >= first - snapshot.record.observation.interval_s]
     step = {"shape": "hv"}
@@ -172,12 +172,12 @@ def replicas(snapshot: Snapshot, points: list[Point]) -> Figure:
     wanted = _steps(points, snapshot, lambda p: p.recommended)[1]
     data = [
         _line("ready", x, ready, "@green", width=3, line=step, connectgaps=False),
-        _line("ordered", x, ordered, "@text", line=step, connectgaps=False),
+        _line("current", x, ordered, "@text", line=step, connectgaps=False),
         _line("recommended", x, wanted, "@orange", line={"shape": "hv", "dash": "dash"}, connectgaps=False),
     ]
     shapes: list[Json] = [_upright(_ms(snapshot.at_s), "@axis")]
     text = (
-        f"Replicas over the {len(points)} newest turns: now {snapshot.ordered} ordered, {snapshot.ready} ready, "
+        f"Replicas over the {len(points)} newest turns: now {snapshot.ordered} current, {snapshot.ready} ready, "
         f"{snapshot.recommended} recommended; bounds {snapshot.record.observation.objective.min_replicas} to "
         f"{snapshot.record.observation.objective.max_replicas}."
     )
@@ -191,7 +191,7 @@ def replicas(snapshot: Snapshot, points: list[Point]) -> Figure:
 
 # ---- candidates ---------------------------------------------------------------------------------------------
 def shown_candidates(snapshot: Snapshot) -> list[Json]:
-    """At most `CANDIDATES` candidates around the choice, each with whether it keeps the promise and is chosen."""
+    """At most `CANDIDATES` candidates around the choice, each with whether it keeps the objective and is chosen."""
     decision, seen = snapshot.record.decision, snapshot.record.observation
     if decision.candidates is None:
         return []
@@ -229,7 +229,7 @@ def candidates(snapshot: Snapshot) -> Figure | None:
     hover = "%{x} replicas: %{customdata}<extra></extra>"
     data: list[Json] = [
         {"type": "bar", "x": counts, "y": [max(p, floor) for p in risks], "customdata": said, "yaxis": "y2",
-         "marker": {"color": colours}, "hovertemplate": hover, "name": "P(miss)", "showlegend": False},
+         "marker": {"color": colours}, "hovertemplate": hover, "name": "stated risk", "showlegend": False},
         {"type": "bar", "x": counts, "y": costs, "name": "cost", "showlegend": False,
          "marker": {"color": ["@blue" if r["chosen"] else "@axis/70" for r in rows]},
          "hovertemplate": "%{x} replicas: %{y:.2f} " + "per hour<extra></extra>"},
@@ -237,7 +237,7 @@ def candidates(snapshot: Snapshot) -> Figure | None:
     layout: Json = {
         "xaxis": {"title": {"text": "replicas"}, "tickformat": "d", "anchor": "y", "nticks": 14},
         "yaxis": {"title": {"text": "cost per hour"}, "domain": [0, 0.42], "rangemode": "tozero"},
-        "yaxis2": {"title": {"text": "P(miss)"}, "domain": [0.54, 1], "type": "log", "tickformat": ".2~%",
+        "yaxis2": {"title": {"text": "stated risk"}, "domain": [0.54, 1], "type": "log", "tickformat": ".2~%",
                    "range": [math.log10(floor / 1.5), 0.05], "nticks": 5, "anchor": "x"},
         "bargap": 0.25,
         "shapes": [] if epsilon <= 0 else [
@@ -245,11 +245,11 @@ def candidates(snapshot: Snapshot) -> Figure | None:
              "line": {"color": "@missed", "width": 1.5, "dash": "dash"}}],
         "annotations": [] if epsilon <= 0 else [
             {"xref": "paper", "yref": "y2", "x": 1, "y": math.log10(epsilon), "xanchor": "right", "yanchor": "bottom",
-             "text": f"promise {percent(epsilon)}", "showarrow": False, "font": {"color": "@missed", "size": 12}}],
+             "text": f"objective {percent(epsilon)}", "showarrow": False, "font": {"color": "@missed", "size": 12}}],
     }  # fmt: skip
     text = (
         f"Risk and cost of {counts[0]} to {counts[-1]} replicas. {decision.replicas} is chosen: "
-        f"P(miss) {chance(decision.violation_probability, paths)} against a promise of {percent(epsilon)}. "
+        f"stated risk {chance(decision.violation_probability, paths)}, objective {percent(epsilon)}. "
         "The table below has every figure."
     )
     return Figure("candidates", text, data, layout)

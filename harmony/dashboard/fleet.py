@@ -25,7 +25,7 @@ class FleetRow:
     url: str
     risk: float | None
     paths: int
-    promise: float
+    epsilon: float
     realized: float | None
     coverage: float | None
     saved_hours: float | None
@@ -55,15 +55,15 @@ COLUMNS = (
     FleetColumn("state", "State", "The most urgent thing to know", lambda r: r.state.rank, False),
     FleetColumn("mode", "Mode", "The authority in force", lambda r: r.snapshot.effective_mode, False),
     FleetColumn("demand", "Demand", "Newest reading, and the last hours as a line", lambda r: r.demand),
-    FleetColumn("replicas", "Replicas", "Ready of ordered", lambda r: r.snapshot.ordered),
-    FleetColumn("recommended", "Recommended", "What full authority would order", lambda r: r.snapshot.recommended),
-    FleetColumn("risk", "P(miss)", "Stated probability of a miss, against the promise", lambda r: r.risk),
-    FleetColumn("realized", "Missed", "Share of judged steps that were missed", lambda r: r.realized),
+    FleetColumn("replicas", "Replicas", "Ready of current", lambda r: r.snapshot.ordered),
+    FleetColumn("recommended", "Recommended", "What full authority would set", lambda r: r.snapshot.recommended),
+    FleetColumn("risk", "Stated risk", "Stated probability of a violation, beside the objective", lambda r: r.risk),
+    FleetColumn("realized", "Realised risk", "Share of judged steps that were violated", lambda r: r.realized),
     FleetColumn(
         "coverage", "Coverage", "Readings inside the central 80 % interval; 80 % is right", lambda r: r.coverage
     ),
     FleetColumn(
-        "saved", "Saved", "GPU-hours and money, HARMONY's orders against what really ran", lambda r: r.saved_hours
+        "saved", "Saved", "GPU-hours and money, HARMONY's counts against what really ran", lambda r: r.saved_hours
     ),
 )
 BY_KEY = {c.key: c for c in COLUMNS}
@@ -123,8 +123,8 @@ class FleetTable:
     modes: tuple[str, ...]
     saved_hours: float
     saved_money: tuple[tuple[str, float], ...]
-    promises_kept: int
-    promises: int
+    objectives_kept: int
+    objectives: int
 
 
 def service_url(service: str) -> str:
@@ -143,7 +143,7 @@ def row_of(snapshot: Snapshot, ages: Ages) -> FleetRow:
         url=service_url(snapshot.service),
         risk=known(decision.violation_probability),
         paths=decision.paths,
-        promise=seen.objective.epsilon,
+        epsilon=seen.objective.epsilon,
         realized=known(snapshot.realized),
         coverage=known(snapshot.coverage.get(0.8)),
         saved_hours=saved,
@@ -200,8 +200,8 @@ def fleet(snapshots: Iterable[Snapshot], asked: FleetQuery, ages: Ages) -> Fleet
         modes=tuple(sorted({r.snapshot.effective_mode for r in rows})),
         saved_hours=sum(r.saved_hours or 0.0 for r in rows),
         saved_money=tuple(sorted(money.items())),
-        promises_kept=sum((r.realized or 0.0) <= r.promise for r in judged),
-        promises=len(judged),
+        objectives_kept=sum((r.realized or 0.0) <= r.epsilon for r in judged),
+        objectives=len(judged),
     )
 
 

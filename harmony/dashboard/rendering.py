@@ -35,7 +35,7 @@ PAGE_HEADERS = {
 REPORT_HEADERS = {"content-security-policy": REPORT_POLICY, "cache-control": "no-store"}
 
 REASONS: dict[Reason, str] = {
-    Reason.FORECAST: "the least expected cost among the counts that keep the promise",
+    Reason.FORECAST: "the least expected cost among the counts that keep the objective",
     Reason.REACTIVE_FLOOR: "present demand already needs this many",
     Reason.WARMING_UP: "no forecast yet: present demand and a margin",
     Reason.ABSENT_DATA: "demand or forecast are absent, so the count is held",
@@ -46,7 +46,7 @@ REASONS: dict[Reason, str] = {
     Reason.FALLBACK: "data have been absent for several turns, so the fallback decides",
     Reason.PAUSED: "scaling is paused",
     Reason.MODE_LIMITED: "the granted mode allows less",
-    Reason.UNREACHABLE: "even the most replicas allowed may miss more than was promised",
+    Reason.UNREACHABLE: "even at the maximum the stated risk exceeds the objective",
 }
 
 

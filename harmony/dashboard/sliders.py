@@ -26,7 +26,7 @@ class Slider:
 
 
 def sliders(snapshot: Snapshot) -> list[Slider]:
-    """Promise, prices and the maximum of this service."""
+    """Objective, prices and the maximum of this service."""
     objective = snapshot.record.observation.objective
     price, miss = objective.price_per_gpu_hour, objective.miss_price_per_replica_hour
     epsilon, most = objective.epsilon, objective.max_replicas
@@ -36,9 +36,9 @@ def sliders(snapshot: Snapshot) -> list[Slider]:
     far = most if most <= 4 * used else 4 * used  # a bound of 100,000 would leave nothing to move
     log = math.log10(min(0.5, max(1e-4, epsilon)))
     return [
-        Slider("epsilon", "Promise P(miss) ≤", -4, -0.31, 0.01, round(log, 2), epsilon, "log", "percent"),
+        Slider("epsilon", "Objective: violation rate ≤", -4, -0.31, 0.01, round(log, 2), epsilon, "log", "percent"),
         Slider("price_per_gpu_hour", "Price of a GPU-hour", 0, top, top / 200, price, price, "linear", "money"),
-        Slider("miss_price_per_replica_hour", "Price of a missing replica-hour", 0, miss_top, miss_top / 200, miss,
+        Slider("miss_price_per_replica_hour", "Price of an hour one replica short", 0, miss_top, miss_top / 200, miss,
                miss, "linear", "money"),
         Slider("max_replicas", "Most replicas", max(1, objective.min_replicas), max(1, far),
                1, min(most, far), most, "linear", "count"),

@@ -11,7 +11,7 @@ from harmony.serving.words import duration
 __all__ = ["LEVELS", "STALE_S", "Ages", "ServiceState", "state_of"]
 
 LEVELS = ("bad", "warn", "info", "good")  # most urgent first
-STALE_INTERVALS = 3.0  # turns that may be missed before figures are called stale
+STALE_INTERVALS = 3.0  # turns that may fail to come before figures are called stale
 STALE_S = 90.0  # and never before that
 DEMO_STALE_S = 15.0  # where a minute passes in a second
 FALSE_IS_BAD = ("Ready", "AbleToScale", "MetricsAvailable")
@@ -74,7 +74,7 @@ def _trouble(snapshot: Snapshot) -> ServiceState | None:
         )
     if decision.reason is Reason.UNREACHABLE:
         return ServiceState(
-            "bad", "Promise out of reach", "Even the most replicas allowed may miss more than promised."
+            "bad", "Objective out of reach", "Even at the maximum the stated risk exceeds the objective."
         )
     for condition in snapshot.conditions:
         kind, status = condition.get("type", ""), condition.get("status", "")
@@ -82,7 +82,7 @@ def _trouble(snapshot: Snapshot) -> ServiceState | None:
             return ServiceState("bad", f"{kind}: {condition.get('reason', '')}", condition.get("message", ""))
     if snapshot.effective_mode != snapshot.mode:
         text = f"Stepped back to {snapshot.effective_mode}"
-        return ServiceState("warn", text, f"Granted {snapshot.mode}; more was missed than promised.")
+        return ServiceState("warn", text, f"Granted {snapshot.mode}; the realised risk exceeds the objective by far.")
     return None
 
 
@@ -107,8 +107,8 @@ def _movement(snapshot: Snapshot) -> ServiceState:
         n = ordered - snapshot.ready
         return ServiceState("info", f"{n} replica{'s'[: n > 1]} starting")
     if wanted != ordered:
-        word = "more" if wanted > ordered else "fewer"
-        return ServiceState("info", f"Would order {abs(wanted - ordered)} {word}")
+        word = "add" if wanted > ordered else "remove"
+        return ServiceState("info", f"Would {word} {abs(wanted - ordered)}")
     if snapshot.record.decision.reason is Reason.STABILIZED:
         return ServiceState("good", "Steady, waiting to go down")
     return ServiceState("good", "Steady")

@@ -12,7 +12,7 @@ __all__ = ["Permitted", "permitted"]
 
 @dataclass(frozen=True, slots=True)
 class Permitted:
-    """The count that may be ordered, and the limit that kept it from the one wanted ("" for none)."""
+    """The count that may be set, and the limit that kept it from the one wanted ("" for none)."""
 
     replicas: int
     bound_by: str = ""
@@ -26,7 +26,7 @@ class Permitted:
 
 
 def permitted(mode: Mode, pause: Pause, current: int, wanted: int) -> Permitted:
-    """Of ``wanted`` replicas, what ``mode`` and ``pause`` let us order while ``current`` are ordered.
+    """Of ``wanted`` replicas, what ``mode`` and ``pause`` let us set while there are ``current``.
 
     Modes up to `Mode.FLOOR` never move the count, whatever else is said. In the others a pause at a number wins (in
     `Mode.UP_ONLY` also downwards: the user asked for that number), then a pause holds, then the mode, then pauses of

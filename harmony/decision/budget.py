@@ -1,4 +1,4 @@
-"""`ErrorBudget`: what a promise of "at most epsilon of the time" allows over a rolling window, spent and left."""
+"""`ErrorBudget`: what an objective of "at most epsilon of the time" allows over a rolling window, spent and left."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ErrorBudget:
     the budget is neither broken nor left unspent by the end of the next window.
 
     Attributes:
-        epsilon: the promise, 0..1.
+        epsilon: the violation rate allowed, 0..1.
         window_s: the rolling window, seconds.
         step_s: seconds of one step.
         hours: counts, oldest first.
@@ -70,7 +70,7 @@ class ErrorBudget:
 
     @property
     def left(self) -> float:
-        """Share of a whole window's budget that is not spent; negative when it is broken; 1 for a promise of 0 kept."""
+        """Share of a whole window's budget that is not spent; negative when overspent; 1 for an objective of 0 kept."""
         if self.total > 0.0:
             return 1.0 - self.spent / self.total
         return 1.0 if self.spent == 0.0 else -math.inf

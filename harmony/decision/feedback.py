@@ -1,4 +1,4 @@
-"""Keeping the promise: the model's risk level is moved until the violated time that it realises is epsilon."""
+"""Keeping the objective: the model's risk level is moved until the violated time that it realises is epsilon."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class RiskFeedback:
     exp(`gain` * (epsilon - violated)). In the long run the share of violated steps is epsilon wherever the level is
     not at its bounds. A small gain matters: large ones buy safety with many idle hours.
 
-    A miss lasts until new replicas are ready, about one lead time; so that it counts once, `gain` is what one whole
-    lead time of misses adds up to, divided by its steps (see `per_lead`).
+    A violation lasts until new replicas are ready, about one lead time; so that it counts once, `gain` is what one
+    whole lead time of violations adds up to, divided by its steps (see `per_lead`).
 
     Attributes:
-        epsilon: the promise, 0..1.
+        epsilon: the violation rate allowed, 0..1.
         level: the model's probability to decide with, started at epsilon.
         gain: size of one reaction; 0 switches learning off.
     """
@@ -33,7 +33,7 @@ class RiskFeedback:
     level: float
     gain: float = 0.2
 
-    GAIN: ClassVar[float] = 0.2  # near the start, one lead time of misses lowers the level by 0.2 x epsilon
+    GAIN: ClassVar[float] = 0.2  # near the start, one lead time of violations lowers the level by 0.2 x epsilon
     AIM: ClassVar[float] = (
         0.9  # "at most epsilon" is kept with some room: a controller ends above its aim half the time
     )

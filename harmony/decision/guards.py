@@ -29,7 +29,7 @@ class Guarded:
 def apply_behavior(memory: GuardMemory, behavior: Behavior, now_s: float, current: int, desired: int) -> Guarded:
     """Stabilise ``desired`` over the windows, then limit its rate; never turns a scale-up into a scale-down.
 
-    ``current`` is what is ordered now. The returned memory includes this recommendation and its effect. Times may go
+    ``current`` is the current replicas. The returned memory includes this recommendation and its effect. Times may go
     backwards (see `GuardMemory.at`).
     """
     memory = memory.at(now_s)

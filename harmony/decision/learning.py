@@ -9,7 +9,7 @@ __all__ = ["LearningGate"]
 
 @dataclass(frozen=True, slots=True)
 class LearningGate:
-    """Opens once everything that was ordered has served, unchanged, for ``settle_s`` seconds.
+    """Opens once everything that was asked for has served, unchanged, for ``settle_s`` seconds.
 
     A replica that has just become ready has cold caches, and one that is leaving still drains: in both cases the
     load per replica is not what the count says. `ready` is the count that serves, `since_s` the moment since when.

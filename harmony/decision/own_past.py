@@ -1,8 +1,9 @@
 """`OwnPast`: a service's own history, replayed under every setting of a portfolio as the rate-level world does it.
 
-Demand does not depend on what was ordered, so every setting can be scored on all of it without touching the cluster:
-ready replicas are the minimum of what it would have ordered over the lead, and a step is violated where demand
-exceeds what they carry. Forecasts of the past are those that were (or would have been) made then, never later ones.
+Demand does not depend on the replicas that were set, so every setting can be scored on all of it without touching
+the cluster: ready replicas are the minimum of what it would have set over the lead, and a step is violated where
+demand exceeds what they carry. Forecasts of the past are those that were (or would have been) made then, never later
+ones.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ REVIEW_ROWS = 8  # ... of so many rows at least
 REVIEW_S = 6 * 3600.0  # ... and of so long at most
 KEPT_ROWS = 30_240  # the newest rows that are kept at least, and so long; of twice as many the oldest go
 KEPT_S = 14 * 86_400.0
-GAP_ROWS = 10_000  # rows that are filled in as absent when turns were missed
+GAP_ROWS = 10_000  # rows that are filled in as absent when turns did not come
 BLIND_MARGIN = 1.5  # what stands in for an expert that has no forecast: the lead's maximum times this
 REACH = 2.0  # no forecast above this multiple of the highest demand so far
 LOG_REACH = 5.0  # ... or further than exp(this) from the level
@@ -159,7 +160,7 @@ class OwnPast:
 
     # ---- seeing ---------------------------------------------------------------------------------------------
     def seen(self, now_s: float, row: Row) -> OwnPast:
-        """With what the turn at ``now_s`` saw; turns that were missed before it are absent rows."""
+        """With what the turn at ``now_s`` saw; turns that did not come before it are absent rows."""
         missed = 0
         if self.newest_s == self.newest_s:
             missed = min(max(round((now_s - self.newest_s) / self.grid.step_s) - 1, 0), GAP_ROWS)
@@ -179,7 +180,7 @@ class OwnPast:
         """With the rows before the first turn, the newest at ``now_s``: the same as `seen` row by row, sooner.
 
         ``demand`` (rows,) NaN where absent; ``forecast`` (rows, 4) as in `Row`, None for none. What the service itself
-        missed in that time is not known, so its budget begins full.
+        violated in that time is not known, so its budget begins full.
         """
         rows = np.full((demand.size, FORECAST + 4), math.nan)
         known = ~np.isnan(demand)
@@ -218,8 +219,8 @@ class OwnPast:
         rows = self.history.rows
         return fresh.backfilled(self.newest_s, rows[:, DEMAND], rows[:, CAPACITY], rows[:, FORECAST:])
 
-    def promising(self, epsilon: float) -> OwnPast:
-        """With another promise from now on: history, tally and budget stay, and the setting is chosen again at once.
+    def with_objective(self, epsilon: float) -> OwnPast:
+        """With another objective from now on: history, tally and budget stay, and the setting is chosen again at once.
 
         The cap of a single decision stays where it was.
         """
@@ -239,7 +240,7 @@ class OwnPast:
         return None if self.chosen is None else self.settings[self.chosen]
 
     def verdict(self) -> tuple[Verdict, ...]:
-        """Which setting is in force, and what the best of every other family would have cost and missed."""
+        """Which setting is in force, and what the best of every other family would have cost and violated."""
         return () if self.chosen is None else verdict(self.tally, self.settings, self.allowed, self.chosen)
 
     # ---- deciding -------------------------------------------------------------------------------------------

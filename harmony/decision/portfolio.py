@@ -104,7 +104,7 @@ class Portfolio:
     def holds(self, grid: LeadGrid, target: Target) -> tuple[int, ...]:
         """Steps that counts are held; a forecast of one point is held for a lead time at least.
 
-        Ready replicas are the minimum of what was ordered over the lead, so a point's count serves only if held.
+        Ready replicas are the minimum of what was set over the lead, so a point's count serves only if held.
         """
         k = grid.lead_steps
         every = {1, k + 1, *(grid.steps(s) for s in self.holds_s)}
@@ -156,7 +156,7 @@ def held(counts: FloatArray, steps: int) -> FloatArray:
 
 
 def ready_of(ordered: FloatArray, lead_steps: int) -> FloatArray:
-    """Ready replicas: the minimum of what was ordered over the lead, (rows, settings)."""
+    """Ready replicas: the minimum of what was set over the lead, (rows, settings)."""
     return -held(-ordered, lead_steps + 1)
 
 
@@ -168,7 +168,7 @@ def replicas(load: FloatArray) -> FloatArray:
 def thumb_counts(thumb: Thumb, load: FloatArray, hold: int, margins: FloatArray) -> FloatArray:
     """(rows, margins) counts of a rule of thumb that sees ``load`` (rows,) = demand over capacity.
 
-    *reactive*: the last value times a margin, held (what a HorizontalPodAutoscaler without tolerance orders).
+    *reactive*: the last value times a margin, held (what a HorizontalPodAutoscaler without tolerance sets).
     *percentile*: the 95th percentile of the last ``hold`` steps times a margin.
     """
     if thumb == "percentile":

@@ -44,7 +44,7 @@ def weigh(need: FloatArray, counts: npt.NDArray[np.int64], objective: Objective,
 
     ``need`` (samples, steps) replicas that each path needs; ``counts`` (n,) ascending. Expected cost per hour is
     c_o E[(r - need)+] + c_u E[(need - r)+] + c_s |r - current|; all expectations are over paths and steps, and the
-    window probability is over whole paths: a path is missed if any of its steps is.
+    window probability is over whole paths: a path is violated if any of its steps is.
     """
     flat = np.sort(need, axis=None)
     above = flat.size - np.searchsorted(flat, counts, side="right")

@@ -35,7 +35,7 @@ ABSENT = float("nan")
 def window_steps(lead_time: LeadTime, step_s: float, interval_s: float) -> int:
     """Steps ahead that a decision answers for: the lead time plus the wait for the next decision.
 
-    What is ordered now is ready after the lead; what is left out now can be ordered at the next decision at the
+    What is asked for now is ready after the lead; what is left out now can be asked for at the next decision at the
     earliest, and is ready one lead after that.
     """
     wait = max(1, math.ceil(round(interval_s / step_s, 9)))
@@ -59,9 +59,9 @@ def reactive_floor(observation: Observation) -> int:
 def decide(observation: Observation) -> Decision:
     """Pick the replica count for one service; pure: equal observations give equal decisions.
 
-    ``max(reactive floor, least expected cost subject to P(miss) <= risk level)`` over the lead-time window, per
-    sample path. Absent demand or an absent forecast never lowers the count below what is ordered (or the maximum, if
-    that has come to be less). A demand that is no finite number is absent, and so is a forecast with such a path.
+    ``max(reactive floor, least expected cost subject to P(violation) <= risk level)`` over the lead-time window, per
+    sample path. Absent demand or an absent forecast never lowers the count below the current replicas (or the maximum,
+    if that has come to be less). A demand that is no finite number is absent, and so is a forecast with such a path.
     """
     if math.isinf(observation.demand):
         observation = dataclasses.replace(observation, demand=ABSENT)
@@ -133,7 +133,7 @@ def _calibrated(candidates: Candidates, observation: Observation) -> Candidates:
 
 
 def hold(observation: Observation) -> Decision:
-    """Keep what is ordered (within the bounds) because data are absent; more only if demand already needs it."""
+    """Keep the current replicas (within the bounds) because data are absent; more only if demand already needs it."""
     objective = observation.objective
     kept = max(observation.ordered, reactive_floor(observation))
     replicas = clip(kept, objective.min_replicas, objective.max_replicas)

@@ -20,7 +20,7 @@ MEMORY_MISSES = 2.0  # ... but as many steps count as allow this many violations
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tally:
-    """What every setting would have cost and missed so far, older pieces fading.
+    """What every setting would have cost and violated so far, older pieces fading.
 
     Attributes:
         cost: (settings,) replica-steps.
@@ -76,7 +76,7 @@ def choose(tally: Tally, allowed: float, current: int | None, thumbs: np.ndarray
 class Verdict:
     """One family of settings on the own past: its cheapest that keeps the budget.
 
-    `replicas` is what it would have ordered in the mean, `share` what it would have missed; `chosen` says that it is
+    `replicas` is what it would have set in the mean, `share` what it would have violated; `chosen` says that it is
     the one in force.
     """
 

@@ -1,4 +1,4 @@
-"""Realised against stated risk: a service that misses far more than it promised loses authority, level by level."""
+"""Realised against stated risk: where violations far exceed the objective, authority is lost, level by level."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ __all__ = ["Trust"]
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """How often a service has missed lately, and how far its authority was stepped back for it.
+    """How often a service has violated its objective lately, and how far its authority was stepped back for it.
 
-    Misses come in runs: one lasts until new replicas are ready. Counting steps would take one bad lead time for many
-    pieces of evidence, so steps and missed steps are counted in *blocks* of one lead time. The rate of missed time
-    has the posterior Beta(1 + missed blocks, 1/epsilon - 1 + kept blocks); its prior is worth one missed block and
-    has the mean epsilon. One level is taken when P(rate > `FACTOR` x epsilon) exceeds 1 - `DEMOTE`, and one is given
-    back when it falls below `RESTORE`; each change begins with fresh evidence. Old evidence is forgotten over
-    `MEMORY` / epsilon blocks, so the test has the same power for every epsilon and never hardens.
+    Violations come in runs: one lasts until new replicas are ready. Counting steps would take one bad lead time for
+    many pieces of evidence, so steps and violated steps are counted in *blocks* of one lead time. The rate of
+    violated time has the posterior Beta(1 + violated blocks, 1/epsilon - 1 + kept blocks); its prior is worth one
+    violated block and has the mean epsilon. One level is taken when P(rate > `FACTOR` x epsilon) exceeds 1 -
+    `DEMOTE`, and one is given back when it falls below `RESTORE`; each change begins with fresh evidence. Old
+    evidence is forgotten over `MEMORY` / epsilon blocks, so the test has the same power for every epsilon and never
+    hardens.
 
     Attributes:
-        epsilon: the promise, 0..1; 0 switches judging off.
+        epsilon: the violation rate allowed, 0..1; 0 switches judging off.
         block_steps: steps of one lead time.
         step: levels of authority taken back, 0..2.
-        evidence, missed: steps with known demand since the last change of `step`, and those missed (forgetting).
+        evidence, missed: steps with known demand since the last change of `step`, and those violated (forgetting).
         steps, violated: the same since the beginning, for people.
         stated_steps, stated_sum: steps whose decision stated a probability, and the sum of these (forgetting).
         last_stated: probability that the newest decision stated; None for none.
@@ -49,7 +50,7 @@ class Trust:
     FACTOR: ClassVar[float] = 2.0  # feedback keeps the rate near epsilon; twice that, for long, it cannot mend
     DEMOTE: ClassVar[float] = 0.05
     RESTORE: ClassVar[float] = 0.01
-    MEMORY: ClassVar[float] = 20.0  # misses of a calibrated service that are remembered, in blocks
+    MEMORY: ClassVar[float] = 20.0  # violations of a calibrated service that are remembered, in blocks
     LEVELS: ClassVar[tuple[Mode, ...]] = (Mode.FULL, Mode.UP_ONLY, Mode.RECOMMEND)
 
     @classmethod
@@ -59,7 +60,7 @@ class Trust:
 
     @property
     def realized(self) -> float | None:
-        """Share of recent known steps that were missed; None before any."""
+        """Share of recent known steps that were violated; None before any."""
         return self.violated / self.steps if self.steps > 0.0 else None
 
     @property

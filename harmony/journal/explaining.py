@@ -185,13 +185,13 @@ def _seen(snapshot: Snapshot) -> list[str]:
     known = f" ({amount(low)} to {amount(high)})" if high > low else ""
     unit = f" {snapshot.unit}" if snapshot.unit else ""
     out = [
-        f"Seen: demand {amount(seen.demand)}{unit}; {seen.ordered} replicas ordered, {seen.ready} ready; "
+        f"Seen: demand {amount(seen.demand)}{unit}; {seen.ordered} replicas current, {seen.ready} ready; "
         f"a replica carries {amount(seen.capacity.median)}{unit}{known}.",
         f"Window: {duration(steps * seen.step_s)} ({steps} steps): a replica takes "
         f"{duration(seen.lead_time.quantile_s(0.9))} to start (90 % of the time), the next decision is "
         f"{duration(seen.interval_s)} away.",
-        f"Promise: at most {percent(objective.epsilon)} "
-        f"{'of time missed' if objective.measure == 'time' else 'of windows with a miss'}; "
+        f"Objective: at most {percent(objective.epsilon)} "
+        f"{'of time violated' if objective.measure == 'time' else 'of windows with a violation'}; "
         f"so far that has meant deciding at the model's {percent(seen.risk_level)}.",
     ]
     forecast = seen.forecast
@@ -208,12 +208,12 @@ def _candidates(snapshot: Snapshot) -> list[str]:
         return []
     at = min(int(np.searchsorted(weighed.replicas, decision.replicas)), len(weighed) - 1)
     cost = f"cost {snapshot.currency}".rstrip() + "/h"
-    out = ["", f"  {'replicas':>8}  {'P(miss)':>9}  {cost:>12}"]
+    out = ["", f"  {'replicas':>8}  {'risk':>9}  {cost:>12}"]
     for i in range(max(0, at - NEAR), min(len(weighed), at + NEAR + 1)):
         count = int(weighed.replicas[i])
         risk, money = float(weighed.violation_probability[i]), number(float(weighed.expected_cost[i]))
         mark = "  <- decided" if count == decision.replicas else ""
-        mark += "  <- as ordered" if count == decision.current and count != decision.replicas else ""
+        mark += "  <- current" if count == decision.current and count != decision.replicas else ""
         told = "unknown" if money is None else f"{money:.2f}"
         out.append(f"  {count:>8}  {chance(risk, weighed.paths):>9}  {told:>12}{mark}")
     return [*out, ""]
@@ -233,7 +233,7 @@ def _bound(snapshot: Snapshot) -> list[str]:
         out.append(f"Data had been absent for {record.before.absent_turns} turns before.")
     if snapshot.desired != decision.replicas or snapshot.held_by:
         out.append(
-            f"Ordered within the authority ({snapshot.effective_mode}): {snapshot.desired}"
+            f"Desired replicas within the authority ({snapshot.effective_mode}): {snapshot.desired}"
             + (f", held by {snapshot.held_by}." if snapshot.held_by else ".")
         )
     return out

@@ -1,4 +1,4 @@
-"""`Ledger`: what was ordered and ready when, so that each step of demand can be judged once its demand is known."""
+"""`Ledger`: which replicas there were when, so that each step can be judged once its demand is known."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Note(NamedTuple):
     """Counts at one moment: the target's own, and those of the shadow (equal to them while we act).
 
     `teaches` says whether the moment may teach what a replica carries: nothing is starting and nothing has just
-    started, so that no cold replica is counted. `answers` says whether the counts are what was decided, so that a miss
-    says something about the decisions.
+    started, so that no cold replica is counted. `answers` says whether the counts are what was decided, so that a
+    violation says something about the decisions.
     """
 
     at_s: float
@@ -33,7 +33,7 @@ class Note(NamedTuple):
 
 
 class JudgedStep(NamedTuple):
-    """One step of known demand: what served it, and whether the promise held for the target and for the shadow.
+    """One step of known demand: what served it, and whether the objective was kept for the target and for the shadow.
 
     `held` is None where it cannot be said (the bound's indicator was absent).
     """
@@ -75,7 +75,7 @@ class Ledger(NamedTuple):
         return Ledger((*notes[first:end], note), self.judged_until_s)
 
     def then(self, shadow_ordered: int, shadow_ready: int) -> Ledger:
-        """With other counts of the shadow from just after the newest note on: its orders act at once."""
+        """With other counts of the shadow from just after the newest note on: its counts act at once."""
         if not self.notes:
             return self
         after = self.notes[-1]._replace(shadow_ordered=shadow_ordered, shadow_ready=shadow_ready)
@@ -97,8 +97,8 @@ class Ledger(NamedTuple):
         """The book after judging, and the steps that could be judged now. ``rows``: oldest first.
 
         A row with absent demand is waited for until ``settled_before_s`` and then given up. With a bound
-        (``at_most``) the target's miss is what the indicator says; the shadow's is always judged by capacity. A step
-        more than ``max_gap_s`` after the last note before it was watched by nobody.
+        (``at_most``) the target's violation is what the indicator says; the shadow's is always judged by capacity. A
+        step more than ``max_gap_s`` after the last note before it was watched by nobody.
         """
         out: list[JudgedStep] = []
         until_s = self.judged_until_s

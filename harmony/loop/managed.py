@@ -1,7 +1,7 @@
 """`ManagedService`: THE LOOP: observe -> forecast -> decide -> guard -> actuate -> journal -> learn, in every world.
 
 A turn is made of values alone: the `Terms` of a service, its `State`, and one `Look` at it. A world (a cluster, a demo,
-a replay) gives the look, orders what the plan says, and tells what was applied; it decides nothing by itself.
+a replay) gives the look, does what the plan says, and tells what was applied; it decides nothing by itself.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ManagedService:
         return min(steps, max(MOST_STEPS - late_steps, agreed)) + late_steps
 
     def consider(self, look: Look) -> Turn:
-        """The first half of a turn: judge, learn, decide and plan; nothing is ordered yet.
+        """The first half of a turn: judge, learn, decide and plan; nothing is set yet.
 
         What was seen is kept before deciding (a world tells a start only once), and what was decided when it is
         complete: if the policy fails, nothing is half changed and the next turn goes on.
@@ -221,11 +221,11 @@ def _on_gpu_type(terms: Terms, state: State, look: Look) -> State:
 
 
 def _with_shadow(state: State, look: Look, mode: Mode) -> State:
-    """While there is no authority, go on with what would have been ordered; otherwise with what is."""
+    """While there is no authority, go on with what would have been set; otherwise with what is."""
     if mode.acts:
         if state.shadow is None:
             return state
-        # What was only ordered in the shadow must not count against the rate of real orders.
+        # What was only set in the shadow must not count against the rate of real changes.
         guards = replace(state.learned.guards, ups=(), downs=(), stage=None)
         return state._replace(shadow=None, learned=replace(state.learned, guards=guards))
     shadow = Shadow(look.ordered) if state.shadow is None else state.shadow.at(look.now_s)
@@ -234,7 +234,7 @@ def _with_shadow(state: State, look: Look, mode: Mode) -> State:
 
 
 def _window_begun(terms: Terms, guards: GuardMemory, now_s: float, ordered: int) -> GuardMemory:
-    """Before the first turn: what is ordered counts as recommended just now, unless newer marks were restored.
+    """Before the first turn: the current replicas count as recommended just now, unless newer marks were restored.
 
     The HorizontalPodAutoscaler begins so too: what came before is unknown, and that is no reason to scale down.
     """
@@ -248,7 +248,7 @@ def _window_begun(terms: Terms, guards: GuardMemory, now_s: float, ordered: int)
 def _answers_from(terms: Terms, state: State, look: Look, mode: Mode) -> float:
     """From when on the counts are what was decided, and have been for as long as a start takes.
 
-    They are not while the user holds them or another writer owns the target: such misses are nobody's mistake here.
+    They are not while the user holds them or another writer owns the target: such violations are nobody's mistake here.
     """
     pause = terms.pause
     if pause.paused or pause.replicas is not None:
@@ -265,7 +265,7 @@ def _answers_from(terms: Terms, state: State, look: Look, mode: Mode) -> float:
 
 
 def _is_zero_by_hand(terms: Terms, look: Look) -> bool:
-    """Nothing of ours orders 0 where the minimum is more: somebody did, and means it."""
+    """Nothing of ours sets 0 where the minimum is more: somebody did, and means it."""
     return look.ordered == 0 and terms.objective.min_replicas > 0 and terms.pause.replicas is None
 
 
@@ -370,7 +370,7 @@ def _plan(terms: Terms, learned: Learned, look: Look, wanted: int, reason: Reaso
 
 # ---- the second half -----------------------------------------------------------------------------------------
 def conclude(terms: Terms, state: State, turn: Turn, applied: int) -> tuple[State, Record]:
-    """End a turn with the count that stands now; without authority, with what the shadow ordered instead.
+    """End a turn with the count that stands now; without authority, with what the shadow set instead.
 
     Rate limits and stages go on from what was applied, not from what was decided.
     """

@@ -134,7 +134,7 @@ def state_from_json(data: object, terms: Terms) -> tuple[State, tuple[str, ...]]
     if saved and saved.get("demand") != terms.measures:
         saved = {name: saved[name] for name in ("starts", "failed", "starts_since", "gpu", "leads") if name in saved}
     learned, notes = learned_from_json(saved.get("loop"), Learned.fresh(terms))
-    shadow = number_or(saved.get("shadow"), -1.0)  # negative: begin with what is ordered
+    shadow = number_or(saved.get("shadow"), -1.0)  # negative: begin with the current replicas
     known = 0 <= shadow <= terms.objective.max_replicas
     state = State(
         learned=learned,
@@ -216,11 +216,11 @@ def _feedback(value: Any, default: RiskFeedback) -> RiskFeedback:  # noqa: ANN40
 def _trust(value: Any, default: Trust) -> Trust:  # noqa: ANN401
     fields = _object(value)
     if abs(_number(fields.get("epsilon"), 0.0, 1.0) - default.epsilon) > 1e-4 * default.epsilon:
-        raise _DamagedError("the promise (epsilon) has changed")
+        raise _DamagedError("the objective (epsilon) has changed")
     names = ("evidence", "missed", "steps", "violated", "stated_steps", "stated_sum")
     counts = {n: _number(fields.get(n), 0.0, 1e12) for n in names}
     if counts["missed"] > counts["evidence"] or counts["violated"] > counts["steps"]:
-        raise _DamagedError("more misses than steps")
+        raise _DamagedError("more violations than steps")
     step = _whole(fields.get("step"), 0, len(Trust.LEVELS) - 1)
     return replace(default, step=step, block_steps=_whole(fields.get("block_steps"), 1, 10**6), **counts)
 

@@ -1,4 +1,4 @@
-"""A counterfactual life for a service without authority: what HARMONY would have ordered, and what that is worth."""
+"""A counterfactual life for a service without authority: what HARMONY would have set, and what that is worth."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """Running totals of what the shadow would have saved and missed, against what really happened.
+    """Running totals of what the shadow would have saved and violated, against what really happened.
 
     The lower bound of savings per hour is Student's t on hourly blocks. Hours resemble their neighbours, so their
     number n counts as n (1 - r) / (1 + r), where r is the blocks' first autocorrelation (0 where it is negative).
 
     Attributes:
-        gpu_hours_saved: GPU-hours that the actual orders cost more than the shadow's (negative: less).
-        misses_avoided_s, misses_caused_s: seconds that only the actual (only the shadow's) ready replicas missed.
-        seconds: seconds with known demand; absent ones are neither kept nor missed.
+        gpu_hours_saved: GPU-hours that the actual replicas cost more than the shadow's (negative: less).
+        misses_avoided_s, misses_caused_s: seconds that only the actual (only the shadow's) ready replicas violated.
+        seconds: seconds with known demand; absent ones are neither kept nor violated.
         absent_s: seconds without known demand.
         blocks, total, squares, products, first, last: number, sum, sum of squares and of neighbours' products of
             the savings of whole hours, and the first and the newest of them, for the bound.

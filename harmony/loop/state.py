@@ -36,14 +36,14 @@ class Terms:
     """What was agreed about a service: it changes when a person changes it, and by nothing else.
 
     Attributes:
-        objective: what was promised, with prices, bounds, schedules, fallback and indicator bound.
+        objective: the bound on violations, with prices, bounds, schedules, fallback and indicator bound.
         policy: who decides, with the guards that go with it.
         capacity, lead_time: known, or what learning starts from.
         step_s: seconds that one reading of demand stands for; `interval_s`: seconds from turn to turn.
         mode, pause: what the user lets us do, and what is stopped for now.
         writes_count: False where another autoscaler reads our figure and writes the count.
         stale_after_s: how old the newest reading may be and still be present demand; None for 2.5 steps, at least 60 s.
-        steps_back: authority is taken back when more is missed than was promised (not in a replay: every policy
+        steps_back: authority is taken back when realised risk exceeds the objective (not in a replay: every policy
             keeps to the end what it was given).
         scored: forecasts are kept and compared with what came (a replay has figures of its own).
         gpu_type: what the first starts are taken to run on; empty where nobody said.
@@ -127,7 +127,7 @@ class Learned:
     def mode(self, granted: Mode) -> Mode:
         """The authority in force: what was granted, less what trust took back.
 
-        Whoever alone moves the count keeps moving it up: to freeze it would only add to what is missed.
+        Whoever alone moves the count keeps moving it up: to freeze it would only add to what is violated.
         """
         if self.trust is None:
             return granted
@@ -143,7 +143,7 @@ class State(NamedTuple):
         ledger: who served when, for the steps that are not judged yet.
         shadow: the counts that would have been, while there is no authority; None otherwise.
         shadow_since_s: when the shadow first began; NaN before.
-        scores, regret: whether forecasts came true, and what the shadow would have saved and missed.
+        scores, regret: whether forecasts came true, and what the shadow would have saved and violated.
         lead_times: start-up times on the GPU types that are not the present one.
         gpu_type: the present one; empty where unknown.
         finished_starts, failed_starts: starts seen so far.

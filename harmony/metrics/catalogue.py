@@ -91,13 +91,15 @@ def _process(type_: Literal["gauge", "counter", "histogram", "info"], name: str,
 SERVICE_GAUGES = (
     _gauge("harmony_current_replicas", "Replicas that the scale target asked for when it was last read."),
     _gauge("harmony_ready_replicas", "Replicas that serve."),
-    _gauge("harmony_recommended_replicas", "Replicas that HARMONY would order if it had full authority."),
-    _gauge("harmony_desired_replicas", "Replicas that HARMONY orders, within the authority that it has."),
+    _gauge("harmony_recommended_replicas", "Replicas that HARMONY would set if it had full authority."),
+    _gauge(
+        "harmony_desired_replicas", "Replicas that HARMONY sets, or asks another autoscaler for, within its authority."
+    ),
     _gauge("harmony_floor_replicas", "Lower bound that HARMONY holds for another autoscaler (mode Floor)."),
     _gauge("harmony_max_replicas", "Upper bound of the service; nothing overrides it."),
-    _gauge("harmony_violation_probability", "Stated probability of a miss at the recommended replicas, 0 to 1."),
-    _gauge("harmony_promised_violation_probability", "Tolerated probability of a miss (epsilon), 0 to 1."),
-    _gauge("harmony_realized_violation_ratio", "Share of the judged steps that were missed, 0 to 1."),
+    _gauge("harmony_violation_probability", "Stated probability of a violation at the recommended replicas, 0 to 1."),
+    _gauge("harmony_promised_violation_probability", "Violation rate that the objective allows (epsilon), 0 to 1."),
+    _gauge("harmony_realized_violation_ratio", "Share of the judged steps that were violated, 0 to 1."),
     _gauge("harmony_demand", "Newest demand in its own unit; absent while there is none."),
     _gauge("harmony_forecast_demand", "Forecast demand one lead time ahead, in demand's unit.", "quantile", QUANTILES),
     _gauge(
@@ -106,14 +108,19 @@ SERVICE_GAUGES = (
         "bound",
         BOUNDS,
     ),
-    _gauge("harmony_lead_time_seconds", "Time from order to ready of the next replica.", "quantile", LEAD_QUANTILES),
+    _gauge(
+        "harmony_lead_time_seconds",
+        "Time from asking for the next replica to its being ready.",
+        "quantile",
+        LEAD_QUANTILES,
+    ),
     _gauge("harmony_expected_cost_per_hour", "Expected money per hour at the recommended replicas."),
     _gauge("harmony_fallback_active", "1 while the fallback decides because data is missing, else 0."),
     _gauge("harmony_metrics_age_seconds", "Age of the newest reading of demand."),
     _gauge("harmony_shadow_gpu_hours_saved", "GPU-hours that following HARMONY would have saved (running total)."),
     _gauge(
         "harmony_shadow_miss_seconds",
-        "Missed seconds that following HARMONY would have avoided or caused (running total).",
+        "Violated seconds that following HARMONY would have avoided or caused (running total).",
         "effect",
         EFFECTS,
     ),
@@ -130,12 +137,17 @@ DECISIONS = _counter(
     "harmony_decisions_total", "Decisions by direction and reason.", "direction", "reason", values=DIRECTIONS
 )
 LIMITED = _counter("harmony_decisions_limited_total", "Decisions that a limit bound.", "limiter", values=LIMITERS)
-SCALE_ERRORS = _counter("harmony_scale_errors_total", "Orders that the scale target refused or that failed.")
+SCALE_ERRORS = _counter(
+    "harmony_scale_errors_total", "Changes of the replica count that the target refused or that failed."
+)
 STEPS = _counter("harmony_judged_steps_total", "Steps with known demand that were judged.")
-MISSED = _counter("harmony_missed_steps_total", "Judged steps in which the objective was missed.")
+MISSED = _counter("harmony_missed_steps_total", "Judged steps in which demand exceeded what ready replicas carry.")
 SERVICE_COUNTERS = (DECISIONS, LIMITED, SCALE_ERRORS, STEPS, MISSED)
 STARTS = Definition(
-    "harmony_replica_start_seconds", "histogram", "Time from order to ready of replicas.", buckets=START_BUCKETS_S
+    "harmony_replica_start_seconds",
+    "histogram",
+    "Time from asking for a replica to its being ready.",
+    buckets=START_BUCKETS_S,
 )
 
 MANAGED = Definition(

@@ -30,7 +30,7 @@ SERVICE = "namespace, name, kind"
 QUERIES = (
     ("Is the loop alive?", "time() - max(harmony_last_tick_timestamp_seconds) < 150"),
     (
-        "Was the promise kept in the last day?",
+        "Was the objective kept in the last day?",
         f"sum by ({SERVICE}) (increase(harmony_missed_steps_total[1d]))"
         f" / sum by ({SERVICE}) (increase(harmony_judged_steps_total[1d]))"
         f" <= max by ({SERVICE}) (harmony_promised_violation_probability)",

@@ -90,9 +90,9 @@ class Metrics:
     ) -> None:
         """One turn of the loop.
 
-        ``recommended`` is what full authority would order (default: the decision's count), ``desired`` what is
-        ordered (default: what the target accepted), ``floor`` the bound held for another autoscaler, ``realized`` the
-        share of missed steps so far, ``held_by`` what kept the order from the recommendation (mode, pause).
+        ``recommended`` is what full authority would set (default: the decision's count), ``desired`` what is
+        set (default: what the target accepted), ``floor`` the bound held for another autoscaler, ``realized`` the
+        share of violated steps so far, ``held_by`` what kept the count from the recommendation (mode, pause).
         """
         seen, decision = record.observation, record.decision
         wanted = decision.replicas if recommended is None else recommended
@@ -140,12 +140,12 @@ class Metrics:
         self._services.set(key, {("harmony_metrics_age_seconds", ()): float(age_s)})
 
     def observe_start(self, key: ServiceName, seconds: float) -> None:
-        """A replica became ready ``seconds`` after it was ordered; a number that cannot be a duration is dropped."""
+        """A replica became ready ``seconds`` after it was asked for; a number that cannot be a duration is dropped."""
         if math.isfinite(seconds) and seconds >= 0:
             self._services.observe_start(key, seconds)
 
     def observe_scale_error(self, key: ServiceName) -> None:
-        """An order was refused or failed."""
+        """A change of the count was refused or failed."""
         self._services.add(key, {(names.SCALE_ERRORS.name, ()): 1.0})
 
     def observe_shadow(self, key: ServiceName, gpu_hours_saved: float, avoided_s: float, caused_s: float) -> None:

@@ -1,1 +1,1 @@
-"""The data model: what was promised, what is known, what was seen, what was decided (frozen values, no behaviour)."""
+"""The data model: the objective, what is known, what was seen, what was decided (frozen values, no behaviour)."""

@@ -14,10 +14,10 @@ class Mode(StrEnum):
     """How much authority a service was given, from none to all (a closed set; users write these names)."""
 
     OBSERVE = "Observe"  # read and learn only
-    RECOMMEND = "Recommend"  # also say what would be ordered
+    RECOMMEND = "Recommend"  # also say which count it would set
     FLOOR = "Floor"  # another autoscaler keeps the count; ours is its minimum
-    UP_ONLY = "UpOnly"  # order more, never less
-    FULL = "Full"  # order more and less
+    UP_ONLY = "UpOnly"  # raise the count, never lower it
+    FULL = "Full"  # raise and lower the count
 
     @property
     def rank(self) -> int:

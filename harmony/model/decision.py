@@ -31,7 +31,7 @@ class Reason(StrEnum):
     FALLBACK = "Fallback"  # data have been absent for several turns: at least the fallback's replicas
     PAUSED = "Paused"  # the user has stopped scaling
     MODE_LIMITED = "AuthorityLimited"  # the granted mode allows less
-    UNREACHABLE = "ObjectiveUnreachable"  # even the most replicas allowed miss more than was promised
+    UNREACHABLE = "ObjectiveUnreachable"  # even the maximum violates more than the objective allows
     TARGET_RATIO = "TargetRatio"  # HPA: usage over target
     WITHIN_TOLERANCE = "WithinTolerance"  # HPA: usage near enough to target
     FIXED = "Fixed"  # static
@@ -46,10 +46,12 @@ class Candidates:
     replicas: Annotated[npt.NDArray[np.int64], About("The count.", least=0)]
     violation_probability: Annotated[
         FloatArray,
-        About("Stated probability of a miss: in the objective's measure, recalibrated by what came true.", 0, 1),
+        About("Stated probability of a violation: in the objective's measure, recalibrated by what came true.", 0, 1),
     ]
-    violated_time: Annotated[FloatArray, About("Share of the window's steps that the model expects missed.", 0, 1)]
-    violated_window: Annotated[FloatArray, About("Probability by the model that any step is missed.", 0, 1)]
+    violated_time: Annotated[
+        FloatArray, About("Share of the window's steps that the model expects to be violated.", 0, 1)
+    ]
+    violated_window: Annotated[FloatArray, About("Probability by the model that any step is violated.", 0, 1)]
     expected_cost: Annotated[
         FloatArray, About("Expected money per hour for idle and missing replicas and switching, at this count.")
     ]
@@ -78,11 +80,11 @@ class Decision:
     (see `harmony.schema`). `memory` is what this policy wants to see again next time; opaque to all others.
     """
 
-    replicas: Annotated[int, About("Replicas that full authority would order.", least=0)]
-    current: Annotated[int, About("Replicas ordered before.", least=0)]
+    replicas: Annotated[int, About("Replicas that full authority would set.", least=0)]
+    current: Annotated[int, About("Current replicas, before the decision.", least=0)]
     reason: Annotated[Reason, About("Why, from a closed set such as Forecast, ReactiveFloor or AbsentData.")]
     violation_probability: Annotated[
-        float, About("Stated probability of a miss at this count; absent when the policy states none.", 0, 1)
+        float, About("Stated probability of a violation at this count; absent when the policy states none.", 0, 1)
     ] = math.nan
     expected_cost: Annotated[
         float, About("Expected money per hour for idle and missing replicas and switching, at this count.")

@@ -96,11 +96,11 @@ class LeadTime:
         return LeadTime(mu, kappa, self.alpha + 0.5, beta, self.memory)._faded()
 
     def observe_failed(self, age_s: float) -> LeadTime:
-        """Posterior after a start that failed ``age_s`` seconds after its order: it would have taken at least that."""
+        """Posterior after a start that failed at the age of ``age_s`` seconds: it would have taken at least that."""
         return self.with_pending((age_s,))
 
     def with_pending(self, ages_s: Iterable[float]) -> LeadTime:
-        """What to expect while starts ordered ``ages_s`` seconds ago still run; for one decision, not to be kept.
+        """What to expect while starts asked for ``ages_s`` seconds ago still run; for one decision, not to be kept.
 
         They are right-censored. Each that is older than the median of what is expected counts as if it took the
         conditional median (half of such starts take longer), youngest first; younger ones say nearly nothing. A

@@ -1,4 +1,4 @@
-"""`Objective`: what the user promised, what it may cost, and how fast replicas may move (`Behavior`)."""
+"""`Objective`: the bound on violations, what it may cost, and how fast replicas may move (`Behavior`)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """What to order while demand or forecast are absent (KEDA's names; none of these ever lowers the count).
+    """What to set while demand or forecast are absent (KEDA's names; none of these ever lowers the count).
 
     After ``failure_threshold`` turns without them in a row, `currentReplicas` keeps the count and
     `currentReplicasIfHigher` raises it to ``replicas`` if it is below.
@@ -95,7 +95,7 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorBound:
-    """A promise about an indicator: it stays at or below ``at_most`` (its own unit); capacity is then learned."""
+    """A service level on an indicator: it stays at or below ``at_most`` (its own unit); capacity is then learned."""
 
     indicator: str
     at_most: float
@@ -126,18 +126,18 @@ class Behavior:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What was promised and what it costs.
+    """The bound on violations, and what replicas and violations cost.
 
-    The promise is a *capacity rule*: demand stays within what the ready replicas carry, except with probability
-    `epsilon`. `measure` says of what: ``"time"``, the share of steps that are missed (what a report counts), or
-    ``"window"``, the probability that any step of the lead-time window is missed (stricter).
+    The objective is a *capacity rule*: demand stays within what the ready replicas carry, except with probability
+    `epsilon`. `measure` says of what: ``"time"``, the share of steps that are violated (what a report counts), or
+    ``"window"``, the probability that any step of the lead-time window is violated (stricter).
 
     Attributes:
         epsilon: tolerated violation probability, 0..1.
         demand: name of the indicator that replicas are counted for; empty for the panel's first.
         price_per_gpu_hour, gpus_per_replica: money per idle or busy replica-hour is their product.
         miss_price_per_replica_hour: money lost per hour and missing replica (c_u of the Bayes rule); 0 lets the
-            promise alone decide.
+            objective alone decide.
         switch_price: money per replica added or removed (c_s of the Bayes rule).
         min_replicas, max_replicas: bounds that nothing overrides.
         behavior: rate limits and stabilisation applied to the decision.

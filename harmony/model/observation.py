@@ -19,10 +19,10 @@ class Outcome:
 
     Attributes:
         steps: steps with known demand.
-        violated: how many of them were missed.
+        violated: how many of them were violated.
         bound_samples: what steps showed about capacity, where it is learned: (demand per serving replica, whether the
             indicator bound held); only steps that may teach (see `harmony.decision.learning.LearningGate`).
-        failed_s: ages (seconds since the order) at which starts failed.
+        failed_s: ages (seconds since they were asked for) at which starts failed.
     """
 
     steps: int = 0
@@ -41,7 +41,7 @@ class Observation:
         interval_s: seconds until the policy is asked again.
         demand: newest demand in its own unit; NaN when absent.
         ordered, ready: replicas asked for, and of those the ones that serve.
-        objective, capacity, lead_time: what was promised and what has been learned.
+        objective, capacity, lead_time: the objective and what has been learned.
         forecast: joint sample paths from ``now_s`` on, or None when there is none (yet).
         risk_level: the model's own violation probability that has been found to realise `objective.epsilon`
             (see `harmony.decision.feedback`); equal to epsilon until something was learned.

@@ -21,7 +21,7 @@ class Past:
     """What a policy may know before it starts: the learning part of the trace, never the scored one.
 
     `need` (steps,) replicas that demand needed, NaN where demand was absent; `step_s`, `lead_s` in seconds;
-    `epsilon` the promise.
+    `epsilon` the violation rate allowed.
     """
 
     need: FloatArray
@@ -96,5 +96,5 @@ class Policy(Protocol):
         ...
 
     def ladders(self, past: Past) -> Sequence[Sequence[Self]]:
-        """Settings worth trying when tuning: each ladder goes from the cheapest (most misses) to the safest."""
+        """Settings worth trying when tuning: each ladder goes from the cheapest (most violations) to the safest."""
         ...

@@ -19,7 +19,7 @@ class HarmonyPolicy:
     """Least expected cost subject to the stated risk, from a named forecaster.
 
     `hold_s`: a scale-down waits until nothing in that many seconds asked for more; negative stands for one lead time
-    (filled in by `fitted`): ready replicas are the minimum of what was ordered over the lead, so orders that flicker
+    (filled in by `fitted`): ready replicas are the minimum of what was set over the lead, so counts that flicker
     would be paid for and not serve. `risk_scale`: the model's
     probability to start deciding with, as a multiple of epsilon; feedback moves it from there. `limits`: the user's
     own rate limits and windows, which then stand in for the hold.

@@ -40,7 +40,7 @@ class Replayed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PricedPolicy:
-    """At every turn what the cheapest setting orders that has kept the budget on the service's own past.
+    """At every turn what the cheapest setting asks for that has kept the budget on the service's own past.
 
     Until there is enough past it decides by the fixed risk level (with a forecast) or by the highest demand of the
     last lead and a margin (without).
@@ -143,7 +143,7 @@ class PricedPolicy:
         return memory._replace(past=past)
 
     def _seen(self, observation: Observation, paths: FloatArray | None) -> Replayed:
-        """The memory with this turn's row and the outcome of what was ordered before it."""
+        """The memory with this turn's row and the outcome of what was set before it."""
         memory: Replayed | None = observation.memory
         objective, demand = observation.objective, observation.demand
         grid = LeadGrid(observation.interval_s, _turns(observation))
@@ -151,7 +151,7 @@ class PricedPolicy:
             memory = self._started(observation, grid)
         elif not LEAD_KEPT * memory.past.grid.lead_steps <= grid.lead_steps <= memory.past.grid.lead_steps:
             memory = memory._replace(past=memory.past.leading(grid.lead_steps))
-        past = memory.past.within(objective.min_replicas, objective.max_replicas).promising(objective.epsilon)
+        past = memory.past.within(objective.min_replicas, objective.max_replicas).with_objective(objective.epsilon)
         recent = memory.recent
         capacity = observation.capacity.median
         if demand == demand:
@@ -218,7 +218,7 @@ def _as_modelled(decision: Decision) -> float:
 
 
 def _turns(observation: Observation) -> int:
-    """Turns until what is ordered now is ready, at least one."""
+    """Turns until what is set now is ready, at least one."""
     lead_s = observation.lead_time.steps(observation.step_s) * observation.step_s
     return max(1, math.ceil(round(lead_s / observation.interval_s, 9)))
 

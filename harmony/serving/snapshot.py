@@ -29,13 +29,13 @@ class Snapshot:
         guards_before: what the guards remembered before this decision.
         behavior: the limits that the guards applied; None for none.
         ordered, ready: replicas of the real target (the record's are the shadow's while there is no authority).
-        desired: what was ordered within the authority.
+        desired: what was set within the authority.
         held_by: what kept the order from the recommendation ("mode Recommend", "paused"); empty for nothing.
         history_s, history: (rows,) times and demand, oldest first, at most `HISTORY_ROWS`; NaN where absent.
         conditions: as in the object's status (type, status, reason, message).
         coverage: share of readings inside each central interval of the forecast; NaN before anything was scored.
         crps: mean continuous ranked probability score, in the demand's unit.
-        realized, stated: share of judged steps that were missed, and the mean probability stated for them.
+        realized, stated: share of judged steps that were violated, and the mean probability stated for them.
         gpu_hours_saved, misses_avoided_s, misses_caused_s, shadow_s: running totals against what really happened
             (`harmony.loop.shadow.Regret`), and the seconds they were counted over.
     """
@@ -86,5 +86,5 @@ class Snapshot:
 
     @property
     def recommended(self) -> int:
-        """Replicas that full authority would order."""
+        """Replicas that full authority would set."""
         return self.record.decision.replicas

@@ -21,8 +21,8 @@ class Said:
         record: the turn.
         demand_name, unit, currency: names for people; may be empty.
         mode: the authority in force.
-        ordered: replicas of the real target (the record's are a shadow's while there is no authority).
-        desired, held_by: what was ordered, and what kept it from the recommendation ("" for nothing).
+        ordered: current replicas of the real target (the record's are a shadow's while there is no authority).
+        desired, held_by: the desired replicas, and what kept them from the recommendation ("" for nothing).
     """
 
     record: Record
@@ -36,7 +36,7 @@ class Said:
 
 
 def in_words(said: Said) -> str:
-    """What was decided, why, at what stated risk, and what kept it from being ordered."""
+    """What was decided, why, at what stated risk, and what holds it back."""
     return " ".join(part for part in (_what(said), _why(said), _risk(said), _held(said)) if part)
 
 
@@ -94,7 +94,7 @@ def _what(said: Said) -> str:
     decision = said.record.decision
     count = f"{decision.replicas} replica{'' if decision.replicas == 1 else 's'}"
     if said.held_by and decision.current != said.ordered:
-        return f"{count} recommended, {said.ordered} ordered:"
+        return f"{count} recommended, currently {said.ordered}:"
     if decision.replicas == decision.current:
         return f"Stay at {count}:"
     return f"{'Up' if decision.replicas > decision.current else 'Down'} from {decision.current} to {count}:"
@@ -115,7 +115,7 @@ def _why(said: Said) -> str:
         Reason.MIN_REPLICAS: f"{wanted} would do, but the minimum is {low}.",
         Reason.MAX_REPLICAS: f"{wanted} is wanted, but the maximum is {high}.",
         Reason.FALLBACK: "data have been missing for several turns, so the fallback decides.",
-        Reason.UNREACHABLE: f"even the maximum of {high} may miss more than was promised.",
+        Reason.UNREACHABLE: f"even at the maximum of {high} the stated risk exceeds the objective.",
         Reason.PAUSED: "scaling is paused.",
         Reason.MODE_LIMITED: f"mode {said.mode} allows no more.",
     }
@@ -131,25 +131,25 @@ def _forecast(said: Said) -> str:
         return f"the least cost over the next {window}."
     at = int(candidates.replicas.searchsorted(decision.replicas))
     if decision.bound_by != "epsilon" or at == 0:
-        return f"of all counts that keep the promise over the next {window} it costs least."
+        return f"of all counts that keep the objective over the next {window} it costs least."
     fewer, risk = int(candidates.replicas[at - 1]), float(candidates.violation_probability[at - 1])
-    return f"with {fewer} a miss within the next {window} has probability {chance(risk, candidates.paths)}."
+    return f"with {fewer} the risk of a violation within the next {window} would be {chance(risk, candidates.paths)}."
 
 
 def _risk(said: Said) -> str:
-    """Stated risk beside the promise, and the cost."""
+    """Stated risk beside the objective, and the cost."""
     seen, decision = said.record.observation, said.record.decision
     if math.isnan(decision.violation_probability):
         return ""
     risk = chance(decision.violation_probability, decision.paths)
-    text = f"Stated risk {risk}, promised {percent(seen.objective.epsilon)}"
+    text = f"Stated risk {risk}, objective {percent(seen.objective.epsilon)}"
     if not math.isnan(decision.expected_cost):
         text += f"; expected cost {decision.expected_cost:.2f} {said.currency}".rstrip() + " per hour"
     return text + "."
 
 
 def _held(said: Said) -> str:
-    """What kept the order from the recommendation."""
+    """What keeps the desired replicas from the recommendation."""
     if not said.held_by:
         return ""
-    return f"Ordered: {said.desired} ({said.held_by})."
+    return f"Desired replicas: {said.desired} ({said.held_by})."

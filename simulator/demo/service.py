@@ -34,7 +34,7 @@ LATE_STEPS = 1  # the reading of the present row may be lost
 
 @dataclass(frozen=True, slots=True)
 class Enacted:
-    """What came of a plan: the count that stands, the floor held (None: none), what held the order, refused or not."""
+    """What came of a plan: the count that stands, the floor held (None: none), what held it, refused or not."""
 
     applied: int
     desired: int
@@ -134,7 +134,7 @@ class DemoService:
 
     @property
     def regret(self) -> Regret:
-        """What the shadow would have saved and missed."""
+        """What the shadow would have saved and violated."""
         return self._managed.state.regret
 
     @property
@@ -183,7 +183,7 @@ class DemoService:
         return Look(self._readings.time_s(self._row), demand, age * STEP_S, self.pool.ordered, self.pool.ready)
 
     def conclude(self) -> Record:
-        """Order what is permitted, and end the turn."""
+        """Set what is permitted, and end the turn."""
         turn, self._turn = self._turn, None
         assert turn is not None
         self.acted = self._enact(turn)
@@ -196,7 +196,7 @@ class DemoService:
         return took
 
     def _enact(self, turn: Turn) -> Enacted:
-        """Order what the plan says; the cluster refuses now and then."""
+        """Set what the plan says; the cluster refuses now and then."""
         present, (wanted, desired, held_by) = self.pool.ordered, turn.plan
         if self.mode is Mode.FLOOR:
             return Enacted(present, present, floor=wanted, held_by=held_by)

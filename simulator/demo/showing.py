@@ -105,7 +105,7 @@ def _conditions(service: DemoService) -> tuple[dict[str, str], ...]:
 
 
 def _refusal(able: bool) -> str:
-    return "the target can be scaled" if able else "the order was refused: the GPU quota of the namespace is used up"
+    return "the target can be scaled" if able else "the change was refused: the GPU quota of the namespace is used up"
 
 
 def _condition(kind: str, status: bool | None, reason: str, message: str) -> dict[str, str]:

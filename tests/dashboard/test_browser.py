@@ -78,7 +78,7 @@ def test_what_if_changes_the_recommendation(tabs: Tabs, site: Site) -> None:
     old, new = page.locator("[data-old=replicas]"), page.locator("[data-new=replicas]")
     expect(old).to_have_text(re.compile(r"\d+"))
     assert old.inner_text() == new.inner_text()
-    slider = page.get_by_label("Promise P(miss)")
+    slider = page.get_by_label("Objective: violation rate")
     slider.focus()
     slider.press("End")  # tolerate a miss every other time
     expect(page.locator("#whatif-said")).to_contain_text("instead of")
@@ -275,6 +275,6 @@ def test_absent_is_said_and_never_zero(tabs: Tabs) -> None:
     assert "No alternatives were weighed" in body
     labels, values = page.locator(".tiles .label"), page.locator(".tiles .value")
     tiles = dict(zip(labels.all_inner_texts(), values.all_inner_texts(), strict=True))
-    assert tiles["P(miss)"].startswith("–")
+    assert tiles["Stated risk"].startswith("–")
     assert tiles["Saved"].startswith("–")
     assert page.evaluate(f"{FAN}.find(t => t.name === 'demand').y") == []

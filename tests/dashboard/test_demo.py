@@ -51,7 +51,7 @@ def test_a_newcomer_sees_it_live(browser: Browser, demo: str) -> None:
         if page.evaluate(origin) >= first + 120_000:
             break
     assert page.evaluate(origin) >= first + 120_000  # two turns later
-    page.get_by_label("Promise P(miss)").press("Home")
+    page.get_by_label("Objective: violation rate").press("Home")
     expect(page.locator("output[for=wi-epsilon]")).to_have_text("0.01 %")
     expect(page.locator("#whatif-said")).to_contain_text("instead of")
     assert (tabs.errors, tabs.foreign) == ([], [])

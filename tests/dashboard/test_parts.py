@@ -38,11 +38,11 @@ def deciding(reason: Reason, **changes: object) -> Snapshot:
         (deciding(Reason.FORECAST, ready=9), "info", "1 replica starting"),
         (deciding(Reason.FORECAST, desired=12), "info", "Scaling up to 12"),
         (deciding(Reason.FORECAST, desired=7), "info", "Scaling down to 7"),
-        (deciding(Reason.FORECAST, ordered=12, desired=12, ready=12), "info", "Would order 2 fewer"),
+        (deciding(Reason.FORECAST, ordered=12, desired=12, ready=12), "info", "Would remove 2"),
         (deciding(Reason.FORECAST, held_by="paused"), "warn", "Paused"),
         (deciding(Reason.MAX_REPLICAS), "warn", "At the maximum"),
         (deciding(Reason.FORECAST, effective_mode="UpOnly"), "warn", "Stepped back to UpOnly"),
-        (deciding(Reason.UNREACHABLE), "bad", "Promise out of reach"),
+        (deciding(Reason.UNREACHABLE), "bad", "Objective out of reach"),
         (deciding(Reason.ABSENT_DATA, effective_mode="UpOnly"), "bad", "Data absent, count held"),
         (deciding(Reason.FALLBACK), "bad", "Fallback: data absent"),
         (

@@ -89,7 +89,14 @@ def test_words_say_what_was_seen_weighed_and_bound(store: JournalStore, snapshot
     assert told is not None
     text = "\n".join(told.lines)
     decision = chosen.record.decision
-    parts = ["Seen: demand", "Window:", "Promise: at most", "<- decided", "What bound it: epsilon", "200 sample paths"]
+    parts = [
+        "Seen: demand",
+        "Window:",
+        "Objective: at most",
+        "<- decided",
+        "What bound it: epsilon",
+        "200 sample paths",
+    ]
     parts += [chosen.service, f"{decision.replicas} replica", "held by mode Recommend", "bit for bit"]
     for part in parts:
         assert part in text, part

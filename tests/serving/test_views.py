@@ -68,8 +68,9 @@ def test_decision_has_every_candidate_and_says_why_not_one_fewer() -> None:
     assert shown["window_s"] == 300.0
     assert shown["quantiles"]["0.5"] == pytest.approx([925, 935, 945, 955, 965], abs=3)
     assert shown["sentence"] == (
-        f"Up from 10 to 12 replicas: with 11 a miss within the next 5 min has probability {100 * missed:.2g} %. "
-        f"Stated risk < 0.5 %, promised 5 %; expected cost {shown['expected_cost']:.2f} USD per hour."
+        "Up from 10 to 12 replicas: "
+        f"with 11 the risk of a violation within the next 5 min would be {100 * missed:.2g} %. "
+        f"Stated risk < 0.5 %, objective 5 %; expected cost {shown['expected_cost']:.2f} USD per hour."
     )
 
 
@@ -77,7 +78,7 @@ def test_a_risk_of_no_path_is_no_zero_even_after_the_paths_are_gone() -> None:
     """Between turns a controller lets go of the paths, and writes the sentence into the status afterwards."""
     made = record()
     kept = replace(made, observation=replace(made.observation, forecast=None))
-    assert "Stated risk < 0.5 %, promised 5 %" in sentence(snapshot(record=kept))
+    assert "Stated risk < 0.5 %, objective 5 %" in sentence(snapshot(record=kept))
 
 
 def test_nothing_known_is_null_everywhere() -> None:
@@ -131,8 +132,8 @@ def test_every_reason_has_a_sentence(reason: Reason) -> None:
     decision = Decision(7, 5, reason, 0.004, 14.0, unconstrained=9, bound_by="stages")
     text = sentence(snapshot(record=record(decision=decision), held_by="mode Recommend", desired=5, ordered=5))
     assert text.startswith("Up from 5 to 7 replicas: ")
-    assert "Stated risk 0.4 %, promised 5 %; expected cost 14.00 USD per hour." in text
-    assert text.endswith("Ordered: 5 (mode Recommend).")
+    assert "Stated risk 0.4 %, objective 5 %; expected cost 14.00 USD per hour." in text
+    assert text.endswith("Desired replicas: 5 (mode Recommend).")
     assert "nan" not in text.lower()
     assert len(text.split(": ", 1)[1].split(". ")[0]) > 4
 
@@ -148,8 +149,8 @@ def test_a_shadows_decision_is_told_beside_the_real_count() -> None:
     """ "Up from 5" would be read as the target's count, which is 10."""
     decision = Decision(7, 5, Reason.FORECAST)
     text = sentence(snapshot(record=record(decision=decision), held_by="mode Recommend", desired=10, ordered=10))
-    assert text.startswith("7 replicas recommended, 10 ordered: ")
-    assert text.endswith("Ordered: 10 (mode Recommend).")
+    assert text.startswith("7 replicas recommended, currently 10: ")
+    assert text.endswith("Desired replicas: 10 (mode Recommend).")
 
 
 def test_time_that_is_not_known() -> None:

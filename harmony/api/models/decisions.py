@@ -46,7 +46,7 @@ class Capacity(Model):
 
 
 class LeadTime(Model):
-    """Order to ready."""
+    """From asking for a replica to its being ready."""
 
     p50_s: Number
     p90_s: Number
@@ -124,7 +124,7 @@ class WhatIfRequest(Request):
     miss_price_per_replica_hour: float | None = Field(None, ge=0, le=1e9)
     min_replicas: int | None = Field(None, ge=0, le=100_000)
     max_replicas: int | None = Field(None, ge=1, le=100_000)
-    ordered: int | None = Field(None, ge=0, le=100_000, description="As if so many were ordered now.")
+    ordered: int | None = Field(None, ge=0, le=100_000, description="As if so many were the current replicas.")
     measure: Literal["time", "window"] | None = None
     guards: bool = Field(False, description="Also apply stabilisation and rate limits, as the loop does.")
 

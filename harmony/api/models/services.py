@@ -12,7 +12,7 @@ __all__ = ["Calibration", "CalibrationPoint", "FleetPage", "FleetRow", "History"
 
 
 class Misses(Model):
-    """Seconds of missed demand against what really happened, while nothing was ordered (running totals)."""
+    """Violated seconds that following HARMONY would have avoided or caused while it had no authority (totals)."""
 
     avoided_s: Number
     caused_s: Number
@@ -29,16 +29,16 @@ class FleetRow(Model):
     effective_mode: str
     ordered: int
     ready: int
-    recommended: int = Field(description="What full authority would order.")
-    desired: int = Field(description="What is ordered within the authority.")
+    recommended: int = Field(description="What full authority would set.")
+    desired: int = Field(description="What is set within the authority.")
     held_by: str = Field(description="What keeps the two apart; empty for nothing.")
     demand: Number
     unit: str
-    violation_probability: Probability = Field(description="Stated probability of a miss.")
+    violation_probability: Probability = Field(description="Stated probability of a violation.")
     paths: int = Field(0, description="Sample paths it was counted on, of which 0 is less than one; 0 for none.")
-    epsilon: float = Field(description="The promise.")
+    epsilon: float = Field(description="The violation rate that the objective allows.")
     reason: str
-    realized: Number = Field(description="Share of judged steps that were missed.")
+    realized: Number = Field(description="Share of judged steps that were violated.")
     stated: Number = Field(description="Mean probability stated for them.")
     gpu_hours_saved: Number
     misses: Misses
@@ -82,7 +82,7 @@ class Calibration(Model):
     promised: float
     stated: Number
     realized: Number
-    risk_level: Number = Field(description="The model's own probability that has been found to realise the promise.")
+    risk_level: Number = Field(description="The model's own probability that has been found to realise epsilon.")
 
 
 class Service(Model):

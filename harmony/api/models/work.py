@@ -33,7 +33,7 @@ PolicyName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_lis
 
 
 class BacktestRequest(Request):
-    """Replay a history of demand under each policy: what would it have cost and missed?"""
+    """Replay a history of demand under each policy: what would it have cost, and how much would have been violated?"""
 
     demand: list[Value | None] = Field(
         min_length=LEAST_ROWS, max_length=50_000, description="Demand per step, oldest first; null is absent."

@@ -157,7 +157,7 @@ async def forecast(
 
 @router.get("/services/{namespace}/{name}/calibration", response_model=Calibration, summary="Are probabilities true?")
 async def calibration(request: Request, state: StateOf, _: Reader, namespace: Namespace, name: Name) -> Response:
-    """Coverage of the forecast's central intervals, and stated beside realised misses."""
+    """Coverage of the forecast's central intervals, and stated beside realised risk."""
     return answer(request, calibration_json(service_of(state, namespace, name)))
 
 

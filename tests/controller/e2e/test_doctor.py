@@ -83,7 +83,7 @@ def test_a_healthy_world(fake_api: FakeApiServer, tmp_path: Path) -> None:
     texts = {f.about: f.text for f in findings}
     assert {"API server", "CRD", "permissions", "Prometheus", ABOUT} <= set(texts)
     assert "tokens" not in texts, "nobody asked"
-    assert any(f.text == "Deployment chat: 4 ordered, 4 ready" for f in findings)
+    assert any(f.text == "Deployment chat: 4 current, 4 ready" for f in findings)
     assert any(f.text == "indicator running: Fresh" for f in findings)
 
 

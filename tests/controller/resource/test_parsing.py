@@ -179,7 +179,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"objective": {"perReplica": 25, "epsilon": 0.9}},
         "spec.objective.epsilon: 0.9 is not <= 0.5; a tolerated violation probability such as 0.01",
     ),
-    ({"objective": {}}, "spec.objective: nothing is promised; give perReplica (what one ready replica carries) or"),
+    ({"objective": {}}, "spec.objective: no objective; give perReplica (what one ready replica carries) or"),
     ({"objective": {"perReplica": 0}}, "spec.objective.perReplica: 0 is not > 0; demand that one ready replica"),
     ({"objective": {"perReplica": math.nan}}, "spec.objective.perReplica: NaN is not a finite number"),
     ({"objective": {"perReplica": 1, "demand": "request"}}, "spec: objective.demand is not the name of an indicator"),
