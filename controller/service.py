@@ -21,7 +21,7 @@ from forecasting.fleet import Wanted
 from harmony.decision.trust import Trust
 from harmony.loop.ledger import Row
 from harmony.loop.managed import ManagedService
-from harmony.loop.ports import Journal
+from harmony.loop.ports import RecordSink
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Regret
 from harmony.loop.state import Learned, Look, ScalePlan, State, Terms, Turn
@@ -65,7 +65,7 @@ class Service:
         *,
         interval_s: float,
         saved: object = None,
-        journal: Journal | None = None,
+        journal: RecordSink | None = None,
     ) -> None:
         self._settings = settings
         self._feed = feed

@@ -20,7 +20,7 @@ from forecasting.network import ForecastNet
 from forecasting.panel import Panel
 from forecasting.windows import WindowBatch
 
-__all__ = ["Examples", "Fitted", "examples_of", "score_examples", "train"]
+__all__ = ["Examples", "TrainedNet", "examples_of", "score_examples", "train"]
 
 _SCORED_WINDOWS, _SCORED_TOKENS = 256, 500_000
 """Validation windows, and tokens of theirs, that are looked at together."""
@@ -147,7 +147,7 @@ def score_examples(
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class TrainedNet:
     """The averaged weights that scored best on validation, that score, and how long it took to get there."""
 
     net: ForecastNet
@@ -165,7 +165,7 @@ def train(
     keep_start: bool = False,
     progress: Progress | None = None,
     on_check: Callable[[int, tuple[float, float, float, float]], None] | None = None,
-) -> Fitted:
+) -> TrainedNet:
     """AdamW with a cosine schedule on batches of one example set at a time; the running average is what is kept.
 
     ``keep_start`` lets the starting weights win if nothing scores better. Raises `DataError` without windows.
@@ -192,13 +192,13 @@ def _train(
     keep_start: bool,
     progress: Progress | None,
     on_check: Callable[[int, tuple[float, float, float, float]], None] | None,
-) -> Fitted:
+) -> TrainedNet:
     """The loop of `train`."""
     flow = JointFlow()
     averaged = copy.deepcopy(net)
-    best: Fitted | None = None
+    best: TrainedNet | None = None
     if keep_start:
-        best = Fitted(copy.deepcopy(net), score_examples(net, validation, config)[0], 0)
+        best = TrainedNet(copy.deepcopy(net), score_examples(net, validation, config)[0], 0)
     optimiser = torch.optim.AdamW(_groups(net, config), lr=config.learning_rate)
     order = _Batches(training, config, generator)
     stale = 0
@@ -222,7 +222,7 @@ def _train(
             if progress is not None:
                 progress(step, config.steps, f"validation {scores[0]:.4f}")
             if best is None or scores[0] < best.score:
-                best, stale = Fitted(copy.deepcopy(averaged), scores[0], step), 0
+                best, stale = TrainedNet(copy.deepcopy(averaged), scores[0], step), 0
             else:
                 stale += 1
             if stale >= config.patience:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from simulator.charts.axes import percent
+from simulator.charts.axes import percent_label
 from simulator.charts.view import display_name, focus_name, ordered_names
 from simulator.result import PolicyRun, ReplayResult
 
@@ -54,10 +54,10 @@ def headline(result: ReplayResult) -> str:
     if scored_known(result) == 0:
         return f"Nothing can be said about {name}: no demand is known in the scored part of the trace."
     verb = "met its objective" if met(result, run) else "did not meet its objective"
-    allowed = f"({percent(result.epsilon)} allowed)"
+    allowed = f"({percent_label(result.epsilon)} allowed)"
     if run.violation_rate == 0:
         return f"{name} {verb}: demand never exceeded what was ready {allowed}."
-    return f"{name} {verb}: demand exceeded what was ready {percent(run.violation_rate)} of the time {allowed}."
+    return f"{name} {verb}: demand exceeded what was ready {percent_label(run.violation_rate)} of the time {allowed}."
 
 
 def sentences(result: ReplayResult) -> list[str]:
@@ -82,7 +82,7 @@ def _cost(result: ReplayResult, focus: str) -> str:
         how = "met the objective" if met(result, other) and not met(result, run) else how
         parts.append(
             f"{change} {display_name(rival)} ({hours(other.gpu_hours)}), "
-            f"which violated {percent(other.violation_rate)} and {how}"
+            f"which violated {percent_label(other.violation_rate)} and {how}"
         )
     ratio = ratio_to_oracle(result, run)
     if focus != "oracle" and math.isfinite(ratio):

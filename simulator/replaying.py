@@ -32,9 +32,9 @@ from simulator.result import Fan, PolicyRun, ReplayResult
 from simulator.traces.registry import Trace, load_trace
 from simulator.tuning import Score, choose
 
-__all__ = ["ReplaySettings", "replay"]
+__all__ = ["ReplayProgress", "ReplaySettings", "replay"]
 
-Progress = Callable[[str, int, int], None]  # (what, done, total)
+ReplayProgress = Callable[[str, int, int], None]  # (what, done, total)
 LEAD_WEIGHT = 8.0  # how many starts the given lead-time distribution counts for when it is learned on
 
 
@@ -92,7 +92,7 @@ def replay(
     policies: Sequence[str | Policy] = policy_names(),
     settings: ReplaySettings | None = None,
     *,
-    on_progress: Progress | None = None,
+    on_progress: ReplayProgress | None = None,
     journal: Callable[[str, Record], None] | None = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> ReplayResult:
@@ -159,7 +159,7 @@ class _Bench:
     """One trace made into a world; runs and tunes policies in it."""
 
     def __init__(
-        self, trace: Trace, settings: ReplaySettings, on_progress: Progress, timer: Callable[[], float]
+        self, trace: Trace, settings: ReplaySettings, on_progress: ReplayProgress, timer: Callable[[], float]
     ) -> None:
         panel = trace.panel
         self.trace = trace

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from simulator import findings as words
 from simulator.charts import timelines
-from simulator.charts.axes import duration, moment, percent
+from simulator.charts.axes import duration_label, moment, percent_label
 from simulator.charts.palette import ROLES
 from simulator.charts.scatter import scatter_figure
 from simulator.charts.svg import draw, save_png, svg
@@ -114,7 +114,7 @@ def _charts(result: ReplayResult) -> dict[str, Picture]:
     focus = focus_name(result)
     if focus is None or hi <= lo:
         return {}
-    name, lead = display_name(focus), duration(result.lead_time_s)
+    name, lead = display_name(focus), duration_label(result.lead_time_s)
     fan = ChartView(result, lo, hi, WIDE).fan() is not None
     shade = f" The shaded band is what {name} forecast one lead time ({lead}) before." if fan else ""
     clock = "Times are UTC." if result.calendar else "Times count from the start of the trace."
@@ -182,7 +182,7 @@ def _described(view: ChartView) -> str:
     """The part of a time axis and the figures of every policy, for those who cannot see the chart."""
     result = view.result
     start, end = (moment(view.start_s + offset, calendar=result.calendar) for offset in (0.0, view.span_s))
-    rates = ", ".join(f"{display_name(n)} {percent(float(view.missed(n).mean()))}" for n in view.names)
+    rates = ", ".join(f"{display_name(n)} {percent_label(float(view.missed(n).mean()))}" for n in view.names)
     return f"From {start} to {end}. Violated steps: {rates}."
 
 
@@ -207,8 +207,8 @@ def _tiles(result: ReplayResult) -> list[dict[str, str]]:
     tiles = [
         {
             "label": "time violated",
-            "value": percent(run.violation_rate) if known else "-",
-            "note": f"objective: at most {percent(result.epsilon)}",
+            "value": percent_label(run.violation_rate) if known else "-",
+            "note": f"objective: at most {percent_label(result.epsilon)}",
             "state": ("good" if good else "bad") if known else "",
         },
         {
@@ -221,7 +221,7 @@ def _tiles(result: ReplayResult) -> list[dict[str, str]]:
     hpa = result.policies.get("hpa")
     if focus != "hpa" and hpa is not None and hpa.gpu_hours > 0:
         change = run.gpu_hours / hpa.gpu_hours - 1
-        beside = f"HPA violated {percent(hpa.violation_rate)}"
+        beside = f"HPA violated {percent_label(hpa.violation_rate)}"
         tiles.append({"label": "GPU-hours beside HPA", "value": f"{change:+.0%}".replace("-", "−"), "note": beside,
                       "state": ""})  # fmt: skip
     ratio = words.ratio_to_oracle(result, run)
@@ -229,8 +229,8 @@ def _tiles(result: ReplayResult) -> list[dict[str, str]]:
         tiles.append({"label": "beside perfect foresight", "value": f"{ratio:.2f}×", "note": "GPU-hours of the oracle",
                       "state": ""})  # fmt: skip
     if run.stated_risk is not None:
-        note = f"realised: {percent(run.violation_rate)}" if known else "realised: unknown"
-        tiles.append({"label": "risk it stated", "value": percent(run.stated_risk), "note": note, "state": ""})
+        note = f"realised: {percent_label(run.violation_rate)}" if known else "realised: unknown"
+        tiles.append({"label": "risk it stated", "value": percent_label(run.stated_risk), "note": note, "state": ""})
     return tiles
 
 
@@ -250,10 +250,10 @@ def _policy_rows(result: ReplayResult) -> list[dict[str, Any]]:
                 "style": styles[name],
                 "main": name == focus_name(result),
                 "met": words.met(result, run) if known else None,
-                "missed": percent(run.violation_rate) if known else "-",
+                "missed": percent_label(run.violation_rate) if known else "-",
                 "missed_steps": f"{round(run.violated_seconds / result.step_s):,} of {known:,} steps",
-                "missed_for": duration(run.violated_seconds),
-                "stated": "-" if run.stated_risk is None else percent(run.stated_risk),
+                "missed_for": duration_label(run.violated_seconds),
+                "stated": "-" if run.stated_risk is None else percent_label(run.stated_risk),
                 "gpu_hours": words.hours(run.gpu_hours),
                 "ratio": f"{ratio:.2f}×" if math.isfinite(ratio) else "-",
                 "cost": words.hours(run.cost),
@@ -296,7 +296,7 @@ def _request_cell(key: str, value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     if key.endswith("_rate"):
-        return percent(value)
+        return percent_label(value)
     if key.endswith("_s"):
         return f"{value:,.1f} s" if value >= 100 else f"{value:.3g} s"
     return f"{value:,.0f}"
@@ -327,12 +327,12 @@ def _setup(result: ReplayResult) -> list[tuple[str, str]]:
     items = [
         ("trace", clean_text(result.trace)),
         ("demand", clean_text(result.demand_name) + (f" in{unit}" if unit else "")),
-        ("trace length", f"{n:,} steps of {duration(step)} ({duration(n * step)})"),
-        ("scored part", f"the last {n - first:,} steps ({duration((n - first) * step)}), {start} to {end}"),
+        ("trace length", f"{n:,} steps of {duration_label(step)} ({duration_label(n * step)})"),
+        ("scored part", f"the last {n - first:,} steps ({duration_label((n - first) * step)}), {start} to {end}"),
         ("absent demand", f"{absent:,} scored steps; they count neither way" if absent else "none in the scored part"),
-        ("objective", f"demand exceeds what is ready at most {percent(result.epsilon)} of the time"),
+        ("objective", f"demand exceeds what is ready at most {percent_label(result.epsilon)} of the time"),
         ("one replica carries", f"{result.replica_capacity:.4g}{unit}"),
-        ("lead time", f"{duration(result.lead_time_s)} from request to ready"),
+        ("lead time", f"{duration_label(result.lead_time_s)} from request to ready"),
         ("settings", "tuned on what lies before the scored part" if result.tuned else "as given, not tuned"),
         ("world", f"{clean_text(result.world)} level"),
         ("seed", str(result.seed)),

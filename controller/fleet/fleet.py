@@ -32,7 +32,7 @@ from controller.resource.settings import ServiceKey, ServiceSettings
 from controller.resource.status import without_figures
 from controller.service import Service
 from forecasting.errors import HarmonyError
-from harmony.loop.ports import Journal
+from harmony.loop.ports import RecordSink
 from harmony.model.authority import Pause
 
 __all__ = ["Fleet", "Rejected"]
@@ -67,7 +67,7 @@ class Fleet:
         make_feed: Callable[[ServiceSettings], Feed],
         *,
         interval_s: float,
-        journal: Callable[[str], Journal] | None = None,
+        journal: Callable[[str], RecordSink] | None = None,
         given: Sequence[Json] = (),
     ) -> None:
         self._kube = kube

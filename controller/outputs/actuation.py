@@ -19,13 +19,13 @@ from forecasting.errors import HarmonyError
 from harmony.metrics import Metrics
 from harmony.model.record import Record
 
-__all__ = ["Actuator", "Restored", "make_outputs"]
+__all__ = ["Actuator", "GivenBack", "make_outputs"]
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class GivenBack:
     """One object that was given back: what to tell people, or what kept us from it, and whose work it was."""
 
     obj: Json
@@ -102,17 +102,17 @@ class Actuator:
         """What still carries something of ours that nobody asks for, and what that is, as of the last survey."""
         return [(obj, output.describe(obj)) for output in self._outputs.values() for obj in output.left()]
 
-    async def restore(self) -> list[Restored]:
+    async def restore(self) -> list[GivenBack]:
         """Give back what nobody asks for any more; each for itself."""
-        done: list[Restored] = []
+        done: list[GivenBack] = []
         if self._dry_run or not self._may_act():
             return done
         for name, output in self._outputs.items():
             for obj in output.left():
                 try:
-                    done.append(Restored(obj, name, event=await output.restore(obj)))
+                    done.append(GivenBack(obj, name, event=await output.restore(obj)))
                 except HarmonyError as error:
-                    done.append(Restored(obj, name, error=error))
+                    done.append(GivenBack(obj, name, error=error))
         return done
 
     def forget(self, key: ServiceKey) -> None:

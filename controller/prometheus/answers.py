@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from controller.prometheus.errors import PrometheusError, QueryRefused, Slow, Unreachable
+from controller.prometheus.errors import PrometheusError, PrometheusUnreachable, QueryRefused, Slow
 from forecasting.panel import FloatArray
 
 __all__ = ["Answer", "Series", "joined", "parse_answer", "refusal"]
@@ -39,16 +39,20 @@ def parse_answer(body: bytes, where: str) -> Answer:
     """The answer in ``body``.
 
     "NaN" and infinities are absent. Raises `QueryRefused` for results that are no numbers (texts, native histograms)
-    and `Unreachable` for a body that is no answer of Prometheus; ``where`` names the server in it.
+    and `PrometheusUnreachable` for a body that is no answer of Prometheus; ``where`` names the server in it.
     """
     answer = _json(body)
     if not isinstance(answer, dict) or answer.get("status") != "success":
-        raise Unreachable(f"{where} sent no answer of Prometheus: {_shown(body)}; check the address and its path")
+        raise PrometheusUnreachable(
+            f"{where} sent no answer of Prometheus: {_shown(body)}; check the address and its path"
+        )
     notes = tuple(str(n) for key in ("warnings", "infos") for n in answer.get(key) or ())
     try:
         return Answer(_series(answer["data"]["resultType"], answer["data"]["result"]), notes)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-        raise Unreachable(f"{where} sent a damaged answer ({type(error).__name__}): {_shown(body)}") from error
+        raise PrometheusUnreachable(
+            f"{where} sent a damaged answer ({type(error).__name__}): {_shown(body)}"
+        ) from error
 
 
 def joined(parts: list[list[Series]]) -> list[Series]:
@@ -77,20 +81,24 @@ def refusal(status: int, body: bytes, where: str, timeout_s: float) -> Prometheu
         return QueryRefused(f"{where} takes no query as long as this one (HTTP {status})")
     told = f": {said[:300]}" if said else f": {_shown(body)}" if body else ""
     if status in (401, 403):
-        return Unreachable(
+        return PrometheusUnreachable(
             f"{where} denies access (HTTP {status}); give a valid token file, or permit this account to query{told}"
         )
     if status == 404:
-        return Unreachable(
+        return PrometheusUnreachable(
             f"{where} has no Prometheus API (HTTP 404); does the address lack a path such as /prometheus?"
         )
     if status == 429:
-        return Unreachable(f"{where} asks for fewer queries (HTTP 429); raise its limits or the interval{told}")
+        return PrometheusUnreachable(
+            f"{where} asks for fewer queries (HTTP 429); raise its limits or the interval{told}"
+        )
     if 300 <= status < 400:
-        return Unreachable(f"{where} redirects (HTTP {status}) and redirects are not followed; give the final address")
+        return PrometheusUnreachable(
+            f"{where} redirects (HTTP {status}) and redirects are not followed; give the final address"
+        )
     transient = status in (502, 503, 504)
     hint = "it may be starting" if transient else "see its log"
-    return Unreachable(f"{where} answers HTTP {status}; {hint}{told}", transient=transient)
+    return PrometheusUnreachable(f"{where} answers HTTP {status}; {hint}{told}", transient=transient)
 
 
 # ---- the parts of an answer ---------------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ from yarl import URL
 
 from controller.prometheus.answers import Answer, Series, joined, parse_answer, refusal
 from controller.prometheus.clock import ServerClock
-from controller.prometheus.errors import PrometheusError, QueryRefused, Slow, Unreachable
+from controller.prometheus.errors import PrometheusError, PrometheusUnreachable, QueryRefused, Slow
 from controller.prometheus.shared import TickCache
 from forecasting.errors import UsageError
 
-__all__ = ["Prometheus", "PrometheusError", "QueryRefused", "Series", "Slow", "Unreachable"]
+__all__ = ["Prometheus", "PrometheusError", "PrometheusUnreachable", "QueryRefused", "Series", "Slow"]
 
 MOST_POINTS = 11_000  # Prometheus refuses more per series and request
 MOST_BYTES = 64 * 2**20
@@ -109,7 +109,7 @@ class Prometheus:
     async def query(self, promql: str, at_s: float | None = None) -> list[Series]:
         """The value of ``promql`` at one time (Prometheus's present by default), one point per series.
 
-        Raises `Unreachable`, `QueryRefused` or `Slow`.
+        Raises `PrometheusUnreachable`, `QueryRefused` or `Slow`.
         """
         form = {"query": promql} | ({} if at_s is None else {"time": _stamp(at_s)})
         answer = await self._ask("query", form)
@@ -127,7 +127,7 @@ class Prometheus:
     ) -> list[Series]:
         """The values of ``promql`` at start, start + step, ... up to the end (both included), all series.
 
-        Raises `Unreachable`, `QueryRefused` or `Slow`.
+        Raises `PrometheusUnreachable`, `QueryRefused` or `Slow`.
         """
         if not (step_s > 0 and math.isfinite(end_s - start_s)):
             raise UsageError(f"range {start_s}..{end_s} by {step_s} s: expected finite times and a positive step")
@@ -170,7 +170,7 @@ class Prometheus:
         answer = await self._ask("query", {"query": "time()"})
         received = self._monotonic()
         if len(answer.series) != 1 or len(answer.series[0]) != 1 or not math.isfinite(answer.series[0].values[0]):
-            raise Unreachable(f"{self.url} does not tell the time; is it a Prometheus?")
+            raise PrometheusUnreachable(f"{self.url} does not tell the time; is it a Prometheus?")
         self.clock.learn(float(answer.series[0].values[0]), sent, received)
 
     # ---- one request --------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class Prometheus:
         async with self._gate:
             try:
                 return await self._once(path, form)
-            except Unreachable as error:
+            except PrometheusUnreachable as error:
                 if not error.transient:
                     raise
             await asyncio.sleep(float(self._rng.uniform(*RETRY_S)))
@@ -194,7 +194,9 @@ class Prometheus:
                 self._method = "GET"  # some gateways let only GET through
                 status, body = await self._send(path, form)
         except aiohttp.ConnectionTimeoutError as error:
-            raise Unreachable(f"{self.url}: no connection in time; check the address and network policies") from error
+            raise PrometheusUnreachable(
+                f"{self.url}: no connection in time; check the address and network policies"
+            ) from error
         except TimeoutError as error:
             raise Slow(
                 f"{self.url}: no answer within {self.timeout_s:g} s; make the query cheaper (record it as a rule) "
@@ -236,23 +238,27 @@ class Prometheus:
                 token = self._token_file.read_text(encoding="ascii").strip()
             except (OSError, ValueError) as error:
                 why = error.strerror if isinstance(error, OSError) else "no plain text"
-                raise Unreachable(f"token file {self._token_file}: cannot be read ({why})") from error
+                raise PrometheusUnreachable(f"token file {self._token_file}: cannot be read ({why})") from error
             if not token or not token.isprintable():
-                raise Unreachable(f"token file {self._token_file}: expected one line with a token")
+                raise PrometheusUnreachable(f"token file {self._token_file}: expected one line with a token")
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
-    def _broken(self, error: Exception) -> Unreachable:
+    def _broken(self, error: Exception) -> PrometheusUnreachable:
         """A connection that could not be made or broke."""
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError | ssl.SSLError):
-            return Unreachable(f"{self.url}: TLS fails ({error}); give the CA that signed its certificate")
+            return PrometheusUnreachable(f"{self.url}: TLS fails ({error}); give the CA that signed its certificate")
         if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return Unreachable(f"{self.url}: host not found; check the name and its namespace", transient=True)
+            return PrometheusUnreachable(
+                f"{self.url}: host not found; check the name and its namespace", transient=True
+            )
         if isinstance(error, aiohttp.ClientConnectorError):
-            return Unreachable(
+            return PrometheusUnreachable(
                 f"{self.url}: {error.os_error.strerror or error}; is Prometheus running?", transient=True
             )
-        return Unreachable(f"{self.url}: the connection broke ({error or type(error).__name__})", transient=True)
+        return PrometheusUnreachable(
+            f"{self.url}: the connection broke ({error or type(error).__name__})", transient=True
+        )
 
     def _keep_notes(self, promql: str, notes: tuple[str, ...]) -> None:
         self._notes.pop(promql, None)

@@ -2,23 +2,23 @@
 
 HarmonyError
 └── PrometheusError
-    ├── Unreachable    nobody answers, or something answers that is not (yet) Prometheus: look at address and access
-    ├── QueryRefused   Prometheus read the query and refused it: look at the PromQL
-    └── Slow           no answer in time: look at Prometheus's load, or record the query as a rule
+    ├── PrometheusUnreachable   nobody answers, or what answers is not (yet) Prometheus: look at address and access
+    ├── QueryRefused            Prometheus read the query and refused it: look at the PromQL
+    └── Slow                    no answer in time: look at Prometheus's load, or record the query as a rule
 """
 
 from __future__ import annotations
 
 from forecasting.errors import HarmonyError
 
-__all__ = ["PrometheusError", "QueryRefused", "Slow", "Unreachable"]
+__all__ = ["PrometheusError", "PrometheusUnreachable", "QueryRefused", "Slow"]
 
 
 class PrometheusError(HarmonyError):
     """No usable answer from Prometheus."""
 
 
-class Unreachable(PrometheusError):  # noqa: N818 - reads as what happened
+class PrometheusUnreachable(PrometheusError):  # noqa: N818 - reads as what happened
     """Nobody answers, or what answers is no Prometheus; `transient` when asking again at once may help."""
 
     def __init__(self, message: str, *, transient: bool = False) -> None:

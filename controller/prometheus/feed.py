@@ -22,7 +22,7 @@ from forecasting.errors import DataError
 from forecasting.panel import FloatArray, Indicator
 from forecasting.windows import WEEK_S
 
-__all__ = ["Feed", "FeedReason", "FeedState", "IndicatorQuery", "IndicatorState"]
+__all__ = ["Feed", "FeedReason", "FeedState", "IndicatorState", "QueriedIndicator"]
 
 OVERLAP_ROWS = 2  # read again: late samples, and the level before a counter's next reading
 LATE_ROWS = 30  # how far back a series that has ended is still looked for
@@ -36,7 +36,7 @@ REFUSALS = 3  # in a row until a query is known to bear no age limit; one alone 
 REFUSED_S = 3600.0  # and then it is tried again after so long
 
 
-class IndicatorQuery(Protocol):
+class QueriedIndicator(Protocol):
     """An indicator and the PromQL that gives it."""
 
     @property
@@ -82,7 +82,7 @@ class Feed:
     def __init__(
         self,
         prometheus: Prometheus,
-        queries: Sequence[IndicatorQuery],
+        queries: Sequence[QueriedIndicator],
         history: History,
         *,
         stale_after_s: float | None = None,

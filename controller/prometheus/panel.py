@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from controller.prometheus.client import Prometheus
-from controller.prometheus.feed import IndicatorQuery
+from controller.prometheus.feed import QueriedIndicator
 from controller.prometheus.freshness import within
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray, Panel
@@ -29,7 +29,7 @@ class PastPanel:
 
 async def read_panel(
     prometheus: Prometheus,
-    queries: Sequence[IndicatorQuery],
+    queries: Sequence[QueriedIndicator],
     end_s: float,
     span_s: float,
     step_s: float,

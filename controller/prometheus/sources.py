@@ -7,7 +7,7 @@ from typing import Protocol
 
 from controller.process.settings import PrometheusSettings
 from controller.prometheus.client import Prometheus
-from controller.prometheus.feed import Feed, IndicatorQuery
+from controller.prometheus.feed import Feed, QueriedIndicator
 from controller.prometheus.history import History
 from controller.prometheus.together import Together
 from forecasting.base import LOOKBACK
@@ -20,7 +20,7 @@ class Watched(Protocol):
     """What must be known of a service to read its indicators."""
 
     @property
-    def queries(self) -> Sequence[IndicatorQuery]:
+    def queries(self) -> Sequence[QueriedIndicator]:
         """The indicators with their PromQL, the demand first."""
         ...
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from controller.prometheus.answers import Series, joined
-from controller.prometheus.errors import PrometheusError, QueryRefused, Slow, Unreachable
+from controller.prometheus.errors import PrometheusError, PrometheusUnreachable, QueryRefused, Slow
 from controller.prometheus.families import Family, Member
 from controller.prometheus.freshness import within
 
@@ -124,7 +124,7 @@ class Batch:
             await self._ask(members)
         except QueryRefused:
             await self._smaller(members)
-        except Unreachable as error:
+        except PrometheusUnreachable as error:
             # A server that is not there is not there for one either; one that breaks on this question may be.
             if not error.transient and await self._answers_one(members[0]):
                 await self._smaller(members)

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from forecasting.errors import UsageError
-from harmony.loop.ports import Journal
+from harmony.loop.ports import RecordSink
 from harmony.model.record import Record
 
 __all__ = ["JsonLines"]
@@ -29,7 +29,7 @@ class JsonLines:
         except OSError as error:
             raise UsageError(f"--journal {path}: {error.strerror}; expected a file in a folder that exists") from None
 
-    def of(self, service: str) -> Journal:
+    def of(self, service: str) -> RecordSink:
         """The journal of one service."""
         return _Named(self, service)
 

@@ -13,11 +13,11 @@ from typing import Any
 from controller.resource.outputs import ACTUATIONS
 from controller.resource.spec import AutoscalerSpec, IndicatorSpec, ObjectiveSpec
 
-__all__ = ["RULES", "Rule", "broken_rules"]
+__all__ = ["RULES", "SpecRule", "broken_rules"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class SpecRule:
     """One rule.
 
     `at` is the path of the object it belongs to, below ``spec`` (``""`` for the spec itself, ``"schedules[]"`` for
@@ -49,49 +49,51 @@ def _has_capacity(objective: ObjectiveSpec) -> bool:
 _WRITING = tuple(name for name, way in ACTUATIONS.items() if way.writes_count)
 _TOLD = tuple(name for name in ACTUATIONS if name not in _WRITING)
 
-RULES: tuple[Rule, ...] = (
-    Rule("scaleTargetRef", "self == oldSelf", "cannot be changed; make a new GPUAutoscaler for another target", None),
-    Rule(
+RULES: tuple[SpecRule, ...] = (
+    SpecRule(
+        "scaleTargetRef", "self == oldSelf", "cannot be changed; make a new GPUAutoscaler for another target", None
+    ),
+    SpecRule(
         "",
         "self.maxReplicas >= self.minReplicas",
         "maxReplicas is less than minReplicas; give maxReplicas >= minReplicas",
         lambda s: s.max_replicas >= s.min_replicas,
     ),
-    Rule(
+    SpecRule(
         "",
         "has(self.preset) || (has(self.indicators) && "
         "self.indicators.exists(i, i.level == 1 || has(self.objective.demand)))",
         "nothing to count replicas for; give a preset, or an indicator of level 1",
         _has_demand,
     ),
-    Rule(
+    SpecRule(
         "",
         "has(self.preset) || !has(self.objective.demand) || "
         "(has(self.indicators) && self.indicators.exists(i, i.name == self.objective.demand))",
         "objective.demand is not the name of an indicator",
         lambda s: s.preset is not None or s.objective.demand is None or s.objective.demand in _names(s),
     ),
-    Rule(
+    SpecRule(
         "",
         "has(self.preset) || !has(self.objective.bound) || "
         "(has(self.indicators) && self.indicators.exists(i, i.name == self.objective.bound.indicator))",
         "objective.bound.indicator is not the name of an indicator",
         lambda s: s.preset is not None or s.objective.bound is None or s.objective.bound.indicator in _names(s),
     ),
-    Rule(
+    SpecRule(
         "",
         "!has(self.presetMatchers) || has(self.preset)",
         "presetMatchers has no effect without a preset; give a preset or leave it out",
         lambda s: s.preset_matchers is None or s.preset is not None,
     ),
-    Rule(
+    SpecRule(
         "",
         "self.mode != 'Floor' || " + " && ".join(f"self.actuation != '{name}'" for name in _TOLD),
         f"mode Floor writes a minimum and actuation {' or '.join(_TOLD)} writes nothing; give mode Full or UpOnly with "
         f"{' or '.join(_TOLD)}, or Floor with actuation {' or '.join(_WRITING)}",
         lambda s: s.mode != "Floor" or s.actuation not in _TOLD,
     ),
-    Rule(
+    SpecRule(
         "",
         "!has(self.schedules) || self.schedules.all(s, "
         "(!has(s.minReplicas) || s.minReplicas <= self.maxReplicas) && "
@@ -103,25 +105,25 @@ RULES: tuple[Rule, ...] = (
             for t in s.schedules or ()
         ),
     ),
-    Rule(
+    SpecRule(
         "objective",
         "has(self.perReplica) || has(self.bound)",
         "no objective; give perReplica (what one ready replica carries) or bound (a service level), or both",
         _has_capacity,
     ),
-    Rule(
+    SpecRule(
         "fallback",
         "self.behavior != 'currentReplicasIfHigher' || has(self.replicas)",
         "currentReplicasIfHigher needs replicas, the count to go up to",
         lambda f: f.behavior != "currentReplicasIfHigher" or f.replicas is not None,
     ),
-    Rule(
+    SpecRule(
         "schedules[]",
         "has(self.minReplicas) || has(self.maxReplicas)",
         "a schedule needs minReplicas, maxReplicas or both",
         lambda s: s.min_replicas is not None or s.max_replicas is not None,
     ),
-    Rule(
+    SpecRule(
         "schedules[]",
         "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
         "maxReplicas of the schedule is less than its minReplicas",

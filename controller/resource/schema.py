@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from controller.resource.rules import Rule
+from controller.resource.rules import SpecRule
 
 __all__ = ["structural_schema"]
 
@@ -22,7 +22,7 @@ DROPPED = frozenset({"title", "additionalProperties", "examples"})
 BOUNDS = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 
 
-def structural_schema(model: type[BaseModel], rules: Iterable[Rule] = ()) -> Json:
+def structural_schema(model: type[BaseModel], rules: Iterable[SpecRule] = ()) -> Json:
     """Schema of ``model`` with every reference resolved and ``rules`` attached where they belong."""
     schema = model.model_json_schema(by_alias=True)
     out = _node(schema, schema.get("$defs", {}))

@@ -34,7 +34,6 @@ __all__ = [
     "MAX_CANDIDATES",
     "STATUS",
     "CapacityStatus",
-    "Condition",
     "LeadTimeStatus",
     "QuantileStatus",
     "RiskStatus",
@@ -42,6 +41,7 @@ __all__ = [
     "ScaleDecision",
     "ShadowStatus",
     "Status",
+    "StatusCondition",
     "without_figures",
 ]
 
@@ -248,7 +248,7 @@ TYPES = StatusTypes()
 ScaleCandidate: Any = row_of(Candidates, StatusModel, STATUS, TYPES)
 
 
-class Turn(StatusModel):
+class ScaleChange(StatusModel):
     """What was made of a decision."""
 
     time: Moment = Field(description="When it was made.")
@@ -258,11 +258,11 @@ class Turn(StatusModel):
     message: str | None = Field(default=None, max_length=4096, description="The reason as a sentence.")
 
 
-class ScaleDecision(model_of(Decision, StatusModel, STATUS, TYPES, required=("reason",)), Turn):  # type: ignore[misc]
+class ScaleDecision(model_of(Decision, StatusModel, STATUS, TYPES, required=("reason",)), ScaleChange):  # type: ignore[misc]
     """The last decision and what led to it; candidates are those around the choice."""
 
 
-class Condition(StatusModel):
+class StatusCondition(StatusModel):
     """One condition, in the shape of metav1.Condition."""
 
     type: str = Field(max_length=316, description="Type of the condition, in CamelCase.")
@@ -307,7 +307,7 @@ class Status(StatusModel):
     risk: RiskStatus | None = Field(default=None, description="Objective, stated risk and realised risk.")
     shadow: ShadowStatus | None = Field(default=None, description="What the recommendations would have brought.")
     last_scale_decision: ScaleDecision | None = Field(default=None, description="The last decision, explained.")
-    conditions: tuple[Condition, ...] | None = Field(
+    conditions: tuple[StatusCondition, ...] | None = Field(
         default=None,
         strict=False,
         max_length=32,

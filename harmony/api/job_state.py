@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["JobState", "State"]
+__all__ = ["JobState", "JobStatus"]
 
-State = Literal["queued", "running", "done", "failed", "cancelled"]
+JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class JobState:
     kind: str
     by: str
     created_s: float
-    state: State = "queued"
+    state: JobStatus = "queued"
     started_s: float | None = None
     ended_s: float | None = None
     progress: float = 0.0

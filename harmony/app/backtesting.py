@@ -18,7 +18,7 @@ from controller.resource.parsing import parse_annotated, parse_autoscaler
 from controller.resource.settings import IndicatorQuery, ServiceSettings
 from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray, Indicator
-from harmony.app.replaying import Report, settings_with, start_up
+from harmony.app.replaying import settings_with, start_up
 from harmony.app.settings import RivalSettings
 from harmony.durations import format_duration
 from harmony.model.objective import Objective
@@ -26,12 +26,12 @@ from simulator.actual import ACTUAL, actual_run
 from simulator.findings import percent_change
 from simulator.output import staged, write_outputs
 from simulator.pool import StartUp
-from simulator.replaying import ReplaySettings
+from simulator.replaying import ReplayProgress, ReplaySettings
 from simulator.replaying import replay as replay_trace
 from simulator.result import ReplayResult
 from simulator.traces.trace import Trace
 
-__all__ = ["Backtest", "History", "backtest", "history_of", "read_spec", "settings_of"]
+__all__ = ["Backtest", "HistoryQueries", "backtest", "history_of", "read_manifest", "replay_settings_of"]
 
 LEAST_ROWS = 288  # twice what a forecast reads
 LEAST_LEAD_TIMES = 12
@@ -49,10 +49,10 @@ class Backtest:
 
 def backtest(
     client: Prometheus,
-    history: History,
+    history: HistoryQueries,
     settings: ReplaySettings,
     rivals: RivalSettings,
-    report: Report,
+    report: ReplayProgress,
     *,
     days: float,
     replicas: str | None,
@@ -78,7 +78,7 @@ def backtest(
 
 # ---- what to read and what to replay ------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class History:
+class HistoryQueries:
     """Which queries are read, in which step, and what the panel is called."""
 
     queries: tuple[IndicatorQuery, ...]
@@ -86,7 +86,7 @@ class History:
     name: str
 
 
-def read_spec(path: Path) -> ServiceSettings:
+def read_manifest(path: Path) -> ServiceSettings:
     """The first GPUAutoscaler, or opted-in HPA or ScaledObject, of a YAML file."""
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
@@ -111,7 +111,7 @@ def read_spec(path: Path) -> ServiceSettings:
 
 def history_of(
     spec: ServiceSettings | None, demand: str | None, indicators: list[str], step_s: float | None
-) -> History:
+) -> HistoryQueries:
     """Queries of the command line; else those of the file."""
     queries = list(spec.queries) if spec is not None else []
     if demand is not None:
@@ -129,10 +129,12 @@ def history_of(
     step_s = step_s or (spec.step_s if spec is not None else 60.0)
     if not 1 <= step_s <= 3600:
         raise UsageError(f"--step {step_s:g} s: expected 1 s to 1 h")
-    return History(tuple(queries), step_s, "history" if spec is None else f"{spec.key.namespace}/{spec.key.name}")
+    return HistoryQueries(
+        tuple(queries), step_s, "history" if spec is None else f"{spec.key.namespace}/{spec.key.name}"
+    )
 
 
-def settings_of(
+def replay_settings_of(
     spec: ServiceSettings | None,
     rivals: RivalSettings,
     *,
@@ -165,7 +167,7 @@ def settings_of(
 
 # ---- reading ------------------------------------------------------------------------------------------------------
 async def read(
-    client: Prometheus, history: History, days: float, replicas: str | None, report: Report
+    client: Prometheus, history: HistoryQueries, days: float, replicas: str | None, report: ReplayProgress
 ) -> tuple[PastPanel, FloatArray | None]:
     """The panel, and the replica counts on its rows; Prometheus's faults become one line for the user."""
     async with client:
@@ -206,7 +208,7 @@ def replayed(
     counts: FloatArray | None,
     names: list[str],
     settings: ReplaySettings,
-    report: Report,
+    report: ReplayProgress,
 ) -> ReplayResult:
     """The replay, with what really ran as one more row."""
     notes = list(past.notes)

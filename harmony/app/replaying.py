@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,16 @@ from harmony.durations import parse_duration
 from harmony.model.record import Record
 from simulator.output import staged, write_outputs
 from simulator.pool import StartUp
-from simulator.replaying import ReplaySettings
+from simulator.replaying import ReplayProgress, ReplaySettings
 from simulator.replaying import replay as replay_trace
 from simulator.result import ReplayResult
 from simulator.traces.trace import Trace
 
-__all__ = ["Report", "failed", "replay", "settings_with", "start_up"]
-
-Report = Callable[[str, int, int], None]  # what is being done, how much of it is, of how much
+__all__ = ["failed", "replay", "settings_with", "start_up"]
 
 
 def replay(
-    trace: Trace, settings: ReplaySettings, rivals: RivalSettings, report: Report, *, decisions: bool = False
+    trace: Trace, settings: ReplaySettings, rivals: RivalSettings, report: ReplayProgress, *, decisions: bool = False
 ) -> ReplayResult:
     """Replay ``trace`` under each policy and write the files, all of them or none; with ``decisions`` those too."""
     with staged(rivals.out) as stage:

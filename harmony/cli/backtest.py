@@ -76,9 +76,9 @@ def backtest(
     from harmony.cli.showing import files, print_table, progress
     from harmony.durations import parse_duration
 
-    spec = backtesting.read_spec(file) if file is not None else None
+    spec = backtesting.read_manifest(file) if file is not None else None
     history = backtesting.history_of(spec, demand, indicator or [], None if step is None else parse_duration(step))
-    settings = backtesting.settings_of(
+    settings = backtesting.replay_settings_of(
         spec, rivals, per_replica=per_replica, mean_replicas=mean_replicas, lead_time=lead_time, epsilon=epsilon,
         min_replicas=min_replicas, max_replicas=max_replicas, gpus_per_replica=gpus_per_replica,
         price_per_gpu_hour=price,

@@ -1,4 +1,4 @@
-"""The fleet table: one `FleetRow` per service, filtered and sorted as asked, in pages."""
+"""The fleet table: one `FleetTableRow` per service, filtered and sorted as asked, in pages."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from harmony.dashboard.states import Ages, ServiceState, state_of
+from harmony.dashboard.states import Ages, ServiceState, service_state
 from harmony.serving import Snapshot
 
-__all__ = ["COLUMNS", "FleetColumn", "FleetQuery", "FleetRow", "FleetTable", "fleet", "service_url"]
+__all__ = ["COLUMNS", "FleetColumn", "FleetQuery", "FleetTable", "FleetTableRow", "fleet", "service_url"]
 
 PAGE = 100
 SPARK_W, SPARK_H, SPARK_POINTS = 96, 22, 48
 
 
 @dataclass(frozen=True, slots=True)
-class FleetRow:
+class FleetTableRow:
     """One service as the table shows it; absent figures are None."""
 
     snapshot: Snapshot
@@ -41,7 +41,7 @@ class FleetColumn:
     key: str
     title: str
     hint: str
-    value: Callable[[FleetRow], str | float | None]
+    value: Callable[[FleetTableRow], str | float | None]
     numeric: bool = True
 
 
@@ -112,7 +112,7 @@ class FleetQuery:
 class FleetTable:
     """The page: rows that are shown, how many there are in all and of the question, and totals over the fleet."""
 
-    rows: tuple[FleetRow, ...]
+    rows: tuple[FleetTableRow, ...]
     asked: FleetQuery
     found: int
     total: int
@@ -132,14 +132,14 @@ def service_url(service: str) -> str:
     return "/services/" + "/".join(quote(part, safe="") for part in service.split("/", 1))
 
 
-def row_of(snapshot: Snapshot, ages: Ages) -> FleetRow:
+def table_row(snapshot: Snapshot, ages: Ages) -> FleetTableRow:
     """One service as the table shows it."""
     seen, decision = snapshot.record.observation, snapshot.record.decision
     judged = snapshot.shadow_s > 0
     saved = known(snapshot.gpu_hours_saved) if judged else None
-    return FleetRow(
+    return FleetTableRow(
         snapshot=snapshot,
-        state=state_of(snapshot, ages),
+        state=service_state(snapshot, ages),
         url=service_url(snapshot.service),
         risk=known(decision.violation_probability),
         paths=decision.paths,
@@ -173,7 +173,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 def fleet(snapshots: Iterable[Snapshot], asked: FleetQuery, ages: Ages) -> FleetTable:
     """Filter, sort and cut into pages; totals are over the whole fleet."""
-    rows = [row_of(s, ages) for s in snapshots]
+    rows = [table_row(s, ages) for s in snapshots]
     shown = [r for r in rows if _matches(r, asked)]
     shown.sort(key=lambda r: r.snapshot.service)
     value = BY_KEY[asked.sort].value
@@ -205,7 +205,7 @@ def fleet(snapshots: Iterable[Snapshot], asked: FleetQuery, ages: Ages) -> Fleet
     )
 
 
-def _matches(row: FleetRow, asked: FleetQuery) -> bool:
+def _matches(row: FleetTableRow, asked: FleetQuery) -> bool:
     snapshot = row.snapshot
     text = f"{snapshot.service} {snapshot.target} {snapshot.gpu_type} {row.state.text}".casefold()
     return (

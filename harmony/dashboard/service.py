@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harmony.dashboard import figures
-from harmony.dashboard.fleet import FleetRow, row_of
+from harmony.dashboard.fleet import FleetTableRow, table_row
 from harmony.dashboard.states import Ages
 from harmony.dashboard.trail import Point
 from harmony.serving import Snapshot, sentence
@@ -24,7 +24,7 @@ RECENT = 12  # readings and turns in the tables that stand in for the charts
 class Page:
     """What the template of a service needs; absent figures are None."""
 
-    row: FleetRow
+    row: FleetTableRow
     sentence: str
     announcement: str
     figures: dict[str, figures.Figure]
@@ -60,7 +60,7 @@ def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
     low, high = seen.capacity.interval(0.9)
     direction = "up" if snapshot.desired > snapshot.ordered else "down"
     return Page(
-        row=row_of(snapshot, ages),
+        row=table_row(snapshot, ages),
         sentence=sentence(snapshot),
         announcement=""
         if snapshot.desired == snapshot.ordered

@@ -8,7 +8,7 @@ from harmony.model.decision import Reason
 from harmony.serving import Snapshot
 from harmony.serving.words import duration
 
-__all__ = ["LEVELS", "STALE_S", "Ages", "ServiceState", "state_of"]
+__all__ = ["LEVELS", "STALE_S", "Ages", "ServiceState", "service_state"]
 
 LEVELS = ("bad", "warn", "info", "good")  # most urgent first
 STALE_INTERVALS = 3.0  # turns that may fail to come before figures are called stale
@@ -56,7 +56,7 @@ class Ages:
         return self.age_s(snapshot) > self.stale_after_s(snapshot)
 
 
-def state_of(snapshot: Snapshot, ages: Ages) -> ServiceState:
+def service_state(snapshot: Snapshot, ages: Ages) -> ServiceState:
     """The most urgent thing to say about a service."""
     if ages.is_stale(snapshot):
         ago = duration(ages.age_s(snapshot))

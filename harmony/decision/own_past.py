@@ -18,11 +18,12 @@ import numpy as np
 from forecasting.panel import FloatArray
 from forecasting.specialists import TARGETS, Features, Fitted, LeadGrid, Target, fit_specialist, targets_of
 from harmony.decision.budget import ErrorBudget
+from harmony.decision.growing_rows import GrowingRows
 from harmony.decision.portfolio import (
     Base,
     Portfolio,
-    Rule,
-    Setting,
+    PortfolioSetting,
+    RuleName,
     Thumb,
     held,
     least_risks,
@@ -33,7 +34,6 @@ from harmony.decision.portfolio import (
 )
 from harmony.decision.risk import ROUND
 from harmony.decision.selection import MEMORY_MISSES, MEMORY_S, Tally, Verdict, choose, verdict
-from harmony.decision.series import Series
 from harmony.decision.tails import quantiles
 
 __all__ = ["Guess", "OwnPast", "Row"]
@@ -94,8 +94,8 @@ class _Learned:
     features: Features | None = None
     fits: Mapping[tuple[Base, Target], Fitted] = field(default_factory=dict)
     tables: Mapping[tuple[Expert, Target], FloatArray] = field(default_factory=dict)
-    scores: Mapping[tuple[Expert, Target], Series] = field(default_factory=dict)
-    carry: Mapping[tuple[Expert, Target, Rule], FloatArray] = field(default_factory=dict)
+    scores: Mapping[tuple[Expert, Target], GrowingRows] = field(default_factory=dict)
+    carry: Mapping[tuple[Expert, Target, RuleName], FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -120,8 +120,8 @@ class OwnPast:
     cap: float
     least: int
     most: int
-    settings: tuple[Setting, ...]
-    history: Series
+    settings: tuple[PortfolioSetting, ...]
+    history: GrowingRows
     tally: Tally
     newest_s: float = math.nan
     learned: _Learned = field(default_factory=_Learned)
@@ -153,7 +153,7 @@ class OwnPast:
             least=max(1, bounds[0]),
             most=bounds[1],
             settings=settings,
-            history=Series.empty(FORECAST + 4),
+            history=GrowingRows.empty(FORECAST + 4),
             tally=Tally.empty(len(settings)),
             allowed=budget.epsilon,
         )
@@ -235,7 +235,7 @@ class OwnPast:
         return replace(self, recent=(*self.recent, wanted)[-longest:])
 
     @property
-    def setting(self) -> Setting | None:
+    def setting(self) -> PortfolioSetting | None:
         """The setting in force; None before there is enough past."""
         return None if self.chosen is None else self.settings[self.chosen]
 
@@ -262,7 +262,7 @@ class OwnPast:
         before = self.recent[-(setting.hold - 1) :] if setting.hold > 1 else ()
         return Guess(wanted, max((wanted, *before)), counts[0], risks)
 
-    def _thumb(self, setting: Setting, now: int) -> Guess:
+    def _thumb(self, setting: PortfolioSetting, now: int) -> Guess:
         """What a rule of thumb says."""
         rows = self.history.rows[max(0, now + 1 - max(4, setting.hold)) : now + 1]
         thumb: Thumb = "percentile" if setting.expert == "percentile" else "reactive"
@@ -333,7 +333,7 @@ class OwnPast:
         return replace(self, tally=tally, reviewed=stop, learned=replace(self.learned, carry=carry))
 
     def _or_blind(
-        self, counts: FloatArray | None, risks: FloatArray, rule: Rule, knobs: FloatArray, start: int, stop: int
+        self, counts: FloatArray | None, risks: FloatArray, rule: RuleName, knobs: FloatArray, start: int, stop: int
     ) -> FloatArray:
         """(rows, knobs) counts of a rule; where the expert has no forecast, the lead's maximum with a margin."""
         rows = self.history.rows[start:stop]
@@ -356,7 +356,7 @@ class OwnPast:
         if not self.fitted_rows:
             keys = [(e, t) for e in self.portfolio.experts for t in TARGETS]
             scored = max(0, stop - self.grid.lead_steps)
-            learned = replace(learned, scored=scored, scores=dict.fromkeys(keys, Series.empty(1)))
+            learned = replace(learned, scored=scored, scores=dict.fromkeys(keys, GrowingRows.empty(1)))
         return replace(self, fitted_rows=stop, learned=learned)
 
     def _with_tables(self, stop: int, bases: _Located) -> OwnPast:
@@ -486,13 +486,13 @@ def _by_rule(rule: str, counts: FloatArray, risks: FloatArray, knobs: FloatArray
     return np.asarray(counts[:, np.searchsorted(-risks, -knobs * (1 + 1e-9))])
 
 
-def _expert(setting: Setting) -> Expert:
+def _expert(setting: PortfolioSetting) -> Expert:
     return cast(Expert, tuple(setting.expert.split("+")))
 
 
-def _target(setting: Setting) -> Target:
+def _target(setting: PortfolioSetting) -> Target:
     return "point" if setting.target == "point" else "max"
 
 
-def _rule(setting: Setting) -> Rule:
+def _rule(setting: PortfolioSetting) -> RuleName:
     return "price" if setting.rule == "price" else "quantile"

@@ -19,8 +19,8 @@ __all__ = [
     "RISKS",
     "Base",
     "Portfolio",
-    "Rule",
-    "Setting",
+    "PortfolioSetting",
+    "RuleName",
     "Thumb",
     "held",
     "least_risks",
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 Base = Literal["forecast", "ridge", "boosted"]
-Rule = Literal["price", "quantile"]
+RuleName = Literal["price", "quantile"]
 Thumb = Literal["reactive", "percentile"]
 
 # Risks at which a forecast's demand is read off: every tenth below one in two, finer in the tail.
@@ -44,7 +44,7 @@ THUMB_HOLDS_S: tuple[float, ...] = (1800.0, 3600.0, 10_800.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class PortfolioSetting:
     """One way of deciding: who forecasts, what, which rule with which knob, and how long a count is held.
 
     `expert` is the forecasters whose mean is used joined by "+", or a rule of thumb; `target` what is forecast (empty
@@ -84,7 +84,7 @@ class Portfolio:
     """
 
     experts: tuple[tuple[Base, ...], ...] = (("ridge",), ("forecast",), ("ridge", "forecast"))
-    rules: tuple[Rule, ...] = ("price",)
+    rules: tuple[RuleName, ...] = ("price",)
     prices: tuple[float, ...] = PRICES
     holds_s: tuple[float, ...] = HOLDS_S
     thumbs: tuple[Thumb, ...] = ("reactive", "percentile")
@@ -110,14 +110,14 @@ class Portfolio:
         every = {1, k + 1, *(grid.steps(s) for s in self.holds_s)}
         return tuple(h for h in sorted(every) if target == "max" or h > k)
 
-    def knobs(self, rule: Rule, cap: float) -> tuple[float, ...]:
+    def knobs(self, rule: RuleName, cap: float) -> tuple[float, ...]:
         """The ladder of a rule: prices, or risks up to ``cap``."""
         return self.prices if rule == "price" else tuple(float(r) for r in least_risks(cap)[::2])
 
-    def settings(self, grid: LeadGrid, cap: float) -> tuple[Setting, ...]:
+    def settings(self, grid: LeadGrid, cap: float) -> tuple[PortfolioSetting, ...]:
         """All settings in the order of the table's columns; ``cap`` is the most risk of one decision."""
         out = [
-            Setting("+".join(expert), target, rule, knob, hold)
+            PortfolioSetting("+".join(expert), target, rule, knob, hold)
             for expert in self.experts
             for target in TARGETS
             for rule in self.rules
@@ -125,7 +125,7 @@ class Portfolio:
             for knob in self.knobs(rule, cap)
         ]
         for thumb in self.thumbs:
-            out += [Setting(thumb, "", "margin", m, h) for h in self.thumb_holds(grid) for m in self.margins]
+            out += [PortfolioSetting(thumb, "", "margin", m, h) for h in self.thumb_holds(grid) for m in self.margins]
         return tuple(out)
 
     def thumb_holds(self, grid: LeadGrid) -> tuple[int, ...]:

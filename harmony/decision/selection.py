@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from forecasting.panel import FloatArray
-from harmony.decision.portfolio import Setting
+from harmony.decision.portfolio import PortfolioSetting
 
 __all__ = ["HANDICAP", "HYSTERESIS", "MEMORY_S", "Tally", "Verdict", "choose", "verdict"]
 
@@ -80,14 +80,14 @@ class Verdict:
     the one in force.
     """
 
-    setting: Setting
+    setting: PortfolioSetting
     replicas: float
     share: float
     keeps: bool
     chosen: bool
 
 
-def verdict(tally: Tally, settings: tuple[Setting, ...], allowed: float, chosen: int) -> tuple[Verdict, ...]:
+def verdict(tally: Tally, settings: tuple[PortfolioSetting, ...], allowed: float, chosen: int) -> tuple[Verdict, ...]:
     """Why the chosen setting was chosen: every family's best beside it, the chosen one first, then by cost."""
     if tally.steps == 0.0:
         return ()

@@ -17,7 +17,7 @@ from harmony.decision.trust import Trust
 from harmony.decision.turn import decide_turn
 from harmony.loop.ledger import Note
 from harmony.loop.persistence import state_from_json, state_to_json
-from harmony.loop.ports import Journal, Replicas
+from harmony.loop.ports import RecordSink, Replicas
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Shadow
 from harmony.loop.state import Learned, Look, ScalePlan, State, Terms, Turn
@@ -47,7 +47,7 @@ class ManagedService:
     __slots__ = ("_journal", "_state", "_terms", "notes")
 
     def __init__(
-        self, terms: Terms, state: State | None = None, *, saved: object = None, journal: Journal | None = None
+        self, terms: Terms, state: State | None = None, *, saved: object = None, journal: RecordSink | None = None
     ) -> None:
         self._terms = terms
         self._journal = journal

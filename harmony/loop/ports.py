@@ -8,7 +8,7 @@ from typing import Protocol
 from forecasting.distribution import ForecastDistribution
 from harmony.model.record import Record
 
-__all__ = ["Clock", "ForecastSource", "Journal", "Replicas"]
+__all__ = ["Clock", "ForecastSource", "RecordSink", "Replicas"]
 
 
 class Clock(Protocol):
@@ -35,8 +35,8 @@ class Replicas:
     ready: int
 
 
-class Journal(Protocol):
-    """Append-only record of the loop's turns."""
+class RecordSink(Protocol):
+    """Where the records of the loop's turns go: a log, a report, the package `harmony.journal`."""
 
     def append(self, record: Record) -> None:
         """Keep one turn."""

@@ -13,7 +13,7 @@ from harmony.model.observation import Observation
 
 __all__ = ["Past", "Policy", "Unforecast"]
 
-Setting = float | int | str
+SettingValue = float | int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Policy(Protocol):
         ...
 
     @property
-    def settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, SettingValue]:
         """Its settings, for reports."""
         ...
 

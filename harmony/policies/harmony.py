@@ -9,7 +9,7 @@ from harmony.decision.rule import decide
 from harmony.model.decision import Decision
 from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting
+from harmony.policies.base import Past, SettingValue
 
 __all__ = ["HarmonyPolicy"]
 
@@ -39,7 +39,7 @@ class HarmonyPolicy:
         return Behavior.hold(self.hold_s) if self.hold_s > 0 else None
 
     @property
-    def settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, SettingValue]:
         """Forecaster, hold and starting risk."""
         hold_s = self.hold_s if self.limits is None else self.limits.scale_down.stabilization_window_s
         return {"forecaster": self.forecaster, "hold_s": hold_s, "risk_scale": self.risk_scale}

@@ -17,7 +17,7 @@ from harmony.decision.risk import MOST_REPLICAS, ROUND
 from harmony.model.decision import Decision, Reason
 from harmony.model.objective import HPA_DOWN, Behavior
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting, Unforecast
+from harmony.policies.base import Past, SettingValue, Unforecast
 
 __all__ = ["HpaPolicy", "desired_replicas"]
 
@@ -57,7 +57,7 @@ class HpaPolicy(Unforecast):
     name: str = "hpa"
 
     @property
-    def settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, SettingValue]:
         """Target, tolerance and scale-down window."""
         window = self.behavior_.scale_down.stabilization_window_s
         return {"target": self.target, "tolerance": self.tolerance, "scale_down_window_s": window}

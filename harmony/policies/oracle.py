@@ -11,7 +11,7 @@ from harmony.decision.risk import replicas_needed
 from harmony.decision.rule import lead_window, reactive_floor
 from harmony.model.decision import Decision, Reason
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting, Unforecast
+from harmony.policies.base import Past, SettingValue, Unforecast
 
 __all__ = ["OraclePolicy"]
 
@@ -28,7 +28,7 @@ class OraclePolicy(Unforecast):
         return "truth"
 
     @property
-    def settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, SettingValue]:
         """None."""
         return {}
 

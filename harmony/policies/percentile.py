@@ -11,7 +11,7 @@ import numpy as np
 from harmony.decision.risk import replicas_needed
 from harmony.model.decision import Decision, Reason
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting, Unforecast
+from harmony.policies.base import Past, SettingValue, Unforecast
 
 __all__ = ["PercentilePolicy"]
 
@@ -28,7 +28,7 @@ class PercentilePolicy(Unforecast):
     name: str = "percentile"
 
     @property
-    def settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, SettingValue]:
         """Level, window and margin."""
         return {"level": self.level, "window_s": self.window_s, "margin": self.margin}
 

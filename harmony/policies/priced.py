@@ -20,7 +20,7 @@ from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, 
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting
+from harmony.policies.base import Past, SettingValue
 
 __all__ = ["PricedPolicy", "Replayed"]
 
@@ -96,9 +96,9 @@ class PricedPolicy:
         return has_trees() if self.trees is None else self.trees
 
     @property
-    def settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, SettingValue]:
         """What reports show."""
-        given: dict[str, Setting] = {"forecaster": self.forecaster} if self.forecaster else {}
+        given: dict[str, SettingValue] = {"forecaster": self.forecaster} if self.forecaster else {}
         return given | {
             "experts": ", ".join("+".join(e) for e in self.portfolio.experts),
             "rule": self.rule,

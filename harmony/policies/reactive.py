@@ -12,7 +12,7 @@ from harmony.decision.risk import replicas_needed
 from harmony.model.decision import Decision, Reason
 from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting, Unforecast
+from harmony.policies.base import Past, SettingValue, Unforecast
 
 __all__ = ["ReactivePolicy"]
 
@@ -31,7 +31,7 @@ class ReactivePolicy(Unforecast):
         return Behavior.hold(self.hold_s) if self.hold_s > 0 else None
 
     @property
-    def settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, SettingValue]:
         """Margin and hold."""
         return {"margin": self.margin, "hold_s": self.hold_s}
 

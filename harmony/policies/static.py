@@ -9,7 +9,7 @@ import numpy as np
 
 from harmony.model.decision import Decision, Reason
 from harmony.model.observation import Observation
-from harmony.policies.base import Past, Setting, Unforecast
+from harmony.policies.base import Past, SettingValue, Unforecast
 
 __all__ = ["StaticPolicy"]
 
@@ -22,7 +22,7 @@ class StaticPolicy(Unforecast):
     name: str = "static"
 
     @property
-    def settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, SettingValue]:
         """The count."""
         return {"replicas": self.replicas}
 

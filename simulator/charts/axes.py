@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-__all__ = ["amount", "duration", "moment", "percent", "time_ticks"]
+__all__ = ["amount_label", "duration_label", "moment", "percent_label", "time_ticks"]
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 STEPS_S = (
@@ -20,13 +20,13 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 def moment(at_s: float, *, calendar: bool, with_time: bool = True) -> str:
     """A time in words: ``7 Mar 2024 14:05 UTC``, or ``1 d 2 h`` since the epoch where there is no calendar."""
     if not calendar:
-        return duration(at_s)
+        return duration_label(at_s)
     t = datetime.fromtimestamp(at_s, tz=UTC)
     day = f"{t.day} {MONTHS[t.month - 1]} {t.year}"
     return f"{day} {t.hour:02}:{t.minute:02} UTC" if with_time else day
 
 
-def duration(seconds: float) -> str:
+def duration_label(seconds: float) -> str:
     """A length of time in its two largest units: ``3 d 4 h``, ``15 min``, ``42 s``."""
     if not math.isfinite(seconds):
         return "-"
@@ -72,7 +72,7 @@ def _elapsed_label(at_s: float, step: float) -> str:
     return f"{at_s:,.0f} s"
 
 
-def amount(value: float, _position: int = 0) -> str:
+def amount_label(value: float, _position: int = 0) -> str:
     """A quantity on an axis: ``0``, ``0.25``, ``1,200``, ``35k``, ``2.5M``."""
     size = abs(value)
     for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -83,7 +83,7 @@ def amount(value: float, _position: int = 0) -> str:
     return f"{value:.3g}" if size >= 1e-3 or size == 0 else f"{value:.1e}"
 
 
-def percent(share: float) -> str:
+def percent_label(share: float) -> str:
     """A share as per cent with what matters: ``0%``, ``0.82%``, ``12.4%``, ``0.004%``."""
     value = 100 * share
     if value == 0:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from forecasting.panel import FloatArray, IntArray
-from simulator.charts.axes import amount, time_ticks
+from simulator.charts.axes import amount_label, time_ticks
 from simulator.charts.palette import ROLES
 from simulator.charts.thinning import bin_extremes, bins_with, extreme_rows
 from simulator.charts.view import ChartView, fan_bands, fan_with_gaps
@@ -44,7 +44,7 @@ def draw_values(axes: Axes, title: str, top: float, *, bins: int = 4) -> None:
     """A value axis from 0 with quiet horizontal lines; its title stands above, not on its side."""
     axes.set_ylim(0, top if top > 0 else 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(bins, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(amount))
+    axes.yaxis.set_major_formatter(FuncFormatter(amount_label))
     axes.grid(axis="y")
     axes.annotate(
         title, (0, 1), (-LEFT + 6, 9), xycoords="axes fraction", textcoords="offset points", color=MUTED, fontsize=12

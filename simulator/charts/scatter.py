@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from forecasting.panel import FloatArray
-from simulator.charts.axes import amount, percent
+from simulator.charts.axes import amount_label, percent_label
 from simulator.charts.frame import LEFT, MISSED, MUTED, draw_note, new_figure
 from simulator.charts.view import ChartView, display_name
 
@@ -41,7 +41,7 @@ def scatter_figure(view: ChartView, *, height: float = 320.0) -> Figure:
     _label(view, axes, x, y)
     axes.grid(axis="both")
     ticks = [0.0, *(t for t in ROUND_SHARES if 0.999 * linear <= t <= top)]
-    axes.set_yticks(ticks, [percent(t) for t in ticks])
+    axes.set_yticks(ticks, [percent_label(t) for t in ticks])
     axes.minorticks_off()
     axes.annotate("share of time violated", (0, 1), (-LEFT + 6, 9), xycoords="axes fraction",
                   textcoords="offset points", color=MUTED, fontsize=12)  # fmt: skip
@@ -62,7 +62,7 @@ def _cost_axis(view: ChartView, axes: Axes, x: FloatArray) -> None:
         pad = 0.10 * max(high - low, 0.05 * high, 1e-9)
         axes.set_xlim(low - pad, high + pad)
         axes.xaxis.set_major_locator(MaxNLocator(view.canvas.ticks - 1))
-    axes.xaxis.set_major_formatter(FuncFormatter(amount))
+    axes.xaxis.set_major_formatter(FuncFormatter(amount_label))
 
 
 def _label(view: ChartView, axes: Axes, x: FloatArray, y: FloatArray) -> None:
@@ -71,7 +71,7 @@ def _label(view: ChartView, axes: Axes, x: FloatArray, y: FloatArray) -> None:
     taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in spots]
     box = axes.get_window_extent()
     note, line = (
-        f"objective: at most {percent(view.result.epsilon)}",
+        f"objective: at most {percent_label(view.result.epsilon)}",
         axes.transData.transform((0, view.result.epsilon))[1],
     )
     wide = 7.0 * len(note)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from harmony.dashboard import figures
-from harmony.dashboard.fleet import FleetQuery, fleet, row_of, sparkline
+from harmony.dashboard.fleet import FleetQuery, fleet, sparkline, table_row
 from harmony.dashboard.sessions import Sessions
 from harmony.dashboard.sliders import sliders
-from harmony.dashboard.states import Ages, state_of
+from harmony.dashboard.states import Ages, service_state
 from harmony.dashboard.trail import Point, Trail
 from harmony.model.decision import Reason
 from harmony.serving import Snapshot
@@ -53,7 +53,7 @@ def deciding(reason: Reason, **changes: object) -> Snapshot:
     ],
 )
 def test_the_most_urgent_thing_is_said(snapshot: Snapshot, level: str, text: str) -> None:
-    state = state_of(snapshot, NOW)
+    state = service_state(snapshot, NOW)
     assert (state.level, state.text) == (level, text)
 
 
@@ -61,8 +61,8 @@ def test_overdue_turns_are_stale_whatever_else() -> None:
     snapshot = deciding(Reason.FORECAST)
     limit = NOW.stale_after_s(snapshot)
     assert limit >= 90
-    assert state_of(snapshot, Ages(snapshot.at_s + limit)).level == "good"
-    assert state_of(snapshot, Ages(snapshot.at_s + limit + 1)).text.startswith("Stale for")
+    assert service_state(snapshot, Ages(snapshot.at_s + limit)).level == "good"
+    assert service_state(snapshot, Ages(snapshot.at_s + limit + 1)).text.startswith("Stale for")
     assert Ages(snapshot.at_s - 5).age_s(snapshot) == 0.0
 
 
@@ -91,8 +91,8 @@ def test_none_of_the_paths_is_no_zero() -> None:
 
 
 def test_savings_that_were_not_counted_are_absent() -> None:
-    assert row_of(builders.snapshot(shadow_s=0.0, gpu_hours_saved=0.0), NOW).saved_hours is None
-    row = row_of(builders.snapshot(), NOW)
+    assert table_row(builders.snapshot(shadow_s=0.0, gpu_hours_saved=0.0), NOW).saved_hours is None
+    row = table_row(builders.snapshot(), NOW)
     assert row.saved_hours == 12.25
     assert row.saved_money == 12.25 * row.snapshot.record.observation.objective.price_per_gpu_hour
 

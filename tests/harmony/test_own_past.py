@@ -14,10 +14,10 @@ from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
 from harmony.decision import own_past
 from harmony.decision.budget import ErrorBudget
+from harmony.decision.growing_rows import GrowingRows
 from harmony.decision.own_past import OwnPast, Row
 from harmony.decision.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of
 from harmony.decision.selection import Tally, choose, verdict
-from harmony.decision.series import Series
 from harmony.policies.reactive import ReactivePolicy
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
@@ -79,7 +79,7 @@ def test_risks_fall_from_most_to_least() -> None:
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=8), st.integers(0, 7))
 def test_a_longer_series_leaves_the_old_one_as_it_was(sizes: list[int], branch: int) -> None:
     rng = np.random.default_rng(0)
-    series, kept, copies = Series.empty(2), [], []
+    series, kept, copies = GrowingRows.empty(2), [], []
     for size in sizes:
         series = series.extended(rng.random((size, 2)))
         kept.append(series)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from simulator.charts.axes import amount, duration, moment, percent, time_ticks
+from simulator.charts.axes import amount_label, duration_label, moment, percent_label, time_ticks
 from simulator.charts.palette import KNOWN, ROLES, policy_styles
 from simulator.charts.svg import draw
 from simulator.charts.thinning import bin_edges, bin_extremes, bins_with, extreme_rows
@@ -96,7 +96,7 @@ def test_forecasts_that_pause_leave_a_gap() -> None:
      (97_200, "1 d 3 h"), (86_460, "1 d"), (8_640_000, "100 d"), (float("nan"), "-")],
 )  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert duration_label(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_durations(seconds: float, text: str) -> None:
      (1e-9, "under 0.0001%"), (0.001, "0.1%"), (0.2, "20%")],
 )  # fmt: skip
 def test_percentages(share: float, text: str) -> None:
-    assert percent(share) == text
+    assert percent_label(share) == text
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_percentages(share: float, text: str) -> None:
     [(0, "0"), (0.25, "0.25"), (950, "950"), (1_500, "1,500"), (35_000, "35k"), (2.5e6, "2.5M"), (1e-5, "1.0e-05")],
 )
 def test_amounts(value: float, text: str) -> None:
-    assert amount(value) == text
+    assert amount_label(value) == text
 
 
 @given(st.floats(0, 2e9), st.floats(1.0, 1e8), st.integers(3, 12), st.booleans())

@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from simulator.charts.axes import percent
+from simulator.charts.axes import percent_label
 from simulator.findings import headline, met, sentences
 from simulator.report import render_report, save_overview_png, write_report
 from simulator.result import PolicyRun, ReplayResult
@@ -150,7 +150,7 @@ def test_every_policy_stands_in_the_table_with_its_figures(result: ReplayResult,
     text = page.text()
     for run in result.policies.values():
         assert f"{run.gpu_hours:,.0f}" in text
-        assert percent(run.violation_rate) in text
+        assert percent_label(run.violation_rate) in text
         assert f"{round(run.violated_seconds / result.step_s)} of 807 steps" in text
     assert "1.00×" in text  # the oracle, to itself
     assert "forecaster base, hold_s 900" in text

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from controller.prometheus.answers import parse_answer, refusal
-from controller.prometheus.client import Prometheus, QueryRefused, Series, Slow, Unreachable
+from controller.prometheus.client import Prometheus, PrometheusUnreachable, QueryRefused, Series, Slow
 from forecasting.errors import HarmonyError, UsageError
 from tests.controller.prometheus.data import END, demand
 from tests.counting import calls
@@ -106,15 +106,15 @@ def test_a_request_is_posted_with_its_parameters_token_and_path(prom: RealPromet
 @pytest.mark.parametrize(
     ("fault", "error", "words"),
     [
-        ("500", Unreachable, "HTTP 500"),
-        ("503", Unreachable, "HTTP 503; it may be starting"),
-        ("429", Unreachable, "fewer queries"),
-        ("401", Unreachable, "token"),
-        ("redirect", Unreachable, "redirects"),
+        ("500", PrometheusUnreachable, "HTTP 500"),
+        ("503", PrometheusUnreachable, "HTTP 503; it may be starting"),
+        ("429", PrometheusUnreachable, "fewer queries"),
+        ("401", PrometheusUnreachable, "token"),
+        ("redirect", PrometheusUnreachable, "redirects"),
         ("hang", Slow, "no answer within 2 s"),
-        ("cut", Unreachable, "connection broke"),
-        ("html", Unreachable, "sign in"),
-        ("truncate", Unreachable, "no answer of Prometheus"),
+        ("cut", PrometheusUnreachable, "connection broke"),
+        ("html", PrometheusUnreachable, "sign in"),
+        ("truncate", PrometheusUnreachable, "no answer of Prometheus"),
     ],
 )
 def test_faults_end_in_errors_that_say_what_to_do(
@@ -148,9 +148,9 @@ def test_a_passing_fault_is_not_noticed(prom: RealPrometheus, fault: Fault) -> N
 
 
 def test_nobody_there_and_no_such_host() -> None:
-    with pytest.raises(Unreachable, match="is Prometheus running"):
+    with pytest.raises(PrometheusUnreachable, match="is Prometheus running"):
         asked(f"http://127.0.0.1:{free_port()}", lambda c: c.query("1"))
-    with pytest.raises(Unreachable, match="host not found"):
+    with pytest.raises(PrometheusUnreachable, match="host not found"):
         asked("http://prometheus.invalid:9090", lambda c: c.query("1"))
 
 
@@ -160,7 +160,7 @@ def test_token_files_that_cannot_be_used(tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(Unreachable, match=words):
+        with pytest.raises(PrometheusUnreachable, match=words):
             asked("http://127.0.0.1:9", lambda c: c.query("1"), token_file=path)
 
 
@@ -194,7 +194,7 @@ def test_a_password_in_the_address_is_sent_but_never_shown(prom: RealPrometheus)
 
     assert asyncio.run(run()) == "Basic " + base64.b64encode(b"me:secret").decode()
     url = f"http://me:secret@127.0.0.1:{free_port()}"
-    with pytest.raises(Unreachable) as caught:
+    with pytest.raises(PrometheusUnreachable) as caught:
         asked(url, lambda c: c.query("1"))
     assert "secret" not in str(caught.value)
 
@@ -222,7 +222,7 @@ def test_tls_is_checked_against_the_given_bundle(tmp_path: Path) -> None:
             async with Prometheus(url, ca_file=cert) as client:
                 assert (await client.query("4"))[0].values.tolist() == [4]
             async with Prometheus(url) as client:
-                with pytest.raises(Unreachable, match="TLS fails"):
+                with pytest.raises(PrometheusUnreachable, match="TLS fails"):
                     await client.query("4")
         finally:
             await runner.cleanup()
@@ -270,7 +270,7 @@ def test_the_clock_is_prometheus_own_and_carried_on(prom: RealPrometheus) -> Non
             assert abs(await client.now_s() - first) < 30  # heard again: what it says counts
             await client.close()
             deaf = Prometheus(f"http://127.0.0.1:{free_port()}")
-            with pytest.raises(Unreachable):
+            with pytest.raises(PrometheusUnreachable):
                 await deaf.now_s()
             await deaf.close()
 
@@ -295,7 +295,7 @@ def test_a_query_that_prometheus_gives_up_on_is_slow_not_unreachable() -> None:
     error = refusal(503, body, "x", 10.0)
     assert isinstance(error, Slow)
     assert "query timed out" in str(error)
-    assert isinstance(refusal(404, b"404 page not found", "x", 10.0), Unreachable)
+    assert isinstance(refusal(404, b"404 page not found", "x", 10.0), PrometheusUnreachable)
 
 
 def test_warnings_of_the_newest_queries_are_kept_and_no_more(prom: RealPrometheus) -> None:
@@ -340,7 +340,7 @@ def test_results_that_are_no_numbers(data: object, words: str) -> None:
     ],
 )
 def test_damaged_answers(body: bytes) -> None:
-    with pytest.raises(Unreachable):
+    with pytest.raises(PrometheusUnreachable):
         parse_answer(body, "x")
 
 
@@ -374,7 +374,7 @@ def test_killed_paused_and_back(tmp_path: Path) -> None:
                 real.resume()
                 assert len(await client.query("up")) == 1
                 real.kill()
-                with pytest.raises(Unreachable):
+                with pytest.raises(PrometheusUnreachable):
                     await client.query("rps")
                 await asyncio.to_thread(real.start)
                 assert len(await client.query("vector(1)")) == 1

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from controller.resource.status import (
     MAX_CANDIDATES,
-    Condition,
     QuantileStatus,
     RiskStatus,
     ScaleCandidate,
     ScaleDecision,
     Status,
+    StatusCondition,
 )
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 999_999, tzinfo=UTC)
@@ -47,7 +47,7 @@ def test_it_reads_back_what_it_wrote_and_what_a_later_version_added() -> None:
         quantiles=(QuantileStatus(quantile=0.5, values=(1.0, 2.5)),),
         candidates=(ScaleCandidate(replicas=3, violation_probability=0.008),),
     )
-    condition = Condition(type="Ready", status="True", last_transition_time=NOON, reason="Controlled", message="")
+    condition = StatusCondition(type="Ready", status="True", last_transition_time=NOON, reason="Controlled", message="")
     written = Status(last_scale_decision=decision, conditions=(condition,)).to_json()
     assert Status.model_validate(written | {"fromTheFuture": {"x": 1}}).to_json() == written
 
@@ -63,4 +63,4 @@ def test_limits_of_the_definition_are_kept() -> None:
     with pytest.raises(ValidationError):  # a time without zone could be any hour
         Status(last_scale_time=datetime(2026, 3, 1))
     with pytest.raises(ValidationError):
-        Condition(type="Ready", status="True", last_transition_time=NOON, reason="not a word", message="")
+        StatusCondition(type="Ready", status="True", last_transition_time=NOON, reason="not a word", message="")

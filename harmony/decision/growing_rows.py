@@ -1,4 +1,4 @@
-"""`Series`: rows that only ever grow, as a value: a longer series leaves the one that it came from as it was."""
+"""`GrowingRows`: rows that only ever grow, as a value: a longer series leaves the one that it came from as it was."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from forecasting.panel import FloatArray
 
-__all__ = ["Series"]
+__all__ = ["GrowingRows"]
 
 FIRST = 256
 
@@ -23,14 +23,14 @@ class _Store:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Series:
+class GrowingRows:
     """The first ``size`` rows of a store. The newest series of a store grows in place, an older one copies first."""
 
     _store: _Store
     size: int
 
     @classmethod
-    def empty(cls, width: int) -> Series:
+    def empty(cls, width: int) -> GrowingRows:
         """No rows of ``width`` numbers."""
         return cls(_Store(np.empty((FIRST, width)), 0), 0)
 
@@ -43,12 +43,12 @@ class Series:
         """Number of rows."""
         return self.size
 
-    def newest(self, rows: int) -> Series:
+    def newest(self, rows: int) -> GrowingRows:
         """The last ``rows`` of them (all if there are fewer), in a store of their own."""
         kept = self.rows[max(0, self.size - rows) :]
-        return Series.empty(kept.shape[1]).extended(kept)
+        return GrowingRows.empty(kept.shape[1]).extended(kept)
 
-    def extended(self, more: FloatArray) -> Series:
+    def extended(self, more: FloatArray) -> GrowingRows:
         """With the rows ``more`` (n, width) at the end."""
         store, size = self._store, self.size + len(more)
         if store.filled != self.size or size > len(store.rows):
@@ -57,4 +57,4 @@ class Series:
             store = _Store(room, self.size)
         store.rows[self.size : size] = more
         store.filled = size
-        return Series(store, size)
+        return GrowingRows(store, size)
