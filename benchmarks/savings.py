@@ -257,7 +257,7 @@ def page(found: dict[str, Rows], epsilon: float, command: str) -> str:
         for n in names
     }
     lines = [
-        f"# Hours at equal violation, promise {100 * epsilon:g} %",
+        f"# Hours at equal violation, objective {100 * epsilon:g} %",
         "",
         f"`{command}`, seed 0. Nothing is tuned; the last 40 % of each trace are scored.",
         "Hours over the best rule of thumb tuned in hindsight on the scored part to the same realised violation "

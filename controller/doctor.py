@@ -43,7 +43,7 @@ from harmony.metrics import Metrics
 __all__ = ["Finding", "examine"]
 
 Json = dict[str, Any]
-Verdict = Literal["ok", "warning", "failed"]
+Severity = Literal["ok", "warning", "failed"]
 OLDEST_MINOR = 29  # CEL validation of custom resources is stable from here on
 
 NEEDED: tuple[tuple[str, Resource, str], ...] = (
@@ -73,7 +73,7 @@ class Finding:
     """One thing that was looked at; ``cure`` says what to do about a warning or failure."""
 
     about: str
-    verdict: Verdict
+    verdict: Severity
     text: str
     cure: str = ""
 
@@ -252,7 +252,7 @@ async def _service(service: Service, targets: Targets, clock: LiveClock) -> list
         return [*out, Finding(about, "failed", str(error), "check spec.prometheus.url")]
     for indicator in state.indicators:
         fine = not indicator.message
-        verdict: Verdict = "ok" if fine else "failed" if indicator is state.indicators[0] else "warning"
+        verdict: Severity = "ok" if fine else "failed" if indicator is state.indicators[0] else "warning"
         text = f"indicator {indicator.name}: " + (f"{indicator.reason}" if fine else indicator.message)
         out.append(Finding(about, verdict, text, "" if fine else "run the query in Prometheus and mend it"))
     return out

@@ -16,7 +16,7 @@ __all__ = ["load_trace", "replay"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Import a promised name from its home on first use."""
+    """Import a public name from its home on first use."""
     if name in _HOMES:
         import importlib
 

@@ -18,8 +18,8 @@ def actual_run(
 ) -> PolicyRun:
     """A run of the recorded ``replicas`` (steps,), NaN where unknown, over the demand of ``result``.
 
-    Where the count is unknown the one before it is taken for the GPU-hours and the picture, but whether demand was
-    missed there is not judged.
+    Where the count is unknown the one before it is taken for the GPU-hours and the picture, but whether demand exceeded
+    it there is not judged.
     """
     known = ~np.isnan(replicas)
     newest = np.maximum.accumulate(np.where(known, np.arange(replicas.size), -1))

@@ -25,7 +25,7 @@ NAN = math.nan
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Timeline:
-    """What happened in each step: replicas ordered and ready, and whether known demand was missed."""
+    """What happened in each step: replicas current and ready, and whether known demand exceeded them."""
 
     ordered: IntArray
     ready: IntArray

@@ -30,7 +30,7 @@ from simulator.forecasters import Forecasters
 from simulator.pool import GpuPool, StartUp
 from simulator.result import Fan, PolicyRun, ReplayResult
 from simulator.traces.registry import Trace, load_trace
-from simulator.tuning import Score, choose
+from simulator.tuning import Score, choose_setting
 
 __all__ = ["ReplayProgress", "ReplaySettings", "replay"]
 
@@ -40,13 +40,13 @@ LEAD_WEIGHT = 8.0  # how many starts the given lead-time distribution counts for
 
 @dataclass(frozen=True, slots=True)
 class ReplaySettings:
-    """How a trace is turned into a world and which promise is made in it.
+    """How a trace is turned into a world and which objective holds in it.
 
     Attributes:
         replica_capacity: demand that one ready replica carries; None to set it so that the mean demand of the trace
             needs `mean_replicas`.
-        start_up: distribution of the time from order to ready.
-        objective: the promise, prices and bounds.
+        start_up: distribution of the time a replica takes to become ready.
+        objective: epsilon, prices and bounds.
         test_fraction: share of the trace, at its end, that is scored.
         tune: choose every policy's settings on the part before the scored one.
         decide_every_s: how often forecasting policies decide; None for every step.
@@ -54,7 +54,7 @@ class ReplaySettings:
             folder, or a method's name.
         lookback: rows of history that a forecast reads; None for what the model reads.
         samples: sample paths per forecast.
-        ttft_slo_s: time to first token promised to a request (request-level worlds); None for one that an idle
+        ttft_slo_s: bound on a request's time to first token (request-level worlds); None for one that an idle
             replica of this size can keep.
         seed: of everything random.
     """
@@ -223,7 +223,7 @@ class _Bench:
             share = float(timeline.violated.sum() / max(1, known.sum()))
             return float(timeline.ordered.sum()), share
 
-        return choose(ladders, run, self.objective.epsilon)
+        return choose_setting(ladders, run, self.objective.epsilon)
 
     def _live(self, policy: Policy, start: int, stop: int, log: _Log | None, *, tuning: bool) -> Timeline:
         """Let the policy's loop live through rows ``start .. stop-1``."""

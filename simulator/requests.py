@@ -94,7 +94,7 @@ class RequestOutcome:
         """Latency figures of the requests that arrived at ``from_s`` or later.
 
         A request still under way counts with the time it has waited so far, so that a growing queue cannot hide. It
-        misses the bound once it has waited longer than that for its first token; before, it counts neither way.
+        exceeds the bound once it has waited longer than that for its first token; before, it counts neither way.
         Without requests only the two counts are given.
         """
         chosen = self.arrival_s >= from_s

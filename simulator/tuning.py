@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-__all__ = ["Score", "choose"]
+__all__ = ["Score", "choose_setting"]
 
 P = TypeVar("P")
 
@@ -13,7 +13,7 @@ P = TypeVar("P")
 Score = tuple[float, float]
 
 
-def choose(ladders: Sequence[Sequence[P]], run: Callable[[P], Score], epsilon: float) -> P:
+def choose_setting(ladders: Sequence[Sequence[P]], run: Callable[[P], Score], epsilon: float) -> P:
     """The cheapest setting that meets the objective on the tuning part; the safest tried when none does.
 
     Each ladder goes from cheapest to safest, so the rung where the objective begins to be met is found by bisection

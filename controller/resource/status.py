@@ -82,7 +82,7 @@ def _to_second(time: datetime) -> str:
 
 Number = Annotated[float | None, BeforeValidator(_absent), AfterValidator(_readable)]
 Moment = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(_to_second, return_type=str, when_used="json")]
-Replicas = Annotated[int, Field(ge=0)] | None
+ReplicaCount = Annotated[int, Field(ge=0)] | None
 Text = Annotated[str, Field(max_length=1024)]
 
 
@@ -252,8 +252,8 @@ class ScaleChange(StatusModel):
     """What was made of a decision."""
 
     time: Moment = Field(description="When it was made.")
-    from_replicas: Replicas = Field(default=None, description="Desired replicas before.")
-    to_replicas: Replicas = Field(default=None, description="Desired replicas now.")
+    from_replicas: ReplicaCount = Field(default=None, description="Desired replicas before.")
+    to_replicas: ReplicaCount = Field(default=None, description="Desired replicas now.")
     direction: Literal["Up", "Down", "None"] = Field(description="Up, Down or None (no change).")
     message: str | None = Field(default=None, max_length=4096, description="The reason as a sentence.")
 
@@ -289,11 +289,11 @@ class Status(StatusModel):
         default=None,
         description="Authority in use: less than mode while realised risk exceeds the objective by far (a step back).",
     )
-    current_replicas: Replicas = Field(default=None, description="Replicas of the target as it says itself.")
-    ready_replicas: Replicas = Field(default=None, description="Replicas that serve.")
-    recommended_replicas: Replicas = Field(default=None, description="Replicas that full authority would set.")
-    desired_replicas: Replicas = Field(default=None, description="Replicas that are set within the authority.")
-    floor_replicas: Replicas = Field(default=None, description="Minimum that is held in mode Floor.")
+    current_replicas: ReplicaCount = Field(default=None, description="Replicas of the target as it says itself.")
+    ready_replicas: ReplicaCount = Field(default=None, description="Replicas that serve.")
+    recommended_replicas: ReplicaCount = Field(default=None, description="Replicas that full authority would set.")
+    desired_replicas: ReplicaCount = Field(default=None, description="Replicas that are set within the authority.")
+    floor_replicas: ReplicaCount = Field(default=None, description="Minimum that is held in mode Floor.")
     selector: str | None = Field(
         default=None, max_length=8192, description="Label selector of the target's pods, as text."
     )

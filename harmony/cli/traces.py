@@ -22,7 +22,7 @@ traces_app = typer.Typer(
     help="List, show, convert and generate traces.", no_args_is_help=True, rich_markup_mode="markdown"
 )
 
-Source = Annotated[str, typer.Argument(metavar="TRACE", help="A trace file, or the bundled one: synthetic.")]
+TraceArgument = Annotated[str, typer.Argument(metavar="TRACE", help="A trace file, or the bundled one: synthetic.")]
 Demand = Annotated[str | None, typer.Option(help="Indicator that replicas are counted for.")]
 Step = Annotated[str | None, typer.Option(help="Average into this step, such as 5m.")]
 Columns = Annotated[
@@ -62,7 +62,7 @@ def list_command(as_json: AsJson = False) -> None:
 
 @traces_app.command("show")
 def show_command(
-    trace: Source,
+    trace: TraceArgument,
     demand: Demand = None,
     step: Step = None,
     column: Columns = None,
@@ -97,7 +97,7 @@ def show_command(
 
 @traces_app.command("convert")
 def convert_command(
-    trace: Source,
+    trace: TraceArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .csv, .csv.gz or .parquet.")],
     demand: Demand = None,
     step: Step = None,
@@ -224,7 +224,7 @@ def _print_trace(console: Console, trace: Trace, summaries: tuple[IndicatorSumma
     from rich.table import Table
 
     from harmony.durations import format_duration
-    from simulator.traces.summary import sparkline
+    from simulator.traces.summary import text_sparkline
 
     panel = trace.panel
     when = f"from {panel.start:%Y-%m-%d %H:%M} UTC" if panel.calendar else "no calendar"
@@ -241,7 +241,7 @@ def _print_trace(console: Console, trace: Trace, summaries: tuple[IndicatorSumma
         figures = (_figure(v) for v in (s.mean, s.cv, s.p50, s.p99, s.max, s.lag_day))
         table.add_row(name, escape(s.unit), str(s.level), f"{100 * s.absent_share:.2f}%", *figures)
     console.print(table)
-    console.print(f"{escape(trace.demand)}: {sparkline(panel.column(trace.demand), min(console.width - 30, 84))}")
+    console.print(f"{escape(trace.demand)}: {text_sparkline(panel.column(trace.demand), min(console.width - 30, 84))}")
     for note in trace.notes:
         console.print(f"note: {escape(note)}")
 

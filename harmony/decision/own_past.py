@@ -36,7 +36,7 @@ from harmony.decision.risk import ROUND
 from harmony.decision.selection import MEMORY_MISSES, MEMORY_S, Tally, Verdict, choose, verdict
 from harmony.decision.tails import quantiles
 
-__all__ = ["Guess", "OwnPast", "Row"]
+__all__ = ["Guess", "OwnPast", "TurnRow"]
 
 FIRST_FIT = 200  # rows before specialists are fitted at all
 REFIT_GROWTH = 1.4  # ... and fitted again whenever there are so many times as many
@@ -59,7 +59,7 @@ DEMAND, FILLED, CAPACITY, PEAK, FORECAST = 0, 1, 2, 3, 4
 Expert = tuple[Base, ...]
 
 
-class Row(NamedTuple):
+class TurnRow(NamedTuple):
     """What one turn saw.
 
     `demand` is NaN if absent; `forecast` is the median and the 95 % quantile of the demand one lead later, and of the
@@ -159,7 +159,7 @@ class OwnPast:
         )
 
     # ---- seeing ---------------------------------------------------------------------------------------------
-    def seen(self, now_s: float, row: Row) -> OwnPast:
+    def seen(self, now_s: float, row: TurnRow) -> OwnPast:
         """With what the turn at ``now_s`` saw; turns that did not come before it are absent rows."""
         missed = 0
         if self.newest_s == self.newest_s:
@@ -179,8 +179,8 @@ class OwnPast:
     ) -> OwnPast:
         """With the rows before the first turn, the newest at ``now_s``: the same as `seen` row by row, sooner.
 
-        ``demand`` (rows,) NaN where absent; ``forecast`` (rows, 4) as in `Row`, None for none. What the service itself
-        violated in that time is not known, so its budget begins full.
+        ``demand`` (rows,) NaN where absent; ``forecast`` (rows, 4) as in `TurnRow`, None for none. What the service
+        itself violated in that time is not known, so its budget begins full.
         """
         rows = np.full((demand.size, FORECAST + 4), math.nan)
         known = ~np.isnan(demand)

@@ -12,7 +12,7 @@ import numpy as np
 from forecasting.panel import FloatArray
 from forecasting.specialists import LeadGrid, has_trees
 from harmony.decision.budget import ErrorBudget
-from harmony.decision.own_past import Guess, OwnPast, Row
+from harmony.decision.own_past import Guess, OwnPast, TurnRow
 from harmony.decision.portfolio import Base, Portfolio
 from harmony.decision.price import CAP
 from harmony.decision.risk import ROUND
@@ -134,8 +134,8 @@ class PricedPolicy:
     def remembering(self, observation: Observation, demand: FloatArray, forecast: FloatArray | None = None) -> Replayed:
         """The memory to begin a life with: ``demand`` (rows,) of the turns before ``observation``, NaN where absent.
 
-        ``forecast`` (rows, 4) is what was forecast in them, as in `harmony.decision.own_past.Row`. So a service that
-        has a history in Prometheus chooses from all of it at its first turn.
+        ``forecast`` (rows, 4) is what was forecast in them, as in `harmony.decision.own_past.TurnRow`. So a service
+        that has a history in Prometheus chooses from all of it at its first turn.
         """
         memory = self._started(observation, LeadGrid(observation.interval_s, _turns(observation)))
         before_s = observation.now_s - observation.interval_s
@@ -161,7 +161,7 @@ class PricedPolicy:
         given = ABSENT
         if self.forecaster and paths is not None:
             given = _summary(paths)
-        return Replayed(past.seen(observation.now_s, Row(demand, capacity, given)), memory.stated, recent)
+        return Replayed(past.seen(observation.now_s, TurnRow(demand, capacity, given)), memory.stated, recent)
 
     def _started(self, observation: Observation, grid: LeadGrid) -> Replayed:
         objective = observation.objective

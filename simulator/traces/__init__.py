@@ -28,7 +28,7 @@ __all__ = ["RequestTrace", "Trace", "TraceInfo", "list_traces", "load_trace", "w
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Import a promised name from its home on first use."""
+    """Import a public name from its home on first use."""
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

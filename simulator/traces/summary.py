@@ -9,7 +9,7 @@ import numpy as np
 from forecasting.panel import FloatArray, Panel
 from forecasting.windows import DAY_S, WEEK_S
 
-__all__ = ["IndicatorSummary", "autocorrelation", "day_profile", "sparkline", "summarise", "weekday_over_weekend"]
+__all__ = ["IndicatorSummary", "autocorrelation", "day_profile", "summarise", "text_sparkline", "weekday_over_weekend"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -120,7 +120,7 @@ def weekday_over_weekend(panel: Panel, series: FloatArray) -> float | None:
     return float(series[seen & weekday].mean()) / weekend if weekend > 0 else None
 
 
-def sparkline(series: FloatArray, width: int = 48) -> str:
+def text_sparkline(series: FloatArray, width: int = 48) -> str:
     """The series as a line of block characters: means of equal pieces, a blank where a piece is absent."""
     width = min(width, len(series))
     if width == 0 or np.isnan(series).all():

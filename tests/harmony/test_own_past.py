@@ -15,7 +15,7 @@ from forecasting.specialists import LeadGrid
 from harmony.decision import own_past
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.growing_rows import GrowingRows
-from harmony.decision.own_past import OwnPast, Row
+from harmony.decision.own_past import OwnPast, TurnRow
 from harmony.decision.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of
 from harmony.decision.selection import Tally, choose, verdict
 from harmony.policies.reactive import ReactivePolicy
@@ -41,7 +41,7 @@ def begun(portfolio: Portfolio, *, epsilon: float = 0.02, lead: int = 2) -> OwnP
 
 def lived(past: OwnPast, demand: np.ndarray, start: int = 0) -> OwnPast:
     for i, d in enumerate(demand):
-        past = past.seen((start + i) * STEP_S, Row(float(d), 100.0))
+        past = past.seen((start + i) * STEP_S, TurnRow(float(d), 100.0))
     return past
 
 
@@ -189,7 +189,7 @@ def test_what_it_guesses_is_what_the_tally_counts() -> None:
     compared = 0
     for i, d in enumerate(demand[900:], 900):
         setting = past.setting
-        past = past.seen(i * STEP_S, Row(float(d), 100.0))
+        past = past.seen(i * STEP_S, TurnRow(float(d), 100.0))
         reviewed = past.reviewed == i + 1
         if reviewed and wanted and setting is not None and setting.rule == "price":
             target = "point" if setting.target == "point" else "max"
@@ -222,7 +222,7 @@ def test_a_past_that_is_filled_in_at_once_is_the_past_lived_turn_by_turn() -> No
     past = begun(Portfolio())
     turn_by_turn = past
     for i, (d, f) in enumerate(zip(demand, given_, strict=True)):
-        turn_by_turn = turn_by_turn.seen(i * STEP_S, Row(float(d), 100.0, tuple(f)))
+        turn_by_turn = turn_by_turn.seen(i * STEP_S, TurnRow(float(d), 100.0, tuple(f)))
     at_once = past.backfilled(1099 * STEP_S, demand, 100.0, given_)
     assert np.array_equal(at_once.history.rows, turn_by_turn.history.rows, equal_nan=True)
     assert np.array_equal(at_once.tally.cost, turn_by_turn.tally.cost)
@@ -249,7 +249,7 @@ def test_a_long_life_keeps_its_newest_weeks_and_goes_on(monkeypatch: pytest.Monk
 
 
 def test_missed_turns_are_absent_rows() -> None:
-    past = lived(begun(THUMBS), daily(10)).seen(14 * STEP_S, Row(5.0, 100.0))
+    past = lived(begun(THUMBS), daily(10)).seen(14 * STEP_S, TurnRow(5.0, 100.0))
     assert len(past.history) == 15
     assert np.isnan(past.history.rows[10:14, 0]).all()
 
@@ -265,7 +265,7 @@ def test_any_demand_gives_numbers(seed: int, epsilon: float, lead: int) -> None:
     past = begun(Portfolio(), epsilon=epsilon, lead=lead)
     for i, d in enumerate(demand):
         given_ = (d, 2 * d, d, 3 * d) if rng.random() < 0.8 else (math.nan,) * 4
-        past = past.seen(i * STEP_S, Row(float(d), 100.0, given_))
+        past = past.seen(i * STEP_S, TurnRow(float(d), 100.0, given_))
         guess = past.guess()
         if guess is not None:
             assert 1 <= guess.replicas <= 10_000

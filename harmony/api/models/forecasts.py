@@ -42,8 +42,8 @@ class Forecast(Model):
     indicators: dict[str, ForecastIndicator]
 
 
-Value = Annotated[float, Field(ge=-1e15, le=1e15)]
-Level = Annotated[float, Field(gt=0, lt=1)]
+Reading = Annotated[float, Field(ge=-1e15, le=1e15)]
+QuantileLevel = Annotated[float, Field(gt=0, lt=1)]
 
 
 class IndicatorRequest(Request):
@@ -77,10 +77,10 @@ class AdHocRequest(Request):
     start: AwareDatetime | None = Field(
         None, description="Time of the first row; null where hour and weekday mean nothing.", strict=False
     )
-    values: list[list[Value | None]] = Field(min_length=1, max_length=4096, description="One row per step.")
+    values: list[list[Reading | None]] = Field(min_length=1, max_length=4096, description="One row per step.")
     horizon: int = Field(12, ge=1, le=96)
     samples: int = Field(200, ge=10, le=1000)
-    quantiles: list[Level] = Field([0.05, 0.25, 0.5, 0.75, 0.95, 0.99], min_length=1, max_length=20)
+    quantiles: list[QuantileLevel] = Field([0.05, 0.25, 0.5, 0.75, 0.95, 0.99], min_length=1, max_length=20)
     paths: int = Field(0, ge=0, le=50, description="How many sample paths to return.")
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from harmony.api.models.base import Model, Number, Request
-from harmony.api.models.forecasts import Value
+from harmony.api.models.forecasts import Reading
 from harmony.policies.registry import policy_names
 
 __all__ = ["BacktestRequest", "Job", "JobPage", "ModelCard", "ModelPage"]
@@ -35,7 +35,7 @@ PolicyName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_lis
 class BacktestRequest(Request):
     """Replay a history of demand under each policy: what would it have cost, and how much would have been violated?"""
 
-    demand: list[Value | None] = Field(
+    demand: list[Reading | None] = Field(
         min_length=LEAST_ROWS, max_length=50_000, description="Demand per step, oldest first; null is absent."
     )
     step_seconds: float = Field(60, ge=1, le=3600)
