@@ -55,7 +55,7 @@ STEP_S = 60
 KEPT_S = 6 * 3600.0  # how much of the past the stand-in of Prometheus has
 SHAPES = 40  # services differ in scale by so many steps
 STAGES = ("read", "forecast", "decide", "act", "status")
-MEASURED = 3  # steady ticks
+MEASURED = 2  # steady ticks
 MOST_TICKS = 10  # until the past is read
 HASH, TAIL = "7d9f6c5b8", "x2k4"
 INDICATORS = len(PRESETS["vllm"].templates)
@@ -121,6 +121,8 @@ def autoscaler(i: int, mode: str, paused: bool) -> Json:
             "preset": "vllm",
             "objective": {"perReplica": 40, "epsilon": 0.01},
             "leadTime": {"source": "Measured", "seconds": 240},
+            # or all of them, begun at one moment, would come down at one moment
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3600}},
         },
     }
 
@@ -298,7 +300,7 @@ async def measure(
             print(json.dumps(rows[-1]), file=sys.stderr)
             if profiler is not None:
                 pstats.Stats(profiler, stream=sys.stderr).sort_stats(profile).print_stats(60)
-            ahead += between_s
+            ahead += max(0.0, between_s - wall) if until_read else between_s
             tried += 1
             left -= steady or not until_read
     finally:
@@ -312,10 +314,13 @@ async def measure(
 def journal_bytes(shown: Sequence[Snapshot], lines: Path, ticks: int) -> Json:
     """Bytes of one decision as a line of JSON, and as rows of a database."""
     store_at = lines.with_suffix(".db")
-    with JournalStore.open(f"sqlite:///{store_at}") as store:
-        store.append(list(shown))
-    stored = store_at.stat().st_size
-    return {"line": lines.stat().st_size / (ticks * len(shown)), "row": stored / len(shown), "decisions": len(shown)}
+    sizes = []
+    for kept in ([], list(shown)):
+        with JournalStore.open(f"sqlite:///{store_at}") as store:
+            store.append(kept)
+        sizes.append(store_at.stat().st_size)
+    row = (sizes[1] - sizes[0]) / len(shown)
+    return {"line": lines.stat().st_size / (ticks * len(shown)), "row": row, "decisions": len(shown)}
 
 
 async def _tick(run: Callable[[], Any], profiler: cProfile.Profile | None) -> TickReport:
@@ -486,7 +491,7 @@ def report(chosen: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="services, smallest first")
-    parser.add_argument("--idle", type=int, default=5_000, help="paused services")
+    parser.add_argument("--idle", type=int, default=2_000, help="paused services")
     parser.add_argument("--ticks", type=int, default=MEASURED)
     parser.add_argument("--profile", default="", help="sort order of cProfile for the last tick, such as tottime")
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".md")), help="empty: print only")
