@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -130,8 +132,10 @@ def _floats(entry: dict[str, Any], key: str) -> Any:  # noqa: ANN401
 def _parsed(found: list[tuple[dict[str, str], list[Any]]]) -> list[Series]:
     """All series at once: their points lie in two arrays, of which each series is a part."""
     ends = np.cumsum([0, *(len(points) for _, points in found)]).tolist()
-    times = np.fromiter((float(t) for _, points in found for t, _ in points), np.float64, ends[-1])
-    values = np.fromiter((float(v) for _, points in found for _, v in points), np.float64, ends[-1])
+    points = list(chain.from_iterable(map(itemgetter(1), found)))
+    moments, texts = zip(*points, strict=True) if points else ((), ())  # not one by one: there are a great many
+    times = np.fromiter(map(float, moments), np.float64, ends[-1])
+    values = np.fromiter(map(float, texts), np.float64, ends[-1])
     values[~np.isfinite(values)] = np.nan
     if not np.isfinite(times).all():
         raise ValueError("a time is not finite")

@@ -147,8 +147,9 @@ def test_a_default_installation_with_the_api_is_ready_keeps_strangers_out_and_an
         }
         with pod(world, values, tmp_path, {}) as one:
             assert one.args[:2] == ["serve", "--cluster"]
-            for headers in ({}, {"x-api-key": "hk_0123456789ab_x"}, {"authorization": "Bearer of-a-stranger"}):
+            for headers in ({}, {"x-api-key": "hk_0123456789ab_x"}, {"authorization": "Bearer of-nobody"}):
                 assert one.ask("/api/v1/services", **headers).status_code == 401
+            assert one.ask("/api/v1/services", authorization="Bearer of-a-stranger").status_code == 403
             assert one.ask("/", accept="text/html").headers["location"] == "/login"
 
             key = one.execute("keys", "create", "me", "--role", "admin").strip()

@@ -1,4 +1,4 @@
-"""Jobs and models."""
+"""Messages about jobs (backtests) and about the models there are."""
 
 from __future__ import annotations
 
