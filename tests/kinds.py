@@ -6,11 +6,13 @@ test without the marker fails and does not sneak into the fast ones. Slow tests 
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent
+PIECE = 5
 
 FOLDERS: dict[str, tuple[str, ...]] = {
     "controller/e2e": ("cluster", "prometheus"),
@@ -35,6 +37,38 @@ def mark(items: list[pytest.Item]) -> None:
             item.add_marker(kind)
         if item.get_closest_marker("slow"):
             item.add_marker("no_cover")  # it repeats, often, what others cover; tracing nearly doubles what it costs
+
+
+def spread(items: list[pytest.Item]) -> None:
+    """Put tests that mostly wait (for a Prometheus, a cluster) evenly between those that compute.
+
+    Workers take tests in this order: where all the waiting stands together, processors stand idle meanwhile. Tests of a
+    module, or of a browser, stay together, but for long modules of waiting tests, which are taken in pieces.
+    """
+    waiting: list[list[pytest.Item]] = []
+    busy: list[list[pytest.Item]] = []
+    for (_, waits), group in itertools.groupby(items, key=lambda item: (_together(item), _waits(item))):
+        tests = list(group)
+        if waits:
+            waiting += [tests[first : first + PIECE] for first in range(0, len(tests), PIECE)]
+        else:
+            busy.append(tests)
+    total, done = sum(map(len, busy)), 0
+    spaced: list[tuple[float, list[pytest.Item]]] = [
+        ((number + 0.5) / len(waiting), piece) for number, piece in enumerate(waiting)
+    ]
+    for tests in busy:
+        spaced.append((done / total, tests))
+        done += len(tests)
+    items[:] = [item for _, tests in sorted(spaced, key=lambda one: one[0]) for item in tests]
+
+
+def _together(item: pytest.Item) -> str:
+    return str(item.path.parent if item.get_closest_marker("browser") else item.path)
+
+
+def _waits(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(kind) for kind in ("cluster", "prometheus"))
 
 
 def began(item: pytest.Item) -> None:

@@ -20,3 +20,14 @@ def test_what_a_marker_names_may_be_started() -> None:
 
 def test_folders_that_are_marked_are_there() -> None:
     assert all((kinds.ROOT / folder).is_dir() for folder in kinds.FOLDERS)
+
+
+def test_spreading_keeps_every_test_and_the_order_within_a_module(request: pytest.FixtureRequest) -> None:
+    items = list(request.session.items)
+    spread = list(items)
+    kinds.spread(spread)
+    assert sorted(i.nodeid for i in spread) == sorted(i.nodeid for i in items)
+    for path in {i.path for i in items}:
+        for waits in (False, True):
+            of = [[i.nodeid for i in found if i.path == path and kinds._waits(i) is waits] for found in (items, spread)]
+            assert of[0] == of[1]
