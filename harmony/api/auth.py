@@ -24,6 +24,7 @@ __all__ = ["COOKIE", "Authenticator", "Credentials", "read_credentials"]
 log = logging.getLogger(__name__)
 COOKIE = "harmony_key"  # set by the dashboard's login page: HttpOnly, SameSite=Strict
 MOST_TOKENS = 4096
+KEYS_WAIT_S = 2.0  # for the journal's keys; a server that does not answer is no reason to shut known keys out
 CHALLENGE = {"www-authenticate": 'Bearer realm="harmony"'}
 
 
@@ -111,6 +112,7 @@ class KeyRing:
         self._records: Mapping[str, ApiKey] = {}
         self._read_s = -float("inf")
         self._busy: asyncio.Lock | None = None
+        self._reading: asyncio.Future[Sequence[ApiKey]] | None = None  # a read that has not come back
 
     def forget(self) -> None:
         """Read again before the next answer."""
@@ -127,8 +129,14 @@ class KeyRing:
         return self._records
 
     async def _read(self, journal: JournalPort) -> None:
-        try:
-            found: Sequence[ApiKey] = await asyncio.to_thread(journal.keys)
+        hangs = self._reading is not None and not self._reading.done()
+        if self._reading is None or not hangs:
+            self._reading = asyncio.ensure_future(asyncio.to_thread(journal.keys))
+            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:  # a read that hangs goes on by itself, one at a time, and only the first request waits for it
+            found: Sequence[ApiKey] = await asyncio.wait_for(
+                asyncio.shield(self._reading), 0.0 if hangs else KEYS_WAIT_S
+            )
         except Exception as error:
             if self._read_s == -float("inf") and not self._records:
                 raise Problem("unavailable", "Keys cannot be read right now.", {"retry-after": "5"}) from error

@@ -14,6 +14,16 @@ from forecasting.errors import UsageError
 
 __all__ = ["connect", "journal_url", "shown"]
 
+# No statement, lock or silent network keeps a thread for ever. A server that is frozen as a whole ends no statement:
+# there the writer says that a write does not come back.
+PATIENCE = {
+    "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=120s",
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 BUSY_MS = 5_000  # how long one process waits for another's transaction
 CHECKPOINT_PAGES = 4_000  # the log is folded into the file when it holds that many pages (16 MB)
 
@@ -59,7 +69,7 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
                 max_overflow=4,
                 pool_pre_ping=True,
                 pool_timeout=10,
-                connect_args={"connect_timeout": 5, "application_name": "harmony"},
+                connect_args={"connect_timeout": 5, "application_name": "harmony"} | PATIENCE,
             )
         path = str(url.database)
         query = _reading(Path(path)) if read_only else {}

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from forecasting.errors import DataError
 from harmony.journal.connecting import connect, journal_url, shown
-from harmony.journal.errors import JournalError, translated
+from harmony.journal.errors import JournalError, JournalUnavailable, translated
 from harmony.journal.ids import first_id_at
 from harmony.journal.info import read_info
 from harmony.journal.inputs import decode_inputs
@@ -45,8 +45,10 @@ class JournalStore:
     server) and work again when it can.
     """
 
-    def __init__(self, engine: Engine, where: str, *, whole_forecasts: bool) -> None:
+    def __init__(self, engine: Engine, where: str, *, whole_forecasts: bool, file: Path | None = None) -> None:
         self.where = where
+        self._file = file  # of SQLite, where it is written
+        self._opened: tuple[int, int] | None = None  # device and number of that file as it was opened
         self._engine = engine
         self._whole_forecasts = whole_forecasts
         self._dialect = engine.dialect.name
@@ -72,14 +74,18 @@ class JournalStore:
         if is_file and read_only and not Path(str(address.database)).is_file():
             raise JournalError(f"journal {where}: there is no such file")
         engine = connect(address, read_only=read_only)
-        store = cls(engine, where, whole_forecasts=not is_file if whole_forecasts is None else whole_forecasts)
+        store = cls(
+            engine,
+            where,
+            whole_forecasts=not is_file if whole_forecasts is None else whole_forecasts,
+            file=Path(str(address.database)).absolute() if is_file and not read_only else None,
+        )
         try:
             if read_only:
                 with store._reading() as connection:
                     check_version(connection, where)
             else:
-                with store._write() as connection:
-                    migrate(connection, where)
+                store._begin_anew()
         except BaseException:
             engine.dispose()
             raise
@@ -299,10 +305,29 @@ class JournalStore:
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         """A writing transaction: all of it, or nothing."""
-        with translated(self.where), self._writing, self._engine.connect() as connection:
+        with translated(self.where), self._writing:
+            if self._was_replaced():
+                log.error("journal %s: its file was removed or replaced; a new one begins", self.where)
+                self._engine.dispose()  # whoever still reads the old file ends with it
+                self._begin_anew()
+            with self._engine.connect() as connection:
+                connection = connection.execution_options(writes=True)
+                with connection.begin():
+                    yield connection
+            if self._was_replaced():  # what was just written went with it; whoever asked may write it again
+                raise JournalUnavailable(f"journal {self.where}: its file was removed or replaced while it was written")
+
+    def _begin_anew(self) -> None:
+        """Bring the database to the newest version, and remember which file it is in."""
+        with translated(self.where), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
-                yield connection
+                migrate(connection, self.where)
+        self._opened = None if self._file is None else _identity(self._file)
+
+    def _was_replaced(self) -> bool:
+        """Whether another file, or none, stands where this journal's was opened: SQLite itself does not notice."""
+        return self._file is not None and _identity(self._file) != self._opened
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -315,6 +340,15 @@ class JournalStore:
     def _all(self, query: Select[Any]) -> list[Mapping[str, Any]]:
         with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Device and number of the file at this path; None for none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _page(limit: int) -> int:

@@ -26,14 +26,16 @@ OFFERED = 2_000  # turns that wait to be encoded: they hold whole forecasts
 BATCH = 1_000  # turns in one transaction
 RETRY_S = (1.0, 30.0)  # first pause after a failure, doubled up to the second
 FAREWELL_S = 10.0
+HANGS_S = 10.0  # a write that has not come back for so long is trouble: a frozen server, a network that swallows all
 
 
 class JournalWriter:
     """Takes snapshots at once and writes them in batches.
 
-    While the journal is in trouble (disk full or read-only, server away) turns wait in memory and are tried again;
-    beyond ``waiting`` of them the oldest are dropped and counted. `trouble` is a sentence for readiness and status,
-    empty when all is well; ``on_trouble`` is called with it when trouble begins, and with "" when it is over.
+    While the journal is in trouble (disk full or read-only, server away, a write that does not come back) turns wait in
+    memory and are tried again; beyond ``waiting`` of them the oldest are dropped and counted. `trouble` is a sentence
+    for readiness and status, empty when all is well; ``on_trouble`` is called with it when trouble begins, and with ""
+    when it is over. A write that takes ``hangs_s`` seconds is trouble.
     """
 
     def __init__(
@@ -43,11 +45,14 @@ class JournalWriter:
         *,
         waiting: int = WAITING,
         retry_s: tuple[float, float] = RETRY_S,
+        hangs_s: float = HANGS_S,
     ) -> None:
         self._store = store
         self._on_trouble = on_trouble
         self._limit = waiting
         self._retry_s = retry_s
+        self._hangs_s = hangs_s
+        self._write_began_s: float | None = None  # of the write that is under way
         self._offered: deque[Snapshot] = deque()
         self._rows: deque[Encoded] = deque()
         self._writing = 0  # rows that are being written or encoded now
@@ -69,6 +74,9 @@ class JournalWriter:
                 self._offered.popleft()
                 self.dropped += 1
             self._changed.notify_all()
+        hangs = self._hangs()
+        if hangs and not self._reason:  # the writer's own thread cannot say it: it is the one that waits
+            self._say(hangs)
 
     def follow(self, hub: Hub) -> Self:
         """Keep everything that ``hub`` publishes from now on."""
@@ -83,11 +91,18 @@ class JournalWriter:
     @property
     def trouble(self) -> str:
         """What is wrong, with how much waits and was lost so far; empty when all is well."""
-        reason = self._reason
+        reason = self._reason or self._hangs()
         if not reason:
             return ""
         lost = f", {self.dropped} were dropped" if self.dropped else ""
         return f"{reason}; decisions go on, {self.waiting} of them wait to be recorded{lost}"
+
+    def _hangs(self) -> str:
+        """That a write has not come back for too long; empty for no."""
+        began_s = self._write_began_s
+        if began_s is None or monotonic() - began_s < self._hangs_s:
+            return ""
+        return f"journal {self._store.where}: a write has not come back for {self._hangs_s:g} s or more"
 
     def flush(self, timeout_s: float = FAREWELL_S) -> bool:
         """Wait until everything offered so far is kept; False if that took too long."""
@@ -101,7 +116,7 @@ class JournalWriter:
         """
         if self._unsubscribe is not None:
             self._unsubscribe()
-        self.flush(timeout_s if not self._reason else 0.0)
+        self.flush(timeout_s if not self.trouble else 0.0)
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -161,7 +176,7 @@ class JournalWriter:
         while self._rows:
             batch = [self._rows[i] for i in range(min(BATCH, len(self._rows)))]
             try:
-                self._store.write(batch)
+                self._written(batch)
             except JournalUnavailable as error:
                 self._say(str(error))
                 return False
@@ -175,11 +190,18 @@ class JournalWriter:
             self._say("")
         return True
 
+    def _written(self, rows: Sequence[Encoded]) -> None:
+        self._write_began_s = monotonic()
+        try:
+            self._store.write(rows)
+        finally:
+            self._write_began_s = None
+
     def _one_by_one(self, batch: Sequence[Encoded]) -> bool:
         """Write each row alone and drop those that fail; False while the journal is in trouble."""
         for row in batch:
             try:
-                self._store.write([row])
+                self._written([row])
             except JournalUnavailable as error:
                 self._say(str(error))
                 return False

@@ -210,6 +210,28 @@ def test_wrong_tokens_are_looked_up_no_more_often_than_an_address_may_guess(live
         assert asked.count("good") == 2
 
 
+def test_known_keys_work_on_while_the_journal_does_not_answer(lived: Lived, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The read hangs (a frozen server): one thread waits for it, one request for a moment, and nobody is shut out."""
+    monkeypatch.setattr("harmony.api.auth.KEYS_WAIT_S", 0.1)
+    now, frozen, reads = [0.0], threading.Event(), [0]
+    with api(lived, GENEROUS, monotonic_s=lambda: now[0]) as (client, state, _):
+        assert state.journal is not None
+        whole = state.journal.keys
+
+        def keys() -> object:
+            reads[0] += 1
+            assert reads[0] == 1 or frozen.wait(60)
+            return whole()
+
+        monkeypatch.setattr(state.journal, "keys", keys)
+        for moment in (10.0, 20.0, 30.0, 40.0):
+            now[0] = moment
+            assert client.get("/api/v1/me").status_code == 200
+            assert client.get("/api/v1/me", headers={"x-api-key": new_key().text}).status_code == 401
+        assert reads[0] == 2
+        frozen.set()
+
+
 # ---- connections ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "sent",

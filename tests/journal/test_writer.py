@@ -232,3 +232,75 @@ def test_offering_never_waits_for_a_stuck_journal(tmp_path: Path) -> None:
         assert let_go == [True], "it was held until all had been offered"
         eventually(lambda: writer.waiting == 0)
         assert store.info().rows["decisions"] == 10
+
+
+class HangingStore:
+    """A store whose writes wait until they may go on, as they do before a frozen server."""
+
+    where = "somewhere"
+
+    def __init__(self, store: JournalStore) -> None:
+        self.store, self.go = store, threading.Event()
+
+    def encode(self, snapshot: Snapshot) -> Any:
+        return self.store.encode(snapshot)
+
+    def write(self, rows: Any) -> list[str]:
+        assert self.go.wait(60)
+        return self.store.write(rows)
+
+
+def test_a_write_that_does_not_come_back_is_said_counted_and_over_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harmony.journal.writer.OFFERED", 10)
+    said: list[str] = []
+    with JournalStore.open(str(tmp_path / "j.db")) as store:
+        hanging = HangingStore(store)
+        with JournalWriter(hanging, said.append, hangs_s=0.2) as writer:  # type: ignore[arg-type]
+            offered = turns(1, 40)
+            writer.offer(offered[0])
+            eventually(lambda: "a write has not come back" in writer.trouble)
+            for snapshots in offered[1:]:
+                writer.offer(snapshots)
+            assert writer.dropped >= 29  # what waits to be encoded is bounded
+            assert f"{writer.dropped} were dropped" in writer.trouble
+            assert len(said) == 1
+            hanging.go.set()
+            assert writer.flush(60)
+            eventually(lambda: writer.trouble == "")
+            assert writer.written + writer.dropped == 40
+            eventually(lambda: said[1:] == [""])
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced by another file", "replaced by a copy"])
+def test_a_file_that_is_removed_or_replaced_under_the_writer_is_noticed(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite itself goes on writing into the file that is gone; nothing said to be written may be lost that way."""
+    path = tmp_path / "j.db"
+    rounds = turns(1, 21)
+    with JournalStore.open(str(path)) as store, JournalWriter(store, retry_s=QUICK) as writer:
+        writer.offer(rounds[0])
+        assert writer.flush(60)
+        if how == "replaced by a copy":
+            other = tmp_path / "copy.db"
+            with JournalStore.open(str(other)) as copy:
+                copy.append(turns(1, 1, seed=7)[0])
+            other.replace(path)
+        elif how == "replaced by another file":
+            path.unlink()
+            path.touch()
+        else:
+            path.unlink()
+        for end in ("-wal", "-shm"):
+            Path(f"{path}{end}").unlink(missing_ok=True)
+        for snapshots in rounds[1:]:
+            writer.offer(snapshots)
+        assert writer.flush(60)
+        assert "its file was removed or replaced; a new one begins" in caplog.text
+    with JournalStore.open(str(path)) as again:
+        kept = {decision.id for decision in again.decisions(limit=100)}
+    with JournalStore.open(str(tmp_path / "expected.db")) as expected:
+        wanted = {i for snapshots in rounds[1:] for i in expected.append(snapshots)}
+    assert wanted <= kept
