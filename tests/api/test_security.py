@@ -242,6 +242,7 @@ def test_a_request_that_never_comes_ends_its_connection(
     lived: Lived, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HEADERS_S", 0.2)
+    monkeypatch.setattr("harmony.api.server.KEEP_ALIVE_S", 1)
     with api(lived, GENEROUS) as (client, _, _):
         url = httpx.URL(str(client.base_url))
         with socket.create_connection((url.host, url.port or 80), timeout=60) as held:

@@ -74,7 +74,9 @@ def told(folder: Path) -> dict[str, Any]:
 
     of = lives.service()
     lives.turn(of, lives.T0, 200.0, 8)
-    of.record = replace(of.record, decision=replace(of.record.decision, example=7))  # type: ignore[type-var,union-attr,call-arg]
+    record = of.record
+    assert record is not None
+    of._record = replace(record, decision=replace(record.decision, example=7))  # type: ignore[call-arg]
     status = status_of(of, lives.acted(of), {}, lives.T0)
     definition = crd_manifest()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
     in_status = definition["properties"]["lastScaleDecision"]["properties"]
