@@ -13,6 +13,7 @@ from starlette.types import Scope
 
 from forecasting.errors import HarmonyError
 from harmony.api.keys import parse_key, verify
+from harmony.api.limits import Buckets
 from harmony.api.ports import JournalPort, TokenReviewer
 from harmony.api.problems import Problem, too_often
 from harmony.api.roles import Caller, Role
@@ -73,11 +74,11 @@ class Authenticator:
         self._ring = KeyRing(state.journal, state.settings.keys_ttl_s, state.monotonic_s)
         self._tokens = Tokens(state)
 
-    async def caller(self, credentials: Credentials, address: str, wait_s: float = 0.0) -> Caller:
+    async def caller(self, credentials: Credentials, address: str) -> Caller:
         """Who that is; `Problem` "unauthenticated" for nobody, "forbidden" for somebody without a role here.
 
-        An address that has guessed too often has to wait ``wait_s`` seconds before a token that is not known is looked
-        up ("rate-limited"): each look-up is a call to the API server. Keys and tokens that were right go on working.
+        An address from which too many wrong tokens came has to wait ("rate-limited") before another one that is not
+        known is looked up: each look-up is a call to the API server. Keys and tokens that were right go on working.
         """
         settings, text = self._state.settings, credentials.text
         if settings.is_open and not text:
@@ -86,7 +87,7 @@ class Authenticator:
             raise Problem("unauthenticated", "Send an API key as X-API-Key or as Authorization: Bearer.", CHALLENGE)
         found = await self._by_key(text)
         if found is None and self._state.token_review is not None and not text.startswith("hk_"):
-            found = await self._tokens.caller(text, self._state.token_review, wait_s)
+            found = await self._tokens.caller(text, self._state.token_review, address)
         if found is None:
             raise Problem("unauthenticated", "That key or token is unknown, revoked or expired.", CHALLENGE)
         return found
@@ -158,19 +159,22 @@ class Tokens:
     def __init__(self, state: ApiState) -> None:
         self._settings, self._monotonic_s = state.settings, state.monotonic_s
         self._known: OrderedDict[bytes, tuple[float, Caller | Stranger | None]] = OrderedDict()
+        self._wrong = Buckets(state.settings.failed_rate, state.settings.failed_burst)  # look-ups in vain, by address
 
-    async def caller(self, token: str, review: TokenReviewer, wait_s: float = 0.0) -> Caller | None:
+    async def caller(self, token: str, review: TokenReviewer, address: str) -> Caller | None:
         """Whose token it is, with the highest role of their groups; None for nobody.
 
         `Problem` "forbidden" for somebody whose groups have no role; "rate-limited" where a token that was never right
-        would have to be looked up, and ``wait_s`` seconds are left to wait.
+        would have to be looked up for an address from which too many wrong ones came.
         """
         digest, now_s = hashlib.sha256(token.encode()).digest(), self._monotonic_s()
         until_s, known = self._known.get(digest, (-float("inf"), None))
         if now_s >= until_s:
-            if wait_s and known is None:
+            if known is None and (wait_s := self._wrong.wait_s(address, now_s)):
                 raise too_often(wait_s)
             known = await self._looked_up(token, digest, review, now_s)
+            if known is None:
+                self._wrong.take(address, now_s)
         if isinstance(known, Stranger):
             raise Problem("forbidden", "That token is good, but none of its groups has a role here.")
         return known

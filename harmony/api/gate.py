@@ -151,8 +151,7 @@ class Gate:
             credentials = read_credentials(scope["headers"])
             by_cookie = credentials.by_cookie
             try:
-                wait_s = self._failures.wait_s(address, now_s)
-                caller = await self._authenticator.caller(credentials, address, wait_s)
+                caller = await self._authenticator.caller(credentials, address)
             except Problem as problem:
                 if problem.slug == "unauthenticated":
                     self._failed(address, now_s, asked, path, method, had_one=bool(credentials.text))
