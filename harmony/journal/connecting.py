@@ -15,9 +15,11 @@ from forecasting.errors import UsageError
 __all__ = ["connect", "journal_url", "shown"]
 
 # No statement, lock or silent network keeps a thread for ever. A server that is frozen as a whole ends no statement:
-# there the writer says that a write does not come back.
+# there the writer says that a write does not come back. Limits are said in each transaction and not as a connection
+# begins, because poolers such as PgBouncer refuse connections that ask for settings.
+LIMITS = "SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '20s'"
+UNLIMITED = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"
 PATIENCE = {
-    "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=120s",
     "keepalives": 1,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -63,7 +65,7 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
     """An engine for the journal at ``url``; transactions that write say so with `execution_options(writes=True)`."""
     try:
         if url.get_backend_name() != "sqlite":
-            return create_engine(
+            engine = create_engine(
                 url,
                 pool_size=4,
                 max_overflow=4,
@@ -71,6 +73,8 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
                 pool_timeout=10,
                 connect_args={"connect_timeout": 5, "application_name": "harmony"} | PATIENCE,
             )
+            event.listen(engine, "begin", _limit)
+            return engine
         path = str(url.database)
         query = _reading(Path(path)) if read_only else {}
         engine = create_engine(
@@ -109,6 +113,12 @@ def _prepare(connection: sqlite3.Connection, _: Any) -> None:  # noqa: ANN401
 def _prepare_reading(connection: sqlite3.Connection, _: Any) -> None:  # noqa: ANN401
     connection.isolation_level = None  # transactions begin where `_begin` says, not where the driver guesses
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+
+
+def _limit(connection: Connection) -> None:
+    # A new version may have to rewrite a large table: that takes as long as it takes.
+    patient = connection.get_execution_options().get("migrates", False)
+    connection.exec_driver_sql(UNLIMITED if patient else LIMITS)
 
 
 def _begin(connection: Connection) -> None:

@@ -320,7 +320,7 @@ class JournalStore:
     def _begin_anew(self) -> None:
         """Bring the database to the newest version, and remember which file it is in."""
         with translated(self.where), self._engine.connect() as connection:
-            connection = connection.execution_options(writes=True)
+            connection = connection.execution_options(writes=True, migrates=True)
             with connection.begin():
                 migrate(connection, self.where)
         self._opened = None if self._file is None else _identity(self._file)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from harmony.journal import JournalStore, JournalUnavailable, JournalWriter
+from harmony.journal import JournalStore, JournalUnavailable, JournalWriter, connecting
 from harmony.serving import Hub, Snapshot
 from tests.journal.builders import fleet
 from tests.journal.postgres import RealPostgres, need_postgres
@@ -165,6 +165,33 @@ def test_a_journal_that_became_read_only(tmp_path: Path) -> None:
             read_only[0] = False
             eventually(lambda: writer.written == 2)
             assert writer.trouble == ""
+
+
+def test_a_statement_that_waits_for_a_lock_ends_and_is_tried_again(
+    postgres: RealPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits hold in every transaction, and none is asked for as a connection begins: poolers refuse such ones."""
+    monkeypatch.setattr("harmony.journal.connecting.LIMITS", "SET LOCAL lock_timeout = '100ms'")
+    address = postgres.database()
+    with JournalStore.open(address) as store, JournalStore.open(address) as other, other._engine.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE decisions IN ACCESS EXCLUSIVE MODE")
+        with JournalWriter(store, retry_s=QUICK) as writer:
+            writer.offer(turns(1, 1)[0])
+            eventually(lambda: writer.trouble)
+            holder.rollback()
+            eventually(lambda: writer.written == 1)
+            assert (writer.trouble, writer.dropped) == ("", 0)
+    assert "options" not in connecting.PATIENCE
+
+
+def test_transactions_have_limits_and_new_versions_have_none(postgres: RealPostgres) -> None:
+    def limit(**options: bool) -> str:
+        with store._engine.connect() as connection:
+            found = connection.execution_options(**options).exec_driver_sql("SHOW statement_timeout").scalar()
+        return str(found)
+
+    with JournalStore.open(postgres.database()) as store:
+        assert (limit(), limit(migrates=True)) == ("1min", "0")
 
 
 def test_a_server_that_goes_and_comes_back() -> None:
