@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -125,3 +126,9 @@ def _check_target(out: Path) -> None:
         raise UsageError(f"--out {out}: that is a file; name a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "model.json").is_file():
         raise UsageError(f"--out {out}: that folder holds other things; name a new or empty folder, or a model's")
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):  # nothing is left behind where the training does not come to its end
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {out}: nothing can be written there ({error.strerror or error})") from error

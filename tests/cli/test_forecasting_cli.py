@@ -201,6 +201,10 @@ def test_train_refuses_a_folder_of_other_things_before_training(
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert "holds other things" in complaint(["train", trace, "--out", str(tmp_path), *TRAIN], capsys)
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    for out in (nowhere / "model", Path("/proc/model")):  # found before the minutes of training, not after them
+        assert "nothing can be written there" in complaint(["train", trace, "--out", str(out), *TRAIN], capsys)
     assert "is a file" in complaint(["train", trace, "--out", str(tmp_path / "notes.txt"), *TRAIN], capsys)
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
