@@ -32,6 +32,7 @@ from harmony.policies.harmony import HarmonyPolicy
 __all__ = ["Service", "terms_of"]
 
 LATE_STEPS = 1  # a reading may not be in yet
+INCOMPLETE = "its metrics are incomplete"
 SETTLED_STEPS = 3  # a step that has no demand after so many more gets none any more
 
 
@@ -186,7 +187,8 @@ class Service:
     def _look(self, now_s: float, forecast: ForecastDistribution | None) -> Look:
         """What was read, as the turn takes it."""
         view, starts = self._view, self._view.starts
-        demand_s, demand = self.history.newest(0)
+        demand_s, demand = self._demand(now_s)
+        incomplete = self._feed_state is not None and bool(self._feed_state.incomplete)
         return Look(
             now_s=now_s,
             demand=demand,
@@ -202,8 +204,20 @@ class Service:
             gpu_type=starts.gpu_type,
             starts_since_s=self._starts.since_s,
             rival=self._rival,
-            hold_down=view.hold_down,
+            hold_down=view.hold_down or (INCOMPLETE if incomplete else ""),
         )
+
+    def _demand(self, now_s: float) -> tuple[float, float]:
+        """Time and value of present demand: the last complete reading, or what an incomplete one says it is at least.
+
+        The latter where it is more, or the last complete one too old: demand that rises meanwhile is served.
+        """
+        at_s, demand = self.history.newest(0)
+        seen = self._feed_state
+        if seen is None or not seen.at_least >= 0.0:
+            return at_s, demand
+        is_present = abs(now_s - at_s) <= self.terms.stale_s
+        return (at_s, demand) if is_present and demand >= seen.at_least else (now_s, seen.at_least)
 
     def _rows(self, now_s: float) -> Sequence[Row]:
         """Time, demand and the bound's indicator of the complete rows that were not judged yet, oldest first."""

@@ -259,6 +259,7 @@ class Tick:
         metrics.observe_fallback(key, record.decision.reason in ABSENT)
         if service.feed_state is not None:
             metrics.observe_metrics_age(key, service.feed_state.demand_age_s)
+            metrics.observe_incomplete(key, bool(service.feed_state.incomplete))
         for took_s in service.view.starts.took_s:
             metrics.observe_start(key, took_s)
         if service.regret.seconds > 0:

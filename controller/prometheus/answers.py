@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
 from controller.prometheus.errors import PrometheusError, PrometheusUnreachable, QueryRefused, Slow
-from forecasting.panel import FloatArray
+from forecasting.panel import FloatArray, IntArray
 
-__all__ = ["Answer", "Series", "joined", "parse_answer", "refusal"]
+__all__ = ["Answer", "Moments", "Series", "as_one", "at_each_moment", "joined", "parse_answer", "refusal"]
+
+INFO = "PromQL info"  # versions that knew no infos put them among the warnings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,10 +34,27 @@ class Series:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """The series of one answer, and the warnings and infos that Prometheus put beside them."""
+    """The series of one answer, and what Prometheus put beside them.
+
+    `warnings` say that something is missing from it, such as a store that did not answer; `infos` are harmless.
+    """
 
     series: list[Series]
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    infos: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings, then infos."""
+        return self.warnings + self.infos
+
+
+class Moments(NamedTuple):
+    """Several series as one over time: (points,) ascending `times_s`, `values`, and `series`: how many had a point."""
+
+    times_s: FloatArray
+    values: FloatArray
+    series: IntArray
 
 
 def parse_answer(body: bytes, where: str) -> Answer:
@@ -48,13 +68,36 @@ def parse_answer(body: bytes, where: str) -> Answer:
         raise PrometheusUnreachable(
             f"{where} sent no answer of Prometheus: {_shown(body)}; check the address and its path"
         )
-    notes = tuple(str(n) for key in ("warnings", "infos") for n in answer.get(key) or ())
     try:
-        return Answer(_series(answer["data"]["resultType"], answer["data"]["result"]), notes)
+        warnings, infos = _notes(answer)
+        return Answer(_series(answer["data"]["resultType"], answer["data"]["result"]), warnings, infos)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise PrometheusUnreachable(
             f"{where} sent a damaged answer ({type(error).__name__}): {_shown(body)}"
         ) from error
+
+
+def as_one(parts: Sequence[Answer]) -> Answer:
+    """The answers to parts of a range, in the order of time, as the answer to the whole."""
+    if len(parts) == 1:
+        return parts[0]
+    warnings = dict.fromkeys(w for part in parts for w in part.warnings)
+    infos = dict.fromkeys(i for part in parts for i in part.infos)
+    return Answer(joined([part.series for part in parts]), tuple(warnings), tuple(infos))
+
+
+def at_each_moment(series: Sequence[Series]) -> Moments:
+    """What the series say at each moment: the value where one has a point, NaN where several have.
+
+    A label that changes (a new pod, another instance) makes another series, and of two that follow each other only one
+    is there at a time.
+    """
+    if len(series) == 1:
+        return Moments(series[0].times_s, series[0].values, np.ones(len(series[0]), dtype=np.int64))
+    times = np.concatenate([s.times_s for s in series]) if series else np.empty(0)
+    values = np.concatenate([s.values for s in series]) if series else np.empty(0)
+    moments, first, count = np.unique(times, return_index=True, return_counts=True)
+    return Moments(moments, np.where(count == 1, values[first], np.nan), count)
 
 
 def joined(parts: list[list[Series]]) -> list[Series]:
@@ -104,6 +147,18 @@ def refusal(status: int, body: bytes, where: str, timeout_s: float) -> Prometheu
 
 
 # ---- the parts of an answer ---------------------------------------------------------------------------------------
+def _notes(answer: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Warnings and infos of an answer, in whichever way the server says that something is missing."""
+    warnings: list[str] = []
+    infos: list[str] = []
+    for note in map(str, answer.get("warnings") or ()):
+        (infos if note.startswith(INFO) else warnings).append(note)
+    infos += map(str, answer.get("infos") or ())
+    if answer.get("isPartial") is True:
+        warnings.append("isPartial: a part of the storage did not answer")  # VictoriaMetrics
+    return tuple(warnings), tuple(infos)
+
+
 def _json(body: bytes) -> Any:  # noqa: ANN401 - whatever stands there
     try:
         return orjson.loads(body)

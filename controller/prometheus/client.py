@@ -9,7 +9,6 @@ import asyncio
 import math
 import ssl
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,7 @@ import aiohttp
 import numpy as np
 from yarl import URL
 
-from controller.prometheus.answers import Answer, Series, joined, parse_answer, refusal
+from controller.prometheus.answers import Answer, Series, as_one, parse_answer, refusal
 from controller.prometheus.clock import ServerClock
 from controller.prometheus.errors import PrometheusError, PrometheusUnreachable, QueryRefused, Slow
 from controller.prometheus.shared import TickCache
@@ -29,7 +28,6 @@ __all__ = ["Prometheus", "PrometheusError", "PrometheusUnreachable", "QueryRefus
 
 MOST_POINTS = 11_000  # Prometheus refuses more per series and request
 MOST_BYTES = 64 * 2**20
-MOST_NOTES = 256
 CLOCK_AGE_S = 60.0  # how long the server's clock is carried on before it is asked again
 RETRY_S = (0.1, 0.5)  # jitter before the one retry
 
@@ -89,7 +87,6 @@ class Prometheus:
         self._session: aiohttp.ClientSession | None = None
         self._gate = asyncio.Semaphore(concurrency)
         self._method = "POST"
-        self._notes: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,9 +109,7 @@ class Prometheus:
         Raises `PrometheusUnreachable`, `QueryRefused` or `Slow`.
         """
         form = {"query": promql} | ({} if at_s is None else {"time": _stamp(at_s)})
-        answer = await self._ask("query", form)
-        self._keep_notes(promql, answer.notes)
-        return answer.series
+        return (await self._ask("query", form)).series
 
     async def query_range(
         self,
@@ -129,27 +124,31 @@ class Prometheus:
 
         Raises `PrometheusUnreachable`, `QueryRefused` or `Slow`.
         """
+        return (await self.answer(promql, start_s, end_s, step_s, on_part=on_part)).series
+
+    async def answer(
+        self,
+        promql: str,
+        start_s: float,
+        end_s: float,
+        step_s: float,
+        *,
+        on_part: OnPart | None = None,
+    ) -> Answer:
+        """The same with what Prometheus said beside it: whether something is missing from it."""
         if not (step_s > 0 and math.isfinite(end_s - start_s)):
             raise UsageError(f"range {start_s}..{end_s} by {step_s} s: expected finite times and a positive step")
         form = {"query": promql, "step": f"{step_s:.3f}"}
         points = math.floor((end_s - start_s) / step_s + 1e-6) + 1
         starts = range(0, points, self._points)
-        parts: list[list[Series]] = []
-        notes: list[str] = []
+        parts: list[Answer] = []
         for number, first in enumerate(starts, 1):
             last = min(first + self._points, points) - 1
             span = {"start": _stamp(start_s + first * step_s), "end": _stamp(start_s + last * step_s)}
-            answer = await self._ask("query_range", form | span)
-            parts.append(answer.series)
-            notes.extend(answer.notes)
+            parts.append(await self._ask("query_range", form | span))
             if on_part is not None:
                 on_part(number, len(starts))
-        self._keep_notes(promql, tuple(dict.fromkeys(notes)))
-        return joined(parts) if parts else []
-
-    def notes(self, promql: str) -> tuple[str, ...]:
-        """Warnings and infos that came with the newest answer to ``promql``."""
-        return self._notes.get(promql, ())
+        return as_one(parts) if parts else Answer([])
 
     # ---- the server's clock -------------------------------------------------------------------------------------
     async def now_s(self) -> float:
@@ -259,13 +258,6 @@ class Prometheus:
         return PrometheusUnreachable(
             f"{self.url}: the connection broke ({error or type(error).__name__})", transient=True
         )
-
-    def _keep_notes(self, promql: str, notes: tuple[str, ...]) -> None:
-        self._notes.pop(promql, None)
-        if notes:
-            self._notes[promql] = notes
-            if len(self._notes) > MOST_NOTES:
-                self._notes.popitem(last=False)
 
 
 def _checked(url: str) -> URL:

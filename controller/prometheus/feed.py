@@ -10,12 +10,12 @@ from typing import Protocol
 
 import numpy as np
 
-from controller.prometheus.answers import Series
+from controller.prometheus.answers import Answer, Moments, Series, at_each_moment
 from controller.prometheus.client import Prometheus
 from controller.prometheus.errors import PrometheusError, QueryRefused, Slow
 from controller.prometheus.families import Kin
 from controller.prometheus.freshness import within
-from controller.prometheus.history import History
+from controller.prometheus.history import LARGEST, History
 from controller.prometheus.states import FeedReason, FeedState, IndicatorState
 from controller.prometheus.together import Portion, Want
 from forecasting.errors import DataError
@@ -64,6 +64,8 @@ class _Cursor:
     newest_s: float = -math.inf
     refusals: int = 0  # in a row of the query with an age limit where it was taken as it is
     as_given_until_s: float = -math.inf  # until then it is asked as it is at once
+    incomplete: str = ""  # why the newest answer does not say all
+    at_least: float = math.nan  # the newest reading of an incomplete answer
 
 
 class Feed:
@@ -117,7 +119,9 @@ class Feed:
             await self._piece_of_past(now_s)
         age = now_s - self.history.newest(0)[0]
         indicators = tuple(states[column] for column in range(len(self.queries)))
-        return FeedState(now_s, indicators, age, abs(age) <= self.stale_after_s)
+        demand = self._cursors[0]
+        available = abs(age) <= self.stale_after_s
+        return FeedState(now_s, indicators, age, available, demand.incomplete, demand.at_least)
 
     def wants(self, now_s: float) -> list[Want]:
         """The rows that a refresh at ``now_s`` will read of the indicators that can be asked for many at once."""
@@ -138,22 +142,22 @@ class Feed:
             if (portion.want.first, portion.want.last) != (first, now):
                 continue  # asked at another time than this
             try:
-                found = await portion.series()
+                found = await portion.answer()
             except PrometheusError as error:
                 states[column] = self._state(column, now_s, _reason(error), str(error))
                 continue
             if found is not None:
-                states[column] = self._taken(column, now_s, first, *found)
+                states[column] = self._taken(column, now_s, first, found)
         return states
 
     async def _alone(self, column: int, now_s: float) -> IndicatorState:
         now = self.history.row_at(now_s)
         first = self._first(column, now)
         try:
-            series = await self._range(column, first, now, now_s)
+            answer = await self._range(column, first, now, now_s)
         except PrometheusError as error:
             return self._state(column, now_s, _reason(error), str(error))
-        return self._taken(column, now_s, first, series, self._notes(column))
+        return self._taken(column, now_s, first, answer)
 
     def _first(self, column: int, now: int) -> int:
         """The first row that is new; at first the lookback."""
@@ -162,44 +166,59 @@ class Feed:
         if cursor.read is None:
             return earliest
         seen = max(cursor.newest_s / step_s, min(cursor.read, now) - LATE_ROWS)
-        oldest = now - math.ceil(BACKFILL_S / step_s) if column == 0 else earliest
+        oldest = earliest if column or cursor.incomplete else now - math.ceil(BACKFILL_S / step_s)
         return max(oldest, min(math.floor(seen), now) - OVERLAP_ROWS)
 
-    def _taken(
-        self, column: int, now_s: float, first: int, series: list[Series], notes: tuple[str, ...]
-    ) -> IndicatorState:
-        """An answer is there; what lies before the first one of the demand is noted as the past to be read."""
-        cursor, now = self._cursors[column], self.history.row_at(now_s)
-        until = now - math.ceil(BACKFILL_S / self.history.step_s)
-        if column == 0 and cursor.read is None and first > until:
-            self._past = _Past(before=first, until=until, rows=first - until)
-        cursor.read = now
-        reason, message = self._keep(column, series, now_s)
-        return self._state(column, now_s, reason, message, notes)
+    def _taken(self, column: int, now_s: float, first: int, answer: Answer) -> IndicatorState:
+        """An answer is there; what lies before the first one of the demand is noted as the past to be read.
 
-    async def _range(self, column: int, first: int, last: int, tick: float) -> list[Series]:
+        Of an incomplete one nothing is kept: its rows are read again until they are whole.
+        """
+        cursor, now = self._cursors[column], self.history.row_at(now_s)
+        cursor.incomplete, cursor.at_least = _missing(answer), math.nan
+        if cursor.incomplete:
+            cursor.at_least = self._newest_of(column, answer.series, now_s)
+            return self._state(column, now_s, FeedReason.INCOMPLETE, cursor.incomplete, answer.notes)
+        if column == 0:
+            self._note_past(first, now)
+        cursor.read = now
+        reason, message = self._keep(column, answer.series, now_s)
+        return self._state(column, now_s, reason, message, answer.notes)
+
+    def _note_past(self, first: int, now: int) -> None:
+        """What lies before the first complete answer of the demand, or was missed since the last one, is to be read."""
+        read = self._cursors[0].read
+        until = now - math.ceil(BACKFILL_S / self.history.step_s)
+        if read is not None:
+            until = max(until, read - OVERLAP_ROWS)
+        if self._past is not None:
+            until = min(until, self._past.until)
+        if first > until and (read is None or first > read + 1):
+            self._past = _Past(before=first, until=until, rows=first - until)
+
+    async def _range(self, column: int, first: int, last: int, tick: float) -> Answer:
         """The rows ``first .. last`` of an indicator, none made of samples older than it may show."""
         cursor, promql = self._cursors[column], self.queries[column].promql
         if tick < cursor.as_given_until_s:
             return await self._asked(promql, first, last, tick)
         try:
-            series = await self._asked(cursor.limited, first, last, tick)
+            answer = await self._asked(cursor.limited, first, last, tick)
         except QueryRefused:
-            series = await self._asked(promql, first, last, tick)  # raises in words about the query as given
+            answer = await self._asked(promql, first, last, tick)  # raises in words about the query as given
             cursor.refusals += 1
             if cursor.refusals >= REFUSALS:
                 cursor.as_given_until_s = tick + REFUSED_S
         else:
             cursor.refusals = 0
-        return series
+        return answer
 
-    async def _asked(self, promql: str, first: int, last: int, tick: float) -> list[Series]:
+    async def _asked(self, promql: str, first: int, last: int, tick: float) -> Answer:
         step_s = self.history.step_s
         start_s, end_s = first * step_s, last * step_s
         return await self.prometheus.tick_cache.get(
             tick,
             (promql, start_s, end_s, step_s),
-            lambda: self.prometheus.query_range(promql, start_s, end_s, step_s),
+            lambda: self.prometheus.answer(promql, start_s, end_s, step_s),
         )
 
     def _shown_s(self, column: int) -> float:
@@ -210,13 +229,11 @@ class Feed:
 
     def _keep(self, column: int, series: list[Series], now_s: float) -> tuple[FeedReason, str]:
         """Write an answer into the history; returns how the indicator stands after it."""
-        if len(series) > 1:
-            return FeedReason.MANY_SERIES, f"the query returns {len(series)} series; wrap it in sum(...)"
-        if not series or len(series[0]) == 0:
+        times, values, count = self._readings(column, series, now_s)
+        if not any(map(len, series)):
             newest = self._cursors[column].newest_s
             before = f", the last reading was {_ago(now_s - newest)} ago" if math.isfinite(newest) else ""
             return FeedReason.EMPTY, f"the query returns no series{before}; check metric name and label matchers"
-        times, values = self._readings(column, series[0], now_s)
         below = float(values[-1]) if column == 0 and values.size else 0.0
         if column == 0:
             values = np.where(values < 0, np.nan, values)
@@ -227,9 +244,12 @@ class Feed:
             cursor.newest_s = max(cursor.newest_s, float(times[known[-1]]))
         if below < 0:
             return FeedReason.QUERY_ERROR, f"the query returns {below:g}; a demand is 0 or more, so this is absent"
+        if count.size and count[-1] > 1:
+            return FeedReason.MANY_SERIES, f"the query returns {count[-1]} series; wrap it in sum(...)"
         if now_s - cursor.newest_s <= self.stale_after_s:
             return FeedReason.FRESH, ""
-        if times.size and now_s - times[-1] <= self.stale_after_s and not np.isfinite(values[-1]):
+        shown = times.size > 0 and now_s - times[-1] <= self.stale_after_s
+        if shown and not np.isfinite(values[-1]) and self.queries[column].indicator.kind != "counter":
             return FeedReason.NAN, "the query returns NaN or infinity, as a division by zero does; it counts as absent"
         if not math.isfinite(cursor.newest_s):
             return FeedReason.STALE, (
@@ -241,23 +261,29 @@ class Feed:
             f"the newest reading is {_ago(now_s - cursor.newest_s)} old; is its exporter up and being scraped?",
         )
 
-    def _readings(self, column: int, series: Series, now_s: float) -> tuple[FloatArray, FloatArray]:
-        """Times and values of a series up to now, a counter as its per-second rate."""
-        inside = series.times_s <= now_s + self.history.step_s
-        times, values = series.times_s[inside], series.values[inside]
-        if self.queries[column].indicator.kind == "counter":
-            return times[1:], _rates(times, values, self.history.step_s)
-        return times, values
+    def _readings(self, column: int, series: Sequence[Series], now_s: float) -> Moments:
+        """What the series say at each moment up to now, a counter as its per-second rate."""
+        counter = self.queries[column].indicator.kind == "counter"
+        if counter:
+            series = [Series(s.labels, s.times_s, _rates(s.times_s, s.values, self.history.step_s)) for s in series]
+        found = at_each_moment(series)
+        inside = found.times_s <= now_s + self.history.step_s
+        inside[:1] &= not counter  # there is nothing before it to have grown from
+        return Moments(found.times_s[inside], found.values[inside], found.series[inside])
+
+    def _newest_of(self, column: int, series: Sequence[Series], now_s: float) -> float:
+        """The newest reading of an answer, if it is young enough; NaN otherwise."""
+        times, values, _ = self._readings(column, series, now_s)
+        known = np.flatnonzero(
+            np.isfinite(values) & (np.abs(values) <= LARGEST) & (now_s - times <= self.stale_after_s)
+        )
+        return float(values[known[-1]]) if known.size else math.nan
 
     def _state(
         self, column: int, now_s: float, reason: FeedReason, message: str, notes: tuple[str, ...] = ()
     ) -> IndicatorState:
         age = now_s - self.history.newest(column)[0]
         return IndicatorState(self.queries[column].indicator.name, reason, message, age, notes)
-
-    def _notes(self, column: int) -> tuple[str, ...]:
-        notes = self.prometheus.notes
-        return notes(self._cursors[column].limited) or notes(self.queries[column].promql)
 
     def _follow_past(self, now_s: float) -> None:
         """Drop the week of demand, or begin to read it again, as `reads_past` says."""
@@ -285,14 +311,16 @@ class Feed:
             async with self.prometheus.past_gate:
                 if self.prometheus.tick_cache.age_s > PAST_BUDGET_S:
                     return
-                series = await self._range(0, first, past.before, now_s)
+                answer = await self._range(0, first, past.before, now_s)
         except PrometheusError:
             past.rows = max(SHORTEST_PIECE_ROWS, past.rows // 4)
             past.not_before_s = now_s + RETRY_PIECE_S
             return
-        if len(series) == 1:
-            times, values = self._readings(0, series[0], now_s)
-            self.history.write(0, times, np.where(values < 0, np.nan, values))
+        if _missing(answer):
+            past.not_before_s = now_s + RETRY_PIECE_S
+            return
+        times, values, _ = self._readings(0, answer.series, now_s)
+        self.history.write(0, times, np.where(values < 0, np.nan, values))
         past.before = first
         if first <= past.until:
             self._past = None
@@ -309,15 +337,25 @@ class _Past:
 
 
 def _rates(times: FloatArray, levels: FloatArray, step_s: float) -> FloatArray:
-    """(points - 1,) per-second rates of a counter, absent where either end is or a row lies between them.
+    """(points,) per-second rates of a counter, absent where either end is or a row lies between them, and at first.
 
     A counter falls when it restarts, a sum of counters when one of its parts leaves. What it rose by until then is
     unknown, and absent: the new level alone may be next to nothing, which would look like a loss of demand.
     """
     rise = np.where(levels[1:] >= levels[:-1], levels[1:] - levels[:-1], np.nan)
     apart = np.diff(times)
-    rates: FloatArray = np.where(np.abs(apart - step_s) <= 0.01 * step_s, rise / step_s, np.nan)
+    rates = np.full(times.shape, np.nan)
+    rates[1:] = np.where(np.abs(apart - step_s) <= 0.01 * step_s, rise / step_s, np.nan)
     return rates
+
+
+def _missing(answer: Answer) -> str:
+    """Why an answer does not say all, for people; empty where it does."""
+    if not answer.warnings:
+        return ""
+    first, others = answer.warnings[0][:300], len(answer.warnings) - 1
+    more = f" and {others} more" if others else ""
+    return f"Prometheus warns that its answer is incomplete ({first}{more}); it lowers no count and teaches nothing"
 
 
 def _reason(error: PrometheusError) -> FeedReason:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from controller.prometheus.answers import Series
+from controller.prometheus.answers import Answer
 
 __all__ = ["TickCache"]
 
@@ -22,10 +22,10 @@ class TickCache:
         self._monotonic = monotonic
         self._tick = float("nan")
         self._began = monotonic()
-        self._tasks: dict[Key, asyncio.Task[list[Series]]] = {}
+        self._tasks: dict[Key, asyncio.Task[Answer]] = {}
         self._points = 0
 
-    async def get(self, tick: float, key: Key, ask: Callable[[], Awaitable[list[Series]]]) -> list[Series]:
+    async def get(self, tick: float, key: Key, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """The answer to ``key`` in this tick, asked for with ``ask`` if nobody has yet; raises what it raises."""
         self.begin(tick)
         task = self._tasks.get(key)
@@ -46,15 +46,15 @@ class TickCache:
         """Seconds since the present tick began."""
         return self._monotonic() - self._began
 
-    def _finished(self, tick: float, key: Key, task: asyncio.Task[list[Series]]) -> None:
+    def _finished(self, tick: float, key: Key, task: asyncio.Task[Answer]) -> None:
         if task.cancelled() or task.exception() is not None or tick != self._tick:
             return
-        size = sum(len(s) for s in task.result())
+        size = sum(len(s) for s in task.result().series)
         if self._points + size > MOST_POINTS:
             self._tasks.pop(key, None)
         else:
             self._points += size
 
 
-async def _await(ask: Callable[[], Awaitable[list[Series]]]) -> list[Series]:
+async def _await(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     return await ask()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +20,7 @@ class FeedReason(StrEnum):
     UNREACHABLE = "Unreachable"
     TIMEOUT = "Timeout"
     QUERY_ERROR = "QueryError"
+    INCOMPLETE = "Incomplete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,17 @@ class FeedState:
     """All indicators after a refresh at `now_s`, the demand first.
 
     `available` says that the newest demand is young enough to act on; an indicator can be unreadable this time (its
-    reason says so) while what was read of it shortly before still counts.
+    reason says so) while what was read of it shortly before still counts. `incomplete` says why the newest answer does
+    not cover all of the demand (empty: it does, or there is none): such a reading is no reason to lower a count and
+    teaches nothing, but demand is `at_least` what it says.
     """
 
     now_s: float
     indicators: tuple[IndicatorState, ...]
     demand_age_s: float
     available: bool
+    incomplete: str = ""
+    at_least: float = math.nan
 
     @property
     def demand(self) -> IndicatorState:

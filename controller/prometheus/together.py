@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controller.prometheus.answers import Series, joined
+from controller.prometheus.answers import Answer, Series, as_one
 from controller.prometheus.errors import PrometheusError, PrometheusUnreachable, QueryRefused, Slow
 from controller.prometheus.families import Family, Member
 from controller.prometheus.freshness import within
@@ -56,8 +56,8 @@ class Portion:
     def __init__(self, batch: Batch, member: Member, want: Want) -> None:
         self._batch, self._member, self.want = batch, member, want
 
-    async def series(self) -> tuple[list[Series], tuple[str, ...]] | None:
-        """The series that the feed's own query would have given, and what Prometheus said of the answer.
+    async def answer(self) -> Answer | None:
+        """What the feed's own query would have given; what Prometheus said of the whole it said of each part.
 
         None where it has to be asked alone. Raises the `PrometheusError` that the batch ended with.
         """
@@ -82,7 +82,7 @@ class Batch:
         self._series: dict[Member, list[Series]] = {}
         self._alone: set[Member] = set()
         self._errors: dict[Member, PrometheusError] = {}
-        self._notes: dict[str, None] = {}
+        self._said: dict[Member, Answer] = {}
         self._refused: set[str] = set()
         self._failed = False
         self.done = asyncio.Event()
@@ -99,8 +99,8 @@ class Batch:
         finally:
             self.done.set()
 
-    def of(self, member: Member, first: int) -> tuple[list[Series], tuple[str, ...]] | None:
-        """See `Portion.series`."""
+    def of(self, member: Member, first: int) -> Answer | None:
+        """See `Portion.answer`."""
         if member in self._alone:
             return None
         error = self._errors.get(member)
@@ -109,7 +109,8 @@ class Batch:
         found = self._series.get(member, [])
         if first > self._first:
             found = [part for part in (_since(s, (first - 0.5) * self._step_s) for s in found) if len(part)]
-        return found, tuple(self._notes)
+        said = self._said.get(member)
+        return Answer(found) if said is None else Answer(found, said.warnings, said.infos)
 
     async def _parts(self, members: Sequence[Member], size: int) -> None:
         pieces = [members[lo : lo + size] for lo in range(0, len(members), size)]
@@ -160,23 +161,23 @@ class Batch:
             await self._range(members, first, min(first + most - 1, self._last))
             for first in range(self._first, self._last + 1, most)
         ]
-        wanted = set(members)
-        for series in joined(parts):
+        wanted, whole = set(members), as_one(parts)
+        if whole.notes:
+            self._said.update(dict.fromkeys(members, whole))
+        for series in whole.series:
             member = self._family.member(series.labels)
             if member in wanted:
                 self._series.setdefault(member, []).append(series)
 
-    async def _range(self, members: Sequence[Member], first: int, last: int) -> list[Series]:
+    async def _range(self, members: Sequence[Member], first: int, last: int) -> Answer:
         promql = within(self._family.query(members), self._shown_s)
         if promql in self._refused:
             raise QueryRefused("it was refused a moment ago")  # fewer members, and yet the same words
         try:
-            series = await self._prometheus.query_range(promql, first * self._step_s, last * self._step_s, self._step_s)
+            return await self._prometheus.answer(promql, first * self._step_s, last * self._step_s, self._step_s)
         except QueryRefused:
             self._refused.add(promql)
             raise
-        self._notes.update(dict.fromkeys(self._prometheus.notes(promql)))
-        return series
 
 
 class _Size:

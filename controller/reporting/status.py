@@ -115,6 +115,8 @@ def _available(service: Service) -> Condition:
         return Condition("MetricsAvailable", "Unknown", "NotReadYet", "")
     if state.demand.reason is FeedReason.FRESH:
         return Condition("MetricsAvailable", "True", "MetricsFound", state.message)
+    if state.incomplete:
+        return Condition("MetricsAvailable", "False", f"Metrics{FeedReason.INCOMPLETE}", state.message)
     if state.available:
         message = f"{state.demand.name}: {state.demand.message}; its last reading is still young enough"
         return Condition("MetricsAvailable", "True", "MetricsFound", message)

@@ -58,7 +58,7 @@ CONDITIONS: dict[str, str] = {
     "ScalingLimited": "the replica count wanted was cut by a bound, a rate limit or a stabilisation window",
     "Ready": "the spec is understood and the service is under control",
     "ForecastCalibrated": "the forecast's 80 % interval holds that share of demand; only violations cost authority",
-    "MetricsAvailable": "demand has a reading young enough to count; the message names indicators without one",
+    "MetricsAvailable": "demand has a reading that is young enough and covers all of it; the message says what lacks",
     "Fallback": "demand stayed away for failureThreshold turns and spec.fallback decides",
     "Paused": "spec.paused or an annotation holds the count",
     "TargetConflict": "something else scales the same target, and so should this; nothing is written until that ends",

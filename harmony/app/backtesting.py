@@ -180,14 +180,17 @@ async def read(
                 return past, None
             first = round(past.panel.start_s / history.step_s)
             last = first + len(past.panel) - 1
-            counts = await read_column(client, replicas, first, last, history.step_s, what="replicas", on_part=report)
+            counts, missing = await read_column(
+                client, replicas, first, last, history.step_s, what="replicas", on_part=report
+            )
         except QueryRefused as error:
             raise UsageError(str(error)) from error
         except PrometheusError as error:
             raise DataError(str(error)) from error
     if not (counts >= 0).any():
         raise DataError("--replicas: the query gives no value in this time; check metric name and label matchers")
-    return past, counts
+    said = (f"replicas: Prometheus says that its answer is incomplete ({warning})" for warning in missing)
+    return replace(past, notes=(*past.notes, *said)), counts
 
 
 def enough(past: PastPanel, lead_time_s: float) -> None:

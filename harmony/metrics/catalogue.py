@@ -40,10 +40,15 @@ LIMITERS = (
     "rollout_paused",
     "zero_by_hand",
     "warming_up",
+    "incomplete",
     "other",
 )
 
-_SAID = {"its_rollout_is_paused": "rollout_paused", "scaled_to_zero_by_hand": "zero_by_hand"}
+_SAID = {
+    "its_rollout_is_paused": "rollout_paused",
+    "scaled_to_zero_by_hand": "zero_by_hand",
+    "its_metrics_are_incomplete": "incomplete",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,11 @@ SERVICE_GAUGES = (
     ),
     _gauge("harmony_expected_cost_per_hour", "Expected money per hour at the recommended replicas."),
     _gauge("harmony_fallback_active", "1 while the fallback decides because data is missing, else 0."),
-    _gauge("harmony_metrics_age_seconds", "Age of the newest reading of demand."),
+    _gauge("harmony_metrics_age_seconds", "Age of the newest complete reading of demand."),
+    _gauge(
+        "harmony_metrics_incomplete",
+        "1 while the newest answer does not cover all of the demand, so that it lowers no count, else 0.",
+    ),
     _gauge("harmony_shadow_gpu_hours_saved", "GPU-hours that following HARMONY would have saved (running total)."),
     _gauge(
         "harmony_shadow_miss_seconds",

@@ -139,6 +139,10 @@ class Metrics:
         """Seconds since the newest reading of demand; infinity when there never was one."""
         self._services.set(key, {("harmony_metrics_age_seconds", ()): float(age_s)})
 
+    def observe_incomplete(self, key: ServiceName, incomplete: bool) -> None:
+        """Whether the newest answer covers only a part of the demand."""
+        self._services.set(key, {("harmony_metrics_incomplete", ()): float(incomplete)})
+
     def observe_start(self, key: ServiceName, seconds: float) -> None:
         """A replica became ready ``seconds`` after it was asked for; a number that cannot be a duration is dropped."""
         if math.isfinite(seconds) and seconds >= 0:

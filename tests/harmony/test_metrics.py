@@ -91,6 +91,7 @@ def filled() -> Metrics:
     metrics.observe_decision(Key(), record(), floor=4, realized=0.02)
     metrics.observe_fallback(Key(), False)
     metrics.observe_metrics_age(Key(), 12.5)
+    metrics.observe_incomplete(Key(), False)
     metrics.observe_start(Key(), 95.0)
     metrics.observe_scale_error(Key())
     metrics.observe_shadow(Key(), 31.5, 600.0, 60.0)
@@ -268,6 +269,7 @@ def test_limits_never_grow_the_number_of_series(bounds: list[str]) -> None:
         ("paused-scale-in", "paused_scale_in"),
         ("scaled to zero by hand", "zero_by_hand"),
         ("its rollout is paused", "rollout_paused"),
+        ("its metrics are incomplete", "incomplete"),
         ("the moon", "other"),
     ],
 )

@@ -298,18 +298,6 @@ def test_a_query_that_prometheus_gives_up_on_is_slow_not_unreachable() -> None:
     assert isinstance(refusal(404, b"404 page not found", "x", 10.0), PrometheusUnreachable)
 
 
-def test_warnings_of_the_newest_queries_are_kept_and_no_more(prom: RealPrometheus) -> None:
-    async def run() -> None:
-        async with Prometheus(prom.url) as client:
-            for i in range(300):
-                client._keep_notes(str(i), ("note",))
-            assert (client.notes("0"), client.notes("299")) == ((), ("note",))
-            client._keep_notes("299", ())
-            assert client.notes("299") == ()
-
-    asyncio.run(run())
-
-
 @pytest.mark.parametrize(
     ("data", "words"),
     [
