@@ -12,7 +12,7 @@ from typing import NamedTuple
 from starlette.types import Scope
 
 from forecasting.errors import HarmonyError
-from harmony.api.keys import parse_key, verify
+from harmony.api.keys import parse_key, usable, verify
 from harmony.api.limits import Buckets
 from harmony.api.ports import JournalPort, TokenReviewer
 from harmony.api.problems import Problem, too_often
@@ -143,7 +143,7 @@ class KeyRing:
                 raise Problem("unavailable", "Keys cannot be read right now.", {"retry-after": "5"}) from error
             log.warning("keys cannot be read, going on with those of before: %s", type(error).__name__)
         else:
-            self._records = {record.id: record for record in found}
+            self._records = {record.id: record for record in usable(found)}
         self._read_s = self._monotonic_s()
 
 

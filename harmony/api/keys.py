@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harmony.api.roles import Role
 from harmony.journal.stored import ApiKey
 
-__all__ = ["NewKey", "hash_secret", "is_valid", "new_key", "parse_key", "verify"]
+__all__ = ["NewKey", "hash_secret", "is_valid", "new_key", "parse_key", "usable", "verify"]
+
+log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"hk_([0-9a-f]{12})_([0-9a-f]{64})", re.ASCII)
 NO_ID = "0" * 12
@@ -48,6 +53,18 @@ def parse_key(text: str) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2])
 
 
+def usable(records: Iterable[ApiKey]) -> list[ApiKey]:
+    """The keys whose role is one; the others are logged, and open nothing."""
+    known = {str(role) for role in Role}
+    found = []
+    for record in records:
+        if record.role in known:
+            found.append(record)
+        else:
+            log.error("key %s has the role %r, which there is not; it is passed over", record.id, record.role[:40])
+    return found
+
+
 def is_valid(record: ApiKey, now_s: float) -> bool:
     """Neither revoked nor expired."""
     return record.revoked_s is None and (record.expires_s is None or now_s < record.expires_s)
@@ -60,6 +77,6 @@ def verify(text: str, record: ApiKey | None, now_s: float) -> bool:
     """
     key_id, secret = parse_key(text) or (NO_ID, NO_HASH)
     kept = NO_HASH if record is None else record.secret_hash
-    same = hmac.compare_digest(hash_secret(key_id, secret), kept)
+    same = hmac.compare_digest(hash_secret(key_id, secret).encode(), kept.encode())
     known = record is not None and record.id == key_id and is_valid(record, now_s)
     return same and known

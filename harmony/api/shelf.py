@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from forecasting.errors import HarmonyError
+from forecasting.errors import DataError, HarmonyError
 from harmony.api.job_state import JobState
 from harmony.api.ports import JobsPort
+from harmony.journal.cells import LATEST_S
 from harmony.journal.stored import StoredJob
+from harmony.schema.exact import restored
 
 __all__ = ["KEPT", "Shelf"]
 
@@ -45,7 +47,7 @@ class Shelf:
 
     def trim(self) -> None:
         """Forget the oldest that have ended, beyond `KEPT`."""
-        ended = self._tried(lambda: [j for j in self._journal.jobs(limit=MOST) if self._job(j).ended_s is not None])
+        ended = self._tried(lambda: [job for job in self.all() if job.ended_s is not None])
         for job_id in [job.id for job in (ended or ())[KEPT:]]:
             self._tried(lambda job_id=job_id: self._journal.remove_job(job_id))  # type: ignore[misc]
 
@@ -57,7 +59,13 @@ class Shelf:
 
     def all(self) -> list[JobState]:
         """All, newest first; raises `HarmonyError` while the journal cannot be read."""
-        return [self._job(job) for job in self._journal.jobs(limit=MOST)]
+        found = []
+        for row in self._journal.jobs(limit=MOST):
+            try:
+                found.append(self._job(row))
+            except DataError as error:  # one damaged job hides no other
+                log.error("%s; it is passed over", error)
+        return found
 
     def cancel(self, job: JobState) -> JobState | None:
         """Write down that it ends; the server that works on it reads that within seconds. Returns it as it stands."""
@@ -79,17 +87,15 @@ class Shelf:
         )
 
     def _job(self, row: StoredJob) -> JobState:
-        progress: Mapping[str, Any] = row.progress
-        found = JobState(
-            id=row.id,
-            kind=row.kind,
-            by=str(row.request.get("by", "")),
-            created_s=row.created_s,
-            state=row.state,  # type: ignore[arg-type]  # as it was put
-            error=row.error,
-            result=row.result,
-            **{name: progress[name] for name in TIMES_AND_PROGRESS if name in progress},
-        )
+        progress = {name: row.progress[name] for name in TIMES_AND_PROGRESS if name in row.progress}
+        values = {name: getattr(row, name) for name in ("id", "kind", "created_s", "state", "error", "result")}
+        try:
+            found = restored(JobState, {**values, "by": str(row.request.get("by", "")), **progress})
+        except DataError as error:
+            raise DataError(f"job {row.id} cannot be read: {error}") from error
+        times = (t for t in (found.started_s, found.ended_s) if t is not None)
+        if not (0.0 <= found.progress <= 1.0 and all(abs(t) < LATEST_S for t in times)):
+            raise DataError(f"job {row.id} cannot be read: its progress or times are none")
         if found.ended_s is None and self._now_s() - row.updated_s > LOST_S:
             return replace(found, state="failed", ended_s=row.updated_s, error="the server that worked on it is gone")
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -138,6 +139,8 @@ def export(
     with JournalStore.open(journal, read_only=True) as store:
         for path in export_to(folder, store):
             print(path)
+        if store.unreadable:
+            print(f"passed over {store.unreadable} rows that cannot be read; the log names them", file=sys.stderr)
 
 
 @journal_app.command("retain")

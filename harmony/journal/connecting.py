@@ -112,6 +112,8 @@ def _prepare(connection: sqlite3.Connection, _: Any) -> None:  # noqa: ANN401
 
 def _prepare_reading(connection: sqlite3.Connection, _: Any) -> None:  # noqa: ANN401
     connection.isolation_level = None  # transactions begin where `_begin` says, not where the driver guesses
+    # Bytes that are no text are one row's trouble (see `harmony.journal.cells`), not that of all rows read with it.
+    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from forecasting.errors import UsageError
+from forecasting.errors import DataError, UsageError
+from harmony.journal.cells import checked, shortened
 from harmony.journal.rows import SCORES
-from harmony.journal.tables import DECIDED
+from harmony.journal.tables import DECIDED, DECISIONS
 from harmony.model.decision import Candidates, Decision
 from harmony.schema.exact import dumps, loads
 from harmony.schema.fields import Field, Shape, columns_of, fields_of
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export_to"]
 
+Frame: TypeAlias = "Callable[[list[dict[str, Any]]], pl.DataFrame]"
+
 ROWS = 50_000  # per file
 PAGE = 1_000
 CANDIDATES = tuple(column.name for column in columns_of(Candidates))
@@ -31,26 +35,27 @@ def export_to(folder: Path, store: JournalStore) -> list[Path]:
     """Write ``decisions-00000.parquet`` and so on, and ``audit-00000.parquet``, into ``folder``; returns their paths.
 
     One row per decision: its columns, `at` (UTC), the objective and scores as columns, candidates and forecast
-    quantiles as lists. Files appear when they are complete. Raises `UsageError` where the folder cannot be written.
+    quantiles as lists. Files appear when they are complete. Rows that cannot be read are passed over, logged and
+    counted (`JournalStore.unreadable`). Raises `UsageError` where the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return [
-            *_files(folder, "decisions", _decisions(store), _decision_frame),
-            *_files(folder, "audit", _audits(store), _audit_frame),
+            *_files(folder, "decisions", store, _decisions(store), _decision_frame),
+            *_files(folder, "audit", store, _audits(store), _audit_frame),
         ]
     except OSError as error:
         raise UsageError(f"export to {folder}: {error.strerror}; expected a folder that can be written") from error
 
 
-def _files(folder: Path, name: str, rows: Iterable[dict[str, Any]], frame: Any) -> list[Path]:  # noqa: ANN401
+def _files(folder: Path, name: str, store: JournalStore, rows: Iterable[dict[str, Any]], frame: Frame) -> list[Path]:
     written: list[Path] = []
     part: list[dict[str, Any]] = []
 
     def write() -> None:
         path = folder / f"{name}-{len(written):05d}.parquet"
         staged = path.with_suffix(".part")
-        frame(part).write_parquet(staged)
+        _framed(store, part, frame).write_parquet(staged)
         staged.replace(path)
         written.append(path)
         part.clear()
@@ -64,15 +69,44 @@ def _files(folder: Path, name: str, rows: Iterable[dict[str, Any]], frame: Any) 
     return written
 
 
+def _framed(store: JournalStore, rows: list[dict[str, Any]], frame: Frame) -> pl.DataFrame:
+    """The rows as a table; those that do not fit into it (numbers beyond 64 bits and the like) are passed over."""
+    import polars as pl
+
+    unfit = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
+    try:
+        return frame(rows)
+    except unfit:
+        pass
+
+    def fits(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            frame([row])
+        except unfit as error:
+            raise DataError(f"journal: {shortened(row['id'])} cannot be exported: {shortened(str(error))}") from error
+        return row
+
+    tried = (store.or_passed_over(row["id"], partial(fits, row)) for row in rows)
+    return frame([row for row in tried if row is not None])
+
+
 def _decisions(store: JournalStore) -> Iterable[dict[str, Any]]:
     last = ""
     while rows := store.between(last, limit=PAGE):
-        yield from map(_decision, rows)
+        tried = (store.or_passed_over(row["id"], partial(_decision, row)) for row in rows)
+        yield from (row for row in tried if row is not None)
         last = rows[-1]["id"]
 
 
 def _decision(row: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(row)
+    try:
+        return _columns(checked(DECISIONS, row))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise DataError(f"journal: decision {shortened(row['id'])} cannot be exported: {shortened(told)}") from error
+
+
+def _columns(out: dict[str, Any]) -> dict[str, Any]:
     context, candidates = loads(out.pop("context")), out.pop("candidates")
     objective = context["objective"]
     columns = {} if candidates is None else loads(candidates)
@@ -112,8 +146,6 @@ def _numbers(values: Iterable[Any]) -> list[float | None]:
 def _decision_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     import polars as pl
     from sqlalchemy import Double, Text
-
-    from harmony.journal.tables import DECISIONS
 
     gone = ("candidates", "quantiles", "context")
     schema: dict[str, Any] = {

@@ -48,8 +48,12 @@ def check_version(connection: Connection, where: str) -> None:
 
 
 def stored_version(connection: Connection) -> str | None:
-    """The version that the database is of; None for one without a journal."""
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    """The version that the database is of; None for one without a journal.
+
+    Several, or what is no text, come as text that no version has.
+    """
+    found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_heads()
+    return " and ".join(sorted(str(one) for one in found)) or None
 
 
 def newest_version() -> str:
@@ -74,11 +78,35 @@ def _checked(connection: Connection, where: str) -> str | None:
             )
         return None
     if stored not in _known_versions():
+        is_newer = stored.isdigit() and stored > newest_version()
+        why = "is newer than this harmony" if is_newer else "this harmony does not know"
         raise JournalVersionError(
-            f"journal {where}: it is of version {stored}, which is newer than this harmony ({newest_version()}); "
+            f"journal {where}: it is of version {_short(stored)}, which {why} ({newest_version()}); "
             "install a newer harmony, or name another journal"
         )
+    if stored == newest_version():
+        _check_tables(connection, where)
     return stored
+
+
+def _check_tables(connection: Connection, where: str) -> None:
+    """Raises `JournalVersionError` unless every table is there with its columns."""
+    seen = inspect(connection)
+    tables = set(seen.get_table_names())
+    for table in METADATA.sorted_tables:
+        lost = table.name not in tables or sorted(
+            {c.name for c in table.columns} - {c["name"] for c in seen.get_columns(table.name)}
+        )
+        if lost:
+            what = f"no table {table.name!r}" if lost is True else f"no column {lost[0]!r} in table {table.name!r}"
+            raise JournalVersionError(
+                f"journal {where}: it says that it is of version {newest_version()}, but has {what}: it is damaged, or "
+                "something else; restore it, or name another journal"
+            )
+
+
+def _short(version: str) -> str:
+    return version if version.isprintable() and len(version) <= 40 else f"{version[:40]!r}..."
 
 
 def _config() -> Config:

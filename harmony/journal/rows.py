@@ -15,6 +15,7 @@ from sqlalchemy import Double, Text
 from forecasting.distribution import ForecastDistribution
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
+from harmony.journal.cells import checked, json_object, shortened
 from harmony.journal.ids import decision_id
 from harmony.journal.inputs import (
     Inputs,
@@ -106,20 +107,22 @@ def snapshot_of(
     for a row that is damaged, or holds what this version does not know.
     """
     try:
-        return _snapshot_of(row, blob, summary, series)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _snapshot_of(checked(DECISIONS, row), blob, summary, series)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
         told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
-        raise DataError(f"journal: decision {row['id']} cannot be read: {told}") from error
+        raise DataError(f"journal: decision {shortened(row['id'])} cannot be read: {shortened(told)}") from error
 
 
 def _snapshot_of(row: Mapping[str, Any], blob: bytes | None, summary: str | None, series: bytes | None) -> Snapshot:
-    context = loads(row["context"])
+    if row["id"] != decision_id(row["service"], row["at_s"]):
+        raise DataError(f"its id is not that of {row['service']} at {row['at_s']} s")
+    context = json_object(row["context"], "context")
     inputs = None if blob is None else decode_inputs(blob)
     header, arrays = ({}, {}) if series is None else unpack(series)
     forecast = None if inputs is None else inputs.forecast
     if "forecast" in header:
         forecast = decode_forecast(header["forecast"], arrays)
-    about = {} if summary is None else loads(summary)
+    about = {} if summary is None else json_object(summary, "summary")
     scores = about.get("scores", context["scores"])
     record = _record(row, context, inputs, forecast)
     none = np.empty(0)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, Select, delete, insert, literal_column, select, update
+from sqlalchemy import Connection, Engine, Select, delete, insert, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from forecasting.errors import DataError
+from harmony.journal.cells import checked, json_object, shortened
 from harmony.journal.connecting import connect, journal_url, shown
 from harmony.journal.errors import JournalError, JournalUnavailable, translated
 from harmony.journal.ids import first_id_at
@@ -23,14 +25,16 @@ from harmony.journal.retention import Removed, remove_old
 from harmony.journal.rows import Encoded, encode, snapshot_of
 from harmony.journal.stored import ApiKey, AuditEntry, Info, StoredDecision, StoredJob
 from harmony.journal.tables import API_KEYS, AUDIT, DECISIONS, INPUTS, JOBS, SERVICES
-from harmony.schema.exact import dumps, loads
+from harmony.schema.exact import dumps
 from harmony.serving.snapshot import Snapshot
 
 __all__ = ["JournalStore"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MOST_ROWS = 1_000  # of one page
+MOST_NAMED = 10_000  # unreadable rows that are remembered, so that each is logged once
 ENDED = ("done", "failed", "cancelled")  # states of a job that are its last
 NOW_S = {  # the database's own clock, seconds since the epoch
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
@@ -54,7 +58,7 @@ class JournalStore:
         self._dialect = engine.dialect.name
         self._upsert: Any = postgresql.insert if self._dialect == "postgresql" else sqlite.insert
         self._writing = threading.Lock()
-        self._unreadable: set[str] = set()
+        self._unreadable: set[object] = set()
 
     @classmethod
     def open(cls, url: str, *, whole_forecasts: bool | None = None, read_only: bool = False) -> Self:
@@ -143,7 +147,8 @@ class JournalStore:
             asked = wanted - len(found)
             older = query if before is None else query.where(DECISIONS.c.id < before)
             rows = self._all(older.limit(asked))
-            found += [StoredDecision(row["id"], read) for row in rows if (read := self._readable(row)) is not None]
+            read = ((row["id"], self.or_passed_over(row["id"], partial(snapshot_of, row))) for row in rows)
+            found += [StoredDecision(row_id, snapshot) for row_id, snapshot in read if snapshot is not None]
             if len(rows) < asked:
                 break
             before = rows[-1]["id"]
@@ -160,8 +165,8 @@ class JournalStore:
             return None
         row = rows[0]
         blob = row["blob"]
-        rounded = blob is not None and decode_inputs(blob).rounded
-        return StoredDecision(row["id"], snapshot_of(row, blob), blob is not None, rounded)
+        snapshot = snapshot_of(row, blob)
+        return StoredDecision(row["id"], snapshot, blob is not None, blob is not None and decode_inputs(blob).rounded)
 
     def between(
         self, after: str = "", before_s: float | None = None, limit: int = MOST_ROWS
@@ -186,20 +191,26 @@ class JournalStore:
             .where(SERVICES.c.at_s > since_s)
             .order_by(SERVICES.c.service)
         )
-        read = (self._readable(row, row["blob"], row["summary"], row["series"]) for row in self._all(query))
+        rows = self._all(query)
+        read = (
+            self.or_passed_over(row["id"], partial(snapshot_of, row, row["blob"], row["summary"], row["series"]))
+            for row in rows
+        )
         return [snapshot for snapshot in read if snapshot is not None]
 
     @property
     def unreadable(self) -> int:
-        """Decisions that were passed over so far: damaged, or with what only a newer version knows; each is logged."""
+        """Rows that were passed over so far: damaged, or with what only a newer version knows; each is logged."""
         return len(self._unreadable)
 
-    def _readable(self, row: Mapping[str, Any], *parts: Any) -> Snapshot | None:  # noqa: ANN401
+    def or_passed_over(self, name: object, read: Callable[[], T]) -> T | None:
+        """What ``read`` makes of the row ``name``; None for one that it cannot read (`DataError`): counted, logged."""
         try:
-            return snapshot_of(row, *parts)
+            return read()
         except DataError as error:
-            if row["id"] not in self._unreadable:
-                self._unreadable.add(row["id"])
+            if name not in self._unreadable:
+                if len(self._unreadable) < MOST_NAMED:
+                    self._unreadable.add(name)
                 log.error("%s; it is passed over (%d so far)", error, len(self._unreadable))
             return None
 
@@ -221,8 +232,7 @@ class JournalStore:
             query = query.where(AUDIT.c.id < int(before))
         if actor is not None:
             query = query.where(AUDIT.c.actor == actor)
-        rows = self._all(query.limit(_page(limit)))
-        return [AuditEntry(str(r["id"]), r["at_s"], r["actor"], r["action"], loads(r["detail"])) for r in rows]
+        return self._listed("audit entry", query.limit(_page(limit)), _audit)
 
     # ---- keys -----------------------------------------------------------------------------------------------
     def add_key(self, key: ApiKey) -> None:
@@ -233,7 +243,7 @@ class JournalStore:
 
     def keys(self) -> list[ApiKey]:
         """All keys, oldest first, revoked ones too."""
-        return [ApiKey(**row) for row in self._all(select(API_KEYS).order_by(API_KEYS.c.created_s, API_KEYS.c.id))]
+        return self._listed("key", select(API_KEYS).order_by(API_KEYS.c.created_s, API_KEYS.c.id), _key)
 
     def revoke_key(self, key_id: str) -> bool:
         """Revoke at the database's time; False when there is none of that id, or it was revoked before."""
@@ -256,16 +266,16 @@ class JournalStore:
             )
 
     def job(self, job_id: str) -> StoredJob | None:
-        """The job of that id."""
+        """The job of that id; `DataError` where it cannot be read."""
         rows = self._all(select(JOBS).where(JOBS.c.id == job_id))
-        return _job(rows[0]) if rows else None
+        return _named("job", rows[0], _job) if rows else None
 
     def jobs(self, *, kind: str | None = None, limit: int = 50) -> list[StoredJob]:
         """Newest first."""
         query = select(JOBS).order_by(JOBS.c.created_s.desc(), JOBS.c.id)
         if kind is not None:
             query = query.where(JOBS.c.kind == kind)
-        return [_job(row) for row in self._all(query.limit(_page(limit)))]
+        return self._listed("job", query.limit(_page(limit)), _job)
 
     def remove_job(self, job_id: str) -> bool:
         """Forget a job; False when there is none of that id."""
@@ -337,6 +347,11 @@ class JournalStore:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             yield connection
 
+    def _listed(self, what: str, query: Select[Any], read: Callable[[Mapping[str, Any]], T]) -> list[T]:
+        """All rows as ``read`` makes them, but those that it cannot read."""
+        found = (self.or_passed_over((what, row["id"]), partial(_named, what, row, read)) for row in self._all(query))
+        return [one for one in found if one is not None]
+
     def _all(self, query: Select[Any]) -> list[Mapping[str, Any]]:
         with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
@@ -355,8 +370,26 @@ def _page(limit: int) -> int:
     return max(1, min(limit, MOST_ROWS))
 
 
-def _job(row: Mapping[str, Any] | Row[Any]) -> StoredJob:
-    values: dict[str, Any] = dict(row)
+def _named(what: str, row: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
+    """The row read; `DataError` says which it is where it cannot be."""
+    try:
+        return read(row)
+    except DataError as error:
+        raise DataError(f"journal: {what} {shortened(row['id'])} cannot be read: {error}") from error
+
+
+def _audit(row: Mapping[str, Any]) -> AuditEntry:
+    cells = checked(AUDIT, row)
+    detail = json_object(cells["detail"], "detail")
+    return AuditEntry(str(cells["id"]), cells["at_s"], cells["actor"], cells["action"], detail)
+
+
+def _key(row: Mapping[str, Any]) -> ApiKey:
+    return ApiKey(**checked(API_KEYS, row))
+
+
+def _job(row: Mapping[str, Any]) -> StoredJob:
+    values = checked(JOBS, row)
     for name in ("request", "progress", "result"):
-        values[name] = None if values[name] is None else loads(values[name])
+        values[name] = None if values[name] is None else json_object(values[name], name)
     return StoredJob(**values)

@@ -74,6 +74,28 @@ def test_a_database_of_something_else_is_refused(url: str) -> None:
         JournalStore.open(url)
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (f"INSERT INTO {VERSION_TABLE} VALUES ('0001')", r"version 0001 and 0002, which this harmony does not know"),
+        (f"UPDATE {VERSION_TABLE} SET version_num = 'ours'", r"version ours, which this harmony does not know"),
+        (f"DELETE FROM {VERSION_TABLE}", "something else"),
+        ("DROP TABLE api_keys", r"has no table 'api_keys'"),
+        ("ALTER TABLE services RENAME COLUMN summary TO said", r"has no column 'summary' in table 'services'"),
+    ],
+)
+def test_a_damaged_version_is_refused_in_one_line(url: str, damage: str, said: str) -> None:
+    JournalStore.open(url).close()
+    engine = connect(journal_url(url))
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        connection.execute(text(damage))
+    engine.dispose()
+    for read_only in (False, True):
+        with pytest.raises(JournalVersionError, match=said) as caught:
+            JournalStore.open(url, read_only=read_only)
+        assert "\n" not in str(caught.value)
+
+
 def _open(url: str, barrier: object, answers: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
     try:

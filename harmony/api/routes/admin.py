@@ -10,7 +10,7 @@ from starlette.responses import Response
 from harmony.api.auth import Authenticator
 from harmony.api.depends import Admin, JournalOf, Reader, StateOf, audited
 from harmony.api.etags import answer
-from harmony.api.keys import new_key
+from harmony.api.keys import new_key, usable
 from harmony.api.models import Audit, AuditPage, Key, KeyPage, KeyRequest, Me, NewKeyAnswer
 from harmony.api.names import KeyId
 from harmony.api.pages import Cursor, Limit, read_cursor, write_cursor
@@ -33,7 +33,7 @@ async def me(request: Request, caller: Reader) -> Response:
 async def keys(request: Request, journal: JournalOf, _: Admin) -> Response:
     """Keys without their secrets, revoked ones too."""
     found = await asyncio.to_thread(journal.keys)
-    return answer(request, KeyPage(items=[_key(record) for record in found]))
+    return answer(request, KeyPage(items=[_key(record) for record in usable(found)]))
 
 
 @router.post("/keys", response_model=NewKeyAnswer, status_code=201, summary="Make a key")
