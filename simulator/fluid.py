@@ -36,10 +36,11 @@ class FluidWorld:
     """The world of one simulated service; `run` lets it live there.
 
     ``demand`` (steps,) with NaN where absent; ``per_replica`` what one ready replica carries, same unit;
-    ``lives_already``: what is ordered in the first step has to start like everything else.
+    ``lives_already``: what is ordered in the first step has to start like everything else; ``ready_at_once``: nothing
+    has to.
     """
 
-    __slots__ = ("_begins", "_demand", "_pool", "_start_s", "_step_s", "per_replica")
+    __slots__ = ("_at_once", "_begins", "_demand", "_pool", "_start_s", "_step_s", "per_replica")
 
     def __init__(
         self,
@@ -50,9 +51,11 @@ class FluidWorld:
         step_s: float,
         *,
         lives_already: bool = False,
+        ready_at_once: bool = False,
     ) -> None:
         self._demand: list[float] = demand.tolist()
         self._begins = not lives_already
+        self._at_once = ready_at_once
         self._pool = pool
         self._start_s = start_s
         self._step_s = step_s
@@ -100,7 +103,7 @@ class FluidWorld:
         What is ordered in the first step serves at once: the service did not begin with the trace.
         """
         if replicas != self._pool.ordered:
-            if step == 0 and self._begins:
+            if self._at_once or (step == 0 and self._begins):
                 self._pool.begin(replicas)
             else:
                 self._pool.scale(step, replicas)

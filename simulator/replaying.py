@@ -24,6 +24,7 @@ from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Objective
 from harmony.model.record import Record
 from harmony.policies.base import Past, Policy
+from harmony.policies.oracle_free import OracleFreePolicy
 from harmony.policies.registry import create_policy, policy_names
 from simulator.fluid import FluidWorld, Timeline
 from simulator.forecasters import Forecasters
@@ -233,7 +234,10 @@ class _Bench:
         rng = np.random.default_rng([s.seed, 1])
         initial = self.initial if start == 0 else self._count_at(start)
         pool = GpuPool(initial, s.start_up, panel.step_s, rng)
-        world = FluidWorld(self.demand[start:stop], self.capacity, pool, self._time(start), panel.step_s)
+        at_once = isinstance(policy, OracleFreePolicy)
+        world = FluidWorld(
+            self.demand[start:stop], self.capacity, pool, self._time(start), panel.step_s, ready_at_once=at_once
+        )
         forecasts = self._forecasts(policy, every, tuning=tuning)
         return world.run(ManagedService(self._terms(policy, every), journal=log), forecasts, every)
 

@@ -11,49 +11,63 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from harmony.decision.guards import GuardMemory, apply_behavior
+from harmony.decision.guards import GuardMemory
 from harmony.decision.risk import MOST_REPLICAS, ROUND
 from harmony.model.decision import Decision, Reason
-from harmony.model.objective import HPA_DOWN, Behavior
+from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
 from harmony.policies.base import Past, SettingValue, Unforecast
+from harmony.policies.syncs import make_syncs, with_window
 
-__all__ = ["HpaPolicy", "desired_replicas"]
+__all__ = ["TARGETS", "WINDOWS_S", "HpaPolicy", "Starting", "desired_replicas"]
+
+Starting = Literal["unready", "missing"]
+TARGETS = tuple(t / 1000 for t in range(1100, 99, -25))
+WINDOWS_S = (0.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 10_800.0)
 
 
-def desired_replicas(load: float, target: float, ordered: int, ready: int, tolerance: float) -> int:
+def desired_replicas(
+    load: float, target: float, ordered: int, ready: int, tolerance: float, starting: Starting = "unready"
+) -> int:
     """Replicas that a Pods metric asks for before stabilisation.
 
     ``load`` is the metric summed over ready pods, ``target`` the average wanted per pod (same unit); ``ordered -
-    ready`` pods are starting and count as idle on the way up and not at all on the way down.
+    ready`` pods are starting. On the way up they count as idle. On the way down they do not count while they are
+    pending, or (for a CPU metric) have not been ready yet: "unready"; containers that run but report no metric, as a
+    server that loads its model, count as using exactly the target: "missing".
     """
     if ready <= 0:
         return ordered  # no pod reports a metric: HPA does nothing
     ratio = load / (ready * target)
-    starting = ordered - ready
-    if starting <= 0 or ratio <= 1.0:
+    pending = ordered - ready
+    if pending <= 0 or (ratio <= 1.0 and starting == "unready"):
         if abs(ratio - 1.0) <= tolerance + ROUND:
             return ordered
         return math.ceil(min(ratio * ready, MOST_REPLICAS) - ROUND)
-    ratio = load / (ordered * target)
-    if abs(ratio - 1.0) <= tolerance + ROUND or ratio < 1.0:
+    upwards = ratio >= 1.0
+    ratio = (load if upwards else load + pending * target) / (ordered * target)
+    if abs(ratio - 1.0) <= tolerance + ROUND or (ratio < 1.0) == upwards:
         return ordered
-    return max(ordered, math.ceil(min(ratio * ordered, MOST_REPLICAS) - ROUND))
+    wanted = math.ceil(min(ratio * ordered, MOST_REPLICAS) - ROUND)
+    return max(ordered, wanted) if upwards else min(ordered, wanted)
 
 
 @dataclass(frozen=True, slots=True)
 class HpaPolicy(Unforecast):
     """HPA with a target utilisation of each replica's capacity.
 
-    `target` 0..1 of capacity; `tolerance` as HPA's; `behavior_` its `behavior`; `sync_s` its period. Within one
-    turn of the loop it makes all the syncs that fall into it.
+    `target` 0..1 of capacity; `tolerance` as HPA's; `behavior_` its `behavior`; `sync_s` its period; `starting` what
+    replicas that start are to it (see `desired_replicas`). Within one turn of the loop it makes all the syncs that fall
+    into it.
     """
 
     target: float = 0.8
     tolerance: float = 0.1
     behavior_: Behavior = field(default_factory=Behavior)
     sync_s: float = 15.0
+    starting: Starting = "unready"
     name: str = "hpa"
 
     @property
@@ -67,51 +81,15 @@ class HpaPolicy(Unforecast):
         if math.isnan(observation.demand):
             memory = observation.memory
             return Decision(observation.ordered, observation.ordered, Reason.ABSENT_DATA, memory=memory)
+        target, demand = self.target * observation.capacity.median, observation.demand
+
+        def recommend(ordered: int, ready: int) -> int:
+            return desired_replicas(demand, target, ordered, ready, self.tolerance, self.starting)
+
         memory = observation.memory or GuardMemory()
-        target = self.target * observation.capacity.median
-        ordered, ready = observation.ordered, observation.ready
-        objective = observation.objective
-        syncs = max(1, math.ceil(round(observation.interval_s / self.sync_s, 9)))
-        bound = ""
-        sync = 0
-        while sync < syncs:
-            now = observation.now_s + sync * self.sync_s
-            desired = desired_replicas(observation.demand, target, ordered, ready, self.tolerance)
-            desired = min(max(desired, objective.min_replicas), objective.max_replicas)
-            guarded = apply_behavior(memory, self.behavior_, now, ordered, desired)
-            memory, bound = guarded.memory, guarded.bound_by
-            quiet = guarded.replicas == ordered and bound != "behavior"
-            ordered, ready = guarded.replicas, min(ready, guarded.replicas)
-            sync = self._next(sync, syncs, memory, desired, observation.now_s) if quiet else sync + 1
-        reason = Reason.TARGET_RATIO if ordered != observation.ordered else Reason.WITHIN_TOLERANCE
-        if bound:
-            reason = Reason.STABILIZED if bound == "stabilization" else Reason.RATE_LIMITED
-        return Decision(ordered, observation.ordered, reason, bound_by=bound, memory=memory)
-
-    def _next(self, sync: int, syncs: int, memory: GuardMemory, desired: int, began_s: float) -> int:
-        """The next sync of the turn that can differ from the quiet one just made.
-
-        Every sync until then sees the same demand, makes the same recommendation and changes nothing; what changes
-        is that an older, different recommendation leaves its window.
-        """
-        last = syncs - 1
-        if sync >= last:
-            return syncs
-        leaves_s = math.inf
-        if memory.highs and memory.highs[0][1] != desired:
-            leaves_s = memory.highs[0][0] + self.behavior_.scale_down.stabilization_window_s
-        if memory.lows and memory.lows[0][1] != desired:
-            leaves_s = min(leaves_s, memory.lows[0][0] + self.behavior_.scale_up.stabilization_window_s)
-        if math.isinf(leaves_s):
-            return last
-        return min(last, max(sync + 1, math.ceil((leaves_s - began_s) / self.sync_s - ROUND)))
+        made = make_syncs(observation, memory, self.behavior_, self.sync_s, recommend)
+        return Decision(made.replicas, observation.ordered, made.reason, bound_by=made.bound_by, memory=made.memory)
 
     def ladders(self, past: Past) -> Sequence[Sequence[HpaPolicy]]:
         """One ladder per scale-down window (none to three hours): targets from 110 % down to 10 %, by 2.5 points."""
-        targets = [t / 1000 for t in range(1100, 99, -25)]
-        windows = (0.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 10_800.0)
-        return [[replace(self, target=t, behavior_=self._with_window(w)) for t in targets] for w in windows]
-
-    def _with_window(self, window_s: float) -> Behavior:
-        down = replace(self.behavior_.scale_down or HPA_DOWN, stabilization_window_s=window_s)
-        return replace(self.behavior_, scale_down=down)
+        return [[replace(self, target=t, behavior_=with_window(self.behavior_, w)) for t in TARGETS] for w in WINDOWS_S]

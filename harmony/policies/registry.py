@@ -6,11 +6,19 @@ import inspect
 from collections.abc import Callable
 
 from forecasting.errors import UsageError, suggest
+from harmony.policies.aws_predictive import AwsPredictivePolicy
+from harmony.policies.bacc import BaccPolicy
 from harmony.policies.base import Policy
+from harmony.policies.dynamo_like import DynamoLikePolicy
 from harmony.policies.harmony import HarmonyPolicy
 from harmony.policies.hpa import HpaPolicy
+from harmony.policies.keda import KedaPolicy
+from harmony.policies.kpa import KpaPolicy
+from harmony.policies.mimir_like import MimirLikePolicy
 from harmony.policies.oracle import OraclePolicy
+from harmony.policies.oracle_free import OracleFreePolicy
 from harmony.policies.percentile import PercentilePolicy
+from harmony.policies.predictive_hpa import PredictiveHpaPolicy
 from harmony.policies.priced import PricedPolicy
 from harmony.policies.reactive import ReactivePolicy
 from harmony.policies.static import StaticPolicy
@@ -42,6 +50,14 @@ FURTHER: dict[str, Callable[..., Policy]] = {
     "quantile": _quantile,
     "standin": _standin,
     "percentile": PercentilePolicy,
+    "keda": KedaPolicy,
+    "kpa": KpaPolicy,
+    "predictive-hpa": PredictiveHpaPolicy,
+    "mimir-like": MimirLikePolicy,
+    "dynamo-like": DynamoLikePolicy,
+    "aws-predictive": AwsPredictivePolicy,
+    "bacc": BaccPolicy,
+    "oracle-free": OracleFreePolicy,
 }
 
 
