@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-__all__ = ["PodStarts", "Starts", "gpu_type_of", "parse_time"]
+__all__ = ["STARTING", "PodStarts", "Starts", "gpu_type_of", "parse_time"]
 
 Json = dict[str, Any]
 GPU_LABEL = "nvidia.com/gpu.product"
 # A pod first seen when ready may have lost and regained readiness since; after so long that is the likelier story.
 LONGEST_UNWATCHED_S = 3600.0
+STARTING = "Starting"  # nothing is known to be wrong
 SAME_MOMENT_S = 5.0  # between a pod's start and the first note of its readiness
 FAILED_WAITING = (
     "CrashLoopBackOff",
@@ -48,8 +49,10 @@ class Starts:
         took_on: the GPU type of each of them.
         failed_s: starts that were given up since the last look, seconds they had taken.
         pending_s: ages of the pods that still start, seconds.
-        unready: how many pods were ready once and are not now: they neither start nor serve.
+        unready_s: of the pods that were ready once and are not now, how long they have been so, seconds: they neither
+            start nor serve.
         stuck: the reason that most pods wait for, for people; empty for none.
+        words: what the oldest of them says about it; empty where it says nothing.
         gpu_type: of the newest pod that names one.
     """
 
@@ -59,9 +62,14 @@ class Starts:
     took_on: tuple[str, ...] = ()
     failed_s: tuple[float, ...] = ()
     pending_s: tuple[float, ...] = ()
-    unready: int = 0
+    unready_s: tuple[float, ...] = ()
     stuck: str = ""
+    words: str = ""
     gpu_type: str = ""
+
+    def overdue_s(self, limit_s: float) -> tuple[float, ...]:
+        """How long pods have not served that should have by now: after ``limit_s`` seconds; longest first."""
+        return tuple(sorted((a for a in (*self.pending_s, *self.unready_s) if a > limit_s), reverse=True))
 
 
 @dataclass(slots=True)
@@ -85,9 +93,10 @@ class PodStarts:
         took: list[tuple[float, str]] = []
         failed: list[float] = []
         pending: list[float] = []
-        reasons: dict[str, int] = {}
+        waits: dict[str, list[tuple[float, str]]] = {}  # reason: since when, and in what words
         present: set[str] = set()
-        alive = ready = unready = 0
+        unready: list[float] = []
+        alive = ready = 0
         newest, gpu_type = float("-inf"), ""
         self.since_s = min(self.since_s, now_s)  # from a machine whose clock was ahead: no start would ever count
         latest = self.since_s
@@ -106,13 +115,15 @@ class PodStarts:
             became = _became_ready(status)
             if became is None and (uid in self._counted or (uid not in self._starting and _was_ready(pod, now_s))):
                 self._counted.add(uid)
-                unready += 1
-                continue
-            if became is None:
+                since_s = _turned(status, created)
+                unready.append(max(0.0, now_s - since_s))
+            elif became is None:
+                since_s = created
                 pending.append(max(0.0, now_s - created))
                 self._starting.setdefault(uid, created)
-                why = _waits_for(status)
-                reasons[why] = reasons.get(why, 0) + 1
+            if became is None:
+                why, words = _waits_for(status)
+                waits.setdefault(why, []).append((since_s, words))
                 continue
             ready += 1
             watched = self._starting.pop(uid, None) is not None
@@ -127,7 +138,7 @@ class PodStarts:
             self._give_up(uid, now_s, [])  # deleted before it was ready: cancelled, which says nothing about starting
         self._counted &= present
         self.since_s = latest
-        stuck = max(reasons, key=lambda r: reasons[r]) if reasons else ""
+        stuck = max(waits, key=lambda r: (r != STARTING, len(waits[r]))) if waits else ""
         return Starts(
             pods=alive,
             ready=ready,
@@ -135,8 +146,9 @@ class PodStarts:
             took_on=tuple(kind for _, kind in took),
             failed_s=tuple(failed),
             pending_s=tuple(sorted(pending)),
-            unready=unready,
+            unready_s=tuple(sorted(unready)),
             stuck=stuck,
+            words=min(waits[stuck])[1] if stuck else "",
             gpu_type=gpu_type,
         )
 
@@ -172,13 +184,26 @@ def _became_ready(status: Json) -> float | None:
     return None
 
 
-def _waits_for(status: Json) -> str:
-    """Why a pod does not serve yet, in Kubernetes' own words."""
-    for container in status.get("containerStatuses") or ():
+def _turned(status: Json, created: float) -> float:
+    """Since when a pod has not been ready that was so before; its creation where it does not say."""
+    turned = next((parse_time(c.get("lastTransitionTime")) for c in _conditions(status, "Ready")), float("nan"))
+    return turned if turned == turned else created
+
+
+def _waits_for(status: Json) -> tuple[str, str]:
+    """Why a pod does not serve, in Kubernetes' own words: a reason, and what it says about it."""
+    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    for container in containers:
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") in FAILED_WAITING:
-            return str(waiting["reason"])
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return str(condition.get("reason") or "Unschedulable")
-    return "Starting"
+            return str(waiting["reason"]), str(waiting.get("message") or "")
+    for container in containers:
+        ended = (container.get("lastState") or {}).get("terminated") or {}
+        if ended:
+            often = f"restarted {container.get('restartCount', 1)} times"
+            return str(ended.get("reason") or "Error"), f"{often}, last exit code {ended.get('exitCode', 'unknown')}"
+    for condition in _conditions(status, "PodScheduled"):
+        if condition.get("status") == "False":
+            return str(condition.get("reason") or "Unschedulable"), str(condition.get("message") or "")
+    said = next(iter(_conditions(status, "Ready")), {})
+    return STARTING, ": ".join(str(said[k]) for k in ("reason", "message") if said.get(k))

@@ -25,6 +25,7 @@ WATCHED = {  # kinds whose objects are watched; of all others `/scale` is read e
     ("leaderworkerset.x-k8s.io", "LeaderWorkerSet"): LEADER_WORKER_SETS,
 }
 OWNERS = frozenset({("apps", "Deployment"), ("apps", "StatefulSet"), ("argoproj.io", "Rollout")})
+WORDS = 240  # characters of what a pod says about itself
 HASH_LABELS = ("pod-template-hash", "rollouts-pod-template-hash")
 
 
@@ -226,25 +227,48 @@ def _trim_pod(pod: Json) -> Json:
         for owner in meta.get("ownerReferences") or ()
         if owner.get("controller")
     ]
-    waiting = [
-        {"state": {"waiting": {"reason": c["state"]["waiting"].get("reason", "")}}}
-        for c in status.get("containerStatuses") or ()
-        if (c.get("state") or {}).get("waiting")
-    ]
+    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or ())
+    kept_of_condition = ("type", "status", "reason", "lastTransitionTime") + (() if ready else ("message",))
     return {
         "metadata": {k: meta[k] for k in kept if k in meta} | ({"ownerReferences": owners} if owners else {}),
         "spec": {k: spec[k] for k in ("nodeName", "nodeSelector") if k in spec},
         "status": {
             "phase": status.get("phase", ""),
             "conditions": [
-                {k: c.get(k) for k in ("type", "status", "reason", "lastTransitionTime")}
+                {k: _in_short(c[k]) for k in kept_of_condition if k in c}
                 for c in status.get("conditions") or ()
                 if c.get("type") == "Ready" or (c.get("type"), c.get("status")) == ("PodScheduled", "False")
             ],
             **({"startTime": status["startTime"]} if "startTime" in status else {}),
-            "containerStatuses": waiting,
+            **({} if ready else _waiting(status)),
         },
     }
+
+
+def _waiting(status: Json) -> Json:
+    """What the containers of a pod that is not ready wait for, or how they ended."""
+    out: Json = {}
+    for field_name in ("initContainerStatuses", "containerStatuses"):
+        said = []
+        for container in status.get(field_name) or ():
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            ended = (container.get("lastState") or {}).get("terminated") or {}
+            if waiting or ended:
+                said.append(
+                    {
+                        "state": {"waiting": {k: _in_short(waiting[k]) for k in ("reason", "message") if k in waiting}},
+                        "lastState": {"terminated": {k: ended[k] for k in ("reason", "exitCode") if k in ended}},
+                        "restartCount": container.get("restartCount", 0),
+                    }
+                )
+        if said:
+            out[field_name] = said
+    return out
+
+
+def _in_short(text: Any) -> Any:  # noqa: ANN401  (a field of a pod)
+    """A sentence, cut where it is long: there may be thousands."""
+    return text if not isinstance(text, str) or len(text) <= WORDS else text[: WORDS - 3] + "..."
 
 
 def _trim_node(node: Json) -> Json:

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from controller.observing.starts import STARTING
 from controller.outputs.base import ABSENT, Acted
 from controller.process.clock import rfc3339
 from controller.prometheus.states import FeedReason
@@ -16,7 +17,7 @@ from controller.service import Service
 from harmony.loop.managed import ZERO_BY_HAND
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.record import Record
-from harmony.serving.words import Said, in_words
+from harmony.serving.words import Said, duration, in_words
 
 __all__ = [
     "IDLE_CONDITIONS",
@@ -69,13 +70,34 @@ def _able(service: Service, acted: Acted) -> Condition:
         return Condition("AbleToScale", "False", "FailedUpdateScale", acted.error)
     if view.blocked:
         return Condition("AbleToScale", "False", "PodsNotCreated", view.blocked)
-    stuck = view.starts.stuck
-    if stuck and stuck != "Starting" and view.ready < view.ordered:
-        waiting = len(view.starts.pending_s)
-        return Condition("AbleToScale", "True", "PodsNotReady", f"{waiting} pods wait: {stuck}")
+    starts = view.starts
+    if view.ready < view.ordered:
+        limit_s = service.learned.lead_time.stuck_after_s
+        if overdue := starts.overdue_s(limit_s):
+            return Condition("AbleToScale", "False", "PodsNotReady", _overdue(service, overdue, limit_s))
+        if starts.stuck and starts.stuck != STARTING:
+            message = f"{_pods(len(starts.pending_s) + len(starts.unready_s))} not ready: {_said_by(service)}"
+            return Condition("AbleToScale", "True", "PodsNotReady", message)
     if acted.changed:
         return Condition("AbleToScale", "True", "SucceededRescale", "the last change of the count was accepted")
     return Condition("AbleToScale", "True", "ReadyForNewScale", "the target can be scaled")
+
+
+def _overdue(service: Service, overdue_s: tuple[float, ...], limit_s: float) -> str:
+    """How many pods should serve by now and do not, and what they say about it."""
+    usual = f"99 % of starts end within {duration(limit_s)}"
+    return f"{_pods(len(overdue_s))} not ready after {duration(overdue_s[0])} ({usual}): {_said_by(service)}"
+
+
+def _pods(count: int) -> str:
+    return "1 pod is" if count == 1 else f"{count} pods are"
+
+
+def _said_by(service: Service) -> str:
+    """Why most pods that do not serve do not, in their own words."""
+    starts = service.view.starts
+    parts = ("" if starts.stuck == STARTING else starts.stuck, starts.words)
+    return ": ".join(part for part in parts if part) or "they give no reason"
 
 
 def _conflict(service: Service) -> Condition:

@@ -251,11 +251,16 @@ def _turn(condition: Json) -> EventReason | None:
     """What is told when a condition comes to stand like this; None where it is told otherwise, or no news."""
     kind = str(condition.get("type"))
     if kind == "AbleToScale":
-        return UNABLE.get(str(condition.get("reason")))
+        able = condition.get("status") == "True"
+        return None if able else UNABLE.get(str(condition.get("reason")))
     return TURNS.get((kind, str(condition.get("status"))))
 
 
-UNABLE = {"FailedGetScale": EventReason.TARGET_MISSING, "PodsNotCreated": EventReason.RESCALE_FAILED}
+UNABLE = {
+    "FailedGetScale": EventReason.TARGET_MISSING,
+    "PodsNotCreated": EventReason.RESCALE_FAILED,
+    "PodsNotReady": EventReason.PODS_NOT_READY,
+}
 TURNS = {
     ("TargetConflict", "True"): EventReason.TARGET_CONFLICT,
     ("MetricsAvailable", "False"): EventReason.METRICS_UNAVAILABLE,
@@ -271,6 +276,7 @@ WORTH_AT_FIRST = frozenset(
         EventReason.TARGET_CONFLICT,
         EventReason.TARGET_MISSING,
         EventReason.RESCALE_FAILED,
+        EventReason.PODS_NOT_READY,
         EventReason.METRICS_UNAVAILABLE,
         EventReason.FALLBACK_ON,
         EventReason.PAUSED,

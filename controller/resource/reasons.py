@@ -15,6 +15,7 @@ class EventReason(StrEnum):
     FLOOR_SET = "FloorSet"
     FLOOR_RESTORED = "FloorRestored"
     TARGET_MISSING = "FailedGetScale"
+    PODS_NOT_READY = "PodsNotReady"
     TARGET_CONFLICT = "TargetConflict"
     METRICS_UNAVAILABLE = "MetricsUnavailable"
     METRICS_AVAILABLE = "MetricsAvailable"

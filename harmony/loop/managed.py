@@ -89,13 +89,12 @@ class ManagedService:
 
         The decision's window, and ``late_steps`` for readings that are not in yet. ``demand`` and ``age_s`` are of the
         newest reading, ``known_rows`` counts those that a forecast could be made of, ``pending_s`` are ages of starts
-        that still run: some are stuck for hours and lengthen the lead time without end, but no decision looks further
-        than `MOST_STEPS`, or than the terms' own lead time asks for.
+        that still run; no decision looks further than `MOST_STEPS`, or than the terms' own lead time asks for.
         """
         terms = self._terms
         if math.isnan(_present(terms, demand, age_s)) or known_rows < WARM_UP_ROWS:
             return 0
-        lead = self._state.learned.lead_time.with_pending(pending_s)
+        lead = self._state.learned.lead_time.expected(pending_s)
         agreed = window_steps(terms.lead_time, terms.step_s, terms.interval_s)
         steps = window_steps(lead, terms.step_s, terms.interval_s)
         return min(steps, max(MOST_STEPS - late_steps, agreed)) + late_steps
@@ -125,7 +124,7 @@ class ManagedService:
             return
         shadow = Replicas(ordered, ready) if state.shadow is None else state.shadow.at(now_s).replicas
         note = Note(now_s, ordered, ready, shadow.ordered, shadow.ready, last.teaches, last.answers)
-        self._state = state._replace(ledger=state.ledger.add(note, self._terms.keep_s))
+        self._state = state._replace(ledger=state.ledger.add(note, self._terms.keep_s, math.inf))
 
     # ---- terms and memory -----------------------------------------------------------------------------------
     def adopt(self, terms: Terms, *, other_readings: bool = False) -> None:
@@ -163,12 +162,14 @@ def observe(terms: Terms, state: State, look: Look) -> tuple[State, Outcome]:
         teaches = not look.pending_s and gate.is_open(now_s)
     answers_from_s = _answers_from(terms, state, look, mode)
     note = Note(now_s, look.ordered, look.ready, ordered, ready, teaches, now_s >= answers_from_s)
-    book, steps = state.ledger.add(note, terms.keep_s).judge(
+    lead_s = learned.lead_time.stuck_after_s
+    book, steps = state.ledger.add(note, terms.keep_s, lead_s).judge(
         look.rows,
         learned.capacity.median,
         None if terms.objective.bound is None else terms.objective.bound.at_most,
         look.settled_before_s,
         terms.max_gap_s,
+        lead_s,
     )
     scores, regret = state.scores, state.regret
     known = violated = 0
@@ -177,7 +178,8 @@ def observe(terms: Terms, state: State, look: Look) -> tuple[State, Outcome]:
         if terms.scored:
             scores = scores.settle(step.at_s, step.demand, terms.step_s)
         missed = step.missed if shadow is None else step.shadow_missed
-        if missed is not None and step.note.answers:
+        blameless = shadow is None and step.covered  # the starts are to blame, and ordering more would not help
+        if missed is not None and step.note.answers and not blameless:
             known += 1
             violated += missed
         if step.held is not None and not math.isnan(step.load_per_replica):
@@ -314,7 +316,7 @@ def consider(terms: Terms, state: State, look: Look, outcome: Outcome) -> tuple[
         ready=ready,
         objective=terms.objective.at(look.now_s),
         capacity=learned.capacity,
-        lead_time=learned.lead_time.with_pending(look.pending_s) if look.pending_s else learned.lead_time,
+        lead_time=learned.lead_time.expected(look.pending_s) if look.pending_s else learned.lead_time,
         forecast=look.forecast,
         risk_level=learned.feedback.level,
         memory=learned.memory,

@@ -31,6 +31,7 @@ class LeadTime:
     beta: float = 0.0
     memory: float = math.inf
 
+    STUCK: ClassVar[float] = 0.99  # quantile beyond which a start that still runs is stuck
     MEMORY: ClassVar[float] = 50.0  # a new image or node pool counts for half after about 35 starts
 
     def __post_init__(self) -> None:
@@ -79,6 +80,11 @@ class LeadTime:
         scale = math.sqrt(self.beta * (1 + 1 / self.kappa) / self.alpha)
         return math.exp(self.mu + scale * float(stdtrit(2 * self.alpha, q)))
 
+    @property
+    def stuck_after_s(self) -> float:
+        """Age beyond which a start that still runs is stuck, seconds: longer than nearly all starts take."""
+        return self.quantile_s(self.STUCK)
+
     def steps(self, step_s: float, q: float = 0.9) -> int:
         """Steps until a replica asked for now is ready, at quantile ``q``: max(1, ceil(lead / step))."""
         return max(1, math.ceil(round(self.quantile_s(q) / step_s, 9)))
@@ -96,8 +102,26 @@ class LeadTime:
         return LeadTime(mu, kappa, self.alpha + 0.5, beta, self.memory)._faded()
 
     def observe_failed(self, age_s: float) -> LeadTime:
-        """Posterior after a start that failed at the age of ``age_s`` seconds: it would have taken at least that."""
-        return self.with_pending((age_s,))
+        """Posterior after a start that failed at the age of ``age_s`` seconds: it would have taken at least that.
+
+        One that was stuck before it failed says that something was wrong, and not how long starts take.
+        """
+        return self if age_s > self.stuck_after_s else self.with_pending((age_s,))
+
+    def expected(self, pending_s: Iterable[float]) -> LeadTime:
+        """What to decide with while starts still run: `with_pending`, as far as that may lengthen what is planned for.
+
+        A start that does not end is no longer a slow one: without a limit, what is stuck for an hour would have
+        decisions look an hour ahead, and count what they order meanwhile for nothing. So the 90 % quantile grows to
+        `stuck_after_s` at most.
+        """
+        longer = self.with_pending(pending_s)
+        if longer is self:
+            return self
+        usual_s, most_s = self.quantile_s(0.9), self.stuck_after_s
+        if longer.quantile_s(0.9) <= most_s:
+            return longer
+        return replace(self, mu=self.mu + math.log(most_s / usual_s))
 
     def with_pending(self, ages_s: Iterable[float]) -> LeadTime:
         """What to expect while starts asked for ``ages_s`` seconds ago still run; for one decision, not to be kept.

@@ -183,6 +183,9 @@ def test_risk_is_learned_again_one_start_after_a_pause() -> None:
         assert risked(of) == before
     for k in range(6, 12):
         turn(of, T0 + k * STEP_S, 200.0, 8, ready=1)
+    assert risked(of) == before, "eight were ordered in good time: that seven do not start is no decision's mistake"
+    for k in range(12, 18):
+        turn(of, T0 + k * STEP_S, 200.0, 4, ready=1)
     assert of.trust.missed > 0
 
 

@@ -73,9 +73,23 @@ def test_a_stuck_node_pool_is_noticed_before_any_start_ends() -> None:
 def test_failed_starts_are_kept_as_censored_ones() -> None:
     lead = LeadTime.measured(300.0)
     assert lead.observe_failed(100.0) == lead
-    after = lead.observe_failed(1200.0)
+    after = lead.observe_failed(900.0)
     assert after.quantile_s(0.9) > lead.quantile_s(0.9)
-    assert after == lead.with_pending([1200.0])
+    assert after == lead.with_pending([900.0])
+
+
+@given(leads, st.floats(1.0, 1e9))
+def test_a_stuck_start_teaches_nothing_about_how_long_starts_take(lead: LeadTime, longer: float) -> None:
+    assert lead.observe_failed(lead.stuck_after_s * (1.0 + longer)) == lead
+
+
+@given(leads, ages)
+def test_decisions_plan_with_no_more_than_what_nearly_all_starts_take(lead: LeadTime, pending: list[float]) -> None:
+    expected = lead.expected(pending)
+    assert lead.quantile_s(0.9) * (1 - 1e-9) <= expected.quantile_s(0.9) <= lead.stuck_after_s * (1 + 1e-9)
+    longer = lead.with_pending(pending)
+    if longer.quantile_s(0.9) <= lead.stuck_after_s:
+        assert expected == longer
 
 
 def test_old_starts_are_forgotten() -> None:

@@ -353,7 +353,7 @@ class Cluster:
         self._metrics = Metrics("1", process=False)
         self.fleet = Fleet(self._kube, None, "", self._feed, interval_s=STEP_S)
         self.targets = Targets(self._kube, None, read_nodes=False)
-        events = Events(self._kube, "laws", lambda: self.now_s)
+        self.events = events = Events(self._kube, "laws", lambda: self.now_s)
 
         def leads() -> bool:
             return True
@@ -503,7 +503,7 @@ class Cluster:
         pods: dict[str, int] = {name: 0 for name in self._stories}
         for pod in self.targets.pods.items():
             owner = (pod["metadata"].get("labels") or {}).get("app", "")
-            serves = any(c["type"] == "Ready" for c in pod["status"]["conditions"])
+            serves = any((c["type"], c["status"]) == ("Ready", "True") for c in pod["status"]["conditions"])
             if owner in pods:
                 pods[owner] += 1 if serves == self._serves(owner, pod["metadata"]["name"]) else 10**6
         return all(pods[name] == len(self._pods[name]) for name in self._stories)

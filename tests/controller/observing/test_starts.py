@@ -64,7 +64,7 @@ def test_pods_that_lose_readiness_are_not_starting() -> None:
     assert starts.look([pod(n, -3 * day, -3 * day + 60) for n in names], T0).pending_s == ()
     mixed = [pod(n, -3 * day) if i < 3 else pod(n, -3 * day, -3 * day + 60) for i, n in enumerate(names)]
     seen = starts.look(mixed, T0 + 30)
-    assert (seen.pods, seen.ready, seen.unready, seen.pending_s, seen.stuck) == (12, 9, 3, (), "")
+    assert (seen.pods, seen.ready, len(seen.unready_s), seen.pending_s) == (12, 9, 3, ())
     assert starts.look([pod(n, -3 * day, 60) for n in names], T0 + 61).took_s == ()
 
 
@@ -73,7 +73,7 @@ def test_after_a_restart_readiness_that_has_turned_since_the_pod_began_tells_it_
     lost = unready("a", -age_s, -age_s + 20, -40)
     starts = PodStarts(since_s=T0 - 60)
     seen = starts.look([lost], T0)
-    assert (seen.unready, seen.pending_s) == (1, ())
+    assert (seen.unready_s, seen.pending_s) == ((40.0,), ())
     assert starts.look([pod("a", -age_s, 30)], T0 + 31).took_s == ()
 
 
@@ -127,6 +127,27 @@ def test_what_most_pods_wait_for_is_named() -> None:
     seen = PodStarts().look([pod("a", 0, **crash), pod("b", 0, **crash), pod("c", 0, **unscheduled)], T0 + 5)
     assert seen.stuck == "CrashLoopBackOff"
     assert PodStarts().look([pod("c", 0, **unscheduled)], T0 + 5).stuck == "Unschedulable"
+
+
+def test_the_oldest_says_it_in_its_own_words() -> None:
+    def waiting(text: str) -> Json:
+        state = {"waiting": {"reason": "ImagePullBackOff", "message": text}}
+        return {"initContainerStatuses": [{"state": state}]}
+
+    seen = PodStarts().look([pod("a", 5, **waiting("young")), pod("b", 0, **waiting("old")), pod("c", -60)], T0 + 9)
+    assert (seen.stuck, seen.words) == ("ImagePullBackOff", "old"), "before pods of which nothing is known to be wrong"
+    ended = {"restartCount": 3, "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
+    again = PodStarts().look([pod("a", 0, containerStatuses=[ended])], T0 + 9)
+    assert (again.stuck, again.words) == ("OOMKilled", "restarted 3 times, last exit code 137")
+
+
+def test_overdue_are_those_that_start_or_are_lost_for_too_long() -> None:
+    starts = PodStarts()
+    starts.look([pod("a", 0, 20)], T0 + 30)
+    seen = starts.look([unready("a", 0, 1, 100), pod("b", 0), pod("c", 390)], T0 + 400)
+    assert seen.overdue_s(200.0) == (400.0, 300.0)
+    assert seen.overdue_s(350.0) == (400.0,)
+    assert seen.overdue_s(400.0) == ()
 
 
 def test_gpu_types() -> None:

@@ -46,6 +46,25 @@ def test_a_step_is_judged_by_the_counts_in_force() -> None:
     assert judged(book, (60.0, 100.0, NAN), (120.0, 100.0, NAN)) == []
 
 
+def test_what_was_ordered_in_good_time_and_does_not_serve_is_no_mistake_of_decisions() -> None:
+    def at(at_s: float, ordered: int) -> Note:
+        return Note(at_s, ordered, 1, ordered, 1, False)
+
+    ledger = Ledger()
+    for n in (at(0, 4), at(60, 4), at(120, 8), at(180, 3), at(240, 4), at(300, 4), at(360, 4), at(420, 4)):
+        ledger = ledger.add(n, lead_s=120.0)
+    assert ledger.orders == ((0, 4), (120, 8), (180, 3), (240, 4))
+    rows = [(60.0 * k, 100.0, NAN) for k in range(1, 8)]
+    ledger, steps = ledger.judge(rows, 25.0, None, -math.inf, GAP_S, 120.0)
+    assert [s.covered for s in steps] == [False, True, False, False, False, True, True]
+    assert all(s.missed for s in steps)
+    assert ledger.add(at(480, 4), lead_s=120.0).orders == ((240, 4),), "what no start can be about is let go"
+    assert ledger.ordered_throughout(420.0, 120.0) == 4
+    assert ledger.ordered_throughout(420.0, 1e6) == 0, "nobody looked so long ago"
+    served = Ledger().add(note(0, 4)).add(note(60, 4))
+    assert served.judge([(60.0, 100.0, 0.9)], 25.0, 0.5, -math.inf, GAP_S, 1.0)[1][0].covered is False, "they serve"
+
+
 def test_rounding_alone_is_no_miss() -> None:
     (step,) = judged(Book(note(0, 3)), (60.0, 3 * 25.0 * (1 + 1e-12), NAN))
     assert step.missed is False

@@ -284,7 +284,7 @@ def test_missing_data_never_lower_the_count(
 def test_capacity_lead_time_and_trust_are_learned_before_deciding() -> None:
     bound = Objective(bound=IndicatorBound("latency", 0.5))
     world = ScriptedWorld(
-        [Step(1000.0, failed_s=()), Step(1000.0, failed_s=(4000.0,))],
+        [Step(1000.0, failed_s=()), Step(1000.0, failed_s=(800.0,))],
         HarmonyPolicy(),
         objective=bound,
         capacity=Capacity.prior(100.0),
@@ -330,7 +330,14 @@ def test_a_forecast_reaches_over_the_window_and_what_is_late() -> None:
 
 def test_starts_that_are_stuck_lengthen_the_look_ahead_only_so_far() -> None:
     stuck = ScriptedWorld([], HarmonyPolicy())
-    assert stuck.service.forecast_steps(10.0, 0.0, 100, (1e6,) * 9, 1) == MOST_STEPS
+    lead = stuck.service.learned.lead_time
+    most = math.ceil(lead.stuck_after_s / 60.0)
+    assert lead.steps(60.0) < most < MOST_STEPS
+    assert stuck.service.forecast_steps(10.0, 0.0, 100, (1e6,) * 9, 1) == most + 1
+    vague = ScriptedWorld([], HarmonyPolicy(), lead_time=LeadTime.measured(3600.0, spread=3.0))
+    assert vague.service.forecast_steps(10.0, 0.0, 100, (1e6,) * 9, 1) <= 1 + max(
+        MOST_STEPS, vague.service.terms.lead_time.steps(60.0)
+    )
     slow = ScriptedWorld([], HarmonyPolicy(), lead_time=LeadTime.known(3 * 3600.0))
     assert slow.service.forecast_steps(10.0, 0.0, 100, (), 1) == 181, "what a person says is looked at in full"
 
