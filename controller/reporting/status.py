@@ -122,7 +122,10 @@ def _active(service: Service) -> Condition:
     if service.record is None:
         return Condition("ScalingActive", "Unknown", "NotDecidedYet", "")
     if service.record.decision.reason in ABSENT:
-        return Condition("ScalingActive", "False", "MetricsAbsent", "demand or forecast are absent: the count is held")
+        message = "demand or forecast are absent: the count is held"
+        if not service.learned.served:
+            message += "; no pod has been ready yet, so no fallback acts"
+        return Condition("ScalingActive", "False", "MetricsAbsent", message)
     if service.mode != service.settings.mode:
         message = (
             f"mode {service.settings.mode} was granted, {service.mode} is in force: realised risk exceeds the objective"

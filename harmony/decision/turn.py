@@ -36,14 +36,20 @@ def decide_turn(
 
 
 def _without_data(decision: Decision, observation: Observation, before: TurnMemory) -> tuple[Decision, TurnMemory]:
-    """Count turns without data; a lost forecast never lowers the count, the fallback may raise it."""
+    """Count turns without data; a lost forecast never lowers the count, the fallback may raise it.
+
+    Before any replica was ready they are not counted: what a service's own pods measure cannot be there yet.
+    """
+    served = observation.ready > 0 or (before.served and observation.ordered > 0)
+    if served is not before.served:
+        before = replace(before, served=served)
     lost = before.expects_forecast and observation.forecast is None and before.forecast_seen
     if not (math.isnan(observation.demand) or lost or decision.reason is Reason.ABSENT_DATA):
         seen = before.forecast_seen or observation.forecast is not None
         if before.absent_turns == 0 and before.forecast_seen == seen:
             return decision, before  # as nearly always: most of a replay's turns come by here
-        return decision, TurnMemory(before.guards, 0, seen, before.expects_forecast)
-    after = replace(before, absent_turns=before.absent_turns + 1)
+        return decision, TurnMemory(before.guards, 0, seen, before.expects_forecast, served)
+    after = replace(before, absent_turns=before.absent_turns + 1 if served else 0)
     if decision.reason is Reason.WARMING_UP and decision.replicas < observation.ordered:
         decision = decision.with_replicas(observation.ordered, Reason.ABSENT_DATA, "absent forecast")
     fallback = observation.objective.fallback
@@ -62,7 +68,9 @@ def _guarded(
 ) -> tuple[Decision, TurnMemory]:
     """Stabilise and rate-limit the decision, and say so in it."""
     guarded = apply_behavior(before.guards, behavior, observation.now_s, observation.ordered, decision.replicas)
-    after = TurnMemory(guarded.memory, before.absent_turns, before.forecast_seen, before.expects_forecast)
+    after = TurnMemory(
+        guarded.memory, before.absent_turns, before.forecast_seen, before.expects_forecast, before.served
+    )
     if guarded.replicas == decision.replicas:
         return decision, after
     reason = Reason.STABILIZED if guarded.bound_by == "stabilization" else Reason.RATE_LIMITED

@@ -22,7 +22,6 @@ from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Shadow
 from harmony.loop.state import Learned, Look, ScalePlan, State, Terms, Turn
 from harmony.model.authority import Mode, Pause
-from harmony.model.decision import Reason
 from harmony.model.memory import GuardMemory, TurnMemory
 from harmony.model.observation import Observation, Outcome
 from harmony.model.record import Record
@@ -296,6 +295,7 @@ def _learned(
         trust=trust,
         absent_turns=before.absent_turns,
         forecast_seen=before.forecast_seen,
+        served=before.served,
         learned_s=look.now_s,
     )
 
@@ -322,7 +322,9 @@ def consider(terms: Terms, state: State, look: Look, outcome: Outcome) -> tuple[
         memory=learned.memory,
     )
     policy = terms.policy
-    before = TurnMemory(learned.guards, learned.absent_turns, learned.forecast_seen, bool(policy.forecaster))
+    before = TurnMemory(
+        learned.guards, learned.absent_turns, learned.forecast_seen, bool(policy.forecaster), learned.served
+    )
     decision, after = decide_turn(observation, policy.decide, terms.behavior, before)
     trust = learned.trust
     if trust is not None:
@@ -336,13 +338,14 @@ def consider(terms: Terms, state: State, look: Look, outcome: Outcome) -> tuple[
         trust=trust,
         absent_turns=after.absent_turns,
         forecast_seen=after.forecast_seen,
+        served=after.served,
         learned_s=learned.learned_s,
     )
     scores = state.scores
     if terms.scored and look.forecast is not None:
         demand_name = terms.objective.demand or look.forecast.names[0]
         scores = scores.keep(look.forecast, demand_name, max(1, lead_window(observation)))
-    plan = _plan(terms, decided, look, decision.replicas, decision.reason)
+    plan = _plan(terms, decided, look, observation, decision.replicas)
     after_turn = State(decided, state.ledger, shadow, state.shadow_since_s, scores, *state[5:])
     return after_turn, Turn(observation, decision, plan, outcome, before)
 
@@ -352,7 +355,7 @@ def _present(terms: Terms, demand: float, age_s: float) -> float:
     return demand if age_s == 0.0 or abs(age_s) <= terms.stale_s else math.nan
 
 
-def _plan(terms: Terms, learned: Learned, look: Look, wanted: int, reason: Reason) -> ScalePlan:
+def _plan(terms: Terms, learned: Learned, look: Look, seen: Observation, wanted: int) -> ScalePlan:
     """What the granted authority makes of the count that was decided."""
     current = look.ordered
     if _is_zero_by_hand(terms, look):
@@ -363,8 +366,10 @@ def _plan(terms: Terms, learned: Learned, look: Look, wanted: int, reason: Reaso
         allowed = permitted(mode, terms.pause, current, wanted)
         desired, held_by = allowed.replicas, allowed.bound_by
     if desired < current:
-        if reason is Reason.WARMING_UP:
-            return ScalePlan(wanted, current, WARMING_UP)  # a few readings are no reason to give replicas away
+        kept = min(current, seen.objective.max_replicas)
+        blind = terms.policy.forecaster and seen.forecast is None and terms.pause.replicas is None
+        if blind and desired < kept:
+            return ScalePlan(wanted, kept, WARMING_UP)  # a few readings are no reason to give replicas away
         if look.hold_down:
             return ScalePlan(wanted, current, look.hold_down)
     return ScalePlan(wanted, desired, held_by)

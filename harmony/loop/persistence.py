@@ -45,6 +45,7 @@ def learned_to_json(learned: Learned) -> dict[str, Any]:
         "feedback": {"epsilon": _six(learned.feedback.epsilon), "level": _six(learned.feedback.level)},
         "absentTurns": learned.absent_turns,
         "forecastSeen": learned.forecast_seen,
+        "served": learned.served,
     }
     if not learned.capacity.is_known:
         out["capacity"] = _capacity_json(learned.capacity)
@@ -97,6 +98,7 @@ def learned_from_json(data: Any, defaults: Learned) -> Restored:  # noqa: ANN401
         guards=part("guards", _guards, defaults.guards),
         absent_turns=part("absentTurns", lambda v: _whole(v, 0, 10**9), defaults.absent_turns),
         forecast_seen=part("forecastSeen", _flag, defaults.forecast_seen),
+        served=part("served", _flag, True),  # before this was kept, whoever had learned something had served
         learned_s=part("learnedS", lambda v: _number(v, -LATEST_S, LATEST_S), defaults.learned_s),
     )
     return Restored(learned, tuple(notes))

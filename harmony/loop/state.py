@@ -100,6 +100,7 @@ class Learned:
         trust: realised against stated risk; None where nobody judges it.
         absent_turns: turns in a row in which demand or forecast were absent.
         forecast_seen: True once there was a forecast: its absence is a loss from then on, no longer a warm-up.
+        served: True once a replica was ready, since the count last was 0.
         learned_s: time of the newest turn, seconds since the epoch; None before the first.
     """
 
@@ -111,6 +112,7 @@ class Learned:
     trust: Trust | None = None
     absent_turns: int = 0
     forecast_seen: bool = False
+    served: bool = False
     learned_s: float | None = None
 
     @classmethod

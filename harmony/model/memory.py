@@ -61,9 +61,12 @@ class TurnMemory:
         absent_turns: turns in a row in which demand or forecast were absent.
         forecast_seen: True once there was a forecast: its absence is a loss from then on, no longer a warm-up.
         expects_forecast: True where there is a forecaster at all.
+        served: True once a replica was ready, since the count last was 0: without one, absent data are no outage but a
+            cold start. (Records from before this was kept speak of services that served.)
     """
 
     guards: GuardMemory = field(default_factory=GuardMemory)
     absent_turns: int = 0
     forecast_seen: bool = False
     expects_forecast: bool = True
+    served: bool = True

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from forecasting.distribution import ForecastDistribution
 from harmony.decision.turn import decide_turn
 from harmony.model.capacity import Capacity
-from harmony.model.decision import Decision
+from harmony.model.decision import Decision, Reason
 from harmony.model.memory import TurnMemory
-from harmony.model.objective import Objective
+from harmony.model.objective import Fallback, Objective
 from harmony.policies.base import Policy
 from harmony.policies.harmony import HarmonyPolicy
 from harmony.policies.hpa import HpaPolicy
@@ -106,3 +106,31 @@ def test_one_infinite_path_makes_the_forecast_absent() -> None:
     decision = turn(HarmonyPolicy(), demand=100.0, ordered=3, ready=3, forecast=forecast(paths), forecast_seen=True)
     assert decision.candidates is None
     assert decision.replicas == 3
+
+
+FALLBACK = Objective(fallback=Fallback(replicas=4, failure_threshold=3, behavior="currentReplicasIfHigher"))
+
+
+def absent(before: TurnMemory, ordered: int, ready: int) -> tuple[Decision, TurnMemory]:
+    """A turn without demand."""
+    policy = HarmonyPolicy()
+    seen = observation(demand=math.nan, forecast=None, ordered=ordered, ready=ready, objective=FALLBACK)
+    return decide_turn(seen, policy.decide, policy.behavior, before)
+
+
+def test_a_cold_start_is_no_outage() -> None:
+    """What a service's own pods measure is not there before the first of them is ready."""
+    memory = TurnMemory(served=False)
+    for _ in range(50):
+        decision, memory = absent(memory, ordered=1, ready=0)
+        assert (decision.replicas, decision.reason) == (1, Reason.ABSENT_DATA)
+    for k in range(1, 3):
+        decision, memory = absent(memory, ordered=1, ready=1)
+        assert (decision.replicas, memory.absent_turns) == (1, k)
+    for ready in (1, 0, 0):  # whoever has served and loses its pods and readings has an outage
+        decision, memory = absent(memory, ordered=1, ready=ready)
+        assert (decision.replicas, decision.reason) == (4, Reason.FALLBACK)
+    _, memory = absent(memory, ordered=0, ready=0)
+    for _ in range(50):
+        decision, memory = absent(memory, ordered=1, ready=0)
+        assert (decision.replicas, decision.reason) == (1, Reason.ABSENT_DATA), "woken from 0, it starts cold again"
