@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from forecasting.config import shown
 from forecasting.errors import ArtefactError
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "Artefact", "load_artefact", "save_artefact"]
@@ -31,6 +33,10 @@ FORMAT = "harmony-forecaster"
 FORMAT_VERSION = 1
 _WEIGHTS = "weights.safetensors"
 _HEADER = "model.json"
+_MOST_HEADER = 16_000_000
+_MOST_WEIGHTS = 1_000_000_000
+_AGAIN = "fetch or train it again"
+_EXPECTED = {str: "text", dict: "values by name"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,32 +93,64 @@ def load_artefact(folder: str | os.PathLike[str]) -> Artefact:
     if not header.is_file():
         raise ArtefactError(f"no model in {source}: {_HEADER} is missing; give a folder written by save()")
     try:
-        body = json.loads(header.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtefactError(f"{header} is not readable JSON (cut short?): {error}; fetch or train it again") from error
+        body = json.loads(_bytes(header, _MOST_HEADER), parse_constant=_no_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtefactError(f"{header} is not readable JSON (cut short?): {_line(error)}; {_AGAIN}") from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
-        found = body.get("format") if isinstance(body, dict) else type(body).__name__
-        raise ArtefactError(f"{header} is of format {found!r}, expected {FORMAT!r}")
+        found = shown(body.get("format")) if isinstance(body, dict) else type(body).__name__
+        raise ArtefactError(f"{header} is of format {found}, expected {FORMAT!r}")
     if body.get("format_version") != FORMAT_VERSION:
         raise ArtefactError(
-            f"{header} has format version {body.get('format_version')}, this release reads version {FORMAT_VERSION}; "
-            f"train it again or use the release that wrote it"
+            f"{header} has format version {shown(body.get('format_version'))}, this release reads version "
+            f"{FORMAT_VERSION}; train it again or use the release that wrote it"
         )
     stated = body.pop("sha256", None)
-    if stated != hashlib.sha256(_canonical(body)).hexdigest():
-        raise ArtefactError(
-            f"{header} was altered: its contents do not match its own checksum; fetch or train it again"
-        )
     try:
-        weights = weights_file.read_bytes()
-    except OSError as error:
-        raise ArtefactError(f"cannot read {weights_file}: {error.strerror}; a model needs both files") from error
+        is_whole = stated == hashlib.sha256(_canonical(body)).hexdigest()
+        meta = _restored(body.get("meta"))
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{header} holds values that no model has: {_line(error)}; {_AGAIN}") from error
+    if not is_whole:
+        raise ArtefactError(f"{header} was altered: its contents do not match its own checksum; {_AGAIN}")
+    for name, value, kind in (("weights_sha256", body.get("weights_sha256"), str), ("meta", meta, dict)):
+        if not isinstance(value, kind):
+            raise ArtefactError(f"{header}: {name} is {shown(value)}, expected {_EXPECTED[kind]}; {_AGAIN}")
+    try:
+        weights = _bytes(weights_file, _MOST_WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"cannot read {weights_file}: {_line(error)}; a model needs both files") from error
     if hashlib.sha256(weights).hexdigest() != body["weights_sha256"]:
         raise ArtefactError(
             f"{weights_file} ({len(weights)} bytes) is cut short or altered: its checksum is not the one in {_HEADER}; "
-            f"fetch or train it again"
+            f"{_AGAIN}"
         )
-    return Artefact(tensors=load_tensors(weights), meta=_restored(body["meta"]))
+    try:
+        tensors = load_tensors(weights)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
+        raise ArtefactError(f"{weights_file} holds no safetensors: {_line(error)}; {_AGAIN}") from error
+    return Artefact(tensors=tensors, meta=meta)
+
+
+def _bytes(file: Path, most: int) -> bytes:
+    """The content of a file that is one, and no larger than a model's is."""
+    if not file.is_file():
+        raise ValueError("there is no such file")
+    size = file.stat().st_size
+    if size > most:
+        raise ValueError(f"it has {size:,} bytes, expected at most {most:,}")
+    return file.read_bytes()
+
+
+def _no_constant(name: str) -> Any:  # noqa: ANN401
+    raise ValueError(f"{name} is no JSON")
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one line of bounded length."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return next(iter(told.splitlines()), "")[:200] or type(error).__name__
 
 
 def _swap(fresh: Path, target: Path) -> None:

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from forecasting.errors import UsageError, suggest
 
-__all__ = ["ModelConfig", "TrainingConfig"]
+__all__ = ["ModelConfig", "TrainingConfig", "shown"]
+
+
+_MOST = 1_000_000
+_MOST_WIDTH = 2_048
+_MOST_LAYERS = 64
+_EXPECTED: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    int | None: "a whole number or nothing",
+    str | None: "a name or nothing",
+    Mapping[str, Any]: "options by name",
+}
+
+
+def shown(value: object) -> str:
+    """A value in one line of bounded length, for messages."""
+    return reprlib.repr(value)[:80]
+
+
+def _fits(value: Any, hint: Any) -> bool:  # noqa: ANN401
+    """Whether a plain value is of a setting's type; a whole number is a number, a truth value is none."""
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
+    if hint in (int, int | None):
+        return (value is None and hint is not int) or (isinstance(value, int) and not isinstance(value, bool))
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint == str | None:
+        return value is None or isinstance(value, str)
+    return isinstance(value, Mapping)
 
 
 class _Settings:
@@ -19,19 +51,25 @@ class _Settings:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Settings from plain values; `UsageError` names an unknown one and what is near."""
         known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        for name in values:
+        hints = get_type_hints(cls)
+        for name, value in values.items():
             if name not in known:
-                raise UsageError(f"no setting {name!r} in {cls.__name__}; {suggest(name, known)}")
+                raise UsageError(f"no setting {str(name)[:40]!r} in {cls.__name__}; {suggest(str(name)[:40], known)}")
+            if not _fits(value, hints[name]):
+                raise UsageError(f"{cls.__name__}.{name} is {shown(value)}, expected {_EXPECTED[hints[name]]}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` reads back."""
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
 
-    def _positive(self, *names: str) -> None:
+    def _positive(self, *names: str, most: float = _MOST) -> None:
         for name in names:
-            if getattr(self, name) < 1:
-                raise UsageError(f"{type(self).__name__}.{name} is {getattr(self, name)}, expected 1 or more")
+            value = getattr(self, name)
+            if value < 1:
+                raise UsageError(f"{type(self).__name__}.{name} is {value}, expected 1 or more")
+            if value > most:
+                raise UsageError(f"{type(self).__name__}.{name} is {shown(value)}, expected at most {most}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +118,12 @@ class ModelConfig(_Settings):
     """Mask levels by zero keys, as the public release of the paper does, instead of truly."""
 
     def __post_init__(self) -> None:
-        self._positive("lookback", "horizon", "width", "heads", "patch", "temporal_layers", "quantiles", "free")
-        self._positive("functionals", "anchors", "step_width", "copula_rank", "temporal_mixers")
+        self._positive("lookback", "horizon", "patch")
+        self._positive("width", "step_width", "heads", "quantiles", "free", most=_MOST_WIDTH)
+        self._positive("functionals", "anchors", "copula_rank", most=_MOST_WIDTH)
+        self._positive("temporal_layers", "temporal_mixers", most=_MOST_LAYERS)
+        if not 0 <= self.cascade_layers <= _MOST_LAYERS:
+            raise UsageError(f"ModelConfig.cascade_layers is {self.cascade_layers}, expected 0 to {_MOST_LAYERS}")
         if self.near_rows is not None:
             self._positive("near_rows")
         if self.width % self.heads:

@@ -22,6 +22,7 @@ from forecasting.features import NetworkInputs, SeriesStats, make_inputs, series
 from forecasting.flow import FlowContext, JointFlow
 from forecasting.network import ForecastNet
 from forecasting.panel import FloatArray, Panel
+from forecasting.reading import read_parts
 from forecasting.reshape import coarsened, columns, ordered, rows
 from forecasting.scope import one_thread, seeded
 from forecasting.training import Examples, examples_of, train
@@ -396,22 +397,11 @@ class Forecaster:
     def _restore(cls, artefact: Artefact, source: Path) -> Forecaster:
         """A forecaster from what was read; `ArtefactError` if the parts do not fit together."""
         try:
-            meta = artefact.meta
-            config = ModelConfig.from_dict(meta["model"])
-            made = cls(model=config, training=TrainingConfig.from_dict(meta["training"]))
-            made._stats = {name: SeriesStats(**s) for name, s in meta["stats"].items()}
-            made._widths = {name: (float(w[0]), float(w[1])) for name, w in meta.get("widths", {}).items()}
-            for i in range(int(meta["members"])):
-                net = ForecastNet(config, meta["names"])
-                prefix = f"net{i}."
-                state = {n[len(prefix) :]: t.float() for n, t in artefact.tensors.items() if n.startswith(prefix)}
-                net.load_state_dict(state)
-                made._nets.append(net.eval())
-        except (KeyError, TypeError, RuntimeError, InputError) as error:
-            first = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ArtefactError(
-                f"{source}: weights and settings do not fit together ({first}); train it again"
-            ) from error
+            parts = read_parts(artefact)
+        except InputError as error:
+            raise ArtefactError(f"{source}: {error}; train it again") from error
+        made = cls(model=parts.config, training=parts.training)
+        made._stats, made._widths, made._nets = parts.stats, parts.widths, parts.nets
         return made
 
 

@@ -24,7 +24,7 @@ from forecasting.flow import FlowContext
 from forecasting.temporal import MixBlock
 from forecasting.windows import SEASONS_S
 
-__all__ = ["ForecastNet"]
+__all__ = ["ForecastNet", "head_sizes"]
 
 _SEASONS = len(SEASONS_S)
 _STEP_EMBEDDING = 16
@@ -85,19 +85,7 @@ class ForecastNet(nn.Module):
 
     def _sizes(self) -> dict[str, int]:
         """Length of every part of the head's output, in order."""
-        c = self.config
-        k = c.quantiles + 1 + _SEASONS + c.free + 1
-        return {
-            "logits": k,
-            "anchor": c.anchors * (c.functionals + 2 * _SEASONS),
-            "offset": c.free,
-            "free_scale": c.free,
-            "atom_scale": 3,
-            "drift": 1,
-            "wide": 1,
-            "link_q": c.copula_rank,
-            "link_k": c.copula_rank,
-        }
+        return head_sizes(self.config)
 
     def _first_head(self) -> None:
         """Begin as a half-and-half mix of the window's quantiles and of spreads around the newest values."""
@@ -244,6 +232,22 @@ class ForecastNet(nn.Module):
         raw = raw.reshape(b, n * steps, n * steps)
         factor: Tensor = raw / torch.linalg.vector_norm(raw, dim=-1, keepdim=True)
         return factor
+
+
+def head_sizes(config: ModelConfig) -> dict[str, int]:
+    """Length of every part of the head's output, in order."""
+    c = config
+    return {
+        "logits": c.quantiles + 1 + _SEASONS + c.free + 1,
+        "anchor": c.anchors * (c.functionals + 2 * _SEASONS),
+        "offset": c.free,
+        "free_scale": c.free,
+        "atom_scale": 3,
+        "drift": 1,
+        "wide": 1,
+        "link_q": c.copula_rank,
+        "link_k": c.copula_rank,
+    }
 
 
 def _first_functionals(count: int, lookback: int) -> Tensor:

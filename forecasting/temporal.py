@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forecasting.config import shown
 from forecasting.errors import UsageError, suggest
 from kernels import KernelError, MultiHead, available, describe
 
@@ -15,6 +16,9 @@ __all__ = ["MixBlock", "check_method", "methods"]
 
 _PLAIN = (bool, int, float, str, type(None))
 _TRIALS = (1, 5)
+_MOST_OPTION = 100_000
+_WRONG_KIND = (TypeError, AttributeError, LookupError, MemoryError)
+"""What mechanisms raise for options of another kind than theirs."""
 _NOT_SHORT = ("neighborhood",)
 """Methods that refuse sequences shorter than their kernel, as the windows of a young service are."""
 
@@ -31,23 +35,27 @@ def check_method(method: str, options: Mapping[str, Any], heads: int, width: int
     It is tried on one token and on five, which finds values of a wrong kind as well.
     """
     if not isinstance(method, str) or method not in methods():
-        raise UsageError(f"no temporal_attention {str(method)!r}; {suggest(str(method), methods())}")
+        raise UsageError(f"no temporal_attention {shown(method)}; {suggest(str(method)[:40], methods())}")
     if not isinstance(options, Mapping):
-        raise UsageError(f"temporal_options is {options!r}, expected options by name such as {{'window': 128}}")
+        raise UsageError(f"temporal_options is {shown(options)}, expected options by name such as {{'window': 128}}")
     for name, value in options.items():
         items = value if isinstance(value, list | tuple) else (value,)
         if not all(isinstance(item, _PLAIN) for item in items):
             raise UsageError(
-                f"temporal_options[{name!r}] is a {type(value).__name__}, expected a plain value or a list"
+                f"temporal_options[{shown(name)}] is a {type(value).__name__}, expected a plain value or a list"
             )
+        if any(isinstance(item, int) and abs(item) > _MOST_OPTION for item in items):
+            raise UsageError(f"temporal_options[{shown(name)}] is {shown(value)}, expected at most {_MOST_OPTION}")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             block = MixBlock(width, heads, 0.0, method=method, options=options)
             for tokens in _TRIALS:
                 block(torch.zeros(1, tokens, width), None)
-        except (KernelError, TypeError, ValueError, RuntimeError) as error:
+        except (KernelError, ValueError, RuntimeError, ArithmeticError, *_WRONG_KIND) as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UsageError(f"temporal_attention {method!r} with temporal_options {dict(options)}: {first}") from error
+            raise UsageError(
+                f"temporal_attention {method!r} with temporal_options {shown(dict(options))}: {first[:200]}"
+            ) from error
 
 
 class MixBlock(nn.Module):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,9 +169,46 @@ def test_weights_of_another_shape_are_refused(model: Forecaster, tmp_path: Path)
     found = load_artefact(model.save(tmp_path / "m"))
     wrong = {**found.meta, "model": {**found.meta["model"], "width": 32}}
     save_artefact(tmp_path / "m", Artefact(found.tensors, wrong))
-    with pytest.raises(ArtefactError, match="do not fit together") as caught:
+    with pytest.raises(ArtefactError, match=r"net0.identity.weight have the shape .*, the settings say") as caught:
         Forecaster.load(tmp_path / "m")
     assert "\n" not in str(caught.value)
+
+
+BAD = {
+    "no members": (lambda meta, _: meta.pop("members"), "members is None, expected 1 to 64"),
+    "a truth value for a size": (lambda meta, _: meta["model"].update(width=True), "ModelConfig.width is True"),
+    "a size beyond all": (lambda meta, _: meta["model"].update(horizon=10**9), "ModelConfig.horizon is 1000000000"),
+    "a horizon that has no weights": (lambda meta, _: meta["model"].update(horizon=10**6), "net0.step have the shape"),
+    "a name twice": (lambda meta, _: meta.update(names=["x0", "x0"]), "names holds one name twice"),
+    "a spread of nothing": (
+        lambda meta, _: meta["stats"]["x0"].update(spread=float("nan")),
+        r"stats\['x0'\].spread is nan",
+    ),
+    "weights that are not numbers": (
+        lambda _, tensors: tensors.update({"net0.place": tensors["net0.place"] * float("nan")}),
+        "'net0.place' hold numbers that are not finite",
+    ),
+    "whole numbers": (lambda _, tensors: tensors.update({"net0.step": tensors["net0.step"].int()}), "torch.int32"),
+    "weights that are gone": (lambda _, tensors: tensors.pop("net0.head.bias"), "net0.head.bias are missing"),
+    "a stranger's weights": (
+        lambda _, tensors: tensors.update({"net7.x": torch.ones(1)}),
+        "none of the 1 members",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), BAD.values(), ids=BAD)
+def test_bad_content_under_a_valid_checksum_is_named(model: Forecaster, tmp_path: Path, change: Any, said: str) -> None:
+    from forecasting.artefact import Artefact, load_artefact, save_artefact
+
+    found = load_artefact(model.save(tmp_path / "m"))
+    meta, tensors = copy.deepcopy(dict(found.meta)), dict(found.tensors)
+    change(meta, tensors)
+    save_artefact(tmp_path / "m", Artefact(tensors, meta))
+    with pytest.raises(ArtefactError, match=said) as caught:
+        Forecaster.load(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_mistakes_are_named(model: Forecaster) -> None:

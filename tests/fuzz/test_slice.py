@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.fuzz import journals
+from tests.fuzz import journals, models
 from tests.fuzz.tally import Tally
 
 
@@ -14,6 +12,9 @@ def check(tally: Tally, least: int) -> None:
     assert set(tally.outcomes) == {"answered", "refused"}, tally.outcomes  # neither all refused nor all let through
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_damaged_journals(seed: int) -> None:
-    check(journals.run(36, seed), 36)
+def test_damaged_journals() -> None:
+    check(journals.run(36), 36)
+
+
+def test_model_folders_with_valid_checksums_and_bad_content() -> None:
+    check(models.run(60), 60)
