@@ -1,34 +1,36 @@
 """The request-level world: a queue in front of replicas with token throughput, first-token and end-to-end latency.
 
 How a replica works is told by `simulator.service_model`. In front of all replicas stands one queue, first come first
-served: the oldest request takes a slot at the replica with the fewest requests as soon as there is a free one. A
-replica that is removed drains: it takes no new request and finishes those it has, while the caller already counts it
-as gone (the newest goes first). Without replicas the queue grows. Requests that are unfinished when the world ends
-are reported as such, never dropped.
+served: the oldest request takes a slot at the least full replica as soon as there is a free one. A replica that is
+removed drains: it takes no new request and finishes those it has, while the caller already counts it as gone (the
+newest goes first); one that is lost (its node was taken away) leaves its requests to the others, which begin them
+again. Without replicas the queue grows. Requests that are unfinished when the world ends are reported as such, never
+dropped.
 
-Everything that happens at one and the same moment happens in a fixed order (change of replicas, completions in the
-order in which they were scheduled, arrivals), so equal inputs give equal outcomes.
+What happens between two moments is worked out in `simulator.engine`, in a fixed order, so equal inputs give equal
+outcomes.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from forecasting.errors import DataError, UsageError
-from forecasting.panel import FloatArray, Indicator, IntArray
-from simulator.service_model import RequestLog, ServiceModel, default_ttft_slo_s, work
+from forecasting.panel import BoolArray, FloatArray, Indicator, IntArray
+from simulator import engine
+from simulator.service_model import Clients, RequestLog, ServiceModel, default_ttft_slo_s, work
 
 if TYPE_CHECKING:
     from simulator.traces.request_trace import RequestTrace
 
 __all__ = [
+    "Clients",
     "RequestLog",
     "RequestOutcome",
     "RequestWorld",
@@ -40,6 +42,9 @@ __all__ = [
 ]
 
 
+PLACES = 64  # replicas that there is room for at first
+
+
 @dataclass(frozen=True, slots=True)
 class StepView:
     """What could be seen of the world after one call of `RequestWorld.advance`.
@@ -48,7 +53,12 @@ class StepView:
         queue_length: requests that wait for a slot at the end of the step.
         running: requests that hold a slot, draining replicas included.
         draining: removed replicas that still finish their requests.
-        arrived, finished: requests during the step.
+        arrived, finished: requests during the step (arrived: those sent for the first time).
+        retried, timed_out, gave_up: requests that were sent again, cancelled by their client, cancelled for good.
+        tokens_in_flight, tokens_waiting: prompt and answer tokens of requests that hold a slot, and that wait for one.
+        kv_usage: share of the ready replicas' key-value cache that is reserved; NaN where it has no limit.
+        late_share: of requests that got their first token in the step, gave up, or wait longer than the bound at its
+            end, the share that is beyond the bound; NaN for none.
     """
 
     queue_length: int
@@ -56,6 +66,13 @@ class StepView:
     draining: int
     arrived: int
     finished: int
+    retried: int = 0
+    timed_out: int = 0
+    gave_up: int = 0
+    tokens_in_flight: float = 0.0
+    tokens_waiting: float = 0.0
+    kv_usage: float = math.nan
+    late_share: float = math.nan
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,6 +83,9 @@ class RequestOutcome:
         arrival_s, started_s, first_token_s, finished_s: (requests,) moments; `started_s` is the end of queueing.
         end_s: when the world ended.
         queue_length: (steps,) requests that waited at the end of each step.
+        gave_up_s: (requests,) when the client left for good.
+        attempts: (requests,) times that it was sent.
+        answer_tokens: (requests,) tokens after the first one.
     """
 
     arrival_s: FloatArray
@@ -74,6 +94,9 @@ class RequestOutcome:
     finished_s: FloatArray
     end_s: float
     queue_length: IntArray
+    gave_up_s: FloatArray
+    attempts: IntArray
+    answer_tokens: FloatArray
 
     @property
     def queue_wait_s(self) -> FloatArray:
@@ -90,244 +113,260 @@ class RequestOutcome:
         """(requests,) seconds from arrival to the last token."""
         return self.finished_s - self.arrival_s
 
+    @property
+    def token_gap_s(self) -> FloatArray:
+        """(requests,) mean seconds between tokens of a whole answer (inter-token latency); NaN for fewer than two."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gap = (self.finished_s - self.first_token_s) / self.answer_tokens
+        return np.where(self.answer_tokens > 0, gap, np.nan)
+
+    def late(self, ttft_slo_s: float) -> tuple[BoolArray, BoolArray]:
+        """(requests,) whether the first token came after the bound or never will, and whether that is known yet."""
+        left = ~np.isnan(self.gave_up_s)
+        waited = np.where(np.isnan(self.first_token_s), self.end_s - self.arrival_s, self.ttft_s)
+        late = (waited > ttft_slo_s) | (left & np.isnan(self.first_token_s))
+        return late, late | ~np.isnan(self.first_token_s)
+
     def summary(self, *, ttft_slo_s: float = 2.0, from_s: float = -math.inf) -> dict[str, float]:
         """Latency figures of the requests that arrived at ``from_s`` or later.
 
-        A request still under way counts with the time it has waited so far, so that a growing queue cannot hide. It
-        exceeds the bound once it has waited longer than that for its first token; before, it counts neither way.
-        Without requests only the two counts are given.
+        A request still under way, or given up, counts with the time it has waited so far (until it was given up), so
+        that a growing queue cannot hide. It exceeds the bound once it has waited longer than that for its first
+        token, or is given up; before, it counts neither way. Inter-token figures are of complete answers. Without
+        requests only the two counts are given; what clients did who lost patience only where somebody did.
         """
         chosen = self.arrival_s >= from_s
         n = int(chosen.sum())
-        out = {"requests": float(n), "unfinished": float(np.isnan(self.finished_s[chosen]).sum())}
+        left = ~np.isnan(self.gave_up_s)
+        out = {"requests": float(n), "unfinished": float((np.isnan(self.finished_s) & ~left)[chosen].sum())}
         if n == 0:
             return out
-        so_far = self.end_s - self.arrival_s[chosen]
-        ttft = self.ttft_s[chosen]
-        late = np.where(np.isnan(ttft), so_far, ttft) > ttft_slo_s
-        known = late | ~np.isnan(ttft)
+        if (self.attempts > 1).any() or left.any():
+            out |= {"gave_up": float(left[chosen].sum()), "retries": float((self.attempts[chosen] - 1).sum())}
+        so_far = np.where(left, self.gave_up_s, self.end_s) - self.arrival_s
+        late, known = (each[chosen] for each in self.late(ttft_slo_s))
         out["ttft_slo_s"] = ttft_slo_s
         out["slo_miss_rate"] = float(late.sum() / known.sum()) if known.any() else 0.0
+        out["slo_attainment"] = 1.0 - out["slo_miss_rate"]
         for name, values, levels in (
-            ("ttft", ttft, (50, 95, 99)),
-            ("e2e", self.e2e_s[chosen], (50, 95, 99)),
-            ("queue_wait", self.queue_wait_s[chosen], (95,)),
+            ("ttft", self.ttft_s, (50, 95, 99)),
+            ("e2e", self.e2e_s, (50, 95, 99)),
+            ("queue_wait", self.queue_wait_s, (95,)),
         ):
-            bounded = np.where(np.isnan(values), so_far, values)
+            bounded = np.where(np.isnan(values), so_far, values)[chosen]
             for level in levels:
                 out[f"{name}_p{level}_s"] = float(np.percentile(bounded, level))
+        gaps = self.token_gap_s[chosen]
+        gaps = gaps[~np.isnan(gaps)]
+        for level in (50, 95, 99):
+            if gaps.size:
+                out[f"itl_p{level}_s"] = float(np.percentile(gaps, level))
         return out
-
-
-class _Replica:
-    """State of one replica; `tokens` is how many tokens a request that decoded from the start would have by now."""
-
-    __slots__ = ("accepting", "decoding", "number", "prefilling", "prompts", "running", "since_s", "tokens", "version")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.accepting = True
-        self.running = 0  # slots taken
-        self.prompts: deque[int] = deque()  # requests whose prompt is being, or waits to be, processed
-        self.prefilling = False
-        self.decoding: list[tuple[float, int]] = []  # heap of (`tokens` at which it is done, request)
-        self.tokens = 0.0
-        self.since_s = 0.0  # when `tokens` was right; it stands still while a prompt is processed
-        self.version = 0  # of its one scheduled event; older ones are void
 
 
 class RequestWorld:
     """Requests of a trace meeting a number of ready replicas that changes from step to step.
 
     Call `advance` step by step, so that a loop can look in between; `outcome` says what became of the requests.
+    ``model`` is one kind of replica, or several: then counts are given a kind. ``ttft_slo_s`` is the bound that
+    `StepView` counts by.
 
     Raises `DataError` for requests that are not in order of arrival or come before ``start_s``.
     """
 
-    def __init__(self, requests: RequestLog, model: ServiceModel, start_s: float) -> None:
+    def __init__(
+        self,
+        requests: RequestLog,
+        model: ServiceModel | Sequence[ServiceModel],
+        start_s: float,
+        *,
+        clients: Clients | None = None,
+        ttft_slo_s: float = 2.0,
+    ) -> None:
         prompt, decode = work(requests)
         arrival = np.asarray(requests.arrival_s, dtype=np.float64)
         if not np.isfinite(arrival).all() or (np.diff(arrival) < 0).any():
             raise DataError("requests: arrival times must be finite and ascending")
         if arrival[0] < start_s:
             raise DataError(f"requests: the first arrives at {arrival[0]} s, before the world starts at {start_s} s")
-        self.model = model
+        self.models = (model,) if isinstance(model, ServiceModel) else tuple(model)
         self.now_s = start_s
-        self._arrival: list[float] = arrival.tolist()
-        self._prefill_s: list[float] = (prompt / model.prefill_tokens_per_s).tolist()
-        self._decode: list[float] = decode.tolist()
-        self._token_s = [0.0, *(model.token_s(n) for n in range(1, model.max_concurrency + 1))]
-        n = arrival.size
-        self._started = [math.nan] * n
-        self._first_token = [math.nan] * n
-        self._finished = [math.nan] * n
-        self._arrived = 0  # requests 0 .. _arrived-1 have arrived
-        self._next = 0  # requests _next .. _arrived-1 wait in the queue
-        self._done = 0
-        self._events: list[tuple[float, int, int, _Replica]] = []  # (time, sequence, version, replica)
-        self._sequence = 0
-        self._made = 0
-        self._ready: list[_Replica] = []  # oldest first
-        self._draining = 0
-        self._free: list[dict[_Replica, None]] = [{} for _ in range(model.max_concurrency)]  # by requests running
-        self._lowest = 0  # no ready replica runs fewer requests
+        self._columns = _columns(arrival, prompt, decode, self.models, clients or Clients(), ttft_slo_s)
+        self._ready: list[list[int]] = [[] for _ in self.models]  # places of ready replicas by kind, oldest first
+        self._gone: list[int] = []  # places of retired replicas
         self._queue_length: list[int] = []
 
-    # ---- the world seen from outside ------------------------------------------------------------------------
-    def advance(self, to_s: float, ready: int) -> StepView:
+    def advance(self, to_s: float, ready: int | Sequence[int], lost: int | Sequence[int] = 0) -> StepView:
         """Let time pass up to ``to_s`` with ``ready`` replicas from now on; what happens at ``to_s`` is left over.
 
-        Raises `UsageError` for a time that runs backwards or a negative number of replicas.
+        ``lost`` of those that were ready go at once and their requests begin again elsewhere (the oldest replicas);
+        further ones that are too many drain (the newest). Both are given a kind where there are several. Raises
+        `UsageError` for a time that runs backwards or a negative number of replicas.
         """
         if not to_s >= self.now_s or math.isinf(to_s):
             raise UsageError(f"advance to {to_s} s: the world is at {self.now_s} s already")
-        if ready < 0:
-            raise UsageError(f"{ready} ready replicas: expected 0 or more")
-        arrived, done = self._arrived, self._done
-        self._resize(ready)
-        self._run(to_s)
+        wanted = [ready] if isinstance(ready, int) else list(ready)
+        losses = [lost] * len(wanted) if isinstance(lost, int) else list(lost)
+        if len(wanted) != len(self.models) or len(losses) != len(wanted):
+            raise UsageError(f"{len(wanted)} counts of ready replicas for {len(self.models)} kinds")
+        if min(wanted) < 0 or min(losses) < 0:
+            raise UsageError(f"{min(wanted + losses)} ready replicas: expected 0 or more")
+        before = self._counts()
+        for kind, (count, gone) in enumerate(zip(wanted, losses, strict=True)):
+            self._resize(kind, count, gone)
+        engine.hand_out(self._columns, self.now_s)
+        engine.run(self._columns, to_s)
         self.now_s = to_s
-        queued = self._arrived - self._next
-        self._queue_length.append(queued)
-        return StepView(
-            queue_length=queued,
-            running=self._next - self._done,
-            draining=self._draining,
-            arrived=self._arrived - arrived,
-            finished=self._done - done,
-        )
+        after = self._counts()
+        self._queue_length.append(after[engine.QUEUE])
+        return self._view(before, after)
 
     def outcome(self) -> RequestOutcome:
         """What became of every request so far."""
-        n = self._arrived
+        c = self._columns
+        n = int(c.count[engine.ARRIVED])
+        finished, state = np.array(c.finished[:n], dtype=np.float64), np.array(c.state[:n], dtype=np.int64)
+        gone = state == engine.GONE
         return RequestOutcome(
-            arrival_s=np.array(self._arrival[:n]),
-            started_s=np.array(self._started[:n]),
-            first_token_s=np.array(self._first_token[:n]),
-            finished_s=np.array(self._finished[:n]),
+            arrival_s=np.array(c.arrival[:n], dtype=np.float64),
+            started_s=np.array(c.started[:n], dtype=np.float64),
+            first_token_s=np.array(c.first_token[:n], dtype=np.float64),
+            finished_s=np.where(gone, np.nan, finished),
             end_s=self.now_s,
             queue_length=np.array(self._queue_length, dtype=np.int64),
+            gave_up_s=np.where(gone, finished, np.nan),
+            attempts=np.array(c.attempt[:n], dtype=np.int64) + 1,
+            answer_tokens=np.array(c.decode[:n], dtype=np.float64),
         )
 
-    # ---- replicas come and go -------------------------------------------------------------------------------
-    def _resize(self, ready: int) -> None:
-        """Add idle replicas, or let the newest drain, and hand out what the queue holds."""
-        while len(self._ready) > ready:
-            replica = self._ready.pop()
-            replica.accepting = False
-            if replica.running < self.model.max_concurrency:
-                del self._free[replica.running][replica]
-            self._draining += replica.running > 0
-        if len(self._ready) < ready:
-            self._lowest = 0
-        while len(self._ready) < ready:
-            replica = _Replica(self._made)
-            self._made += 1
-            self._ready.append(replica)
-            self._free[0][replica] = None
-        self._hand_out(self.now_s)
+    def _counts(self) -> list[int]:
+        return [int(v) for v in self._columns.count]
 
-    def _hand_out(self, now: float) -> None:
-        """Give the oldest waiting requests to the replicas with the fewest, as long as there are free slots."""
-        slots = self.model.max_concurrency
-        while self._next < self._arrived:
-            while self._lowest < slots and not self._free[self._lowest]:
-                self._lowest += 1
-            if self._lowest == slots:
-                return
-            replica = next(iter(self._free[self._lowest]))
-            self._start(replica, now)
+    def _view(self, before: Sequence[int], after: Sequence[int]) -> StepView:
+        """What changed between two moments."""
+        figure = self._columns.figure
+        memory = sum(m.kv_tokens * len(places) for m, places in zip(self.models, self._ready, strict=True))
+        firsts, late, gave_up = (
+            after[i] - before[i] for i in (engine.FIRSTS, engine.LATE, engine.GAVE_UP)
+        )  # fmt: skip
+        settled = firsts + gave_up + after[engine.OVERDUE]
+        bounded = math.isfinite(memory) and memory > 0
+        return StepView(
+            queue_length=after[engine.QUEUE],
+            running=after[engine.RUNNING],
+            draining=after[engine.DRAINING],
+            arrived=after[engine.ARRIVED] - before[engine.ARRIVED],
+            finished=after[engine.FINISHED] - before[engine.FINISHED],
+            retried=after[engine.RETRIES] - before[engine.RETRIES],
+            timed_out=after[engine.TIMEOUTS] - before[engine.TIMEOUTS],
+            gave_up=gave_up,
+            tokens_in_flight=float(figure[engine.KV_USED]),
+            tokens_waiting=float(figure[engine.KV_WAITING]),
+            kv_usage=float(figure[engine.KV_USED]) / memory if bounded else math.nan,
+            late_share=(late + gave_up + after[engine.OVERDUE]) / settled if settled else math.nan,
+        )
 
-    # ---- what happens ---------------------------------------------------------------------------------------
-    def _run(self, to_s: float) -> None:
-        """Handle everything that happens before ``to_s`` in the order of (time, completions first, sequence)."""
-        events, arrival, n = self._events, self._arrival, len(self._arrival)
-        while True:
-            coming = arrival[self._arrived] if self._arrived < n else math.inf
-            if events and events[0][0] <= coming:
-                if events[0][0] >= to_s:
-                    return
-                now, _, version, replica = heapq.heappop(events)
-                if version != replica.version:
-                    continue
-                if replica.prefilling:
-                    self._first_token_out(replica, now)
-                else:
-                    replica.tokens, request = heapq.heappop(replica.decoding)
-                    replica.since_s = now
-                    self._finish(replica, request, now)
-                    self._resume(replica, now)
-            elif coming < to_s:
-                self._arrived += 1
-                self._hand_out(coming)
-            else:
-                return
+    def _resize(self, kind: int, wanted: int, lost: int) -> None:
+        """Lose the oldest replicas of ``kind``, add idle ones, or let the newest drain."""
+        c, ready = self._columns, self._ready[kind]
+        for _ in range(min(lost, len(ready))):
+            place = ready.pop(0)
+            engine.lose_replica(c, place)
+            self._gone.append(place)
+        while len(ready) > wanted:
+            place = ready.pop()
+            engine.retire_replica(c, place)
+            self._gone.append(place)
+        while len(ready) < wanted:
+            place = self._free_place()
+            engine.add_replica(self._columns, place, kind)
+            ready.append(place)
 
-    def _start(self, replica: _Replica, now: float) -> None:
-        """The oldest waiting request takes a slot; its prompt is next at that replica."""
-        request = self._next
-        self._next += 1
-        self._started[request] = now
-        self._move(replica, 1)
-        replica.prompts.append(request)
-        if not replica.prefilling:
-            if replica.decoding:
-                replica.tokens += (now - replica.since_s) / self._token_s[len(replica.decoding)]
-            self._resume(replica, now)
+    def _free_place(self) -> int:
+        """Where a new replica can stand: a place whose replica has drained, or a new one."""
+        c = self._columns
+        for i, place in enumerate(self._gone):
+            if c.running[place] == 0:
+                return self._gone.pop(i)
+        used = sum(len(r) for r in self._ready) + len(self._gone)
+        if used == len(c.due):
+            self._columns = _grown(c)
+        return used
 
-    def _first_token_out(self, replica: _Replica, now: float) -> None:
-        """A prompt is done: the request has its first token and decodes the rest of them with the others."""
-        request = replica.prompts.popleft()
-        self._first_token[request] = now
-        replica.prefilling = False
-        rest = self._decode[request]
-        if rest > 0:
-            heapq.heappush(replica.decoding, (replica.tokens + rest, request))
-        else:
-            self._finish(replica, request, now)
-        self._resume(replica, now)
 
-    def _finish(self, replica: _Replica, request: int, now: float) -> None:
-        """A request is done and its slot is free: for the next one in the queue, unless the replica drains."""
-        self._finished[request] = now
-        self._done += 1
-        self._move(replica, -1)
-        if not replica.accepting:
-            self._draining -= replica.running == 0
-        elif self._next < self._arrived:
-            self._next, request = self._next + 1, self._next
-            self._started[request] = now
-            self._move(replica, 1)
-            replica.prompts.append(request)
+def _list(values: npt.NDArray[Any]) -> Any:  # noqa: ANN401 - a column
+    """A column: an array where loops are compiled, a list where they are not (which then is the faster one)."""
+    return values if engine.COMPILED else values.tolist()
 
-    def _resume(self, replica: _Replica, now: float) -> None:
-        """Schedule what the replica does next: the next prompt if there is one, else the next finished request."""
-        replica.version += 1
-        replica.since_s = now
-        if replica.prompts:
-            replica.prefilling = True
-            due = now + self._prefill_s[replica.prompts[0]]
-        elif replica.decoding:
-            rest = max(0.0, replica.decoding[0][0] - replica.tokens)
-            due = now + rest * self._token_s[len(replica.decoding)]
-        else:
-            replica.tokens = 0.0
-            return
-        self._sequence += 1
-        heapq.heappush(self._events, (due, self._sequence, replica.version, replica))
 
-    def _move(self, replica: _Replica, change: int) -> None:
-        """One slot taken or freed, and the replica's place among the ready ones that follows."""
-        if not replica.accepting:
-            replica.running += change
-            return
-        slots = self.model.max_concurrency
-        if replica.running < slots:
-            del self._free[replica.running][replica]
-        replica.running += change
-        if replica.running < slots:
-            self._free[replica.running][replica] = None
-            self._lowest = min(self._lowest, replica.running)
+def _columns(
+    arrival: FloatArray,
+    prompt: FloatArray,
+    decode: FloatArray,
+    models: Sequence[ServiceModel],
+    clients: Clients,
+    ttft_slo_s: float,
+) -> engine.Columns:
+    """The state before anything has happened, without replicas."""
+    n, slots = arrival.size, max(m.max_concurrency for m in models)
+    token_s = [[m.token_s(i) if i else 0.0 for i in range(slots + 1)] for m in models]
+    count, figure = np.zeros(engine.COUNTS, dtype=np.int64), np.zeros(engine.FIGURES)
+    count[[engine.QUEUE_HEAD, engine.QUEUE_TAIL, engine.DUE_HEAD, engine.DUE_TAIL]] = -1
+    count[engine.KV_BOUND] = any(math.isfinite(m.kv_tokens) for m in models)
+    figure[[engine.BOUND_S, engine.PATIENCE_S, engine.BACKOFF_S]] = ttft_slo_s, clients.timeout_s, clients.backoff_s
+
+    def floats(fill: float) -> Any:  # noqa: ANN401
+        return _list(np.full(n, fill))
+
+    def ints(fill: int) -> Any:  # noqa: ANN401
+        return _list(np.full(n, fill, dtype=np.int32))
+
+    return engine.Columns(
+        arrival=_list(arrival.copy()), prompt=_list(prompt.copy()), decode=_list(decode.copy()),
+        kv=_list(prompt + decode + 1.0), started=floats(math.nan), first_token=floats(math.nan),
+        finished=floats(math.nan), sent=floats(math.nan), attempt=ints(0), state=ints(engine.ABSENT), where=ints(-1),
+        pred=ints(-1), succ=ints(-1), later=ints(-1), **_places(PLACES, slots),
+        prefill=_list(np.array([m.prefill_tokens_per_s for m in models], dtype=np.float64)),
+        slots=_list(np.array([m.max_concurrency for m in models], dtype=np.int64)),
+        kv_limit=_list(np.array([m.kv_tokens for m in models], dtype=np.float64)),
+        token_s=_list(np.array(token_s, dtype=np.float64).ravel()),
+        back_head=_list(np.full(clients.retries, -1, dtype=np.int64)),
+        back_tail=_list(np.full(clients.retries, -1, dtype=np.int64)),
+        count=_list(count), figure=_list(figure), width=_list(np.array([slots, PLACES], dtype=np.int64)),
+    )  # fmt: skip
+
+
+def _places(places: int, slots: int) -> dict[str, Any]:
+    """Columns of ``places`` (a power of two) replicas that are not there; all trees point at the first."""
+    whole: dict[str, tuple[int, float | int]] = {
+        "kind": (places, 0), "accepting": (places, 0), "running": (places, 0), "kv_used": (places, 0.0),
+        "reading": (places, 0), "decoding": (places, 0), "tokens": (places, 0.0), "since": (places, 0.0),
+        "head": (places, -1), "tail": (places, -1), "due": (places, math.inf), "load": (places, math.inf),
+        "heap_key": (places * slots, 0.0), "heap_request": (places * slots, -1),
+    }  # fmt: skip
+    out = {name: _list(np.full(size, fill)) for name, (size, fill) in whole.items()}
+    for name in ("due_tree", "load_tree"):
+        tree = np.zeros(2 * places, dtype=np.int64)
+        tree[places:] = np.arange(places)
+        for node in range(places - 1, 0, -1):
+            tree[node] = tree[2 * node]
+        out[name] = _list(tree)
+    return out
+
+
+def _grown(c: engine.Columns) -> engine.Columns:
+    """The same state with twice as many places for replicas."""
+    places, slots = len(c.due), int(c.width[0])
+    more = _places(2 * places, slots)
+    for name, column in more.items():
+        if not name.endswith("_tree"):
+            old = getattr(c, name)
+            column[: len(old)] = old
+    for tree, by in (("due_tree", more["due"]), ("load_tree", more["load"])):
+        for node in range(2 * places - 1, 0, -1):
+            a, b = more[tree][2 * node], more[tree][2 * node + 1]
+            more[tree][node] = b if by[b] < by[a] else a
+    return c._replace(**more, width=_list(np.array([slots, 2 * places], dtype=np.int64)))
 
 
 def simulate_requests(

@@ -7,6 +7,11 @@ One step of a replica is what a continuous-batching inference engine does:
   is the request's first token.
 - ``n`` requests decode together, one token each per step; a step takes ``a + b n`` seconds, where a lone request
   decodes `decode_tokens_per_s` and the replica as a whole never more than `decode_limit_tokens_per_s`.
+- Its key-value cache holds `kv_tokens`. A request reserves prompt and answer while it holds a slot, and waits in the
+queue
+  until they fit (an empty replica takes any request).
+
+`Clients` says what those do who wait for a first token.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import numpy.typing as npt
 from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray
 
-__all__ = ["RequestLog", "ServiceModel", "default_ttft_slo_s", "work"]
+__all__ = ["Clients", "RequestLog", "ServiceModel", "default_ttft_slo_s", "work"]
 
 
 class RequestLog(Protocol):
@@ -57,9 +62,10 @@ class ServiceModel:
     decode_tokens_per_s: float = 135.0
     decode_limit_tokens_per_s: float = 2_600.0
     max_concurrency: int = 32
+    kv_tokens: float = math.inf
 
     def __post_init__(self) -> None:
-        for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "decode_limit_tokens_per_s"):
+        for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "decode_limit_tokens_per_s", "kv_tokens"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"service model: {name} = {getattr(self, name)}, expected a positive number")
         if not math.isfinite(self.decode_tokens_per_s):
@@ -72,15 +78,22 @@ class ServiceModel:
         if self.max_concurrency < 1:
             raise UsageError(f"service model: max_concurrency = {self.max_concurrency}, expected 1 or more")
 
-    def token_s(self, running: int) -> float:
+    def token_s(self, running: float) -> float:
         """Seconds per token of each of ``running`` requests that decode together."""
         slope = 1.0 / self.decode_limit_tokens_per_s
         return 1.0 / self.decode_tokens_per_s + (running - 1) * slope
 
-    def requests_per_s(self, requests: RequestLog) -> float:
-        """The mean rate of this mix of requests that one replica sustains with all slots taken."""
+    def concurrency(self, requests: RequestLog) -> float:
+        """Requests of this mix that a full replica works on: its slots, or as many as its cache holds on average."""
         prompt, decode = work(requests)
-        full = self.token_s(self.max_concurrency) / self.max_concurrency
+        held = float((prompt + decode + 1.0).mean())
+        return max(1.0, min(float(self.max_concurrency), self.kv_tokens / held))
+
+    def requests_per_s(self, requests: RequestLog) -> float:
+        """The mean rate of this mix of requests that one replica sustains when it is full."""
+        prompt, decode = work(requests)
+        running = self.concurrency(requests)
+        full = self.token_s(running) / running
         busy_s = float(prompt.mean()) / self.prefill_tokens_per_s + float(decode.mean()) * full
         if not busy_s > 0:
             raise DataError("requests without any tokens put no load on a replica, so it has no capacity for them")
@@ -108,6 +121,27 @@ class ServiceModel:
             raise UsageError(f"{requests_per_s_per_replica} requests/s per replica: expected a positive number")
         model = cls() if base is None else base
         return model.scaled(requests_per_s_per_replica / model.requests_per_s(requests))
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """What a client does who waits: after ``timeout_s`` without a first token it cancels and sends again.
+
+    It does so at most ``retries`` times, ``backoff_s`` after the first time-out, twice as long after each further one;
+    then it gives up. By default clients wait for ever. Raises `UsageError` for impossible values.
+    """
+
+    timeout_s: float = math.inf
+    retries: int = 0
+    backoff_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.timeout_s > 0:
+            raise UsageError(f"clients: timeout_s = {self.timeout_s}, expected a positive number of seconds")
+        if not 0 <= self.retries <= 20:
+            raise UsageError(f"clients: retries = {self.retries}, expected 0 to 20")
+        if not (math.isfinite(self.backoff_s) and self.backoff_s >= 0):
+            raise UsageError(f"clients: backoff_s = {self.backoff_s}, expected 0 or more seconds")
 
 
 def default_ttft_slo_s(model: ServiceModel, requests: RequestLog) -> float:

@@ -238,9 +238,11 @@ def test_summary_counts_the_scored_part_only() -> None:
         "unfinished": 0.0,
         "ttft_slo_s": 1.0,
         "slo_miss_rate": 0.0,
+        "slo_attainment": 1.0,
         **{f"ttft_p{q}_s": 0.0 for q in (50, 95, 99)},
         **{f"e2e_p{q}_s": 1.0 for q in (50, 95, 99)},
         "queue_wait_p95_s": 0.0,
+        **{f"itl_p{q}_s": 1.0 for q in (50, 95, 99)},
     }
     assert out.summary(from_s=60.0) == {"requests": 0.0, "unfinished": 0.0}
 
