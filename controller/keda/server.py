@@ -8,9 +8,11 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
+from typing import TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError, Message
 
 from controller.keda import externalscaler_pb2 as pb
 from controller.keda.answers import DEFAULT_MAX_AGE_S, METRIC, TARGET, Answers, Refusal, names_of
@@ -24,6 +26,7 @@ __all__ = ["KedaScaler", "Tls"]
 
 SERVICE = "externalscaler.ExternalScaler"
 Observe = Callable[[str, str], None]
+M = TypeVar("M", bound=Message)
 # A thread that computes hands the interpreter over only this often (5 ms by default), and a call needs it several
 # times: with the default, one busy thread lets through 250 calls a second, and the rest queue for seconds.
 SWITCH_S = 0.0002
@@ -128,22 +131,31 @@ class KedaScaler:
         await server.stop(self._grace_s)
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
-        ref, asks = pb.ScaledObjectRef.FromString, pb.GetMetricsRequest.FromString
+        def one(handler: Callable[..., object]) -> grpc.RpcMethodHandler:
+            return grpc.unary_unary_rpc_method_handler(handler, None, lambda m: m.SerializeToString())
 
-        def one(handler: Callable[..., object], read: Callable[[bytes], object] | None) -> grpc.RpcMethodHandler:
-            return grpc.unary_unary_rpc_method_handler(handler, read, lambda m: m.SerializeToString())
+        def many(handler: Callable[..., object]) -> grpc.RpcMethodHandler:
+            return grpc.unary_stream_rpc_method_handler(handler, None, lambda m: m.SerializeToString())
 
-        def many(handler: Callable[..., object], read: Callable[[bytes], object] | None) -> grpc.RpcMethodHandler:
-            return grpc.unary_stream_rpc_method_handler(handler, read, lambda m: m.SerializeToString())
-
-        # the spec depends on nothing that is asked, so its requests are not even decoded: it cannot fail
+        # Requests come as bytes: what is no message is told so (see `_read`), which grpc itself calls UNKNOWN.
+        # The spec depends on nothing that is asked, so its requests are not even decoded: it cannot fail.
         return {
-            "IsActive": one(self._is_active, ref),
-            "StreamIsActive": many(self._stream_is_active, ref),
-            "GetMetricSpec": one(self._metric_spec, None),
-            "GetMetrics": one(self._metrics, asks),
-            "StreamMetricSpec": many(self._stream_metric_spec, None),
+            "IsActive": one(self._is_active),
+            "StreamIsActive": many(self._stream_is_active),
+            "GetMetricSpec": one(self._metric_spec),
+            "GetMetrics": one(self._metrics),
+            "StreamMetricSpec": many(self._stream_metric_spec),
         }
+
+    async def _read(self, method: str, kind: type[M], sent: bytes, context: grpc.aio.ServicerContext) -> M:
+        """The message that was sent; ends the call where the bytes are none."""
+        try:
+            read: M = kind.FromString(sent)
+        except DecodeError:
+            text = f"these {len(sent)} bytes are no {kind.__name__} of KEDA's external scaler protocol"
+            await self._refuse(method, context, Refusal("INVALID_ARGUMENT", text))
+            raise AssertionError("a refused call does not go on") from None
+        return read
 
     # calls ----------------------------------------------------------------------------------------------------
 
@@ -151,7 +163,8 @@ class KedaScaler:
         self._observe("GetMetricSpec", "OK")
         return _spec()
 
-    async def _metrics(self, asked: pb.GetMetricsRequest, context: grpc.aio.ServicerContext) -> pb.GetMetricsResponse:
+    async def _metrics(self, sent: bytes, context: grpc.aio.ServicerContext) -> pb.GetMetricsResponse:
+        asked = await self._read("GetMetrics", pb.GetMetricsRequest, sent, context)
         name = asked.metricName
         if name and name != METRIC and not name.endswith(f"-{METRIC}"):  # older releases prefix the trigger's index
             await self._refuse("GetMetrics", context, _unknown(name))
@@ -164,7 +177,8 @@ class KedaScaler:
         value = pb.MetricValue(metricName=name or METRIC, metricValue=answer, metricValueFloat=float(answer))
         return pb.GetMetricsResponse(metricValues=[value])
 
-    async def _is_active(self, asker: pb.ScaledObjectRef, context: grpc.aio.ServicerContext) -> pb.IsActiveResponse:
+    async def _is_active(self, sent: bytes, context: grpc.aio.ServicerContext) -> pb.IsActiveResponse:
+        asker = await self._read("IsActive", pb.ScaledObjectRef, sent, context)
         answer = self._answers.is_active(asker)
         self._answers.asked(asker)
         if isinstance(answer, Refusal):
@@ -174,9 +188,10 @@ class KedaScaler:
         return pb.IsActiveResponse(result=answer)
 
     async def _stream_is_active(
-        self, asker: pb.ScaledObjectRef, context: grpc.aio.ServicerContext
+        self, sent: bytes, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.IsActiveResponse]:
         """Push whenever the answer is known and another than the last; stay silent while it is not known."""
+        asker = await self._read("StreamIsActive", pb.ScaledObjectRef, sent, context)
         self._observe("StreamIsActive", "OK")
         last: bool | None = None
         with self._bell(names_of(asker)) as bell:

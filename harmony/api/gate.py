@@ -1,7 +1,8 @@
 """`Gate`: what every request passes before any route: host, credentials, limits, size and time.
 
 Plain ASGI, so that the fast path costs no more than it must. Nothing that a proxy could claim (Forwarded,
-X-Forwarded-*, X-Real-IP) is read: an address is the peer's, a host is this server's own.
+X-Forwarded-*, X-Real-IP) is read but whether TLS was spoken (`harmony.api.transport`): an address is the peer's, a host
+is this server's own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from harmony.api.limits import Buckets
 from harmony.api.problems import Problem, render, too_often
 from harmony.api.roles import Caller
 from harmony.api.state import ApiState
+from harmony.api.transport import STRICT_TRANSPORT, came_by_tls
 
 __all__ = ["EVENTS", "HEALTH", "Gate"]
 
@@ -88,7 +90,7 @@ class Gate:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        outgoing = _Outgoing(send)
+        outgoing = _Outgoing(send, came_by_tls(scope["scheme"], scope["headers"]))
         try:
             await self._serve(scope, receive, outgoing)
         except Problem as problem:
@@ -167,14 +169,17 @@ class Gate:
         return caller
 
     def _failed(self, address: str, now_s: float, asked: Asked, path: str, method: str, *, had_one: bool) -> None:
-        """A page sends its visitor to the login; otherwise guesses are counted, and too many are told to wait."""
-        if self._settings.login_path and method == "GET" and "text/html" in asked.accept and "/api/" not in path:
-            raise _LogInFirst
-        wait_s = self._failures.take(address, now_s)
-        if wait_s:
-            raise too_often(wait_s)
+        """Guesses are counted, and too many are told to wait; a page sends its visitor to the login."""
+        is_page = bool(self._settings.login_path) and method == "GET" and "text/html" in asked.accept
+        is_page = is_page and "/api/" not in path
+        if had_one or not is_page:
+            wait_s = self._failures.take(address, now_s)
+            if wait_s:
+                raise too_often(wait_s)
         if had_one:
             log.info("a wrong key or token", extra={"address": address})
+        if is_page:
+            raise _LogInFirst
 
     def _same_site(self, asked: Asked, by_cookie: bool) -> None:
         """Browsers say where a request comes from: other sites may not change anything here."""
@@ -236,16 +241,18 @@ class Gate:
 class _Outgoing:
     """`send` that adds the security headers and knows whether an answer has begun."""
 
-    __slots__ = ("_send", "started")
+    __slots__ = ("_send", "_tls", "started")
 
-    def __init__(self, send: Send) -> None:
-        self._send, self.started = send, False
+    def __init__(self, send: Send, tls: bool) -> None:
+        self._send, self._tls, self.started = send, tls, False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
             headers = message["headers"] = list(message.get("headers", ()))
             headers.extend(SECURITY)
+            if self._tls:
+                headers.append(STRICT_TRANSPORT)
             if not any(name == b"content-security-policy" for name, _ in headers):
                 headers.append(POLICY)
         await self._send(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 from urllib.parse import parse_qs, quote
 
@@ -12,6 +13,7 @@ from harmony.api.auth import Credentials
 from harmony.api.depends import require
 from harmony.api.problems import Problem, too_often
 from harmony.api.roles import Role
+from harmony.api.transport import is_secure
 from harmony.dashboard import sessions
 from harmony.dashboard.dashboard import LOGIN, Dashboard
 from harmony.dashboard.fleet import BY_KEY, COLUMNS, FleetQuery, fleet
@@ -24,6 +26,7 @@ from harmony.serving import utc
 
 __all__ = ["router"]
 
+log = logging.getLogger(__name__)
 THEMES = ("auto", "light", "dark")
 YEAR_S = 31_536_000
 WHAT_IF = "/api/v1/services/{}/what-if"
@@ -166,7 +169,7 @@ def theme(request: Request, theme: str, back: str = "/") -> Response:
     """Remember a theme (for browsers without JavaScript) and go back."""
     answer = RedirectResponse(inside(back), 303)
     if theme in THEMES:
-        answer.set_cookie("harmony_theme", theme, max_age=YEAR_S, samesite="lax", secure=request.url.scheme == "https")
+        answer.set_cookie("harmony_theme", theme, max_age=YEAR_S, samesite="lax", secure=is_secure(request))
     return answer
 
 
@@ -191,6 +194,8 @@ async def login(request: Request, our: Our) -> Response:
         await request.app.state.authenticator.caller(Credentials(key), address)
     except Problem as problem:
         wait_s = our.guesses.take(address, now_s)
+        if problem.slug == "unauthenticated":
+            log.info("a wrong key or token", extra={"address": address})
         said = "That key is unknown, revoked or expired." if problem.slug == "unauthenticated" else problem.detail
         if wait_s:
             said = f"Too many wrong keys; try again in {wait_s:.0f} s."
@@ -205,7 +210,7 @@ def logout(request: Request, our: Our) -> Response:
     """End the session."""
     our.sessions.end(request.cookies.get(sessions.COOKIE, ""))
     answer = RedirectResponse("/", 303)
-    answer.delete_cookie(sessions.COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    answer.delete_cookie(sessions.COOKIE, httponly=True, samesite="strict", secure=is_secure(request))
     return answer
 
 
@@ -216,7 +221,7 @@ def _set_session(request: Request, answer: Response, value: str) -> None:
         max_age=int(sessions.LIFE_S),
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=is_secure(request),
     )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from forecasting.errors import UsageError
+from harmony.journal.errors import meaning
 
 __all__ = ["connect", "journal_url", "shown"]
 
@@ -84,7 +85,7 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
             max_overflow=4,
         )
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise UsageError(f"journal: {error}") from error
+        raise UsageError(f"journal: {meaning(error)}") from error
     event.listen(engine, "connect", _prepare if not read_only else _prepare_reading)
     event.listen(engine, "begin", _begin)
     return engine

@@ -35,6 +35,7 @@ MEANINGS = (  # part of the database's own words (SQLite, PostgreSQL), what it m
     ("file is not a database", "the file is no SQLite database"),
     ("malformed", "the file is damaged"),
     ("disk i/o error", "the disk fails"),
+    ("queuepool limit", "all connections to it are in use"),
     ("connection refused", "the database server refuses connections"),
     ("could not translate host name", "the database server's name is unknown"),
     ("failed to resolve host", "the database server's name is unknown"),
@@ -53,8 +54,8 @@ def meaning(error: BaseException) -> str:
     for part, text in MEANINGS:
         if part in low:
             return text
-    first = told.strip().splitlines()
-    return f"{type(error).__name__}: {first[0][:160]}" if first else type(error).__name__
+    first = told.partition("(Background on this error")[0].strip().splitlines()  # an address that helps nobody here
+    return f"{type(error).__name__}: {first[0].strip()[:160]}" if first else type(error).__name__
 
 
 @contextmanager

@@ -247,6 +247,35 @@ def test_guessing_is_slowed_down(visitor: httpx.Client, closed: Site) -> None:
     ).status_code in (400, 401)
 
 
+def test_keys_typed_into_addresses_of_pages_are_counted_too(visitor: httpx.Client, closed: Site) -> None:
+    closed.clock.monotonic += 1000
+    page = {"accept": "text/html", "x-api-key": "hk_no"}
+    assert [visitor.get("/about", headers=page).status_code for _ in range(5)] == [303, 303, 303, 429, 429]
+    assert visitor.get("/about", headers={"accept": "text/html"}).status_code == 303  # who brings none guesses nothing
+
+
+TLS = [
+    ({"x-forwarded-proto": "https"}, True),
+    ({"x-forwarded-proto": "https, http"}, True),
+    ({"x-forwarded-proto": "http, https"}, False),
+    ({"forwarded": 'for=192.0.2.7; proto="https"'}, True),
+    ({}, False),
+]
+
+
+@pytest.mark.parametrize(("headers", "is_tls"), TLS)
+def test_behind_a_proxy_that_ends_tls_cookies_are_for_tls_alone(
+    visitor: httpx.Client, closed: Site, headers: dict[str, str], is_tls: bool
+) -> None:
+    closed.clock.monotonic += 1000
+    visitor.headers.update(headers)
+    signed_in = sign_in(visitor, closed)
+    assert ("; Secure" in signed_in.headers["set-cookie"]) is is_tls
+    assert ("; Secure" in visitor.get("/theme/dark").headers["set-cookie"]) is is_tls
+    for answer in (signed_in, visitor.get("/login"), visitor.get("/api/v1/services"), visitor.get("/healthz")):
+        assert answer.headers.get("strict-transport-security") == ("max-age=31536000" if is_tls else None)
+
+
 def test_a_page_of_a_large_fleet_has_a_hundred_services(site: Site, web: httpx.Client) -> None:
     one = site.chat()
     site.hub.publish([dataclasses.replace(one, service=f"many/s{i:04d}") for i in range(1000)])

@@ -12,10 +12,11 @@ import numpy as np
 import polars as pl
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, TimeoutError
 
 from forecasting.errors import DataError, UsageError
 from harmony.journal import ApiKey, JournalError, JournalStore, JournalUnavailable, StoredJob, export_to
+from harmony.journal.errors import translated
 from tests.journal.builders import NOON_S, fleet
 from tests.journal.equal import assert_same
 
@@ -297,3 +298,12 @@ def test_times_that_are_none_are_refused(store: JournalStore, at_s: float) -> No
     record = replace(snapshot.record, observation=replace(snapshot.record.observation, now_s=at_s))
     with pytest.raises(DataError, match="expected seconds since 1970"):
         store.append([replace(snapshot, record=record)])
+
+
+@pytest.mark.parametrize("lost", ["QueuePool limit of size 4 overflow 4 reached", "something else that failed"])
+def test_errors_lead_nobody_to_the_librarys_pages(lost: str) -> None:
+    error = TimeoutError(f"{lost} (Background on this error at: https://sqlalche.me/e/20/3o7r)")
+    with pytest.raises(JournalUnavailable) as caught, translated("here"):
+        raise error
+    assert "sqlalche" not in str(caught.value)
+    assert str(caught.value).startswith("journal here: ")

@@ -88,6 +88,27 @@ def test_bytes_on_the_wire_are_those_that_keda_reads() -> None:
     asyncio.run(main())
 
 
+def test_bytes_that_are_no_message_are_told_so() -> None:
+    async def main() -> None:
+        async with world() as w:
+            w.post(3)
+            for method, open_ in (
+                ("GetMetrics", "unary_unary"),
+                ("IsActive", "unary_unary"),
+                ("StreamIsActive", "unary_stream"),
+            ):
+                call = getattr(w.channel, open_)(f"/externalscaler.ExternalScaler/{method}")
+                for sent in (b"\xff\xff\xff", b"\x0a\x02\xc3\x28", b"\x0a\x7f", b"\x08" * 99, b"\x0b" * 500):
+                    answer = call(sent)
+                    got, details = await refused(answer if open_ == "unary_unary" else anext(aiter(answer)))
+                    assert got is grpc.StatusCode.INVALID_ARGUMENT, (method, sent, got, details)
+                    assert details.startswith(f"these {len(sent)} bytes are no ")
+            assert await value(w) == 3
+            assert ("GetMetrics", "INVALID_ARGUMENT") in w.counted
+
+    asyncio.run(main())
+
+
 def test_value_is_what_was_decided_and_active_follows_it() -> None:
     async def main() -> None:
         async with world() as w:
