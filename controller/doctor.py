@@ -246,6 +246,7 @@ async def _service(service: Service, targets: Targets, clock: LiveClock) -> list
     elif contested and settings.mode.moves_count:
         cure = f"remove one of the two, use mode Floor, or actuation External (granted: {settings.mode})"
         out.append(Finding(about, "failed", f"{service.rival} scales the same target", cure))
+    service.expects(view, clock.now_s())
     try:
         state = await service.feed.refresh(clock.now_s())
     except PrometheusError as error:

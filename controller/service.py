@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from controller.observing.starts import PodStarts
-from controller.observing.targets import Targets, TargetView
+from controller.observing.targets import OWNERS, Targets, TargetView
 from controller.prometheus.feed import Feed, FeedState
 from controller.prometheus.history import History
 from controller.resource.saving import demand_mark
@@ -145,14 +144,19 @@ class Service:
         return self._rival
 
     async def read(self, targets: Targets, now_s: float) -> None:
-        """Look at the target and at the indicators, side by side."""
+        """Look at the target, then at the indicators: how many pods should report is known by then."""
         self._error = ""
         settings = self._settings
         self._feed.reads_past = not self.is_idle
-        view, state = await asyncio.gather(
-            targets.look(settings.key.namespace, settings.target, self._starts, now_s), self._feed.refresh(now_s)
-        )
-        self.saw(view, state)
+        view = await targets.look(settings.key.namespace, settings.target, self._starts, now_s)
+        self.expects(view, now_s)
+        self.saw(view, await self._feed.refresh(now_s))
+
+    def expects(self, view: TargetView, now_s: float) -> None:
+        """So many pods should report: of kinds that may have several pods a replica no more than there are replicas."""
+        one_each = (self._settings.target.api_version.rpartition("/")[0], self._settings.target.kind) in OWNERS
+        most = view.ready if one_each else min(view.ready, view.ordered)
+        self._feed.expect(now_s, view.starts.pods, most, min(view.starts.settled, most))
 
     def saw(self, view: TargetView, feed_state: FeedState) -> None:
         """What was read for the coming turn."""

@@ -14,6 +14,7 @@ GPU_LABEL = "nvidia.com/gpu.product"
 # A pod first seen when ready may have lost and regained readiness since; after so long that is the likelier story.
 LONGEST_UNWATCHED_S = 3600.0
 STARTING = "Starting"  # nothing is known to be wrong
+SETTLED_S = 300.0  # service discovery and a first scrape are over
 SAME_MOMENT_S = 5.0  # between a pod's start and the first note of its readiness
 FAILED_WAITING = (
     "CrashLoopBackOff",
@@ -54,6 +55,7 @@ class Starts:
         stuck: the reason that most pods wait for, for people; empty for none.
         words: what the oldest of them says about it; empty where it says nothing.
         gpu_type: of the newest pod that names one.
+        settled: how many pods have served for longer than monitoring takes to find one.
     """
 
     pods: int = 0
@@ -66,6 +68,7 @@ class Starts:
     stuck: str = ""
     words: str = ""
     gpu_type: str = ""
+    settled: int = 0
 
     def overdue_s(self, limit_s: float) -> tuple[float, ...]:
         """How long pods have not served that should have by now: after ``limit_s`` seconds; longest first."""
@@ -96,7 +99,7 @@ class PodStarts:
         waits: dict[str, list[tuple[float, str]]] = {}  # reason: since when, and in what words
         present: set[str] = set()
         unready: list[float] = []
-        alive = ready = 0
+        alive = ready = settled = 0
         newest, gpu_type = float("-inf"), ""
         self.since_s = min(self.since_s, now_s)  # from a machine whose clock was ahead: no start would ever count
         latest = self.since_s
@@ -126,6 +129,7 @@ class PodStarts:
                 waits.setdefault(why, []).append((since_s, words))
                 continue
             ready += 1
+            settled += now_s - became >= SETTLED_S
             watched = self._starting.pop(uid, None) is not None
             if uid not in self._counted:
                 self._counted.add(uid)
@@ -150,6 +154,7 @@ class PodStarts:
             stuck=stuck,
             words=min(waits[stuck])[1] if stuck else "",
             gpu_type=gpu_type,
+            settled=settled,
         )
 
     def _give_up(self, uid: str, now_s: float, failed: list[float]) -> None:

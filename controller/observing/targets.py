@@ -16,7 +16,7 @@ from controller.observing.starts import GPU_LABEL, PodStarts, Starts
 from controller.resource.settings import TargetRef
 from forecasting.errors import UsageError
 
-__all__ = ["TargetView", "Targets", "is_own", "resource_of", "selector_text"]
+__all__ = ["OWNERS", "TargetView", "Targets", "is_own", "resource_of", "selector_text"]
 
 Json = dict[str, Any]
 WATCHED = {  # kinds whose objects are watched; of all others `/scale` is read each tick

@@ -30,6 +30,9 @@ _WORD = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 # of each series one with the same labels, or pairs equal labels). Anything else may mix services.
 _AROUND = frozenset({"or", "histogram_quantile"})
 _INSIDE = frozenset({"or", "rate", "increase", "irate", "delta", "deriv"})
+# Pods that are scraped by the job of those that have the metric, and have none themselves yet. Services that share a
+# job share this, so that a pod may count a little earlier than asked alone.
+_JOBS = frozenset({"and", "on", "job"})
 _MATCHER = re.compile(
     r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*("[^"\\\n]*"|'[^'\\\n]*'|`[^`]*`)\s*(?:,|$)""", re.ASCII
 )
@@ -124,14 +127,20 @@ def _grouped(template: str, labels: tuple[str, ...], named_by: str, tails: tuple
     position = 0
     for found in _AGGREGATION.finditer(template):
         if found.start() < position:
-            return None  # one inside another
+            continue  # counted with the one around it
         end = _closing(template, found.end())
         inside = template[found.end() : end]
         between = template[position : found.start()]
-        if end < 0 or not _is_plain(inside, _INSIDE) or not _is_plain(between, _AROUND) or MATCHERS in between:
+        if end < 0 or not _is_plain(between, _AROUND) or MATCHERS in between:
+            return None
+        if found[1] == "count" and inside.startswith("count by "):  # how many groups there are
+            of = _grouped(inside, labels, named_by, tails)
+        else:
+            of = _named(inside, named_by, tails) if _is_plain(inside, _INSIDE | _JOBS) else None
+        if of is None:
             return None
         by = ", ".join([*(name.strip() for name in (found[2] or "").split(",") if name.strip()), *labels])
-        out += [between, f"{found[1]} by ({by}) ({_named(inside, named_by, tails)})"]
+        out += [between, f"{found[1]} by ({by}) ({of})"]
         position = end + 1
     rest = template[position:]
     return "".join([*out, rest]) if out and _is_plain(rest, _AROUND) and MATCHERS not in rest else None

@@ -12,6 +12,7 @@ import numpy as np
 
 from controller.prometheus.answers import Answer, Moments, Series, at_each_moment
 from controller.prometheus.client import Prometheus
+from controller.prometheus.coverage import Coverage, Reporting
 from controller.prometheus.errors import PrometheusError, QueryRefused, Slow
 from controller.prometheus.families import Kin
 from controller.prometheus.freshness import within
@@ -54,11 +55,17 @@ class QueriedIndicator(Protocol):
         """With whom it can be asked together; None: alone."""
         ...
 
+    @property
+    def reporting(self) -> Reporting | None:
+        """How the pods that report it are counted; None where it is not theirs."""
+        ...
+
 
 @dataclass(slots=True)
 class _Cursor:
     """How far one indicator has been read: rows up to `read` (an answer came), `newest` time of a reading."""
 
+    promql: str
     limited: str  # the query with an age limit
     read: int | None = None
     newest_s: float = -math.inf
@@ -70,6 +77,8 @@ class _Cursor:
 
 class Feed:
     """Reads a service's queries (the demand first) into its history.
+
+    The column after the last is no indicator: it counts the pods that report the demand.
 
     Args:
         prometheus: whom to ask; feeds may share one.
@@ -95,10 +104,23 @@ class Feed:
         self.queries = tuple(queries)
         self.history = history
         self.stale_after_s = stale_after_s or max(STALE_ROWS * history.step_s, STALE_AT_LEAST_S)
-        self._cursors = [_Cursor(within(q.promql, self._shown_s(column))) for column, q in enumerate(self.queries)]
+        reporting = self.queries[0].reporting
+        self._coverage = None if reporting is None else Coverage()
+        self._kin = [q.kin for q in self.queries] + ([] if reporting is None else [reporting.kin])
+        promql = [q.promql for q in self.queries] + ([] if reporting is None else [reporting.promql])
+        self._cursors = [_Cursor(text, within(text, self._shown_s(column))) for column, text in enumerate(promql)]
         self._past: _Past | None = None
         self.portions: dict[int, Portion] = {}  # what is asked for many services together in this tick, by column
         self.reads_past = True  # False while nobody decides: the week of demand is dropped, and read when it is needed
+
+    def expect(self, now_s: float, pods: int, ready: int, settled: int) -> None:
+        """So many pods are there, ready, and have been ready for long: a reading that covers fewer is incomplete."""
+        if self._coverage is not None:
+            self._coverage.expect(now_s, pods, ready, settled)
+
+    def kin(self, column: int) -> Kin | None:
+        """With whom a column can be asked together; None: alone."""
+        return self._kin[column]
 
     async def refresh(self, now_s: float) -> FeedState:
         """Read what is new up to ``now_s`` (Prometheus's time); never raises for Prometheus's faults.
@@ -111,56 +133,70 @@ class Feed:
             for cursor in self._cursors:
                 cursor.read = None
                 cursor.newest_s = min(cursor.newest_s, now_s)
-        shared = await self._shared(now_s)
-        alone = [column for column in range(len(self.queries)) if column not in shared]
-        states = shared | dict(zip(alone, await asyncio.gather(*(self._alone(c, now_s) for c in alone)), strict=True))
+        answers = await self._answers(now_s)
+        if self._coverage is not None:
+            counted = answers[len(self.queries)][1]
+            found = None if isinstance(counted, PrometheusError) or counted.warnings else at_each_moment(counted.series)
+            self._coverage.learn(now_s, found)
+        states = [self._told(column, now_s, *answers[column]) for column in range(len(self.queries))]
         self._follow_past(now_s)
         if self._past is not None and self.reads_past:
             await self._piece_of_past(now_s)
         age = now_s - self.history.newest(0)[0]
-        indicators = tuple(states[column] for column in range(len(self.queries)))
         demand = self._cursors[0]
         available = abs(age) <= self.stale_after_s
-        return FeedState(now_s, indicators, age, available, demand.incomplete, demand.at_least)
+        return FeedState(now_s, tuple(states), age, available, demand.incomplete, demand.at_least)
 
     def wants(self, now_s: float) -> list[Want]:
         """The rows that a refresh at ``now_s`` will read of the indicators that can be asked for many at once."""
         now = self.history.row_at(now_s)
         return [
             Want(column, self._first(column, now), now, self._shown_s(column))
-            for column, query in enumerate(self.queries)
-            if query.kin is not None
+            for column, kin in enumerate(self._kin)
+            if kin is not None
         ]
 
     # ---- one indicator ------------------------------------------------------------------------------------------
-    async def _shared(self, now_s: float) -> dict[int, IndicatorState]:
-        """The indicators that were asked for many services together, as far as that went well."""
+    async def _answers(self, now_s: float) -> dict[int, tuple[int, Answer | PrometheusError]]:
+        """The first row that was asked for, and the answer, of every column."""
+        now = self.history.row_at(now_s)
+        found = await self._shared(now)
+        alone = [column for column in range(len(self._cursors)) if column not in found]
+        asked = await asyncio.gather(*(self._alone(column, now, now_s) for column in alone))
+        return found | dict(zip(alone, asked, strict=True))
+
+    async def _shared(self, now: int) -> dict[int, tuple[int, Answer | PrometheusError]]:
+        """Of the columns that were asked for many services together, as far as that went well."""
         portions, self.portions = self.portions, {}
-        now, states = self.history.row_at(now_s), dict[int, IndicatorState]()
+        out: dict[int, tuple[int, Answer | PrometheusError]] = {}
         for column, portion in portions.items():
             first = self._first(column, now)
             if (portion.want.first, portion.want.last) != (first, now):
                 continue  # asked at another time than this
             try:
-                found = await portion.answer()
+                found: Answer | PrometheusError | None = await portion.answer()
             except PrometheusError as error:
-                states[column] = self._state(column, now_s, _reason(error), str(error))
-                continue
+                found = error
             if found is not None:
-                states[column] = self._taken(column, now_s, first, found)
-        return states
+                out[column] = first, found
+        return out
 
-    async def _alone(self, column: int, now_s: float) -> IndicatorState:
-        now = self.history.row_at(now_s)
+    async def _alone(self, column: int, now: int, now_s: float) -> tuple[int, Answer | PrometheusError]:
         first = self._first(column, now)
         try:
-            answer = await self._range(column, first, now, now_s)
+            return first, await self._range(column, first, now, now_s)
         except PrometheusError as error:
-            return self._state(column, now_s, _reason(error), str(error))
-        return self._taken(column, now_s, first, answer)
+            return first, error
+
+    def _told(self, column: int, now_s: float, first: int, found: Answer | PrometheusError) -> IndicatorState:
+        """How an indicator stands after what was found; what can be used of it is in the history."""
+        if isinstance(found, PrometheusError):
+            return self._state(column, now_s, _reason(found), str(found))
+        return self._taken(column, now_s, first, found)
 
     def _first(self, column: int, now: int) -> int:
         """The first row that is new; at first the lookback."""
+        column = column if column < len(self.queries) else 0  # pods are counted where demand is read
         cursor, step_s = self._cursors[column], self.history.step_s
         earliest = now - self.history.lookback - OVERLAP_ROWS
         if cursor.read is None:
@@ -198,7 +234,8 @@ class Feed:
 
     async def _range(self, column: int, first: int, last: int, tick: float) -> Answer:
         """The rows ``first .. last`` of an indicator, none made of samples older than it may show."""
-        cursor, promql = self._cursors[column], self.queries[column].promql
+        cursor = self._cursors[column]
+        promql = cursor.promql
         if tick < cursor.as_given_until_s:
             return await self._asked(promql, first, last, tick)
         try:
@@ -223,6 +260,7 @@ class Feed:
 
     def _shown_s(self, column: int) -> float:
         """How long a sample may be shown for: a counter's only in its own step, or it would look like a rate of 0."""
+        column = column if column < len(self.queries) else 0
         if self.queries[column].indicator.kind == "counter":
             return self.history.step_s - 0.001
         return self.stale_after_s
@@ -235,15 +273,18 @@ class Feed:
             before = f", the last reading was {_ago(now_s - newest)} ago" if math.isfinite(newest) else ""
             return FeedReason.EMPTY, f"the query returns no series{before}; check metric name and label matchers"
         below = float(values[-1]) if column == 0 and values.size else 0.0
+        cursor = self._cursors[column]
         if column == 0:
             values = np.where(values < 0, np.nan, values)
+            values = self._covered(cursor, times, values, now_s)
         self.history.write(column, times, values)
-        cursor = self._cursors[column]
         known = np.flatnonzero(np.isfinite(values))
         if known.size:
             cursor.newest_s = max(cursor.newest_s, float(times[known[-1]]))
         if below < 0:
             return FeedReason.QUERY_ERROR, f"the query returns {below:g}; a demand is 0 or more, so this is absent"
+        if cursor.incomplete:
+            return FeedReason.INCOMPLETE, cursor.incomplete
         if count.size and count[-1] > 1:
             return FeedReason.MANY_SERIES, f"the query returns {count[-1]} series; wrap it in sum(...)"
         if now_s - cursor.newest_s <= self.stale_after_s:
@@ -260,6 +301,20 @@ class Feed:
             FeedReason.STALE,
             f"the newest reading is {_ago(now_s - cursor.newest_s)} old; is its exporter up and being scraped?",
         )
+
+    def _covered(self, cursor: _Cursor, times: FloatArray, values: FloatArray, now_s: float) -> FloatArray:
+        """The demand without the readings that cover fewer pods than should report, and a word on the newest."""
+        coverage = self._coverage
+        known = np.flatnonzero(np.isfinite(values))
+        if coverage is None or known.size == 0:
+            return values
+        lacks = coverage.lacking(times)
+        newest = known[-1]
+        if lacks[newest] and now_s - times[newest] <= self.stale_after_s:
+            cursor.at_least = float(values[newest])
+            cursor.incomplete = _lacking(coverage.reported(float(times[newest])), coverage.expected)
+        out: FloatArray = np.where(lacks, np.nan, values)
+        return out
 
     def _readings(self, column: int, series: Sequence[Series], now_s: float) -> Moments:
         """What the series say at each moment up to now, a counter as its per-second rate."""
@@ -347,6 +402,13 @@ def _rates(times: FloatArray, levels: FloatArray, step_s: float) -> FloatArray:
     rates = np.full(times.shape, np.nan)
     rates[1:] = np.where(np.abs(apart - step_s) <= 0.01 * step_s, rise / step_s, np.nan)
     return rates
+
+
+def _lacking(reported: float, expected: int) -> str:
+    """What a reading lacks that does not cover all pods, for people."""
+    if math.isnan(reported):
+        return f"how many of {expected} ready pods report is not known; such a reading lowers no count, teaches nothing"
+    return f"{reported:g} of {expected} ready pods report; their reading lowers no count and teaches nothing"
 
 
 def _missing(answer: Answer) -> str:

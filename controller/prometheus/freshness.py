@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["within"]
+__all__ = ["selectors", "within"]
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|\#[^\n]*)
@@ -56,6 +56,21 @@ def within(promql: str, age_s: float) -> str:
             out.append(f"({selector}{modifiers} and present_over_time({selector}{window}{modifiers}))")
             position = modified
     return "".join(out)
+
+
+def selectors(promql: str) -> list[str]:
+    """The selectors that stand in ``promql``, without ranges and modifiers."""
+    tokens = _tokens(promql)
+    out: list[str] = []
+    position = 0
+    while position < len(tokens):
+        end = _selector_end(tokens, position)
+        if end is None:
+            position = _skipped(tokens, position)
+        else:
+            out.append(_text(tokens, position, end))
+            position = end
+    return list(dict.fromkeys(out))
 
 
 def _tokens(promql: str) -> list[Token]:

@@ -210,7 +210,7 @@ class Together:
         for feed in feeds:
             feed.portions = {}
             for want in feed.wants(now_s):
-                kin = feed.queries[want.column].kin
+                kin = feed.kin(want.column)
                 assert kin is not None
                 key = (feed.prometheus, kin.family, feed.history.step_s, want.shown_s, want.span)
                 wants = groups.setdefault(key, {})

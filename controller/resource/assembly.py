@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from controller.prometheus.coverage import Reporting
 from controller.resource.errors import SpecError
 from controller.resource.presets import PRESETS, Preset
-from controller.resource.presets.base import default_apart, default_matchers, given_apart
+from controller.resource.presets.base import default_apart, default_matchers, given_apart, own_reporting
 from controller.resource.settings import IndicatorQuery, ServiceKey, ServiceSettings, TargetRef
 from controller.resource.spec import AutoscalerSpec, ScalingRulesSpec, ScheduleSpec
 from forecasting.errors import InputError, suggest
@@ -68,18 +69,20 @@ def assemble(spec: AutoscalerSpec, key: ServiceKey, uid: str, generation: int, p
 def _queries(spec: AutoscalerSpec, preset: Preset | None, where: str, namespace: str) -> tuple[IndicatorQuery, ...]:
     """Own indicators, then the preset's that are not among them; the demand is put first."""
     found: dict[str, IndicatorQuery] = {}
+    counted: Reporting | None = None
+    target = spec.scale_target_ref
     for own in spec.indicators or ():
         if own.name in found:
             raise SpecError(where, "spec.indicators", f"{own.name!r} stands twice; names must be unique")
         found[own.name] = IndicatorQuery(Indicator(own.name, own.unit, own.level, KINDS[own.kind]), own.query)
     if preset is not None:
-        target = spec.scale_target_ref
         matchers = spec.preset_matchers
         if matchers is None:
             matchers = default_matchers(preset, namespace, target.kind, target.name)
             apart = default_apart(preset, namespace, target.kind, target.name)
         else:
             apart = given_apart(matchers)
+        counted = preset.counted(matchers, apart)
         for template in preset.templates:
             query = IndicatorQuery(template.indicator, template.fill(matchers), template.kin(apart))
             found.setdefault(template.indicator.name, query)
@@ -88,7 +91,10 @@ def _queries(spec: AutoscalerSpec, preset: Preset | None, where: str, namespace:
     if bound is not None and bound.indicator not in found:
         offer = suggest(bound.indicator, found)
         raise SpecError(where, "spec.objective.bound.indicator", f"{bound.indicator!r} is not an indicator; {offer}")
-    return (found.pop(demand), *found.values())
+    first = found.pop(demand)
+    if demand in {own.name for own in spec.indicators or ()}:
+        counted = own_reporting(first.promql, namespace, target.kind, target.name)
+    return (replace(first, reporting=counted), *found.values())
 
 
 def _demand(spec: AutoscalerSpec, found: dict[str, IndicatorQuery], where: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from controller.prometheus.coverage import Reporting
 from controller.prometheus.families import Kin
 from controller.resource.outputs import ACTUATIONS
 from forecasting.panel import Indicator
@@ -41,11 +42,15 @@ class TargetRef:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorQuery:
-    """An indicator, the PromQL that reads it, and with whom it can be asked (None: alone)."""
+    """An indicator, the PromQL that reads it, and with whom it can be asked (None: alone).
+
+    `reporting` counts the pods that report it; None where it is not the pods' own, or no demand.
+    """
 
     indicator: Indicator
     promql: str
     kin: Kin | None = None
+    reporting: Reporting | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from controller.prometheus.coverage import Reporting
 from controller.prometheus.families import MATCHERS, Kin, family_of, read_matchers
+from controller.prometheus.freshness import selectors
 from forecasting.panel import Indicator, Kind, Level
 
 __all__ = [
@@ -21,9 +23,11 @@ __all__ = [
     "default_apart",
     "default_matchers",
     "given_apart",
+    "own_reporting",
     "p95",
     "query",
     "rate",
+    "reporting",
 ]
 
 WINDOW = "2m"  # two scrapes at the usual 15..60 s, so that one lost scrape does not empty a rate
@@ -83,7 +87,8 @@ class Preset:
 
     `demand` is the indicator that replicas are counted for; `service_level` the one that is usually bounded.
     `per_replica` is a first guess of the demand one replica carries, for objectives that have it learned.
-    `labels` are the label names of namespace and pod in the usual scrape configuration.
+    `labels` are the label names of namespace and pod in the usual scrape configuration. `reporting` counts the pods
+    that report; empty where the demand is not read from the pods that are scaled, so that it is there without any.
     """
 
     name: str
@@ -92,6 +97,14 @@ class Preset:
     service_level: str
     per_replica: float
     labels: tuple[str, str] = ("namespace", "pod")
+    reporting: str = ""
+
+    def counted(self, matchers: str, apart: Apart | None) -> Reporting | None:
+        """How the pods that report are counted, under the matchers of its templates."""
+        if not self.reporting:
+            return None
+        counting = Template(Indicator("reporting", "pods", 1, "gauge"), self.reporting)
+        return Reporting(counting.fill(matchers), counting.kin(apart))
 
 
 def default_matchers(preset: Preset, namespace: str, kind: str, name: str) -> str:
@@ -99,7 +112,11 @@ def default_matchers(preset: Preset, namespace: str, kind: str, name: str) -> st
 
     ``namespace`` and ``name`` are DNS names (checked when they were read), so there is nothing to quote but dots.
     """
-    in_namespace, in_pod = preset.labels
+    return _pods(preset.labels, namespace, kind, name)
+
+
+def _pods(labels: tuple[str, str], namespace: str, kind: str, name: str) -> str:
+    in_namespace, in_pod = labels
     tail = _POD_NAMES.get(kind, "-.+")
     if kind == "Deployment" and len(name) > LONGEST_WHOLE_NAME:
         name, tail = name[:LONGEST_WHOLE_NAME], ".+"
@@ -121,6 +138,35 @@ def given_apart(matchers: str) -> Apart | None:
         return None
     equal, common = read
     return Apart(tuple(equal), tuple(equal.values()), common)
+
+
+def reporting(*metrics: str, label: str = "pod", at_once: bool = True) -> str:
+    """How many pods report one of these metrics.
+
+    ``at_once``: a server has them from its start; where they appear with the first request, a pod without counts as
+    long as it is scraped.
+    """
+    return _reporting([f"{metric}{{{MATCHERS}}}" for metric in metrics], label, "" if at_once else MATCHERS)
+
+
+def own_reporting(promql: str, namespace: str, kind: str, name: str) -> Reporting | None:
+    """How the target's pods are counted that report what ``promql`` reads; it gives none where the target's do not."""
+    found = [_narrowed(text, _pods(("namespace", "pod"), namespace, kind, name)) for text in selectors(promql)]
+    return Reporting(_reporting(found, "pod", _pods(("namespace", "pod"), namespace, kind, name))) if found else None
+
+
+def _reporting(found: list[str], label: str, scraped: str) -> str:
+    own = " or ".join(found)
+    if scraped:
+        own = f"{own} or (up{{{scraped}}} == 1 and on (job) ({own}))"
+    return f"count(count by ({label}) ({own}))"
+
+
+def _narrowed(selector: str, matchers: str) -> str:
+    """A selector with more matchers."""
+    name, brace, rest = selector.partition("{")
+    given = rest.rpartition("}")[0].strip().rstrip(",") if brace else ""
+    return f"{name.strip()}{{{given}{',' if given else ''}{matchers}}}"
 
 
 def query(name: str, unit: str, level: Level, promql: str, kind: Kind = "gauge") -> Template:

@@ -9,7 +9,7 @@ gpusPerReplica), so an own request indicator is better and, being listed first, 
 
 from __future__ import annotations
 
-from controller.resource.presets.base import MATCHERS, Preset, query
+from controller.resource.presets.base import MATCHERS, Preset, query, reporting
 from forecasting.panel import Level
 
 __all__ = ["PRESET"]
@@ -36,6 +36,7 @@ PRESET = Preset(
     ),
     demand="busy_gpus",
     service_level="gpu_utilization",
+    reporting=reporting("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_DEV_GPU_UTIL", label="exported_pod"),
     per_replica=0.5,
     labels=("exported_namespace", "exported_pod"),
 )

@@ -6,7 +6,7 @@ of the time to the first token; time in the queue is the part of it that replica
 
 from __future__ import annotations
 
-from controller.resource.presets.base import MATCHERS, Preset, p95, query, rate
+from controller.resource.presets.base import MATCHERS, Preset, p95, query, rate, reporting
 from forecasting.panel import Level
 
 __all__ = ["PRESET"]
@@ -31,5 +31,6 @@ PRESET = Preset(
     ),
     demand="requests",
     service_level="queue_time_p95",
+    reporting=reporting("tgi_queue_size", "tgi_batch_current_size", at_once=False),
     per_replica=32.0,  # --max-concurrent-requests is 128 by default
 )

@@ -7,7 +7,7 @@ Latencies are means, because quantiles need an option (--metrics-config summary_
 
 from __future__ import annotations
 
-from controller.resource.presets.base import MATCHERS, WINDOW, Preset, query, rate
+from controller.resource.presets.base import MATCHERS, WINDOW, Preset, query, rate, reporting
 from forecasting.panel import Level
 
 __all__ = ["PRESET"]
@@ -42,5 +42,6 @@ PRESET = Preset(
     ),
     demand="request_rate",
     service_level="latency_mean",
+    reporting=reporting("nv_inference_request_success", at_once=False),
     per_replica=10.0,
 )

@@ -9,7 +9,7 @@ requests in the system (running + waiting): it grows when replicas are too few, 
 
 from __future__ import annotations
 
-from controller.resource.presets.base import MATCHERS, Preset, p95, query, rate
+from controller.resource.presets.base import MATCHERS, Preset, p95, query, rate, reporting
 from forecasting.panel import Level
 
 __all__ = ["PRESET"]
@@ -38,5 +38,6 @@ PRESET = Preset(
     ),
     demand="requests",
     service_level="ttft_p95",
+    reporting=reporting("vllm:num_requests_running", "vllm:num_requests_waiting"),
     per_replica=32.0,  # well below the 256 sequences that vLLM batches by default: long prompts fill the cache first
 )

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.prometheus.answers import Series, at_each_moment
+from controller.prometheus.coverage import Reporting
 from controller.prometheus.feed import Feed, FeedReason, FeedState
 from controller.prometheus.history import History
 from controller.prometheus.panel import read_panel
@@ -219,3 +220,131 @@ def test_a_panel_of_the_past_says_what_its_answers_lack() -> None:
     source.series = following((-1e5, 1e5, 8.0), (-1e5, 1e5, 9.0))
     with pytest.raises(DataError, match="2 series at a time"):
         asyncio.run(read_panel(Lying(source), [query], NOW, 3600, STEP, name="x"))
+
+
+# ---- pods that should report ----------------------------------------------------------------------------------
+class Pods:
+    """A demand of 20 from each of the pods that are scraped; a count beside it."""
+
+    def __init__(self, scraped: int) -> None:
+        self.scraped: int | None = scraped
+        self.counted = True
+        self.alive = 0
+        self.source = Saying(self.say)
+        own = Reporting("count(count by (pod) (m0))")
+        query = IndicatorQuery(Indicator("requests", "", 1, "gauge"), "sum(m0)", reporting=own)
+        self.feed = Feed(Lying(self.source), [query], History([query.indicator], STEP, 40))
+        self.feed.reads_past = False
+        self.past: dict[float, int] = {}
+
+    lie = 0.0
+
+    def say(self, promql: str, times: list[float]) -> list[Found]:
+        if "count" in promql and not self.counted:
+            return []
+        each = 1.0 if "count" in promql else 20.0
+        each = self.lie or each
+        values = [each * self.past.get(t, self.scraped or 0) or None for t in times]
+        return [({}, values)]
+
+    def turn(self, minute: float, ready: int, settled: int | None = None) -> FeedState:
+        now_s = NOW + 60 * minute
+        self.feed.expect(now_s, self.alive or ready, ready, ready if settled is None else settled)
+        state = asyncio.run(self.feed.refresh(now_s))
+        self.past.setdefault(now_s // 60 * 60, self.scraped or 0)
+        return state
+
+
+def test_a_sum_over_some_of_the_pods_is_incomplete_however_long_and_afterwards_too() -> None:
+    pods = Pods(8)
+    assert pods.turn(0, 8).demand.reason is FeedReason.FRESH
+    pods.scraped = 2
+    for minute in range(1, 9):
+        state = pods.turn(minute, 8)
+        assert (state.demand.reason, state.at_least) == (FeedReason.INCOMPLETE, 40.0)
+        assert "2 of 8 ready pods report" in state.message
+    pods.scraped = 8
+    assert pods.turn(9, 8).demand.reason is FeedReason.FRESH
+    values = pods.feed.history.recent_between(0, NOW - 60, NOW + 540)[1]
+    assert [None if math.isnan(v) else v for v in values] == [160.0, *[None] * 8, 160.0]
+
+
+def test_pods_that_go_with_the_count_lack_nothing() -> None:
+    pods = Pods(8)
+    pods.turn(0, 8)
+    pods.scraped = 3
+    assert pods.turn(1, 3).demand.reason is FeedReason.FRESH
+    assert pods.feed.history.demand_at(NOW + 60, 60) == 60.0
+
+
+def test_pods_that_are_just_ready_need_not_report_yet() -> None:
+    pods = Pods(2)
+    pods.turn(0, 2)
+    assert [pods.turn(m, 6, 2).demand.reason for m in (1, 2, 3)] == [FeedReason.FRESH] * 3
+    assert pods.turn(6, 6, 6).demand.reason is FeedReason.INCOMPLETE, "they should by now"
+
+
+def test_pods_that_reported_a_moment_ago_should_go_on() -> None:
+    pods = Pods(8)
+    pods.turn(0, 8, 0)
+    pods.scraped = 7
+    assert pods.turn(1, 8, 0).demand.reason is FeedReason.INCOMPLETE
+
+
+def test_a_count_that_stays_away_is_no_proof_of_a_whole() -> None:
+    pods = Pods(8)
+    pods.turn(0, 8)
+    pods.counted = False
+    state = pods.turn(1, 8)
+    assert state.demand.reason is FeedReason.INCOMPLETE
+    assert "how many of 8 ready pods report is not known" in state.message
+
+
+def test_one_false_count_does_not_last() -> None:
+    """What once answered for the count may have been something else; it is believed for ten minutes at most."""
+    pods = Pods(8)
+    pods.scraped, pods.alive = 1, 8
+    pods.turn(0, 8)
+    pods.counted = False
+    reasons = [pods.turn(m, 8).demand.reason for m in range(1, 14)]
+    assert reasons[:10] == [FeedReason.INCOMPLETE] * 10
+    assert reasons[-1] is FeedReason.FRESH
+
+
+def test_more_pods_than_there_can_be_are_no_count() -> None:
+    pods = Pods(8)
+    pods.lie = 50.0
+    assert pods.turn(0, 8).demand.reason is FeedReason.FRESH
+    pods.lie, pods.counted = 0.0, False
+    assert pods.turn(1, 8).demand.reason is FeedReason.FRESH
+
+
+def test_a_demand_that_is_not_the_pods_own_lacks_nothing() -> None:
+    pods = Pods(3)
+    pods.counted = False
+    assert [pods.turn(m, 8).demand.reason for m in range(3)] == [FeedReason.FRESH] * 3
+
+
+def test_who_starts_amid_a_partial_scrape_knows_it_at_once() -> None:
+    pods = Pods(2)
+    state = pods.turn(0, 8)
+    assert (state.demand.reason, state.available) == (FeedReason.INCOMPLETE, True)
+    assert pods.feed.history.newest(0)[0] < NOW
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
+def test_a_reading_that_is_kept_covers_every_pod_that_has_long_been_ready(turns: list[tuple[int, int]]) -> None:
+    pods, before = Pods(6), 6
+    pods.turn(0, 6)
+    for minute, (scraped, ready) in enumerate(turns, 1):
+        pods.scraped = scraped
+        state = pods.turn(minute, ready)
+        kept = pods.feed.history.demand_at(NOW + 60 * minute, 30)
+        settled = min(before, ready)
+        assert math.isnan(kept) or kept == 20.0 * scraped
+        if scraped < settled:
+            assert math.isnan(kept)
+            assert state.demand.reason in (FeedReason.INCOMPLETE, FeedReason.FRESH, FeedReason.STALE, FeedReason.EMPTY)
+        elif scraped >= max(ready, 1):
+            assert kept == 20.0 * scraped
+        before = ready

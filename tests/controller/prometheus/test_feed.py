@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.prometheus.client import Prometheus
+from controller.prometheus.coverage import Reporting
 from controller.prometheus.families import Kin
 from controller.prometheus.feed import Feed, FeedReason, FeedState
 from controller.prometheus.history import History
@@ -32,6 +33,7 @@ class Query:
     indicator: Indicator
     promql: str
     kin: Kin | None = None
+    reporting: Reporting | None = None
 
 
 def query(promql: str, kind: Kind = "gauge", level: int = 1) -> Query:

@@ -98,7 +98,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealPrometheus]:
 
 
 def queries(preset: Preset, matchers: str, apart: Apart | None) -> list[IndicatorQuery]:
-    return [IndicatorQuery(t.indicator, t.fill(matchers), t.kin(apart)) for t in preset.templates]
+    first, *rest = [IndicatorQuery(t.indicator, t.fill(matchers), t.kin(apart)) for t in preset.templates]
+    return [replace(first, reporting=preset.counted(matchers, apart)), *rest]
 
 
 def by_default(preset: Preset, service: tuple[str, str, str]) -> list[IndicatorQuery]:
@@ -140,14 +141,17 @@ HANDS = ('namespace="red"', 'namespace="blue"', 'namespace="none"', 'namespace="
     by_people=st.lists(st.sampled_from(HANDS), max_size=3),
     minutes=MINUTES,
     late=st.integers(0, 3),
+    pods=st.integers(0, 3),
 )
 def test_together_is_alone(
-    real: RealPrometheus, preset: Preset, chosen: list, by_people: list[str], minutes: list[float], late: int
+    real: RealPrometheus, preset: Preset, chosen: list, by_people: list[str], minutes: list[float], late: int, pods: int
 ) -> None:
     async def use() -> None:
         async with Prometheus(real.url) as client:
             wanted = [by_default(preset, s) for s in chosen] + [by_hand(preset, m) for m in by_people]
             many, single = ([feed(client, w) for w in wanted] for _ in range(2))
+            for made in (*many, *single):
+                made.expect(END, 9, pods, pods)
             together = Together()
             for number, minute in enumerate(minutes):
                 now_s = END - 60.0 * minute
@@ -173,7 +177,8 @@ def through_proxy(
 def fleet(client: Prometheus, count: int) -> list[Feed]:
     """Many services of one preset, the first with pods."""
     names = ["chat", *(f"svc-{i}" for i in range(1, count))]
-    return [feed(client, by_default(PRESETS["vllm"], ("red", "Deployment", n))[:1]) for n in names]
+    demands = [by_default(PRESETS["vllm"], ("red", "Deployment", n))[0] for n in names]
+    return [feed(client, [replace(demand, reporting=None)]) for demand in demands]
 
 
 def members_in(query: str) -> int:
@@ -194,7 +199,7 @@ def test_one_question_for_all_of_a_preset_and_indicator(real: RealPrometheus) ->
         for minute in (3, 2, 1, 0):
             proxy.seen.clear()
             await refreshed(together, feeds, END - 60 * minute)
-            assert len(proxy.seen) <= 2 * len(preset.templates)
+            assert len(proxy.seen) <= 2 * (len(preset.templates) + 1), "each indicator, and the pods that report"
 
     through_proxy(real, use)
 
@@ -278,7 +283,12 @@ def test_a_server_that_is_not_there_is_not_asked_by_everybody(
 def test_what_only_one_can_be_asked_is_asked_of_that_one_alone(real: RealPrometheus) -> None:
     async def use(proxy: FaultyProxy, client: Prometheus) -> None:
         broken = feed(
-            client, [replace(by_default(PRESETS["vllm"], ("red", "Deployment", "x"))[0], promql="sum(", kin=None)]
+            client,
+            [
+                replace(
+                    by_default(PRESETS["vllm"], ("red", "Deployment", "x"))[0], promql="sum(", kin=None, reporting=None
+                )
+            ],
         )
         feeds = [broken, *fleet(client, 3)]
         states = await refreshed(Together(), feeds, END)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from controller.prometheus.client import Prometheus
+from controller.prometheus.freshness import within
 from controller.resource.presets import MATCHERS, PRESETS, Preset, default_matchers
+from controller.resource.presets.base import own_reporting
 from tests.prom.real import RealPrometheus, need_prometheus, openmetrics
 
 AT = 1_700_000_000.0
@@ -187,6 +190,7 @@ def test_presets_say_what_they_are(preset: Preset) -> None:
     for template in preset.templates:
         assert template.promql.count("{") == template.promql.count(MATCHERS) > 0
         assert template.indicator.unit
+    assert preset.reporting.count("{") == preset.reporting.count(MATCHERS)
 
 
 def test_matchers_stand_in_every_selector() -> None:
@@ -219,3 +223,54 @@ def test_default_matchers_find_the_pods_of_the_target(kind: str, name: str, pods
     assert matchers.startswith('namespace="serving",')
     assert all(re.fullmatch(pattern, pod) for pod in pods)
     assert not any(re.fullmatch(pattern, pod) for pod in others)
+
+
+# ---- pods that report -----------------------------------------------------------------------------------------
+SCRAPED = {PODS[0]: 1, PODS[1]: 1, "chat-7d9f6c5b8-dwn22": 0, "chat-7d9f6c5b8-qt77z": 1}
+
+
+def scrapes() -> Iterator[tuple[str, float, float]]:
+    """Four pods of one job: two that have served, one that is not scraped, one without a request so far."""
+    for pod, up in SCRAPED.items():
+        labels = f'{HERE.format(pod=pod)},job="serving/chat"'
+        yield f"up{{{labels}}}", float(up), 0.0
+        if pod in PODS:
+            yield f"tgi_queue_size{{{labels}}}", 1.0, 0.0
+            yield f'http_requests_total{{{labels},code="200"}}', 9.0, 1.0
+            yield f'http_requests_total{{{labels},code="500"}}', 9.0, 1.0
+        yield f'up{{{HERE.format(pod=pod)},job="mesh"}}', 1.0, 0.0
+    yield 'http_requests_total{namespace="serving",pod="gateway-0",job="gateway"}', 9.0, 1.0
+
+
+def test_pods_that_report_are_counted_on_a_real_prometheus(prom: RealPrometheus, tmp_path: Path) -> None:
+    """By the metric itself; where that comes with the first request, by the scrape of the job that brings it."""
+    of_service = {"vllm": 2.0, "dcgm": 2.0, "tgi": 2.0, "triton": 2.0}
+    for name, pods in of_service.items():
+        matchers = default_matchers(PRESETS[name], "serving", "Deployment", "chat")
+        reporting = PRESETS[name].counted(matchers, None)
+        assert reporting is not None
+        assert counted(prom, reporting.promql) == [pods], name
+    real = RealPrometheus(tmp_path / "scrapes")
+    real.load(
+        openmetrics((name, AT - back, repr(v - g * back)) for name, v, g in scrapes() for back in range(90, -1, -15))
+    )
+    with real:
+        tgi = PRESETS["tgi"].counted(default_matchers(PRESETS["tgi"], "serving", "Deployment", "chat"), None)
+        assert tgi is not None
+        assert counted(real, tgi.promql) == [3.0], "the one that is down lacks; another job's scrape says nothing"
+        for promql, found in (
+            ('sum(rate(http_requests_total{code="200"}[1m]))', [3.0]),
+            ("sum(http_requests_total) by (namespace) + sum(tgi_queue_size)", [3.0]),
+            ('sum(rate(http_requests_total{job="gateway"}[1m]))', []),
+            ("vector(1)", None),
+        ):
+            own = own_reporting(promql, "serving", "Deployment", "chat")
+            assert (None if own is None else counted(real, own.promql)) == found, promql
+
+
+def counted(prom: RealPrometheus, promql: str) -> list[float]:
+    async def run() -> list[float]:
+        async with Prometheus(prom.url) as client:
+            return [float(s.values[-1]) for s in await client.query(within(promql, 180.0), AT)]
+
+    return asyncio.run(run())
