@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from controller.process.clock import rfc3339
+from controller.resource.consequences import CONSEQUENCES, Truth
 
-__all__ = ["Condition", "merged"]
+__all__ = ["Condition", "followed", "merged"]
 
 Json = dict[str, Any]
-Truth = Literal["True", "False", "Unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,16 @@ class Condition:
     def of(cls, type_: str, holds: bool | None, reason: str, message: str = "") -> Condition:
         """True, False, or Unknown for None."""
         return cls(type_, "Unknown" if holds is None else "True" if holds else "False", reason, message)
+
+
+def followed(facts: Iterable[Condition]) -> dict[str, Condition]:
+    """These conditions by type, with what follows from them: see `CONSEQUENCES`."""
+    found = {c.type: c for c in facts}
+    for rule in CONSEQUENCES:
+        cause, then = found[rule.of], found[rule.then]
+        if then.status != "False" and rule.applies(cause.status, cause.reason):
+            found[rule.then] = Condition(rule.then, "False", cause.reason, cause.message)
+    return found
 
 
 def merged(old: Sequence[Json], new: Iterable[Condition], generation: int, now_s: float) -> list[Json]:

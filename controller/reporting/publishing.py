@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from controller.outputs.base import Acted
-from controller.reporting.status import conditions_of
+from controller.reporting.status import conditions_of, held_by
 from controller.service import Service
 from harmony.serving import Snapshot
 from harmony.serving.snapshot import HISTORY_ROWS
@@ -41,7 +41,7 @@ def snapshot_of(service: Service, acted: Acted) -> Snapshot | None:
         ordered=service.view.ordered,
         ready=service.view.ready,
         desired=acted.desired,
-        held_by=plan.held_by,
+        held_by=held_by(service, acted),
         history_s=times[-HISTORY_ROWS:],
         history=values[-HISTORY_ROWS:],
         conditions=tuple(asdict(c) for c in conditions_of(service, acted)),

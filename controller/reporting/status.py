@@ -11,7 +11,7 @@ from controller.observing.starts import STARTING
 from controller.outputs.base import ABSENT, Acted
 from controller.process.clock import rfc3339
 from controller.prometheus.states import FeedReason
-from controller.reporting.conditions import Condition, merged
+from controller.reporting.conditions import Condition, followed, merged
 from controller.resource.status import MAX_CANDIDATES, STATUS
 from controller.service import Service
 from harmony.loop.managed import ZERO_BY_HAND
@@ -26,6 +26,7 @@ __all__ = [
     "annotations_of",
     "conditions_of",
     "differs",
+    "held_by",
     "is_idle",
     "rejected_status",
     "status_of",
@@ -35,6 +36,7 @@ Json = dict[str, Any]
 LEARNED_EVERY_S = 300.0  # what was learned is written with any other change, and else this often
 LEARNED_PER_S = 2.0  # but of so many services a second at most
 RISK_FACTOR = 4.0  # a stated risk that differs less from the one that was written is no news
+NOT_YET = "nothing has been decided yet"
 LIMITS = {
     Reason.MIN_REPLICAS: "TooFewReplicas",
     Reason.MAX_REPLICAS: "TooManyReplicas",
@@ -46,20 +48,25 @@ LIMITS = {
 
 def conditions_of(service: Service, acted: Acted) -> list[Condition]:
     """All conditions of a service after a turn."""
-    able, target = _able(service, acted), _conflict(service)
-    active, available = _active(service), _available(service)
-    wrong = next((c for c in (able, available) if c.status == "False"), None)
-    if target.status == "True":
-        wrong = target
+    facts = [
+        _ready(service),
+        _able(service, acted),
+        _active(service),
+        _limited(service),
+        _available(service),
+        _calibrated(service),
+        _fallback(service),
+        _paused(service),
+        _conflict(service),
+    ]
+    return list(followed(facts).values())
+
+
+def _ready(service: Service) -> Condition:
+    """As far as nothing else says otherwise."""
     if service.error:
-        wrong = Condition("Ready", "False", "Error", service.error)
-    ready = (
-        Condition("Ready", "True", "Working", "target, metrics and decisions are in order")
-        if wrong is None
-        else Condition("Ready", "False", wrong.reason, wrong.message)
-    )
-    limited, fallback = _limited(service), _fallback(service)
-    return [ready, able, active, limited, available, _calibrated(service), fallback, _paused(service), target]
+        return Condition("Ready", "False", "Error", service.error)
+    return Condition("Ready", "True", "Working", "target, metrics and decisions are in order")
 
 
 def _able(service: Service, acted: Acted) -> Condition:
@@ -119,13 +126,17 @@ def _active(service: Service) -> Condition:
     if service.plan is not None and service.plan.held_by == ZERO_BY_HAND:
         message = "the target was scaled to 0 by hand; scale it to 1 or more to go on"
         return Condition("ScalingActive", "False", "ScalingDisabled", message)
+    if service.view.problem:
+        return Condition("ScalingActive", "False", "FailedGetScale", service.view.problem)
     if service.record is None:
-        return Condition("ScalingActive", "Unknown", "NotDecidedYet", "")
+        return Condition("ScalingActive", "Unknown", "NotDecidedYet", NOT_YET)
     if service.record.decision.reason in ABSENT:
-        message = "demand or forecast are absent: the count is held"
+        demand = service.record.observation.demand
+        what, reason = ("demand", "MetricsAbsent") if math.isnan(demand) else ("the forecast", "ForecastAbsent")
+        message = f"{what} is absent: the count is not lowered"
         if not service.learned.served:
             message += "; no pod has been ready yet, so no fallback acts"
-        return Condition("ScalingActive", "False", "MetricsAbsent", message)
+        return Condition("ScalingActive", "False", reason, message)
     if service.mode != service.settings.mode:
         message = (
             f"mode {service.settings.mode} was granted, {service.mode} is in force: realised risk exceeds the objective"
@@ -137,9 +148,9 @@ def _active(service: Service) -> Condition:
 def _available(service: Service) -> Condition:
     state = service.feed_state
     if state is None:
-        return Condition("MetricsAvailable", "Unknown", "NotReadYet", "")
+        return Condition("MetricsAvailable", "Unknown", "NotReadYet", "no indicator has been read yet")
     if state.demand.reason is FeedReason.FRESH:
-        return Condition("MetricsAvailable", "True", "MetricsFound", state.message)
+        return Condition("MetricsAvailable", "True", "MetricsFound", state.message or "all indicators are read")
     if state.incomplete:
         return Condition("MetricsAvailable", "False", f"Metrics{FeedReason.INCOMPLETE}", state.message)
     if state.available:
@@ -150,7 +161,7 @@ def _available(service: Service) -> Condition:
 
 def _limited(service: Service) -> Condition:
     if service.record is None:
-        return Condition("ScalingLimited", "Unknown", "NotDecidedYet", "")
+        return Condition("ScalingLimited", "Unknown", "NotDecidedYet", NOT_YET)
     decision = service.record.decision
     reason = LIMITS.get(decision.reason)
     if reason is not None:
@@ -175,13 +186,13 @@ def _calibrated(service: Service) -> Condition:
 def _fallback(service: Service) -> Condition:
     if service.record is not None and service.record.decision.reason is Reason.FALLBACK:
         return Condition("Fallback", "True", "DataAbsent", "the fallback decides until demand is known again")
-    return Condition("Fallback", "False", "DataPresent", "")
+    return Condition("Fallback", "False", "DataPresent", "decisions are made without the fallback")
 
 
 def _paused(service: Service) -> Condition:
     pause = service.settings.pause
     if not pause.is_active:
-        return Condition("Paused", "False", "NotPaused", "")
+        return Condition("Paused", "False", "NotPaused", "nothing is paused")
     what = [
         _at_number(service),
         "paused" if pause.paused else "",
@@ -220,7 +231,7 @@ def status_of(service: Service, acted: Acted, old: Json, now_s: float) -> Json:
         out["lastScaleTime"] = rfc3339(now_s)
     elif old.get("lastScaleTime"):
         out["lastScaleTime"] = old["lastScaleTime"]
-    out |= _figures(service)
+    out |= _figures(service, acted.desired)
     if service.record is not None:
         decision = service.record.decision
         out["recommendedReplicas"] = decision.replicas
@@ -229,12 +240,24 @@ def status_of(service: Service, acted: Acted, old: Json, now_s: float) -> Json:
     return out
 
 
-def _figures(service: Service) -> Json:
+def _risk_at(decision: Decision, desired: int) -> float:
+    """Stated risk of the count that stands, which may be another than the recommended one; NaN where none is stated."""
+    if desired == decision.replicas:
+        return decision.violation_probability
+    counts = None if decision.candidates is None else decision.candidates.replicas
+    if counts is None or desired < counts[0]:
+        return math.nan
+    return decision.with_replicas(desired, decision.reason, decision.bound_by).violation_probability
+
+
+def _figures(service: Service, desired: int) -> Json:
     """What is known of risk, lead time, capacity and the shadow."""
     learned, out = service.learned, Json()
     if service.record is not None:
-        out |= _present({"violationProbability": _short(service.record.decision.violation_probability, 2)})
-    lead = learned.lead_time
+        lead = service.record.observation.lead_time  # what was decided with, starts that still run included
+        out |= _present({"violationProbability": _short(_risk_at(service.record.decision, desired), 2)})
+    else:
+        lead = learned.lead_time
     out["leadTime"] = {
         "gpuType": service.gpu_type,
         "p50Seconds": round(lead.median_s),
@@ -283,16 +306,15 @@ def _decision(service: Service, record: Record, acted: Acted, now_s: float) -> J
     """The last decision with its alternatives (the shape of KEP-6107, and what it risked)."""
     decision = record.decision
     before = service.view.ordered
-    plan = service.plan
     to = acted.desired
-    bound_by = (plan.held_by if plan is not None else "") or decision.bound_by  # whatever bound last
+    bound_by = held_by(service, acted) or decision.bound_by  # whatever bound last
     shown = replace(decision, candidates=_shown(decision))
     out: Json = {
         "time": rfc3339(now_s),
         "fromReplicas": before,
         "toReplicas": to,
         "direction": "Up" if to > before else "Down" if to < before else "None",
-        "message": in_words(_said(service, record, to)),
+        "message": in_words(_said(service, record, acted)),
         **STATUS.values(shown),
         "boundBy": bound_by,
     }
@@ -301,9 +323,21 @@ def _decision(service: Service, record: Record, acted: Acted, now_s: float) -> J
     return out
 
 
-def _said(service: Service, record: Record, desired: int) -> Said:
+def held_by(service: Service, acted: Acted) -> str:
+    """What kept the count that stands from the recommended one: by plan, or when it was to be written; else empty."""
+    plan = service.plan
+    if plan is None:
+        return ""
+    if plan.held_by or acted.desired == plan.desired:
+        return plan.held_by
+    if service.rival:
+        return "another writer"
+    return "not accepted" if acted.error else ""  # a dry run tells what it would have done
+
+
+def _said(service: Service, record: Record, acted: Acted) -> Said:
     """A service's turn as it is put into words."""
-    settings, demand, plan = service.settings, service.settings.queries[0].indicator, service.plan
+    settings, demand = service.settings, service.settings.queries[0].indicator
     return Said(
         record=record,
         demand_name=demand.name,
@@ -311,8 +345,8 @@ def _said(service: Service, record: Record, desired: int) -> Said:
         currency=settings.currency,
         mode=str(service.mode),
         ordered=service.view.ordered,
-        desired=desired,
-        held_by="" if plan is None else plan.held_by,
+        desired=acted.desired,
+        held_by=held_by(service, acted),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from controller.resource.consequences import CONSEQUENCES, Consequence
 from controller.resource.group import ANNOTATION_MEANINGS, API_VERSION, KIND, PLURAL, SHORT_NAMES
 from controller.resource.outputs import OUTPUTS
 from controller.resource.presets import PRESETS
@@ -59,6 +60,9 @@ def reference() -> str:
         *_objects("status", structural_schema(Status)),
         "## Conditions\n",
         _table(("Type", "True means"), ((f"`{name}`", text) for name, text in CONDITIONS.items())),
+        "### Which follows from which\n",
+        "A condition that is made False by another has its reason and message; the first that applies tells.\n",
+        _table(("If", "then False", "because"), ((_cause(c), f"`{c.then}`", c.why) for c in CONSEQUENCES)),
         "## Annotations\n",
         "On a GPUAutoscaler only those for any managed object count; its spec says the rest. An existing\n"
         "HorizontalPodAutoscaler (autoscaling/v2) or ScaledObject (keda.sh/v1alpha1) needs no GPUAutoscaler: bounds\n"
@@ -69,6 +73,11 @@ def reference() -> str:
         ),
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _cause(rule: Consequence) -> str:
+    reason = f", reason `{rule.only}`" if rule.only else f", unless `{rule.unless}`" if rule.unless else ""
+    return f"`{rule.of}` is {rule.status}{reason}"
 
 
 def _objects(path: str, schema: dict[str, Any]) -> Iterator[str]:

@@ -54,7 +54,7 @@ READABLE = 6  # significant digits
 # Condition types and what "True" means; documentation is made of this.
 CONDITIONS: dict[str, str] = {
     "AbleToScale": "the target was found and its replica count can be read (and written, where we write it)",
-    "ScalingActive": "decisions are made from present demand; False while paused or without data",
+    "ScalingActive": "decisions are made from present demand and a forecast; False while paused or without them",
     "ScalingLimited": "the replica count wanted was cut by a bound, a rate limit or a stabilisation window",
     "Ready": "the spec is understood and the service is under control",
     "ForecastCalibrated": "the forecast's 80 % interval holds that share of demand; only violations cost authority",

@@ -93,7 +93,8 @@ def _what(said: Said) -> str:
     """The count and the change; where the decision was a shadow's, the real count beside it."""
     decision = said.record.decision
     count = f"{decision.replicas} replica{'' if decision.replicas == 1 else 's'}"
-    if said.held_by and decision.current != said.ordered:
+    held = said.held_by and decision.replicas not in (decision.current, said.desired)
+    if held or (said.held_by and decision.current != said.ordered):
         return f"{count} recommended, currently {said.ordered}:"
     if decision.replicas == decision.current:
         return f"Stay at {count}:"

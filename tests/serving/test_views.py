@@ -131,7 +131,7 @@ def test_history_keeps_its_holes() -> None:
 def test_every_reason_has_a_sentence(reason: Reason) -> None:
     decision = Decision(7, 5, reason, 0.004, 14.0, unconstrained=9, bound_by="stages")
     text = sentence(snapshot(record=record(decision=decision), held_by="mode Recommend", desired=5, ordered=5))
-    assert text.startswith("Up from 5 to 7 replicas: ")
+    assert text.startswith("7 replicas recommended, currently 5: ")
     assert "Stated risk 0.4 %, objective 5 %; expected cost 14.00 USD per hour." in text
     assert text.endswith("Desired replicas: 5 (mode Recommend).")
     assert "nan" not in text.lower()

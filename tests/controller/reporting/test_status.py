@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from controller.observing.starts import Starts
 from controller.reporting.publishing import snapshot_of
 from controller.reporting.status import annotations_of, conditions_of, differs, rejected_status, status_of
+from controller.resource.consequences import CONSEQUENCES
 from controller.resource.crd import crd_manifest
 from controller.resource.group import Annotation
 from controller.resource.reasons import EventReason
 from controller.service import Service
+from harmony.decision.rule import lead_window
 from harmony.model.decision import Reason
 from harmony.serving import sentence
 from tests.controller.lives import STEP_S, T0, acted, service, turn
@@ -36,7 +38,16 @@ TYPES = {
     "TargetConflict",
 }
 REASONS = {
-    "Ready": {"Working", "Error", "FailedGetScale", "FailedUpdateScale", "PodsNotCreated", "OwnedByAnother"},
+    "Ready": {
+        "Working",
+        "Error",
+        "FailedGetScale",
+        "FailedUpdateScale",
+        "PodsNotCreated",
+        "PodsNotReady",
+        "OwnedByAnother",
+        "ForecastAbsent",
+    },
     "AbleToScale": {
         "FailedGetScale",
         "FailedUpdateScale",
@@ -45,7 +56,16 @@ REASONS = {
         "SucceededRescale",
         "ReadyForNewScale",
     },
-    "ScalingActive": {"ScalingDisabled", "NotDecidedYet", "MetricsAbsent", "AuthorityReduced", "ValidMetricFound"},
+    "ScalingActive": {
+        "ScalingDisabled",
+        "NotDecidedYet",
+        "MetricsAbsent",
+        "ForecastAbsent",
+        "FailedGetScale",
+        "OwnedByAnother",
+        "AuthorityReduced",
+        "ValidMetricFound",
+    },
     "ScalingLimited": {
         "NotDecidedYet",
         "TooFewReplicas",
@@ -86,7 +106,8 @@ def test_before_the_first_look_nothing_is_claimed() -> None:
     found = told(service())
     assert found["Ready"] == ("False", "FailedGetScale")
     assert found["MetricsAvailable"] == ("Unknown", "NotReadYet")
-    assert found["ScalingActive"] == ("Unknown", "NotDecidedYet")
+    assert found["ScalingActive"] == ("False", "FailedGetScale")
+    assert found["ScalingLimited"] == ("Unknown", "NotDecidedYet")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +116,7 @@ def test_before_the_first_look_nothing_is_claimed() -> None:
         ({"demand": NAN}, "ScalingActive", ("False", "MetricsAbsent")),
         ({"demand": NAN}, "MetricsAvailable", ("False", "MetricsEmpty")),
         ({"demand": NAN}, "Ready", ("False", "MetricsEmpty")),
+        ({"problem": "it is gone"}, "ScalingActive", ("False", "FailedGetScale")),
         ({"ordered": 0}, "ScalingActive", ("False", "ScalingDisabled")),
         ({"blocked": "exceeded quota"}, "AbleToScale", ("False", "PodsNotCreated")),
         ({"blocked": "exceeded quota"}, "Ready", ("False", "PodsNotCreated")),
@@ -318,3 +340,97 @@ def test_whatever_happens_reasons_are_of_closed_sets(
             metrics = c["reason"].startswith("Metrics") and c["type"] in ("Ready", "MetricsAvailable")
             assert c["reason"] in REASONS[c["type"]] or metrics, c
         assert unknown_fields(status, schema_of_status()) == []
+
+
+# ---- which condition follows from which ---------------------------------------------------------------------
+STUCK = Starts(8, 1, pending_s=(5.0, 1e5), unready_s=(20.0,), stuck="Unschedulable", words="0/3 nodes are available")
+LOOKS: tuple[Json, ...] = (
+    {},
+    {},
+    {"problem": "it does not exist"},
+    {"blocked": "exceeded quota"},
+    {"hold_down": "its rollout is paused"},
+    {"starts": STUCK},
+    {"ready": 0},
+)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> tuple[Service, Any]:
+    """A service after some turns in which anything happened, and what came of the last one."""
+    pause = draw(st.sampled_from([None, None, None, Annotation.PAUSED, Annotation.PAUSED_SCALE_IN]))
+    spec: Json = {"mode": draw(st.sampled_from(["Observe", "Recommend", "Floor", "UpOnly", "Full"]))}
+    if draw(st.booleans()):
+        spec["fallback"] = {"failureThreshold": 2, "replicas": draw(st.integers(1, 9))}
+    of = service(annotations={} if pause is None else {pause: "true"}, **spec)
+    done: Any = acted(of)
+    for k in range(draw(st.integers(1, 5))):
+        look = draw(st.sampled_from(LOOKS))
+        demand = draw(st.just(NAN) | st.floats(0, 900) | st.just(math.inf))
+        of.meet(draw(st.sampled_from(["", "", "HorizontalPodAutoscaler serving/chat"])))
+        now_s = T0 + k * STEP_S
+        plan = turn(of, now_s, demand, draw(st.integers(0, 25)), forecast=draw(st.booleans()), conclude=False, **look)
+        stands = draw(st.sampled_from(["done", "refused", "dry"])) if not of.rival else "refused"
+        done = acted(of)
+        if of.plan is not None:
+            if stands == "done":
+                done = type(done)(plan.desired, changed=plan.desired != of.view.ordered)
+            elif plan.desired != of.view.ordered and stands == "refused":
+                done = done.failed("it scales too")
+            of.conclude(done.applied)
+    if draw(st.integers(0, 9)) == 0:
+        of.fails("read: broken")
+    return of, done
+
+
+@settings(deadline=None, max_examples=400)
+@given(states())
+def test_no_condition_contradicts_another(found: tuple[Service, Any]) -> None:
+    of, done = found
+    status = status_of(of, done, {}, T0)
+    conditions = {c["type"]: c for c in status["conditions"]}
+    assert set(conditions) == TYPES
+    for rule in CONSEQUENCES:
+        cause = conditions[rule.of]
+        if rule.applies(cause["status"], cause["reason"]):
+            assert conditions[rule.then]["status"] == "False", (rule, conditions)
+    assert all(c["message"] for c in conditions.values()), "events repeat them"
+    if of.error:
+        assert conditions["Ready"]["status"] == "False"
+    if conditions["Ready"]["status"] == "False" and not of.error:
+        others = [(c["status"], c["reason"], c["message"]) for t, c in conditions.items() if t != "Ready"]
+        ready = conditions["Ready"]
+        assert any((reason, message) == (ready["reason"], ready["message"]) for _, reason, message in others)
+    decision = status.get("lastScaleDecision")
+    if decision is None or of.plan is None:
+        return
+    # what is told of the count is what stands
+    assert (decision["fromReplicas"], decision["toReplicas"]) == (of.view.ordered, done.desired)
+    if done.desired == of.view.ordered != decision["recommendedReplicas"] and (of.rival or done.error):
+        assert not decision["message"].startswith(("Up", "Down")), decision["message"]
+        assert decision["boundBy"]
+    # and of the time that is looked ahead
+    assert of.record is not None
+    window_s = lead_window(of.record.observation) * STEP_S
+    p90_s = status["leadTime"]["p90Seconds"]
+    assert p90_s - 1 <= window_s <= p90_s + 1 + STEP_S + 30.0
+
+
+def test_the_table_is_of_conditions_that_there_are() -> None:
+    assert {r.of for r in CONSEQUENCES} | {r.then for r in CONSEQUENCES} <= TYPES
+    reasons = {r.only for r in CONSEQUENCES} | {r.unless for r in CONSEQUENCES}
+    assert reasons - {""} <= {reason for known in REASONS.values() for reason in known}
+
+
+def test_a_count_that_another_writer_kept_from_being_ordered_is_not_told_as_ordered() -> None:
+    of = service()
+    of.meet("HorizontalPodAutoscaler serving/chat")
+    turn(of, T0, 200.0, 6, conclude=False)
+    done = acted(of).failed("HorizontalPodAutoscaler serving/chat scales chat too; not written")
+    of.conclude(done.applied)
+    status = status_of(of, done, {}, T0)
+    decision = status["lastScaleDecision"]
+    assert decision["message"].startswith("8 replicas recommended, currently 6:")
+    assert decision["message"].endswith("Desired replicas: 6 (another writer).")
+    assert (decision["direction"], decision["toReplicas"], status["desiredReplicas"]) == ("None", 6, 6)
+    assert "violationProbability" not in status or status["violationProbability"] == 1.0, "of the count that stands"
