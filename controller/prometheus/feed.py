@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from controller.prometheus.client import Prometheus
 from controller.prometheus.coverage import Coverage, Reporting
 from controller.prometheus.errors import PrometheusError, QueryRefused, Slow
 from controller.prometheus.families import Kin
-from controller.prometheus.freshness import within
+from controller.prometheus.freshness import selectors, within
 from controller.prometheus.history import LARGEST, History
 from controller.prometheus.states import FeedReason, FeedState, IndicatorState
 from controller.prometheus.together import Portion, Want
@@ -34,6 +34,8 @@ SHORTEST_PIECE_ROWS = 60
 PAST_BUDGET_S = 5.0  # of a tick, for all services of one Prometheus together
 RETRY_PIECE_S = 300.0  # after a piece of the past failed
 REFUSALS = 3  # in a row until a query is known to bear no age limit; one alone may be a passing overload
+PARTS_S = 300.0  # between looks at the parts of a query that gives nothing
+MOST_PARTS = 8
 REFUSED_S = 3600.0  # and then it is tried again after so long
 
 
@@ -73,6 +75,8 @@ class _Cursor:
     as_given_until_s: float = -math.inf  # until then it is asked as it is at once
     incomplete: str = ""  # why the newest answer does not say all
     at_least: float = math.nan  # the newest reading of an incomplete answer
+    absent: tuple[str, ...] = ()  # parts of the query that have no series while others have
+    parts_until_s: float = -math.inf  # until then they are not asked for again
 
 
 class Feed:
@@ -139,6 +143,7 @@ class Feed:
             found = None if isinstance(counted, PrometheusError) or counted.warnings else at_each_moment(counted.series)
             self._coverage.learn(now_s, found)
         states = [self._told(column, now_s, *answers[column]) for column in range(len(self.queries))]
+        states = [await self._explained(column, state, now_s) for column, state in enumerate(states)]
         self._follow_past(now_s)
         if self._past is not None and self.reads_past:
             await self._piece_of_past(now_s)
@@ -155,6 +160,30 @@ class Feed:
             for column, kin in enumerate(self._kin)
             if kin is not None
         ]
+
+    # ---- sums with an absent part -------------------------------------------------------------------------------
+    async def _explained(self, column: int, state: IndicatorState, now_s: float) -> IndicatorState:
+        """Of a query of one's own that gives nothing, with the part of it that has no series, if others have."""
+        cursor = self._cursors[column]
+        parts = selectors(cursor.promql) if state.reason is FeedReason.EMPTY and self._kin[column] is None else []
+        if len(parts) < 2:
+            return state
+        if now_s >= cursor.parts_until_s:
+            cursor.absent, cursor.parts_until_s = await self._absent_of(parts, now_s), now_s + PARTS_S
+        if not cursor.absent:
+            return state
+        said = (
+            f"{state.message}; of its parts, {' and '.join(cursor.absent)} gives no series while others do, and a sum "
+        )
+        return replace(state, message=said + "with an absent part is absent (`or 0 * ...` where that part means 0)")
+
+    async def _absent_of(self, parts: list[str], now_s: float) -> tuple[str, ...]:
+        """The selectors that give no series, if some do; as far as Prometheus answers."""
+        try:
+            there = [bool(await self.prometheus.query(f"group({part})", now_s)) for part in parts[:MOST_PARTS]]
+        except PrometheusError:
+            return ()
+        return tuple(part for part, found in zip(parts, there, strict=False) if not found) if any(there) else ()
 
     # ---- one indicator ------------------------------------------------------------------------------------------
     async def _answers(self, now_s: float) -> dict[int, tuple[int, Answer | PrometheusError]]:

@@ -77,6 +77,9 @@ def _queries(spec: AutoscalerSpec, preset: Preset | None, where: str, namespace:
         found[own.name] = IndicatorQuery(Indicator(own.name, own.unit, own.level, KINDS[own.kind]), own.query)
     if preset is not None:
         matchers = spec.preset_matchers
+        if matchers is None and preset.shared:
+            why = f"preset {preset.name} reads what many services stand behind; say which, such as {preset.shared}"
+            raise SpecError(where, "spec.presetMatchers", why)
         if matchers is None:
             matchers = default_matchers(preset, namespace, target.kind, target.name)
             apart = default_apart(preset, namespace, target.kind, target.name)

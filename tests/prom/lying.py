@@ -28,14 +28,15 @@ class Saying:
         self.asked.append(form)
         if self.refused is not None:
             return self.refused
-        start, end, step = (float(form[k]) for k in ("start", "end", "step"))
+        instant = "time" in form
+        start, end, step = (float(form.get(k, form.get("time", "1"))) for k in ("start", "end", "step"))
         times = [start + k * step for k in range(int((end - start) / step + 1e-6) + 1)]
         result = []
         for labels, values in self.series(form["query"], times):
             points = [[t, told(v)] for t, v in zip(times, values, strict=True) if v is not None]
             if points:
-                result.append({"metric": labels, "values": points})
-        data = {"resultType": "matrix", "result": result}
+                result.append({"metric": labels} | ({"value": points[-1]} if instant else {"values": points}))
+        data = {"resultType": "vector" if instant else "matrix", "result": result}
         return 200, json.dumps({"status": "success", "data": data} | self.beside).encode()
 
 
@@ -47,7 +48,7 @@ class Lying(Prometheus):
         self.source = source
 
     async def _send(self, path: str, form: dict[str, str]) -> tuple[int, bytes]:
-        assert path == "query_range"
+        assert path in ("query_range", "query")
         return self.source.answer(form)
 
 

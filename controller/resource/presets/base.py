@@ -28,6 +28,7 @@ __all__ = [
     "query",
     "rate",
     "reporting",
+    "total",
 ]
 
 WINDOW = "2m"  # two scrapes at the usual 15..60 s, so that one lost scrape does not empty a rate
@@ -89,6 +90,7 @@ class Preset:
     `per_replica` is a first guess of the demand one replica carries, for objectives that have it learned.
     `labels` are the label names of namespace and pod in the usual scrape configuration. `reporting` counts the pods
     that report; empty where the demand is not read from the pods that are scaled, so that it is there without any.
+    `shared` is for a server that many services stand behind, whose matchers a person has to give: such as these.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Preset:
     per_replica: float
     labels: tuple[str, str] = ("namespace", "pod")
     reporting: str = ""
+    shared: str = ""
 
     def counted(self, matchers: str, apart: Apart | None) -> Reporting | None:
         """How the pods that report are counted, under the matchers of its templates."""
@@ -174,9 +177,21 @@ def query(name: str, unit: str, level: Level, promql: str, kind: Kind = "gauge")
     return Template(Indicator(name, unit, level, kind), promql)
 
 
-def rate(name: str, unit: str, level: Level, counter: str) -> Template:
-    """How fast a counter grows, summed over the pods."""
-    return query(name, unit, level, f"sum(rate({counter}{{{MATCHERS}}}[{WINDOW}]))", "rate")
+def rate(name: str, unit: str, level: Level, *counters: str) -> Template:
+    """How fast a counter grows, summed over the pods; of several names whichever a pod exports."""
+    rates = " or ".join(f"rate({counter}{{{MATCHERS}}}[{WINDOW}])" for counter in counters)
+    return query(name, unit, level, f"sum({rates})", "rate")
+
+
+def total(name: str, unit: str, *parts: str) -> Template:
+    """The sum of several gauges of demand, each over the pods (``"new|old"``: of two names whichever a pod exports).
+
+    Servers export some of them with the first request only, or not at all: a part that is not there while another is
+    counts nothing. Where none is, the sum is absent.
+    """
+    sums = [f"sum({' or '.join(f'{metric}{{{MATCHERS}}}' for metric in part.split('|'))})" for part in parts]
+    whole = (" or ".join([one, *(f"0 * {other}" for other in sums if other != one)]) for one in sums)
+    return query(name, unit, Level.DEMAND, " + ".join(f"({one})" for one in whole))
 
 
 def p95(name: str, level: Level, *histograms: str) -> Template:

@@ -6,7 +6,7 @@ of the time to the first token; time in the queue is the part of it that replica
 
 from __future__ import annotations
 
-from controller.resource.presets.base import MATCHERS, Preset, p95, query, rate, reporting
+from controller.resource.presets.base import MATCHERS, Preset, p95, query, rate, reporting, total
 from forecasting.panel import Level
 
 __all__ = ["PRESET"]
@@ -14,12 +14,7 @@ __all__ = ["PRESET"]
 PRESET = Preset(
     "tgi",
     (
-        query(
-            "requests",
-            "requests",
-            Level.DEMAND,
-            f"sum(tgi_queue_size{{{MATCHERS}}}) + sum(tgi_batch_current_size{{{MATCHERS}}})",
-        ),
+        total("requests", "requests", "tgi_queue_size", "tgi_batch_current_size"),
         rate("request_rate", "requests/s", Level.DEMAND, "tgi_request_count"),
         rate("input_token_rate", "tokens/s", Level.DEMAND, "tgi_request_input_length_sum"),
         rate("generation_token_rate", "tokens/s", Level.RESOURCE, "tgi_request_generated_tokens_sum"),

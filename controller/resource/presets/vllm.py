@@ -9,7 +9,7 @@ requests in the system (running + waiting): it grows when replicas are too few, 
 
 from __future__ import annotations
 
-from controller.resource.presets.base import MATCHERS, Preset, p95, query, rate, reporting
+from controller.resource.presets.base import MATCHERS, Preset, p95, query, rate, reporting, total
 from forecasting.panel import Level
 
 __all__ = ["PRESET"]
@@ -17,12 +17,7 @@ __all__ = ["PRESET"]
 PRESET = Preset(
     "vllm",
     (
-        query(
-            "requests",
-            "requests",
-            Level.DEMAND,
-            f"sum(vllm:num_requests_running{{{MATCHERS}}}) + sum(vllm:num_requests_waiting{{{MATCHERS}}})",
-        ),
+        total("requests", "requests", "vllm:num_requests_running", "vllm:num_requests_waiting"),
         rate("request_rate", "requests/s", Level.DEMAND, "vllm:request_success_total"),
         rate("prompt_token_rate", "tokens/s", Level.DEMAND, "vllm:prompt_tokens_total"),
         rate("generation_token_rate", "tokens/s", Level.RESOURCE, "vllm:generation_tokens_total"),

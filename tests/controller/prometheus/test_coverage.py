@@ -348,3 +348,32 @@ def test_a_reading_that_is_kept_covers_every_pod_that_has_long_been_ready(turns:
         elif scraped >= max(ready, 1):
             assert kept == 20.0 * scraped
         before = ready
+
+
+# ---- sums with an absent part -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("promql", "there", "named"),
+    [
+        ("sum(busy) + sum(queued)", {"busy"}, ["queued"]),
+        ('sum(rate(ok{a="b"}[2m])) + sum(rate(failed{a="b"}[2m])) + sum(lost)', {"ok"}, ['failed{a="b"}', "lost"]),
+        ("sum(busy) / scalar(limit)", {"limit"}, ["busy"]),
+        ("sum(busy) + sum(queued)", set(), []),
+        ("sum(busy)", set(), []),
+    ],
+)
+def test_the_part_that_is_absent_is_named(promql: str, there: set[str], named: list[str]) -> None:
+    def say(asked: str, times: list[float]) -> list[Found]:
+        part = asked.removeprefix("group(").partition("{")[0].rstrip(")")
+        return [({}, [1.0] * len(times))] if asked.startswith("group(") and part in there else []
+
+    source = Saying(say)
+    indicator = Indicator("requests", "", 1, "gauge")
+    made = Feed(Lying(source), [IndicatorQuery(indicator, promql)], History([indicator], STEP, 40))
+    made.reads_past = False
+    first, *_, last = refreshed(made, *(m / 2 for m in range(8)))
+    for state in (first, last):
+        assert state.demand.reason is FeedReason.EMPTY
+        assert all(name in state.message for name in named)
+        assert ("of its parts" in state.message) is bool(named)
+    looks = [a for a in source.asked if a["query"].startswith("group(")]
+    assert len(looks) == (len(named) + len(there) if len(named) + len(there) else 2 * ("+" in promql)), "once"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +14,10 @@ import pytest
 
 from controller.prometheus.client import Prometheus
 from controller.prometheus.freshness import within
+from controller.resource.parsing import SpecError, parse_autoscaler
 from controller.resource.presets import MATCHERS, PRESETS, Preset, default_matchers
 from controller.resource.presets.base import own_reporting
+from tests.controller.resource.builders import autoscaler
 from tests.prom.real import RealPrometheus, need_prometheus, openmetrics
 
 AT = 1_700_000_000.0
@@ -31,6 +36,18 @@ GAUGES = {
     "tgi_queue_size": 2,
     "tgi_batch_current_size": 6,
     "tgi_batch_current_max_tokens": 4096,
+    "sglang:num_running_reqs": 7,
+    "sglang:num_queue_reqs": 2,
+    "sglang:token_usage": 0.25,
+    "trtllm_num_requests_running": 6,
+    "trtllm_num_requests_waiting": 1,
+    "trtllm_kv_cache_utilization": 0.75,
+    "dynamo_frontend_inflight_requests": 9,
+    "dynamo_frontend_queued_requests": 4,
+    "llm_d_epp_request_running": 8,
+    "inference_extension_flow_control_queue_size": 3,
+    "ray_serve_replica_processing_queries": 5,
+    "ray_serve_deployment_queued_queries": 2,
 }
 COUNTERS = {
     "vllm:request_success_total": 2,
@@ -43,12 +60,31 @@ COUNTERS = {
     "tgi_request_count": 3,
     "tgi_request_input_length_sum": 300,
     "tgi_request_generated_tokens_sum": 150,
+    "sglang:num_requests_total": 3,
+    "sglang:prompt_tokens_total": 50,
+    "sglang:generation_tokens_total": 70,
+    "trtllm_request_success_total": 2,
+    "trtllm_prompt_tokens_total": 20,
+    "trtllm_generation_tokens_total": 30,
+    "dynamo_frontend_requests_total": 4,
+    "dynamo_frontend_output_tokens_total": 40,
+    "inference_objective_request_total": 5,
+    "ray_serve_deployment_request_counter_total": 6,
 }
 HISTOGRAMS = (
     "vllm:time_to_first_token_seconds",
     "tgi_request_queue_duration",
     "tgi_request_duration",
     "tgi_request_mean_time_per_token_duration",
+    "sglang:time_to_first_token_seconds",
+    "sglang:inter_token_latency_seconds",
+    "trtllm_time_to_first_token_seconds",
+    "trtllm_time_per_output_token_seconds",
+    "trtllm_request_queue_time_seconds",
+    "dynamo_frontend_time_to_first_token_seconds",
+    "dynamo_frontend_inter_token_latency_seconds",
+    "inference_model_request_duration_seconds",
+    "ray_serve_deployment_processing_latency_ms",
 )
 DCGM = {
     "DCGM_FI_DEV_FB_USED": 1024,
@@ -93,6 +129,47 @@ EXPECTED = {
         "latency_p95": 0.95,
         "itl_p95": 0.95,
     },
+    "sglang": {
+        "requests": 18.0,
+        "request_rate": 6.0,
+        "prompt_token_rate": 100.0,
+        "generation_token_rate": 140.0,
+        "kv_cache_usage": 0.25,
+        "requests_waiting": 4.0,
+        "ttft_p95": 0.95,
+        "itl_p95": 0.95,
+    },
+    "trtllm": {
+        "requests": 14.0,
+        "request_rate": 4.0,
+        "prompt_token_rate": 40.0,
+        "generation_token_rate": 60.0,
+        "kv_cache_usage": 0.75,
+        "requests_waiting": 2.0,
+        "ttft_p95": 0.95,
+        "itl_p95": 0.95,
+        "queue_time_p95": 0.95,
+    },
+    "kserve": {  # scraped under vLLM's own names
+        "requests": 26.0,
+        "request_rate": 4.0,
+        "prompt_token_rate": 400.0,
+        "generation_token_rate": 200.0,
+        "kv_cache_usage": 0.3,
+        "requests_waiting": 6.0,
+        "ttft_p95": 0.95,
+        "itl_p95": 0.95,
+    },
+    "dynamo": {
+        "requests": 18.0,
+        "request_rate": 8.0,
+        "generation_token_rate": 80.0,
+        "requests_waiting": 8.0,
+        "ttft_p95": 0.95,
+        "itl_p95": 0.95,
+    },
+    "inference-extension": {"requests": 22.0, "request_rate": 10.0, "latency_p95": 0.95},
+    "ray-serve": {"requests": 14.0, "request_rate": 12.0, "requests_waiting": 4.0, "latency_p95": 0.00095},
     "dcgm": {
         "busy_gpus": 0.9 + 0.5,  # one GPU tells the profiling figure, the other only percent
         "gpu_utilization": 0.7,
@@ -191,6 +268,49 @@ def test_presets_say_what_they_are(preset: Preset) -> None:
         assert template.promql.count("{") == template.promql.count(MATCHERS) > 0
         assert template.indicator.unit
     assert preset.reporting.count("{") == preset.reporting.count(MATCHERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "value"),
+    [
+        ("vllm", "vllm:num_requests_waiting", 5.0),
+        ("sglang", "sglang:num_running_reqs", 4.0),
+        ("kserve", "kserve_vllm:num_requests_running", 3.0),
+        ("inference-extension", "llm_d_epp_flow_control_queue_size", 2.0),
+        ("ray-serve", "ray_serve_deployment_queued_queries", 7.0),
+        ("trtllm", "trtllm_num_requests_running", 0.0),
+    ],
+)
+def test_a_part_that_no_pod_exports_counts_nothing(tmp_path: Path, name: str, part: str, value: float) -> None:
+    """With one of two parts there, the sum is that part; a real zero stays one."""
+    template = PRESETS[name].templates[0]
+    promql = within(template.fill('namespace="serving"'), 180.0)
+    case = {"expr": promql, "eval_time": "10m", "exp_samples": [{"labels": "{}", "value": value}]}
+    series = [{"series": f'{part}{{namespace="serving",pod="a"}}', "values": f"{value}x60"}]
+    group = {"interval": "15s", "input_series": series, "promql_expr_test": [case]}
+    path = tmp_path / "test.yaml"
+    path.write_text(json.dumps({"evaluation_interval": "15s", "tests": [group]}))
+    done = subprocess.run([need_promtool(), "test", "rules", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def need_promtool() -> str:
+    need_prometheus()
+    found = shutil.which("promtool")
+    assert found is not None
+    return found
+
+
+def test_a_server_of_many_services_has_to_be_told_apart() -> None:
+    for name, preset in PRESETS.items():
+        if not preset.shared:
+            assert parse_autoscaler(autoscaler(preset=name, indicators=...)).queries[0].reporting is not None
+            continue
+        with pytest.raises(SpecError, match=r"spec\.presetMatchers: preset .* such as"):
+            parse_autoscaler(autoscaler(preset=name, indicators=...))
+        made = parse_autoscaler(autoscaler(preset=name, indicators=..., presetMatchers=preset.shared))
+        assert made.queries[0].reporting is None
+        assert preset.shared in made.queries[0].promql
 
 
 def test_matchers_stand_in_every_selector() -> None:
