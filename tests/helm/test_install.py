@@ -5,13 +5,14 @@ On the fake server Helm keeps its releases in memory (it stores them as protobuf
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helm.chart import CHART, NAMESPACE, RELEASE, documents
+from tests.helm.chart import CHART, NAMESPACE, RELEASE, documents, notes
 from tests.helm.rbac import allows, granted_rules
 from tests.kube.api import ApiServer
 from tests.kube.fixtures import HOW_TO_GET_A_REAL_ONE
@@ -20,7 +21,7 @@ from tests.kube.real import RealApiServer, real_assets
 OURS = "/apis/autoscaling.harmony-autoscaler.io/v1alpha1/namespaces/serving/gpuautoscalers"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gpuautoscalers.autoscaling.harmony-autoscaler.io"
 DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/harmony-controller"
-CHAT = {
+CHAT: dict[str, Any] = {
     "apiVersion": "autoscaling.harmony-autoscaler.io/v1alpha1",
     "kind": "GPUAutoscaler",
     "metadata": {"name": "chat", "namespace": "serving"},
@@ -104,6 +105,84 @@ def test_the_api_can_be_switched_on_and_off_later(api_server: ApiServer, tmp_pat
 
         config.upgrade(CHART, RELEASE, {"api": {"enabled": True}}, namespace=NAMESPACE)
         assert api_server.must("GET", claim)["metadata"]["uid"] == made["metadata"]["uid"], "and is taken up again"
+
+
+def left_of_ours(api: ApiServer) -> set[str]:
+    """What carries the release's label, in the kinds that the chart makes."""
+    listed = {
+        "/api/v1": ("services", "serviceaccounts", "configmaps", "secrets", "persistentvolumeclaims"),
+        "/apis/apps/v1": ("deployments",),
+        "/apis/policy/v1": ("poddisruptionbudgets",),
+        "/apis/networking.k8s.io/v1": ("networkpolicies",),
+        "/apis/rbac.authorization.k8s.io/v1": ("roles", "rolebindings", "clusterroles", "clusterrolebindings"),
+        "/apis/apiextensions.k8s.io/v1": ("customresourcedefinitions",),
+    }
+    return {
+        f"{plural}/{obj['metadata']['name']}"
+        for group, plurals in listed.items()
+        for plural in plurals
+        for obj in api.must("GET", f"{group}/{plural}?labelSelector=app.kubernetes.io/instance={RELEASE}")["items"]
+    }
+
+
+def verbs(api: ApiServer) -> set[str]:
+    """What the controller may do to the status of its objects."""
+    roles = api.must(
+        "GET", f"/apis/rbac.authorization.k8s.io/v1/clusterroles?labelSelector=app.kubernetes.io/instance={RELEASE}"
+    )
+    rules = [rule for role in roles["items"] for rule in role.get("rules") or ()]
+    return {v for rule in rules if "gpuautoscalers/status" in rule.get("resources", ()) for v in rule["verbs"]}
+
+
+def test_whatever_was_switched_on_and_off_nothing_is_left(api_server: ApiServer, tmp_path: Path) -> None:
+    crd, claim = f"customresourcedefinitions/{CRD.rpartition('/')[2]}", "persistentvolumeclaims/harmony-journal"
+    api_on: dict[str, Any] = {"api": {"enabled": True}, "keda": {"enabled": True}}
+    dry: dict[str, Any] = {"controller": {"dryRun": True}}
+    with helm(api_server, tmp_path) as config:
+        config.install(CHART, RELEASE, {}, namespace=NAMESPACE)
+        first = left_of_ours(api_server)
+        config.upgrade(CHART, RELEASE, api_on, namespace=NAMESPACE)
+        assert left_of_ours(api_server) - first == {"services/harmony-api", "services/harmony-keda", claim}
+        assert "claim harmony-journal" in notes(api_on)
+        off = {"api": {"enabled": False}, "keda": {"enabled": False}}
+        config.upgrade(CHART, RELEASE, off, namespace=NAMESPACE)
+        assert left_of_ours(api_server) == first | {claim}
+
+        assert "patch" in verbs(api_server)
+        config.upgrade(CHART, RELEASE, dry, namespace=NAMESPACE)
+        assert "patch" in verbs(api_server), "pods of before are still there when roles are applied"
+        said = json.dumps(config.status(RELEASE))
+        assert "The roles still allow writing" in said
+        pods_are_new(api_server)
+        config.upgrade(CHART, RELEASE, dry, namespace=NAMESPACE)
+        assert not verbs(api_server) & {"patch", "update", "create", "delete"}
+        assert "The roles still allow writing" not in json.dumps(config.status(RELEASE))
+
+        config.uninstall(RELEASE)
+        assert left_of_ours(api_server) == {crd, claim}
+
+
+def pods_are_new(api: ApiServer) -> None:
+    """What the Deployment controller says once all pods are replaced."""
+    if not api.runs_controllers:
+        counts = {"replicas": 2, "updatedReplicas": 2, "readyReplicas": 2}
+        api.must("PATCH", f"{DEPLOYMENT}/status", {"status": counts})
+
+
+def test_an_upgrade_that_fails_leaves_nothing_where_it_is_told_to_clean_up(
+    api_server: ApiServer, tmp_path: Path
+) -> None:
+    from helm_python.errors import HelmError
+
+    with helm(api_server, tmp_path) as config:
+        config.install(CHART, RELEASE, {}, namespace=NAMESPACE)
+        first, before = left_of_ours(api_server), api_server.must("GET", DEPLOYMENT)["spec"]
+        refused = CHAT | {"spec": CHAT["spec"] | {"maxReplicas": 0}}
+        bad = {"api": {"enabled": True}, "keda": {"enabled": True}, "extraObjects": [refused]}
+        with pytest.raises(HelmError):
+            config.upgrade(CHART, RELEASE, bad, namespace=NAMESPACE, rollback_on_failure=True, cleanup_on_fail=True)
+        assert api_server.must("GET", DEPLOYMENT)["spec"] == before
+        assert left_of_ours(api_server) == first
 
 
 @pytest.fixture

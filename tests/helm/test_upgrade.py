@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.chart import ROOT, documents, of_kind, one
+from tests.helm.chart import NAMESPACE, ROOT, documents, of_kind, one
 from tests.helm.matrix import MATRIX
+from tests.kube.patches import APPLY
+from tests.kube.server import FakeApiServer
 
 RELEASED: dict[str, Any] = yaml.safe_load((ROOT / "tests" / "helm" / "released.yaml").read_text())
 KEEP = {"helm.sh/resource-policy": "keep"}
@@ -42,6 +44,72 @@ def test_crd_versions_only_grow() -> None:
 def test_immutable_labels_hold_neither_version_nor_choice(values: dict[str, Any]) -> None:
     selector = one(documents(values), "Deployment")["spec"]["selector"]["matchLabels"]
     assert set(selector) == set(RELEASED["selector"])
+
+
+def nulls(value: Any, path: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [p for key, inner in value.items() for p in nulls(inner, f"{path}.{key}")]
+    if isinstance(value, list):
+        return [p for i, inner in enumerate(value) for p in nulls(inner, f"{path}[{i}]")]
+    return [path] if value is None else []
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_nothing_is_said_to_be_null(values: dict[str, Any]) -> None:
+    """Applied on the server's side, null does not take a field away; it is told as a field that is there."""
+    found = {f"{d['kind']}/{d['metadata']['name']}": nulls(d) for d in documents(values)}
+    assert not {name: paths for name, paths in found.items() if paths}
+
+
+MONITORING = {"servicemonitors": "ServiceMonitor", "podmonitors": "PodMonitor", "prometheusrules": "PrometheusRule"}
+
+
+def foreign(plural: str, kind: str) -> dict[str, Any]:
+    """Somebody else's resource, of any shape."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.monitoring.coreos.com"},
+        "spec": {
+            "group": "monitoring.coreos.com",
+            "names": {"plural": plural, "kind": kind},
+            "scope": "Namespaced",
+            "versions": [version],
+        },
+    }
+
+
+def test_every_choice_can_be_applied_over_every_other() -> None:
+    """By server-side apply, in the order of the matrix and back, onto what the choice before has left."""
+    with FakeApiServer() as api:
+        for namespace in (NAMESPACE, "serving", "batch"):
+            api.ensure_namespace(namespace)
+        for plural, kind in MONITORING.items():
+            api.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", foreign(plural, kind))
+        applied: dict[str, dict[str, Any]] = {}
+        for choice in [*MATRIX, *reversed(MATRIX)]:
+            for doc in documents(MATRIX[choice]):
+                path = where(doc)
+                if applied.get(path) != doc:
+                    query = "?fieldManager=helm&force=true"
+                    code, answer = api.request("PATCH", path + query, doc, content_type=APPLY[0])
+                    assert code in (200, 201), (choice, path, answer)
+                    applied[path] = doc
+        assert len(applied) > 30
+
+
+PLURALS = {"NetworkPolicy": "networkpolicies"} | {kind: plural for plural, kind in MONITORING.items()}
+CLUSTER = ("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition")
+
+
+def where(doc: dict[str, Any]) -> str:
+    """The path of an object."""
+    root = f"/apis/{doc['apiVersion']}" if "/" in doc["apiVersion"] else f"/api/{doc['apiVersion']}"
+    meta = doc["metadata"]
+    space = "" if doc["kind"] in CLUSTER else f"/namespaces/{meta.get('namespace', NAMESPACE)}"
+    return f"{root}{space}/{PLURALS.get(doc['kind'], doc['kind'].lower() + 's')}/{meta['name']}"
 
 
 def test_names_and_selectors_are_those_of_earlier_versions() -> None:

@@ -35,6 +35,10 @@ def fill(kind: Kind, obj: Json, creating: bool) -> None:
         if kind.kind == "Deployment":
             rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}}
             _default(spec, strategy=rolling, revisionHistoryLimit=10, progressDeadlineSeconds=600)
+            if spec["strategy"].get("type") == "RollingUpdate":
+                _default(spec["strategy"], rollingUpdate=rolling["rollingUpdate"])
+            elif spec["strategy"].get("rollingUpdate", 0) is None:
+                del spec["strategy"]["rollingUpdate"]  # as decoding leaves it out
     elif kind.kind == "HorizontalPodAutoscaler" and isinstance(spec, dict):
         _default(spec, minReplicas=1)
     elif kind.kind == "Pod" and isinstance(spec, dict):
@@ -63,6 +67,7 @@ def check(kind: Kind, obj: Json) -> Iterator[Cause]:
     assert spec is not None
     if kind.kind in _WORKLOADS:
         yield from _check_workload(spec)
+        yield from _check_strategy(spec.get("strategy") or {})
     elif kind.kind == "HorizontalPodAutoscaler":
         yield from _check_hpa(spec)
     elif kind.kind == "Pod" and not spec.get("containers"):
@@ -82,6 +87,12 @@ def _check_workload(spec: Json) -> Iterator[Cause]:
         yield Cause("FieldValueInvalid", "spec.template.metadata.labels", text)
     if not (template.get("spec") or {}).get("containers"):
         yield Cause("FieldValueRequired", "spec.template.spec.containers", "Required value")
+
+
+def _check_strategy(strategy: Json) -> Iterator[Cause]:
+    if strategy.get("type") == "Recreate" and strategy.get("rollingUpdate") is not None:
+        text = "Forbidden: may not be specified when strategy `type` is 'Recreate'"
+        yield Cause("FieldValueForbidden", "spec.strategy.rollingUpdate", text)
 
 
 def _check_hpa(spec: Json) -> Iterator[Cause]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from .errors import (
     unsupported_media,
 )
 from .kinds import Kind, Registry
-from .patches import APPLY, JSON_PATCH, MERGE, STRATEGIC, apply_patch
+from .patches import APPLY, JSON_PATCH, MERGE, STRATEGIC, apply_patch, let_go
 from .quota import check_quota
 from .scale import scale_of, wanted_replicas, with_replicas
 from .selectors import Predicate, field_selector, label_selector
@@ -73,6 +74,7 @@ class Operations:
         self._registry = registry
         self._timestamp = timestamp
         self._admission = Admission()
+        self._applied: dict[tuple[str, str, str], Json] = {}  # what each manager last applied
 
     # ---- reading
 
@@ -214,7 +216,10 @@ class Operations:
             if item is None and not subresource:
                 body.setdefault("metadata", {})["name"] = name
                 self._place(kind, namespace, body)
-                return self._create(kind, namespace, body, query)
+                applied = copy.deepcopy(body)
+                made = self._create(kind, namespace, body, query)
+                self._applied[self._managed(kind, key, query)] = applied
+                return made
         item = self._existing(kind, key)
         metadata = body.get("metadata") if isinstance(body, dict) else None
         if isinstance(metadata, dict):
@@ -225,10 +230,21 @@ class Operations:
             new = with_replicas(kind, json.loads(item.form(kind, convert)), wanted_replicas(scale, name))
         else:
             new = apply_patch(content_type, json.loads(item.form(kind, convert)), body, kind.custom)
+            if content_type in APPLY and not subresource:
+                managed = self._managed(kind, key, query)
+                let_go(new, self._applied.get(managed, {}), body)
+                stored = self._store(kind, item, new, subresource, query)
+                self._applied[managed] = copy.deepcopy(body)
+                return stored
             if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
                 raise bad_request("the patched object has no metadata")
             self._check_precondition(kind, name, item, new["metadata"])
         return self._store(kind, item, new, subresource, query)
+
+    def _managed(self, kind: Kind, key: Key, query: Query) -> tuple[str, str, str]:
+        """One manager's part of one object."""
+        item = self._storage.get(kind.storage, key)
+        return kind.storage, "" if item is None else item.obj["metadata"]["uid"], query.get("fieldManager", "")
 
     @staticmethod
     def _check_apply(kind: Kind, name: str, body: Any, query: Query) -> None:

@@ -161,6 +161,37 @@ def _operate(target: Any, operation: dict[str, Any]) -> Any:
     return target
 
 
+def let_go(target: Any, last: Any, now: Any, name: str = "") -> None:
+    """Takes from `target`, in place, what a manager applied `last` and does not apply `now`."""
+    if isinstance(target, dict) and isinstance(last, dict):
+        for key, value in last.items():
+            if key not in target:
+                continue
+            if isinstance(now, dict) and key in now:
+                let_go(target[key], value, now[key], key)
+            elif isinstance(value, dict) and isinstance(target[key], dict):
+                let_go(target[key], value, {}, key)  # what others have put beside it stays
+                if not target[key]:
+                    del target[key]
+            else:
+                del target[key]
+    elif isinstance(target, list) and isinstance(last, list):
+        by = next((key for key in _MERGE_KEYS.get(name, ()) if any(isinstance(e, dict) and key in e for e in last)), "")
+        if by:
+            before, after = ({e.get(by): e for e in entries} for entries in (last, now or []))
+            for entry in [e for e in target if e.get(by) in before]:
+                if entry.get(by) in after:
+                    let_go(entry, before[entry.get(by)], after[entry.get(by)])
+                else:
+                    target.remove(entry)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
 def apply_patch(content_type: str, target: Any, patch: Any, custom: bool) -> Any:
     """The object after the patch.
 
@@ -172,5 +203,6 @@ def apply_patch(content_type: str, target: Any, patch: Any, custom: bool) -> Any
     if not isinstance(patch, dict):
         raise bad_request("the patch must be an object")
     if content_type in APPLY:
-        return merge(target, patch) if custom else strategic(target, patch)
+        stated = _without_nulls(patch)  # null takes nothing away: what stands there stays
+        return merge(target, stated) if custom else strategic(target, stated)
     return merge(target, patch) if content_type == MERGE else strategic(target, patch)

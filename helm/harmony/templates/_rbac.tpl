@@ -1,11 +1,30 @@
 {{/*
 What the controller may do, rule by rule. "harmony.rules.served" goes to every watched namespace (or to the whole
 cluster), "harmony.rules.cluster" is about objects that have no namespace, "harmony.rules.own" is for the release's own
-namespace. A dry run gets no verb that writes.
+namespace. A dry run gets no verb that writes, once no pod is left that writes.
 */}}
 
+{{/*
+Whether pods may write: "true" or nothing. An upgrade to a dry run applies roles before it replaces pods, and those of
+before would be refused what they do meanwhile; so as long as such pods are in the cluster, their verbs stay.
+*/}}
+{{- define "harmony.writes" -}}
+{{- if not .Values.controller.dryRun -}}
+true
+{{- else -}}
+{{- $live := lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-controller" (include "harmony.fullname" .)) -}}
+{{- $old := lt (int (dig "status" "updatedReplicas" 0 $live)) (int (dig "status" "replicas" 0 $live)) -}}
+{{- range (dig "spec" "template" "spec" "containers" list $live) -}}
+{{- range .env -}}
+{{- if and (eq .name "HARMONY_DRY_RUN") (ne (dig "value" "" .) "true") -}}{{- $old = true -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $old -}}true{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "harmony.rules.served" -}}
-{{- $writes := not .Values.controller.dryRun -}}
+{{- $writes := eq (include "harmony.writes" .) "true" -}}
 - apiGroups: [autoscaling.harmony-autoscaler.io]
   resources: [gpuautoscalers]
   verbs: [get, list, watch]
