@@ -70,7 +70,7 @@ def summary(found: ForecastDistribution, request: AdHocRequest) -> AdHocForecast
             level=int(indicator.level),
             unit=indicator.unit,
             mean=numbers(mean[:, k]),
-            quantiles={f"{q:g}": numbers(quantiles[i, :, k]) for i, q in enumerate(levels)},
+            quantiles={str(q): numbers(quantiles[i, :, k]) for i, q in enumerate(levels)},
             paths=[numbers(p) for p in found.paths[: request.paths, :, k]] if request.paths else None,
         )
         for k, indicator in enumerate(found.indicators)

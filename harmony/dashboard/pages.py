@@ -184,7 +184,10 @@ def login_page(request: Request, our: Our, next: str = "/") -> Response:
 @router.post(LOGIN)
 async def login(request: Request, our: Our) -> Response:
     """Begin a session if the key is valid."""
-    fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+    try:
+        fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+    except ValueError:
+        raise Problem("bad-request", "Send the two fields of the form.") from None
     key, following = fields.get("key", [""])[0].strip(), inside(fields.get("next", ["/"])[0])
     address = request.client.host if request.client is not None else "unknown"
     now_s = our.state.monotonic_s()

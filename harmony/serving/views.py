@@ -43,7 +43,8 @@ def utc(seconds: float) -> str | None:
     """RFC 3339 in UTC to the second, such as ``2026-03-01T12:00:00Z``; None for a time that is not known."""
     if not math.isfinite(seconds):
         return None
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Not strftime, whose years before 1000 have fewer than four digits.
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
 
 
 def summary_json(snapshot: Snapshot) -> Json:

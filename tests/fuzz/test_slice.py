@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import journals, models
+from tests.fuzz import journals, models, requests
 from tests.fuzz.tally import Tally
 
 
@@ -18,3 +18,7 @@ def test_damaged_journals() -> None:
 
 def test_model_folders_with_valid_checksums_and_bad_content() -> None:
     check(models.run(60), 60)
+
+
+def test_requests_to_everything_that_is_posted() -> None:
+    check(requests.run(150), 150)

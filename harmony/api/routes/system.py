@@ -23,6 +23,11 @@ __all__ = ["changes", "health", "router"]
 
 router = APIRouter(tags=["system"])
 PING_S = 15.0
+EVENT = {
+    "type": "object",
+    "description": 'One event; `data` is JSON: {"version", "changed": [service], "gone": [service]}.',
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
 UNRECORDED = "decisions are not being recorded; the log says why"
 
 
@@ -62,7 +67,7 @@ async def metrics(request: Request, state: StateOf, _: Reader) -> Response:
     "/events",
     summary="Changes of the fleet as they happen",
     response_class=Response,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {"schema": EVENT}}}},
 )
 async def events(
     request: Request,
