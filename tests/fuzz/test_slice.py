@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import journals, models, requests
+from tests.fuzz import journals, keda, models, requests
 from tests.fuzz.tally import Tally
 
 
@@ -22,3 +22,7 @@ def test_model_folders_with_valid_checksums_and_bad_content() -> None:
 
 def test_requests_to_everything_that_is_posted() -> None:
     check(requests.run(150), 150)
+
+
+def test_messages_to_the_external_scaler() -> None:
+    check(keda.run(100), 100)
