@@ -10,7 +10,17 @@ from simulator.charts.axes import percent_label
 from simulator.charts.view import display_name, focus_name, ordered_names
 from simulator.result import PolicyRun, ReplayResult
 
-__all__ = ["headline", "hours", "met", "percent_change", "ratio_to_oracle", "scored_known", "sentences"]
+__all__ = [
+    "headline",
+    "hours",
+    "met",
+    "objective",
+    "percent_change",
+    "ratio_to_oracle",
+    "scored_known",
+    "sentences",
+    "violation",
+]
 
 
 def hours(value: float) -> str:
@@ -56,8 +66,26 @@ def headline(result: ReplayResult) -> str:
     verb = "met its objective" if met(result, run) else "did not meet its objective"
     allowed = f"({percent_label(result.epsilon)} allowed)"
     if run.violation_rate == 0:
-        return f"{name} {verb}: demand never exceeded what was ready {allowed}."
-    return f"{name} {verb}: demand exceeded what was ready {percent_label(run.violation_rate)} of the time {allowed}."
+        never = "no step had too many late requests" if late(result) else "demand never exceeded what was ready"
+        return f"{name} {verb}: {never} {allowed}."
+    return f"{name} {verb}: {violation(result)} {percent_label(run.violation_rate)} of the time {allowed}."
+
+
+def late(result: ReplayResult) -> bool:
+    """Whether late requests are what violates a step, rather than demand beyond capacity."""
+    return result.world == "requests"
+
+
+def objective(result: ReplayResult) -> str:
+    """What may happen for a share of the time."""
+    return "more than 5% of the requests are late" if late(result) else "demand exceeds what is ready"
+
+
+def violation(result: ReplayResult) -> str:
+    """What a violated step is."""
+    if late(result):
+        return "more than 5% of the requests had no first token within the bound"
+    return "demand exceeded what was ready"
 
 
 def sentences(result: ReplayResult) -> list[str]:

@@ -7,7 +7,7 @@ over: it is violated when demand exceeds what the ready replicas carry.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,11 +25,17 @@ NAN = math.nan
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Timeline:
-    """What happened in each step: replicas current and ready, and whether known demand exceeded them."""
+    """What happened in each step: replicas current and ready, and whether known demand exceeded them.
+
+    ``price`` (steps,): what the replicas cost, in nominal ones; None where each costs the same. ``requests``: latency
+    figures, where single requests were served.
+    """
 
     ordered: IntArray
     ready: IntArray
     violated: BoolArray
+    price: FloatArray | None = None
+    requests: dict[str, float] = field(default_factory=dict)
 
 
 class FluidWorld:

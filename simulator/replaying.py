@@ -28,6 +28,8 @@ from harmony.policies.oracle_free import OracleFreePolicy
 from harmony.policies.registry import create_policy, policy_names
 from simulator.fluid import FluidWorld, Timeline
 from simulator.forecasters import Forecasters
+from simulator.living import BOUND, LiveRequests, Traffic, WorldSettings
+from simulator.nodes import NodePool
 from simulator.pool import GpuPool, StartUp
 from simulator.result import Fan, PolicyRun, ReplayResult
 from simulator.traces.registry import Trace, load_trace
@@ -36,6 +38,7 @@ from simulator.tuning import Score, choose_setting
 __all__ = ["ReplayProgress", "ReplaySettings", "replay"]
 
 ReplayProgress = Callable[[str, int, int], None]  # (what, done, total)
+SUPPLY_SPREAD = 1.5  # of starts that may need a node or an image, as long as nothing was learned
 LEAD_WEIGHT = 8.0  # how many starts the given lead-time distribution counts for when it is learned on
 
 
@@ -58,6 +61,7 @@ class ReplaySettings:
         ttft_slo_s: bound on a request's time to first token (request-level worlds); None for one that an idle
             replica of this size can keep.
         seed: of everything random.
+        world: what the request-level world is made of; None decides and counts at the level of rates.
     """
 
     replica_capacity: float | None = None
@@ -72,6 +76,7 @@ class ReplaySettings:
     samples: int = 200
     ttft_slo_s: float | None = None
     seed: int = 0
+    world: WorldSettings | None = None
 
     def __post_init__(self) -> None:
         if self.replica_capacity is not None and not (
@@ -125,7 +130,7 @@ def replay(
         epsilon=s.objective.epsilon,
         seed=s.seed,
         tuned=s.tune,
-        world="rate" if loaded.requests is None else "request",
+        world="requests" if s.world is not None else "rate" if loaded.requests is None else "request",
         policies=runs,
         notes=tuple(loaded.notes),
     )
@@ -181,16 +186,17 @@ class _Bench:
         self.capacity = settings.replica_capacity or mean / settings.mean_replicas
         self.need = replicas_needed(self.demand, self.capacity)
         objective = settings.objective
-        self.objective = replace(objective, demand=panel.names[0])
+        self.traffic = None
+        bound = objective.bound
+        if settings.world is not None:
+            self.traffic = Traffic.of(panel, trace.requests, self.capacity, settings.world, settings.seed)
+            bound = BOUND
+        self.objective = replace(objective, demand=panel.names[0], bound=bound)
         self.past = Past(self.need[: self.scored_from], panel.step_s, settings.start_up.median_s, objective.epsilon)
         known = self.need[~np.isnan(self.need)]
         first = int(known[0]) if known.size else 1
         self.initial = min(max(first, 1, objective.min_replicas), objective.max_replicas)
-        self.lead = (
-            LeadTime.known(settings.start_up.median_s)
-            if settings.start_up.is_fixed
-            else LeadTime.prior(settings.start_up.median_s, spread=settings.start_up.spread, weight=LEAD_WEIGHT)
-        )
+        self.lead = _lead_time(settings)
         self.forecasters = Forecasters(panel, self.scored_from, settings.lookback, settings.samples, settings.seed)
 
     # ---- one policy -----------------------------------------------------------------------------------------
@@ -233,13 +239,19 @@ class _Bench:
         start -= start % every  # decisions stay on the same grid, so that forecasts are shared between runs
         rng = np.random.default_rng([s.seed, 1])
         initial = self.initial if start == 0 else self._count_at(start)
+        forecasts = self._forecasts(policy, every, tuning=tuning)
+        service = ManagedService(self._terms(policy, every), journal=log)
+        if self.traffic is not None and s.world is not None:
+            nodes = NodePool(initial, s.start_up, s.world.supply, panel.step_s, rng)
+            live = LiveRequests(self.traffic, self.demand[start:stop], start, nodes)
+            timeline = live.run(service, forecasts, every)
+            return timeline if tuning else replace(timeline, requests=live.figures(self.scored_from - start))
         pool = GpuPool(initial, s.start_up, panel.step_s, rng)
         at_once = isinstance(policy, OracleFreePolicy)
         world = FluidWorld(
             self.demand[start:stop], self.capacity, pool, self._time(start), panel.step_s, ready_at_once=at_once
         )
-        forecasts = self._forecasts(policy, every, tuning=tuning)
-        return world.run(ManagedService(self._terms(policy, every), journal=log), forecasts, every)
+        return world.run(service, forecasts, every)
 
     def _terms(self, policy: Policy, every: int) -> Terms:
         """What is agreed about the service under a policy; all policies keep full authority to the end."""
@@ -293,7 +305,7 @@ class _Bench:
             ready=timeline.ready,
             violated=timeline.violated,
             gpu_hours=gpu_hours,
-            cost=gpu_hours * self.objective.price_per_gpu_hour,
+            cost=self._cost(timeline, gpu_hours),
             violation_rate=missed / known if known else 0.0,
             violated_seconds=missed * self.panel.step_s,
             scale_events=int((timeline.ordered[part] != before).sum()),
@@ -305,6 +317,13 @@ class _Bench:
             fan=self._fan(log),
             requests=self._requests(timeline),
         )
+
+    def _cost(self, timeline: Timeline, gpu_hours: float) -> float:
+        """Money for the replicas of the scored part, by their kind where kinds have prices."""
+        if timeline.price is None:
+            return gpu_hours * self.objective.price_per_gpu_hour
+        hours = float(timeline.price[self.scored_from :].sum()) * self.panel.step_s / 3600.0
+        return hours * self.objective.replica_price_per_hour
 
     def _fan(self, log: _Log) -> Fan | None:
         """Forecasts of each step as they stood one lead time before."""
@@ -321,6 +340,8 @@ class _Bench:
 
     def _requests(self, timeline: Timeline) -> dict[str, float]:
         """Latencies of the request-level world under this run's ready replicas; empty without requests."""
+        if self.traffic is not None:
+            return timeline.requests
         if self.trace.requests is None:
             return {}
         from simulator.requests import request_figures
@@ -335,3 +356,14 @@ class _Bench:
             scored_from=self.scored_from,
             ttft_slo_s=self.settings.ttft_slo_s,
         )
+
+
+def _lead_time(settings: ReplaySettings) -> LeadTime:
+    """What is believed of starts at first: known exactly where nothing about them varies."""
+    start_up, world = settings.start_up, settings.world
+    if world is not None and not world.supply.is_plain:
+        spread = max(start_up.spread, SUPPLY_SPREAD)
+        return LeadTime.prior(world.supply.lead_s(start_up), spread=spread, weight=LEAD_WEIGHT)
+    if start_up.is_fixed:
+        return LeadTime.known(start_up.median_s)
+    return LeadTime.prior(start_up.median_s, spread=start_up.spread, weight=LEAD_WEIGHT)

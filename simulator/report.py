@@ -40,6 +40,7 @@ __all__ = ["render_report", "save_overview_png", "write_report"]
 REQUEST_TITLES = {
     "requests": "requests",
     "unfinished": "unfinished",
+    "slo_attainment": "requests within the TTFT bound",
     "slo_miss_rate": "requests beyond the TTFT bound",
     "ttft_p50_s": "TTFT p50",
     "ttft_p95_s": "TTFT p95",
@@ -48,6 +49,12 @@ REQUEST_TITLES = {
     "e2e_p95_s": "end to end p95",
     "e2e_p99_s": "end to end p99",
     "queue_wait_p95_s": "queue wait p95",
+    "itl_p50_s": "between tokens p50",
+    "itl_p95_s": "between tokens p95",
+    "itl_p99_s": "between tokens p99",
+    "gave_up": "gave up",
+    "retries": "sent again",
+    "drain_replica_hours": "replica-hours of draining",
 }
 
 
@@ -123,13 +130,13 @@ def _charts(result: ReplayResult) -> dict[str, Picture]:
         "demand": _picture(
             result, (lo, hi), "demand", "Demand and what was ready for it",
             f"Demand (grey) and what the ready replicas of {name} carried (line), over the whole scored part.{shade} "
-            f"Red marks along the bottom: demand exceeded what was ready. {clock}",
+            f"Red marks along the bottom: {words.violation(result)}. {clock}",
             both, lambda view: timelines.demand_figure(view, [focus]),
         ),
         "replicas": _picture(
             result, (lo, hi), "replicas", "Replicas, policy by policy",
             "Grey: replicas that the demand keeps busy. Thick line: ready. Thin line: desired, starting ones included. "
-            "Red marks: demand exceeded what was ready.",
+            f"Red marks: {words.violation(result)}.",
             both, timelines.replicas_figure,
         ),
         "scatter": _picture(
@@ -295,7 +302,7 @@ def _request_cell(key: str, value: float | None) -> str:
     """A latency in seconds, a count, or a share."""
     if value is None or not math.isfinite(value):
         return "-"
-    if key.endswith("_rate"):
+    if key.endswith(("_rate", "_attainment")):
         return percent_label(value)
     if key.endswith("_s"):
         return f"{value:,.1f} s" if value >= 100 else f"{value:.3g} s"
@@ -330,7 +337,7 @@ def _setup(result: ReplayResult) -> list[tuple[str, str]]:
         ("trace length", f"{n:,} steps of {duration_label(step)} ({duration_label(n * step)})"),
         ("scored part", f"the last {n - first:,} steps ({duration_label((n - first) * step)}), {start} to {end}"),
         ("absent demand", f"{absent:,} scored steps; they count neither way" if absent else "none in the scored part"),
-        ("objective", f"demand exceeds what is ready at most {percent_label(result.epsilon)} of the time"),
+        ("objective", f"{words.objective(result)} at most {percent_label(result.epsilon)} of the time"),
         ("one replica carries", f"{result.replica_capacity:.4g}{unit}"),
         ("lead time", f"{duration_label(result.lead_time_s)} from request to ready"),
         ("settings", "tuned on what lies before the scored part" if result.tuned else "as given, not tuned"),

@@ -37,6 +37,7 @@ __all__ = [
     "ServiceModel",
     "StepView",
     "default_ttft_slo_s",
+    "demand_per_request",
     "request_figures",
     "simulate_requests",
 ]
@@ -408,7 +409,7 @@ def request_figures(
     `default_ttft_slo_s`; `idle_ttft_p95_s` among the figures says what an idle replica reaches. Empty for a demand
     that is no rate of requests or tokens.
     """
-    per_request = _demand_per_request(requests, demand)
+    per_request = demand_per_request(requests, demand)
     if not per_request > 0:
         return {}
     model = ServiceModel.for_capacity(requests, replica_capacity / per_request, base=base)
@@ -433,7 +434,7 @@ class _Log:
     output_tokens: FloatArray
 
 
-def _demand_per_request(requests: RequestTrace, demand: Indicator) -> float:
+def demand_per_request(requests: RequestTrace, demand: Indicator) -> float:
     """How much of the demand indicator one request of the trace brings on average; 0 if that has no meaning."""
     if demand.unit == "requests/s":
         return 1.0

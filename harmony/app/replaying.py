@@ -8,12 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from forecasting.errors import UsageError
 from harmony.app.settings import RivalSettings
-from harmony.durations import parse_duration
+from harmony.app.written import start_up
 from harmony.model.record import Record
 from simulator.output import staged, write_outputs
-from simulator.pool import StartUp
 from simulator.replaying import ReplayProgress, ReplaySettings
 from simulator.replaying import replay as replay_trace
 from simulator.result import ReplayResult
@@ -57,16 +55,6 @@ def failed(result: ReplayResult, rivals: RivalSettings) -> bool:
         return False
     run = result.policies[rivals.fail_on]
     return run.violation_rate > result.epsilon or not run.objective_met
-
-
-def start_up(text: str) -> StartUp:
-    """A replica's time to become ready: ``5m``, or ``5m*1.4`` for a lognormal one (median times a spread factor)."""
-    median, star, spread = text.partition("*")
-    try:
-        factor = float(spread) if star else 1.0
-    except ValueError:
-        raise UsageError(f"--lead-time {text!r}: expected a duration (5m) or median*spread (5m*1.4)") from None
-    return StartUp(parse_duration(median), factor)
 
 
 class Decisions:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -45,6 +46,16 @@ def replay(
     ttft_slo: Annotated[
         str | None, typer.Option(help="Bound on the time to first token (request traces), such as 2s.")
     ] = None,
+    world: Annotated[
+        Literal["rates", "requests"],
+        typer.Option(
+            help="rates: demand against capacity. requests: single requests queue, are served or leave, and policies "
+            "decide among them; drawn for a trace that has rates only."
+        ),
+    ] = "rates",
+    world_file: Annotated[
+        Path | None, typer.Option(help="YAML file of a world of requests: replica, clients, supply of nodes.")
+    ] = None,
     decisions: Annotated[
         bool, typer.Option("--decisions", help="Also write decisions.jsonl: every decision with all its candidates.")
     ] = False,
@@ -59,9 +70,11 @@ def replay(
     `harmony replay requests.csv.gz --policy harmony --policy hpa --lead-time 3m`
 
     `harmony replay usage.csv --demand rps --replica-capacity 25 --epsilon 0.005 --json`
+
+    `harmony replay requests.csv.gz --world requests --world-file examples/simulator/world.yaml`
     """
     from forecasting.errors import UsageError
-    from harmony.app import replaying
+    from harmony.app import replaying, worldfile
     from harmony.cli.showing import files, print_table, progress
     from harmony.durations import parse_duration
     from harmony.model.objective import Objective
@@ -69,6 +82,9 @@ def replay(
 
     if decisions and rivals.out is None:
         raise UsageError("--decisions needs a folder to write to: add --out DIR")
+    if world_file is not None and world != "requests":
+        raise UsageError("--world-file describes a world of requests: add --world requests")
+    slo_s = None if ttft_slo is None else parse_duration(ttft_slo)
     settings = replaying.settings_with(
         rivals,
         replica_capacity=replica_capacity,
@@ -84,7 +100,8 @@ def replay(
         ),
         decide_every_s=None if decide_every is None else parse_duration(decide_every),
         lookback=lookback,
-        ttft_slo_s=None if ttft_slo is None else parse_duration(ttft_slo),
+        ttft_slo_s=slo_s,
+        world=worldfile.read_world(world_file, slo_s) if world == "requests" else None,
     )
     loaded = load_trace(trace, demand=demand, step_s=None if step is None else parse_duration(step))
     with progress("replay") as report:

@@ -102,7 +102,7 @@ def _print_requests(console: Any, result: ReplayResult) -> None:  # noqa: ANN401
     table.add_column("requests")
     for run in runs:
         table.add_column(run.name, justify="right")
-    for key in runs[0].requests:
-        table.add_row(key, *(f"{run.requests[key]:.4g}" for run in runs))
+    for key in dict.fromkeys(key for run in runs for key in run.requests):
+        table.add_row(key, *(f"{run.requests[key]:.4g}" if key in run.requests else "-" for run in runs))
     console.print()
     console.print(table, highlight=False)

@@ -320,6 +320,7 @@ def consider(terms: Terms, state: State, look: Look, outcome: Outcome) -> tuple[
         forecast=look.forecast,
         risk_level=learned.feedback.level,
         memory=learned.memory,
+        indicators=look.indicators,
     )
     policy = terms.policy
     before = TurnMemory(

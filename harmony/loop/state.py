@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -194,6 +194,7 @@ class Look(NamedTuple):
         starts_since_s: starts that ended before this moment have been counted by the world; None where it counts none.
         rival: who else moves the count; empty for nobody.
         hold_down: why the count must not be lowered now; empty for no reason.
+        indicators: newest values of what else the world measures (see `Observation.indicators`).
     """
 
     now_s: float
@@ -211,6 +212,7 @@ class Look(NamedTuple):
     starts_since_s: float | None = None
     rival: str = ""
     hold_down: str = ""
+    indicators: Mapping[str, float] | None = None
 
 
 class ScalePlan(NamedTuple):

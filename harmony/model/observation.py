@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,8 @@ class Observation:
         risk_level: the model's own violation probability that has been found to realise `objective.epsilon`
             (see `harmony.decision.feedback`); equal to epsilon until something was learned.
         memory: what the same policy put into its last `Decision.memory`; None at first.
+        indicators: newest values of what else was measured (queue, cache, retries), by name; NaN or missing where
+            absent. None in worlds that measure nothing else; the journal does not keep them.
     """
 
     now_s: float
@@ -60,3 +63,4 @@ class Observation:
     forecast: ForecastDistribution | None = None
     risk_level: float = 0.01
     memory: Any = None
+    indicators: Mapping[str, float] | None = None

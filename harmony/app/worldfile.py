@@ -1,0 +1,88 @@
+"""The file of `harmony replay --world-file`: replica, clients and supply of a request-level world."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from forecasting.errors import UsageError
+from harmony.app.written import Fields, read_fields
+from simulator.living import WorldSettings
+from simulator.nodes import Kind, Supply
+from simulator.service_model import Clients, ServiceModel
+
+__all__ = ["read_world"]
+
+
+def read_world(path: Path | None, ttft_slo_s: float | None) -> WorldSettings:
+    """The world that a file describes; what it does not say is as by default. `UsageError` for mistakes."""
+    if path is None:
+        return WorldSettings(ttft_slo_s=ttft_slo_s)
+    fields = read_fields(path)
+    utilisation = fields.number("utilisation", 0.8)
+    if not 0 < utilisation <= 1:
+        raise UsageError(f"{path}: utilisation {utilisation:g}: expected more than 0 and at most 1")
+    world = WorldSettings(
+        _replica(fields.part("replica")),
+        utilisation,
+        _clients(fields.part("clients")),
+        _supply(fields.part("supply")),
+        ttft_slo_s,
+    )
+    fields.done()
+    return world
+
+
+def _replica(fields: Fields | None) -> ServiceModel:
+    usual = ServiceModel()
+    if fields is None:
+        return usual
+    model = ServiceModel(
+        fields.number("prefillTokensPerSecond", usual.prefill_tokens_per_s),
+        fields.number("decodeTokensPerSecond", usual.decode_tokens_per_s),
+        fields.number("decodeLimitTokensPerSecond", usual.decode_limit_tokens_per_s),
+        fields.whole("maxConcurrency", usual.max_concurrency),
+        fields.number("kvTokens", math.inf),
+    )
+    fields.done()
+    return model
+
+
+def _clients(fields: Fields | None) -> Clients:
+    if fields is None:
+        return Clients()
+    clients = Clients(fields.seconds("timeout", math.inf), fields.whole("retries", 0), fields.seconds("backoff", 1.0))
+    fields.done()
+    return clients
+
+
+def _supply(fields: Fields | None) -> Supply:
+    if fields is None:
+        return Supply()
+    kinds = tuple(_kind(one) for one in fields.parts("kinds")) or (Kind("gpu"),)
+    supply = Supply(
+        kinds,
+        fields.whole("replicasPerNode", 1),
+        fields.whole("warmNodes", 0),
+        fields.distribution("nodeProvisioning"),
+        fields.distribution("imagePull"),
+        fields.number("slowPullShare", 0.0),
+        fields.number("slowPullFactor", 5.0),
+        fields.number("failedStartShare", 0.0),
+        fields.number("preemptedPerHour", 0.0),
+    )
+    fields.done()
+    return supply
+
+
+def _kind(fields: Fields) -> Kind:
+    kv_tokens = fields.number("kvTokens") if fields.has("kvTokens") else None
+    kind = Kind(
+        fields.text("name"),
+        fields.number("speed", 1.0),
+        fields.number("price", 1.0),
+        fields.whole("nodes", 1_000_000),
+        kv_tokens,
+    )
+    fields.done()
+    return kind

@@ -1,0 +1,145 @@
+"""`Fields`: what a person wrote into a YAML file, field by field; a mistake says file, field and what is accepted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from forecasting.errors import UsageError, suggest
+from harmony.durations import parse_duration
+from simulator.pool import StartUp
+
+__all__ = ["Fields", "read_fields", "start_up"]
+
+
+def start_up(text: str, where: str = "--lead-time") -> StartUp:
+    """A replica's time to become ready: ``5m``, or ``5m*1.4`` for a lognormal one (median times a spread factor)."""
+    median, star, spread = text.partition("*")
+    try:
+        factor = float(spread) if star else 1.0
+    except ValueError:
+        raise UsageError(f"{where} {text!r}: expected a duration (5m) or median*spread (5m*1.4)") from None
+    return StartUp(parse_duration(median), factor)
+
+
+def read_fields(path: Path) -> Fields:
+    """The fields of a YAML file; `UsageError` for a file that cannot be read or holds something else."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    return Fields(value, str(path))
+
+
+class Fields:
+    """One mapping of a file; each getter takes a field, `done` refuses those that nobody took."""
+
+    def __init__(self, value: object, where: str) -> None:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise UsageError(f"{where}: expected fields with values, got {_shown(value)}")
+        self._left: dict[str, Any] = dict(value)
+        self._asked: list[str] = []
+        self.where = where
+
+    def _take(self, name: str) -> Any:  # noqa: ANN401 - whatever the file holds
+        self._asked.append(name)
+        return self._left.pop(name, None)
+
+    def _wrong(self, name: str, value: object, expected: str) -> UsageError:
+        return UsageError(f"{self.where}: {name} {_shown(value)}: expected {expected}")
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there."""
+        return name in self._left
+
+    def number(self, name: str, default: float | None = None, *, least: float = 0.0) -> float:
+        """A finite number of at least ``least``; without a ``default`` it must be there."""
+        value = self._take(name)
+        if value is None and default is not None:
+            return default
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or value < least:
+            raise self._wrong(name, value, f"a number of {least:g} or more")
+        return float(value)
+
+    def whole(self, name: str, default: int | None = None, *, least: int = 0) -> int:
+        """A whole number of at least ``least``; without a ``default`` it must be there."""
+        value = self._take(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self._wrong(name, value, f"a whole number of {least} or more")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A text that is not empty; without a ``default`` it must be there."""
+        value = self._take(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or not value:
+            raise self._wrong(name, value, "a text")
+        return value
+
+    def seconds(self, name: str, default: float | None = None) -> float:
+        """A duration such as ``90s``, in seconds."""
+        value = self._take(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "a duration such as 90s")
+        return parse_duration(value)
+
+    def distribution(self, name: str) -> StartUp | None:
+        """A duration or ``median*spread``; None where it is not given."""
+        value = self._take(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "a duration (5m) or median*spread (5m*1.4)")
+        return start_up(value, f"{self.where}: {name}")
+
+    def numbers(self, name: str) -> list[float] | None:
+        """A list of finite numbers, 0 or more; None where it is not given."""
+        value = self._take(name)
+        if value is None:
+            return None
+        good = isinstance(value, list) and all(
+            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and v >= 0 for v in value
+        )
+        if not good or not value:
+            raise self._wrong(name, value, "a list of numbers of 0 or more")
+        return [float(v) for v in value]
+
+    def part(self, name: str) -> Fields | None:
+        """Fields of a field; None where it is not given."""
+        value = self._take(name)
+        return None if value is None else Fields(value, f"{self.where}: {name}")
+
+    def parts(self, name: str) -> list[Fields]:
+        """A list of fields; empty where it is not given."""
+        value = self._take(name)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self._wrong(name, value, "a list")
+        return [Fields(one, f"{self.where}: {name}[{i}]") for i, one in enumerate(value)]
+
+    def mapping(self, name: str) -> dict[str, float]:
+        """Names with numbers of 0 or more; empty where it is not given."""
+        inner = self.part(name)
+        return {} if inner is None else {key: inner.number(key) for key in list(inner._left)}
+
+    def done(self) -> None:
+        """Refuse what was not taken."""
+        for name in self._left:
+            raise UsageError(f"{self.where}: no field {name!r}; {suggest(name, self._asked)}")
+
+
+def _shown(value: object) -> str:
+    return "is missing" if value is None else repr(value)[:60]
