@@ -88,6 +88,60 @@ class PrometheusSettings:
             ),
         ),
     ] = ()
+    headers: Annotated[
+        tuple[tuple[str, str], ...],
+        Setting(
+            "NAME=VALUE sent as a header with every query (repeat), such as X-Scope-OrgID=team-a for a tenant of Mimir "
+            "or Cortex; a value @FILE is read from a file per request.",
+            flag="prometheus-header",
+            value=Value(
+                "prometheus.headers",
+                "Headers sent with every request, as `X-Scope-OrgID: team-a` for a tenant of Mimir or Cortex; a value "
+                "`@/path` is read from a file of the pod per request. Without spaces.",
+                schema={
+                    "propertyNames": {"pattern": r"^[^\s=]+$"},
+                    "additionalProperties": {"type": "string", "pattern": r"^\S+$"},
+                },
+                shared=True,
+            ),
+        ),
+    ] = ()
+    cert_file: Annotated[
+        str,
+        Setting(
+            "Client certificate (PEM) for a Prometheus behind mutual TLS, read again when it changes.",
+            flag="prometheus-cert-file",
+            value=Value(
+                "prometheus.certFile",
+                "Client certificate file (PEM) that is already in the pod, for mutual TLS.",
+                schema=FILE,
+                template="harmony.prometheusCertFile",
+                shared=True,
+            ),
+        ),
+    ] = ""
+    key_file: Annotated[
+        str,
+        Setting(
+            "Key of the client certificate (PEM), where it is a file of its own.",
+            flag="prometheus-key-file",
+            value=Value(
+                "prometheus.keyFile",
+                "File of its key that is already in the pod.",
+                schema=FILE,
+                template="harmony.prometheusKeyFile",
+                shared=True,
+            ),
+        ),
+    ] = ""
+    proxy: Annotated[
+        str,
+        Setting(
+            "HTTP proxy that queries go through, such as `http://proxy:3128`.",
+            flag="prometheus-proxy",
+            value=Value("prometheus.proxy", schema={"pattern": r"^$|^http://[^\s]+$"}, shared=True),
+        ),
+    ] = ""
     timeout_s: float = 10.0
 
 

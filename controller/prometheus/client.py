@@ -18,6 +18,7 @@ import aiohttp
 import numpy as np
 from yarl import URL
 
+from controller.prometheus.access import Access
 from controller.prometheus.answers import Answer, Series, as_one, parse_answer, refusal
 from controller.prometheus.clock import ServerClock
 from controller.prometheus.errors import PrometheusError, PrometheusUnreachable, QueryRefused, Slow
@@ -39,8 +40,7 @@ class Prometheus:
 
     Args:
         url: address with any path prefix (``https://host/prometheus``); user and password may stand in it.
-        token_file: file with a bearer token, read again for each request, so that a rotated token is picked up.
-        ca_file: PEM bundle that the server's certificate is checked against instead of the system's.
+        token_file, ca_file, headers, cert_file, key_file, proxy: see `Access`.
         params: further query parameters of every request, such as a tenant.
         timeout_s: how long one request may take, seconds.
         concurrency: requests under way at the same time; others wait.
@@ -59,6 +59,10 @@ class Prometheus:
         params: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         timeout_s: float = 10.0,
         *,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        cert_file: str | Path | None = None,
+        key_file: str | Path | None = None,
+        proxy: str = "",
         concurrency: int = 16,
         points_per_request: int = MOST_POINTS,
         monotonic: Callable[[], float] = time.monotonic,
@@ -70,8 +74,8 @@ class Prometheus:
             raise UsageError(f"expected a concurrency of at least 1 and 1 to {MOST_POINTS} points per request")
         pairs = list(params.items()) if isinstance(params, Mapping) else list(params)
         self._base = _checked(url).extend_query(pairs)
-        self._token_file = Path(token_file) if token_file else None
-        if self._token_file is not None and self._base.user is not None:
+        self._access = Access(token_file, headers, ca_file, cert_file, key_file, proxy)
+        if self._access.has_token and self._base.user is not None:
             raise UsageError("give Prometheus a token file or a user in the address, not both")
         self.url = str(self._base.with_user(None).with_query(None)).rstrip("/")
         self.timeout_s = timeout_s
@@ -79,7 +83,6 @@ class Prometheus:
         self.tick_cache = TickCache(monotonic)
         self.past_gate = asyncio.Semaphore(max(1, concurrency // 2))  # long ranges leave room for short ones
         self.requests = 0
-        self._tls = _tls(ca_file)
         self._concurrency = concurrency
         self._points = points_per_request
         self._monotonic = monotonic
@@ -210,7 +213,7 @@ class Prometheus:
     async def _send(self, path: str, form: dict[str, str]) -> tuple[int, bytes]:
         """One HTTP exchange; returns status and body (`QueryRefused` if that is larger than can be handled)."""
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=self._concurrency, ssl=self._tls)
+            connector = aiohttp.TCPConnector(limit=self._concurrency)
             limits = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=max(self.timeout_s / 2, 0.05))
             self._session = aiohttp.ClientSession(
                 connector=connector, timeout=limits, cookie_jar=aiohttp.DummyCookieJar()
@@ -221,7 +224,13 @@ class Prometheus:
             url = url.extend_query(form)
         data = form if self._method == "POST" else None
         async with self._session.request(
-            self._method, url, data=data, headers=self._headers(), allow_redirects=False
+            self._method,
+            url,
+            data=data,
+            headers=self._access.headers(),
+            allow_redirects=False,
+            ssl=self._access.tls(),
+            proxy=self._access.proxy,
         ) as response:
             body = bytearray()
             async for chunk in response.content.iter_chunked(2**16):
@@ -230,23 +239,17 @@ class Prometheus:
                     raise QueryRefused(f"the answer is larger than {MOST_BYTES >> 20} MiB; aggregate with sum(...)")
             return response.status, bytes(body)
 
-    def _headers(self) -> dict[str, str]:
-        headers = {"Accept": "application/json", "User-Agent": "harmony-autoscaler"}
-        if self._token_file is not None:
-            try:
-                token = self._token_file.read_text(encoding="ascii").strip()
-            except (OSError, ValueError) as error:
-                why = error.strerror if isinstance(error, OSError) else "no plain text"
-                raise PrometheusUnreachable(f"token file {self._token_file}: cannot be read ({why})") from error
-            if not token or not token.isprintable():
-                raise PrometheusUnreachable(f"token file {self._token_file}: expected one line with a token")
-            headers["Authorization"] = f"Bearer {token}"
-        return headers
-
     def _broken(self, error: Exception) -> PrometheusUnreachable:
         """A connection that could not be made or broke."""
+        if isinstance(error, aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError):
+            return PrometheusUnreachable(
+                f"{self.url}: the proxy {self._access.proxy} does not let it through ({error})"
+            )
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError | ssl.SSLError):
-            return PrometheusUnreachable(f"{self.url}: TLS fails ({error}); give the CA that signed its certificate")
+            return PrometheusUnreachable(
+                f"{self.url}: TLS fails ({error}); give the CA that signed its certificate, and "
+                "a client certificate where it asks for one"
+            )
         if isinstance(error, aiohttp.ClientConnectorDNSError):
             return PrometheusUnreachable(
                 f"{self.url}: host not found; check the name and its namespace", transient=True
@@ -270,16 +273,6 @@ def _checked(url: str) -> URL:
     if not usable:
         raise UsageError(f"{url!r} is no address of Prometheus; expected one such as http://prometheus:9090")
     return parsed
-
-
-def _tls(ca_file: str | Path | None) -> ssl.SSLContext | bool:
-    if not ca_file:
-        return True
-    try:
-        return ssl.create_default_context(cafile=str(ca_file))
-    except (OSError, ssl.SSLError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UsageError(f"CA file {ca_file}: cannot be used ({why}); expected certificates in PEM form") from error
 
 
 def _stamp(seconds: float) -> str:

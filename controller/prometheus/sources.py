@@ -38,8 +38,8 @@ class Watched(Protocol):
 class Sources:
     """Gives each service the Prometheus it names, or the controller's own.
 
-    Token, CA and query parameters are the controller's own and are only ever sent to the controller's own address: an
-    object must not be able to have credentials sent to a server of its choice.
+    Token, headers, certificates, proxy and query parameters are the controller's own and are only ever used with the
+    controller's own address: an object must not be able to have credentials sent to a server of its choice.
     """
 
     def __init__(
@@ -65,12 +65,18 @@ class Sources:
         found = self._by_url.get(url)
         if found is None:
             s = self._settings
+            if not own:
+                s = PrometheusSettings(timeout_s=s.timeout_s)
             found = self._by_url[url] = Prometheus(
                 url,
-                token_file=s.token_file if own and s.token_file else None,
-                ca_file=s.ca_file if own and s.ca_file else None,
-                params=s.params if own else (),
+                token_file=s.token_file,
+                ca_file=s.ca_file,
+                params=s.params,
                 timeout_s=s.timeout_s,
+                headers=s.headers,
+                cert_file=s.cert_file,
+                key_file=s.key_file,
+                proxy=s.proxy,
                 monotonic=self._monotonic,
             )
         return found

@@ -58,6 +58,22 @@ def backtest(
         list[str] | None,
         typer.Option("--prometheus-query-param", help="KEY=VALUE added to every query (repeat), such as a tenant."),
     ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prometheus-header", help="NAME=VALUE sent with every query (repeat), such as X-Scope-OrgID=team-a."
+        ),
+    ] = None,
+    cert_file: Annotated[
+        str,
+        typer.Option("--prometheus-cert-file", envvar="HARMONY_PROMETHEUS_CERT_FILE", help="Client certificate (PEM)."),
+    ] = "",
+    key_file: Annotated[
+        str, typer.Option("--prometheus-key-file", envvar="HARMONY_PROMETHEUS_KEY_FILE", help="Its key (PEM).")
+    ] = "",
+    proxy: Annotated[
+        str, typer.Option("--prometheus-proxy", envvar="HARMONY_PROMETHEUS_PROXY", help="HTTP proxy to go through.")
+    ] = "",
     timeout: Annotated[str, typer.Option(help="How long one request to Prometheus may take.")] = "60s",
     rivals: RivalSettings = RivalSettings(),
     as_json: Annotated[bool, typer.Option("--json", help="Print replay.json instead of the table.")] = False,
@@ -88,7 +104,11 @@ def backtest(
         raise UsageError("no Prometheus given; add --prometheus URL, such as http://localhost:9090")
     params = [pair("prometheus-query-param", text) for text in query_param or []]
     points = min(11_000, max(1, round(86_400 / history.step_s)))
-    client = Prometheus(url, token_file, ca_file, params, parse_duration(timeout), points_per_request=points)
+    client = Prometheus(
+        url, token_file, ca_file, params, parse_duration(timeout), points_per_request=points,
+        headers=[pair("prometheus-header", text) for text in header or []],
+        cert_file=cert_file, key_file=key_file, proxy=proxy,
+    )  # fmt: skip
     with progress("backtest") as report:
         found = backtesting.backtest(client, history, settings, rivals, report, days=days, replicas=replicas)
     if as_json:

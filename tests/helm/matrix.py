@@ -17,6 +17,9 @@ EVERYTHING: dict[str, Any] = {
         "existingSecret": "prometheus-token",
         "existingConfigMap": "ca",
         "queryParams": {"dedup": "true", "tenant": "a-b"},
+        "headers": {"X-Scope-OrgID": "team-a|team-b"},
+        "clientSecret": "prometheus-client",
+        "proxy": "http://proxy:3128",
     },
     "controller": {
         "replicaCount": 3,

@@ -190,6 +190,10 @@ def test_the_program_starts_with_the_values(monkeypatch: pytest.MonkeyPatch, tmp
     assert settings.prometheus.params == (("dedup", "true"), ("tenant", "a-b"))
     assert settings.prometheus.token_file == "/etc/harmony/prometheus-token/token"
     assert settings.prometheus.ca_file == "/etc/harmony/prometheus-ca/ca.crt"
+    assert settings.prometheus.headers == (("X-Scope-OrgID", "team-a|team-b"),)
+    assert settings.prometheus.cert_file == "/etc/harmony/prometheus-client/tls.crt"
+    assert settings.prometheus.key_file == "/etc/harmony/prometheus-client/tls.key"
+    assert settings.prometheus.proxy == "http://proxy:3128"
     assert settings.namespaces == ("serving", "batch")
     assert settings.selector == "shard=a,tier!=dev"
     assert (settings.lease_namespace, settings.lease_name) == (NAMESPACE, "harmony-controller")
@@ -350,6 +354,8 @@ def test_object_of_the_notes_is_accepted() -> None:
     [
         ({"prometheus": {"tokenFile": "/a", "existingSecret": "b"}}, "both name a token"),
         ({"prometheus": {"caFile": "/a", "existingConfigMap": "b"}}, "both name a CA bundle"),
+        ({"prometheus": {"certFile": "/a", "clientSecret": "b"}}, "both name a client certificate"),
+        ({"prometheus": {"keyFile": "/a"}}, "give prometheus.certFile too"),
         ({"controller": {"leaderElection": {"enabled": False}}}, "2 controllers would write at once"),
         ({"api": {"enabled": True}, "controller": {"extraArgs": ["--journal=x.jsonl"]}}, "use api.journal"),
     ],

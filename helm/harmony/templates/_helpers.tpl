@@ -69,6 +69,14 @@ app.kubernetes.io/part-of: harmony
 {{- ternary "/etc/harmony/prometheus-ca/ca.crt" .Values.prometheus.caFile (ne .Values.prometheus.existingConfigMap "") }}
 {{- end }}
 
+{{- define "harmony.prometheusCertFile" -}}
+{{- ternary "/etc/harmony/prometheus-client/tls.crt" .Values.prometheus.certFile (ne .Values.prometheus.clientSecret "") }}
+{{- end }}
+
+{{- define "harmony.prometheusKeyFile" -}}
+{{- ternary "/etc/harmony/prometheus-client/tls.key" .Values.prometheus.keyFile (ne .Values.prometheus.clientSecret "") }}
+{{- end }}
+
 {{/* Whether the journal is a file: one process writes it, so there is one pod, and never two at a time. */}}
 {{- define "harmony.sqlite" -}}
 {{- if and .Values.api.enabled (not .Values.api.journal.existingSecret) }}yes{{ end }}
@@ -93,6 +101,12 @@ app.kubernetes.io/part-of: harmony
 {{- define "harmony.validate" -}}
 {{- if and .Values.prometheus.tokenFile .Values.prometheus.existingSecret }}
 {{- fail "prometheus.tokenFile and prometheus.existingSecret both name a token: give one of them" }}
+{{- end }}
+{{- if and (or .Values.prometheus.certFile .Values.prometheus.keyFile) .Values.prometheus.clientSecret }}
+{{- fail "prometheus.certFile or keyFile and prometheus.clientSecret both name a client certificate: give one of them" }}
+{{- end }}
+{{- if and .Values.prometheus.keyFile (not .Values.prometheus.certFile) }}
+{{- fail "prometheus.keyFile names a key without a certificate: give prometheus.certFile too" }}
 {{- end }}
 {{- if and .Values.prometheus.caFile .Values.prometheus.existingConfigMap }}
 {{- fail "prometheus.caFile and prometheus.existingConfigMap both name a CA bundle: give one of them" }}

@@ -74,6 +74,9 @@
 {{- if .Values.prometheus.existingSecret }}
 - {name: prometheus-token, mountPath: /etc/harmony/prometheus-token, readOnly: true}
 {{- end }}
+{{- if .Values.prometheus.clientSecret }}
+- {name: prometheus-client, mountPath: /etc/harmony/prometheus-client, readOnly: true}
+{{- end }}
 {{- if .Values.prometheus.existingConfigMap }}
 - {name: prometheus-ca, mountPath: /etc/harmony/prometheus-ca, readOnly: true}
 {{- end }}
@@ -103,6 +106,10 @@
     secretName: {{ .existingSecret }}
     items:
       - {key: {{ .existingSecretKey | quote }}, path: token}
+{{- end }}
+{{- if .clientSecret }}
+- name: prometheus-client
+  secret: {secretName: {{ .clientSecret }}}
 {{- end }}
 {{- if .existingConfigMap }}
 - name: prometheus-ca

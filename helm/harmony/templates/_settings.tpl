@@ -56,4 +56,18 @@
 {{- range $key, $value := . }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end }}
 - {name: HARMONY_PROMETHEUS_QUERY_PARAM, value: {{ join " " $pairs | quote }}}
 {{- end }}
+{{- with .Values.prometheus.headers }}
+{{- $pairs := list }}
+{{- range $key, $value := . }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end }}
+- {name: HARMONY_PROMETHEUS_HEADER, value: {{ join " " $pairs | quote }}}
+{{- end }}
+{{- with include "harmony.prometheusCertFile" . }}
+- {name: HARMONY_PROMETHEUS_CERT_FILE, value: {{ . | quote }}}
+{{- end }}
+{{- with include "harmony.prometheusKeyFile" . }}
+- {name: HARMONY_PROMETHEUS_KEY_FILE, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.prometheus.proxy }}
+- {name: HARMONY_PROMETHEUS_PROXY, value: {{ . | quote }}}
+{{- end }}
 {{- end }}
