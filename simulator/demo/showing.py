@@ -34,6 +34,7 @@ def measure(service: DemoService, metrics: Metrics) -> None:
     metrics.observe_mode(key, str(spec.mode), str(service.mode))
     metrics.observe_fallback(key, record.decision.reason in ABSENT)
     metrics.observe_metrics_age(key, service.age_rows * STEP_S)
+    metrics.observe_incomplete(key, False)  # the simulated readings are whole or absent
     for took_s in service.take_started():
         metrics.observe_start(key, took_s)
     if acted.refused:

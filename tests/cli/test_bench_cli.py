@@ -46,6 +46,7 @@ def test_heads_can_share_keys(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["rel_error"] < 1e-4
 
 
+@pytest.mark.slow
 def test_every_method_can_be_measured_in_every_type(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(known_methods()) == {m for m in available() if describe(m).backends}
     for dtype, worst in (("float64", 1e-4), ("bfloat16", 2e-2)):

@@ -62,6 +62,7 @@ def test_the_inverse_reaches_far_into_both_tails() -> None:
     assert bool((y.diff(dim=0) > 0).all())
 
 
+@pytest.mark.slow
 def test_the_density_integrates_to_one() -> None:
     context = random_context(1, 2, components=3)
     line = torch.linspace(-40, 40, 1201, dtype=torch.float64)

@@ -242,6 +242,7 @@ def plateaus(rows: int, seed: int) -> FloatArray:
     return np.where(np.random.default_rng(seed).random(rows) < 0.3, 100.0, 20.0)
 
 
+@pytest.mark.slow
 def test_random_flips_between_plateaus_are_learned_as_such() -> None:
     p = Panel(plateaus(900, 0)[:, None], (Indicator("flips"),), 0.0, 60.0)
     fitted = Forecaster(SMALL, replace(QUICK, steps=120, batch=32)).fit([p.rows(0, 700)], lookback=24, horizon=1)
@@ -251,6 +252,7 @@ def test_random_flips_between_plateaus_are_learned_as_such() -> None:
     assert 0.2 < (paths > 60).mean() < 0.4
 
 
+@pytest.mark.slow
 def test_intervals_of_white_noise_cover_what_they_say() -> None:
     x = np.random.default_rng(1).normal(50, 5, size=(1500, 1))
     p = Panel(x, (Indicator("x"),), 0.0, 60.0)

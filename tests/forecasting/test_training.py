@@ -78,6 +78,7 @@ def fitted(seed: int, examples: Examples) -> ForecastNet:
     return train(ForecastNet(SMALL), [examples], [examples], QUICK, seed=seed).net
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_weights_and_torchs_generator_is_left_alone() -> None:
     e = made(noise(200))
     net = ForecastNet(SMALL)
@@ -113,6 +114,7 @@ def test_an_outlier_does_not_break_training() -> None:
     assert all(bool(torch.isfinite(p).all()) for p in net.parameters())
 
 
+@pytest.mark.slow
 def test_likelihood_alone_finds_the_entropy_of_white_noise() -> None:
     e, fresh = made(noise(1500, 1), horizon=1), made(noise(600, 1, seed=9), horizon=1)
     config = TrainingConfig(steps=150, batch=64, crps_weight=0.0, likelihood_weight=1.0, check_every=50, warm_up=10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.fuzz import journals, keda, models, requests
 from tests.fuzz.tally import Tally
 
@@ -12,6 +14,7 @@ def check(tally: Tally, least: int) -> None:
     assert set(tally.outcomes) == {"answered", "refused"}, tally.outcomes  # neither all refused nor all let through
 
 
+@pytest.mark.slow
 def test_damaged_journals() -> None:
     check(journals.run(36), 36)
 

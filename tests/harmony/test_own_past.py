@@ -254,6 +254,7 @@ def test_missed_turns_are_absent_rows() -> None:
     assert np.isnan(past.history.rows[10:14, 0]).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.001, 0.01, 0.1]), st.integers(1, 5))
 def test_any_demand_gives_numbers(seed: int, epsilon: float, lead: int) -> None:

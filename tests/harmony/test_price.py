@@ -151,6 +151,7 @@ def test_without_price_and_switching_it_is_the_newsvendor(paths: np.ndarray, los
     assert decision.replicas == np.quantile(need, level, method="inverted_cdf")
 
 
+@pytest.mark.slow
 @LAWS
 @given(st.integers(0, 10**6), st.floats(0.02, 0.08), st.floats(1.2, 2), st.floats(30, 1e4))
 def test_the_wider_of_two_forecasts_gets_at_least_as_much_risk(
@@ -189,6 +190,7 @@ def test_pending_replicas_count_once(paths: np.ndarray, price: float, ready: int
     assert decide_by_price(seen, PriceRule(price)).replicas == decide_by_price(served, PriceRule(price)).replicas
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(
     st.integers(0, 2**32),

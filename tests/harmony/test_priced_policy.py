@@ -56,6 +56,7 @@ def live(policy: PricedPolicy, demand: np.ndarray, **fixed: object) -> list[Deci
     return out
 
 
+@pytest.mark.slow
 def test_it_keeps_its_promise_for_fewer_hours_than_a_tuned_rule_of_thumb() -> None:
     """A plain daily rhythm, nothing tuned, against the reactive rule tuned on the part before the scored one."""
     demand = rhythm(144 * 28)
@@ -86,6 +87,7 @@ def test_deciding_twice_on_one_observation_changes_nothing() -> None:
     assert onward[0].replicas == onward[1].replicas
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trees", [False, True])
 def test_it_has_a_setting_after_a_while_and_says_why(trees: bool) -> None:
     decisions = live(PricedPolicy(forecaster="", trees=trees), rhythm(420))

@@ -331,6 +331,7 @@ def test_the_pace_of_the_budget_steers_the_risk(spent: float, elapsed: float, in
     assert 0 < aim < 1
 
 
+@pytest.mark.slow
 def test_bacc_keeps_about_the_risk_that_it_is_given() -> None:
     rng = np.random.default_rng(2)
     demand = 1000 + 500 * np.sin(np.arange(4000) / 40) + rng.normal(0, 60, 4000)

@@ -56,6 +56,7 @@ def test_a_calibrated_service_is_demoted_less_than_once_in_a_year_of_minutes(
     assert demotions / 3 < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epsilon", "block", "within"), [(0.01, 5, 5_000), (0.05, 5, 1_000), (0.01, 1, 1_000)])
 def test_a_service_that_misses_five_times_as_much_loses_authority(epsilon: float, block: int, within: int) -> None:
     """Nine of ten services within that many steps, and all of them for good."""
@@ -85,6 +86,7 @@ def test_the_excess_is_the_beta_posteriors_tail() -> None:
     assert trust.excess_probability == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(Mode), st.integers(0, 2))
 def test_never_more_than_granted_and_never_below_recommend(granted: Mode, step: int) -> None:
     left = Trust(0.01, step=step).mode(granted)

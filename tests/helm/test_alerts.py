@@ -50,6 +50,7 @@ def test_rules_parse(promtool: str, rules: Path) -> None:
     assert f"{len(RULES)} rules found" in run(promtool, "check", "rules", str(rules / "rules.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
 def test_fires_and_stays_silent(promtool: str, rules: Path, case: Path) -> None:
     run(promtool, "test", "rules", str(rules / case.name))

@@ -28,6 +28,7 @@ def snapshots() -> list[Snapshot]:
     return [w.snapshot(f"demo/s{i}") for _ in range(TURNS) for i, w in enumerate(worlds)]
 
 
+@pytest.mark.slow
 def test_hundreds_of_decisions_come_out_the_same(store: JournalStore, snapshots: list[Snapshot]) -> None:
     ids = store.append(snapshots)
     reasons: Counter[str] = Counter()

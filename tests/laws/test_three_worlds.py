@@ -145,6 +145,7 @@ def disagreements(cluster: Cluster, told: list[Story]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_one_line_in_the_model_is_told_everywhere(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.schema.longer", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -65,6 +65,7 @@ def trail(seed: int, steps: int, **changes: object) -> list[str]:
 
 
 # ---- it is the real thing ---------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_every_decision_is_the_rules_own() -> None:
     checked = 0
     for snapshot in lived().all():
@@ -164,6 +165,7 @@ def long_lived() -> Collected:
     return collected
 
 
+@pytest.mark.slow
 def test_absent_readings_hold_the_count() -> None:
     shown = long_lived().by_service["search/rerank"]
     held = [s for s in shown if math.isnan(s.record.observation.demand)]

@@ -38,6 +38,7 @@ def md_c_wait(rate: float, service_s: float, servers: int) -> float:
     return float((np.maximum(np.arange(size) - servers, 0) * state).sum()) / rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("servers", [1, 4, 10])
 def test_mean_wait_of_fixed_service_times_is_that_of_m_d_c(servers: int) -> None:
     rng, n, rate = np.random.default_rng(11), 300_000, 0.85 * servers
@@ -56,6 +57,7 @@ def erlang_b(load: float, servers: int) -> float:
     return lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("load", "servers"), [(3.0, 5), (12.0, 10)])
 def test_who_never_waits_is_lost_as_erlang_b_says(load: float, servers: int) -> None:
     rng, n = np.random.default_rng(12), 200_000
@@ -77,6 +79,7 @@ def abandoned(load: float, servers: int, patience_s: float) -> float:
     return last * beyond / (sum(weights) + last * (below + beyond))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("load", "patience_s"), [(3.6, 0.5), (4.8, 2.0)])
 def test_impatient_clients_leave_as_often_as_the_formula_says(load: float, patience_s: float) -> None:
     rng, n = np.random.default_rng(13), 200_000
@@ -87,6 +90,7 @@ def test_impatient_clients_leave_as_often_as_the_formula_says(load: float, patie
     assert out.queue_wait_s[served].max() <= patience_s
 
 
+@pytest.mark.slow
 def test_a_cache_for_so_many_requests_is_as_many_slots() -> None:
     rng, n = np.random.default_rng(14), 100_000
     requests = log(np.cumsum(rng.exponential(1 / 4.5, n)), 0.0, 1.0 + rng.exponential(1.0, n))

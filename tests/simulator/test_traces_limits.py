@@ -88,6 +88,7 @@ def test_more_cells_than_are_held(tmp_path: Path, name: str, monkeypatch: pytest
         load_trace(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["Europe/Madrid", "America/New_York", "Australia/Lord_Howe"])
 def test_local_times_through_the_end_of_daylight_saving_say_so(tmp_path: Path, zone: str) -> None:
     """An hour (half an hour on Lord Howe) comes twice; whoever reads the refusal learns how to write such times."""

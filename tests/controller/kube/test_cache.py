@@ -325,6 +325,7 @@ def test_the_api_servers_own_selector_narrows_list_and_watch(fake_api: FakeApiSe
     using(fake_api, tmp_path, use)
 
 
+@pytest.mark.slow
 def test_random_changes_under_random_faults_end_in_the_same_state(fake_api: FakeApiServer, tmp_path: Path) -> None:
     draw = np.random.default_rng(7)
 
@@ -423,6 +424,7 @@ def test_a_stream_cut_in_the_middle_of_an_event_gives_no_half_event(tmp_path: Pa
     assert watches == 3
 
 
+@pytest.mark.slow
 def test_a_version_that_can_never_be_watched_is_given_up(fake_api: FakeApiServer, tmp_path: Path) -> None:
     async def use(kube: Kube) -> None:
         cache = Cache(kube, LEASES)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_the_three_steps_of_the_documentation_are_all_that_it_takes(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "outputs.md").read_text()
     source, test = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -168,6 +168,7 @@ paths = st.sampled_from(
 WRITTEN = learned_to_json(experienced())
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(anything, st.dictionaries(keys, anything, max_size=4), st.dictionaries(paths, anything, max_size=3))
 def test_no_json_raises_and_what_comes_back_works(
