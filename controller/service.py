@@ -17,6 +17,8 @@ from controller.resource.saving import demand_mark
 from controller.resource.settings import ServiceKey, ServiceSettings
 from forecasting.distribution import ForecastDistribution
 from forecasting.fleet import Wanted
+from forecasting.panel import FloatArray
+from forecasting.windows import WEEK_S
 from harmony.decision.trust import Trust
 from harmony.loop.ledger import Row
 from harmony.loop.managed import ManagedService
@@ -32,6 +34,7 @@ __all__ = ["Service", "terms_of"]
 
 LATE_STEPS = 1  # a reading may not be in yet
 INCOMPLETE = "its metrics are incomplete"
+KEPT = (12_600, 0.0)  # rows of a service's past that are kept at least: 8.75 days of minutes, about 0.4 MB
 SETTLED_STEPS = 3  # a step that has no demand after so many more gets none any more
 
 
@@ -39,7 +42,7 @@ def terms_of(settings: ServiceSettings, interval_s: float) -> Terms:
     """What is agreed about a service, as a person said it."""
     return Terms(
         objective=settings.objective,
-        policy=HarmonyPolicy(limits=settings.objective.behavior),
+        policy=HarmonyPolicy(limits=settings.objective.behavior, kept=KEPT),
         capacity=settings.capacity,
         lead_time=settings.lead_time,
         step_s=settings.step_s,
@@ -178,13 +181,28 @@ class Service:
         )
         return Wanted(self._settings.key, self.history, steps) if steps else None
 
-    def consider(self, now_s: float, forecast: ForecastDistribution | None, error: str = "") -> ScalePlan | None:
-        """Judge what has come to pass, learn from it and decide; None where the target cannot be looked at."""
+    @property
+    def has_long_work(self) -> bool:
+        """Whether the next turn would replay some of the past, which may wait for a later one."""
+        return self._managed.is_due or (self._managed.wants_past and self._feed.has_past)
+
+    def consider(
+        self, now_s: float, forecast: ForecastDistribution | None, error: str = "", *, may_review: bool = True
+    ) -> ScalePlan | None:
+        """Judge what has come to pass, learn from it and decide; None where the target cannot be looked at.
+
+        ``may_review``: whether there is time for long work.
+        """
         self._plan, self._now_s = None, now_s
         if self._view.problem:
             return None
         self._forecast, self._forecast_error = forecast, error
-        self._turn = self._managed.consider(self._look(now_s, forecast))
+        look = self._look(now_s, forecast)
+        if not may_review:
+            look = look._replace(may_review=False)
+        elif self._managed.wants_past and self._feed.has_past:
+            look = look._replace(past=self._past(now_s))
+        self._turn = self._managed.consider(look)
         self._plan = self._turn.plan
         return self._plan
 
@@ -233,6 +251,15 @@ class Service:
             column = [q.indicator.name for q in self._settings.queries].index(objective.bound.indicator)
             values = history.recent_between(column, after_s, now_s)[1]
         return list(zip(times.tolist(), demand.tolist(), values.tolist(), strict=True))
+
+    def _past(self, now_s: float) -> FloatArray:
+        """(rows,) the demand before this turn, a turn (at least a step) apart, from the first known one on."""
+        every = max(1, round(self._interval_s / self._settings.step_s))
+        times, demand = self.history.demand_between(now_s - WEEK_S, now_s)
+        present_s = max(self.history.newest(0)[0], self.history.row_at(now_s) * self._settings.step_s)
+        demand = demand[times < present_s][::-1][every - 1 :: every][::-1]
+        known = np.flatnonzero(~np.isnan(demand))
+        return demand[known[0] :] if known.size else demand[:0]
 
     def shed(self) -> None:
         """Let the sample paths go once they have been decided on."""

@@ -28,6 +28,7 @@ from controller.reporting.publishing import Publish, snapshot_of
 from controller.reporting.writing import Reporter
 from controller.resource.settings import ServiceKey
 from controller.service import Service
+from forecasting.distribution import ForecastDistribution
 from forecasting.errors import HarmonyError
 from forecasting.fleet import FleetForecaster, Forecasts
 from harmony.loop.state import ScalePlan
@@ -39,6 +40,7 @@ __all__ = ["Tick", "TickReport"]
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 AT_ONCE = 512  # services forecast and decided together
+REVIEW_S = 2.0  # of a tick in which pasts are replayed; who comes later than that waits for another tick
 MANY = 500  # from so many services on, what a tick freed is given back to the system
 
 
@@ -92,6 +94,7 @@ class Tick:
         self._together = together or Together()
         self._gone: list[str] = []
         self._busy: dict[tuple[bool, ServiceKey], asyncio.Task[bool]] = {}  # (is it its status, whose)
+        self._reviewed_s = 0.0
         self.number = 0
 
     async def run(self) -> TickReport:
@@ -129,6 +132,7 @@ class Tick:
     async def _plan(self, services: list[Service], now_s: float, report: TickReport) -> list[tuple[Service, ScalePlan]]:
         """Forecast and decide, some hundred services at a time: sample paths of thousands need not be held at once."""
         planned: list[tuple[Service, ScalePlan]] = []
+        self._reviewed_s = 0.0
         for lo in range(0, len(services), AT_ONCE):
             part = services[lo : lo + AT_ONCE]
             with _Stage(self, report, "forecast"):
@@ -166,7 +170,7 @@ class Tick:
         for service in services:
             key = service.settings.key
             try:
-                plan = service.consider(now_s, forecasts.made.get(key), forecasts.failed.get(key, ""))
+                plan = self._considered(service, now_s, forecasts.made.get(key), forecasts.failed.get(key, ""))
             except Exception as error:  # one service's bug must not take the others along; its count stays
                 log.exception("deciding failed", extra={"service": str(key)})
                 service.fails(f"deciding failed: {type(error).__name__}: {error}")
@@ -178,6 +182,19 @@ class Tick:
         for failure in forecasts.failed.values():
             self._metrics.observe_error("forecast", failure.partition(":")[0])
         return planned
+
+    def _considered(
+        self, service: Service, now_s: float, forecast: ForecastDistribution | None, failure: str
+    ) -> ScalePlan | None:
+        """One service's turn; it may replay its past while this tick still has time for such work."""
+        if not service.has_long_work:
+            return service.consider(now_s, forecast, failure)
+        if self._reviewed_s >= REVIEW_S:
+            return service.consider(now_s, forecast, failure, may_review=False)
+        began = self._clock.monotonic_s()
+        plan = service.consider(now_s, forecast, failure)
+        self._reviewed_s += self._clock.monotonic_s() - began
+        return plan
 
     def _orders(self, services: list[Service], planned: list[tuple[Service, ScalePlan]]) -> dict[ServiceKey, Order]:
         """What is to be done for whom; outputs have looked at everybody by then, planned or not."""

@@ -80,7 +80,7 @@ class Features:
     """Which features of the past are read; chosen once per fit from how much past there is.
 
     `offset` is added to demand before logarithms; `windows` and `lags` are in steps, `seasons` the lags of whole days
-    that are read; `daily`, `weekly` say whether the time of day (week) is.
+    that are read; `daily`, `weekly` say whether the time of day (week) is, and `clock` which row of a week row 0 is.
     """
 
     grid: LeadGrid
@@ -90,9 +90,10 @@ class Features:
     seasons: tuple[int, ...]
     daily: bool
     weekly: bool
+    clock: int = 0
 
     @classmethod
-    def for_past(cls, demand: FloatArray, grid: LeadGrid) -> Features:
+    def for_past(cls, demand: FloatArray, grid: LeadGrid, clock: int = 0) -> Features:
         """What ``demand`` (rows,), all known, is long enough for."""
         n, k, day = demand.size, grid.lead_steps, grid.day
         return cls(
@@ -103,6 +104,7 @@ class Features:
             seasons=tuple(d * day for d in SEASONS if d * day > k and n >= ENOUGH * d * day),
             daily=n >= ENOUGH * day and day > 2,
             weekly=n >= ENOUGH * 7 * day and day > 2,
+            clock=clock,
         )
 
     def level(self, demand: FloatArray, start: int, stop: int) -> FloatArray:
@@ -184,7 +186,7 @@ class Features:
     def _clock(self, start: int, stop: int) -> list[FloatArray]:
         if not self.daily:
             return []
-        phase = 2 * np.pi * np.arange(start, stop) / self.grid.day
+        phase = 2 * np.pi * np.arange(start + self.clock, stop + self.clock) / self.grid.day
         turns = [phase, 2 * phase, *((phase / 7, 2 * phase / 7) if self.weekly else ())]
         return [f(p) for p in turns for f in (np.sin, np.cos)]
 
@@ -208,12 +210,15 @@ def has_trees() -> bool:
     return importlib.util.find_spec("lightgbm") is not None
 
 
-def fit_specialist(method: Method, demand: FloatArray, grid: LeadGrid, target: Target) -> Fitted:
+def fit_specialist(
+    method: Method, demand: FloatArray, grid: LeadGrid, target: Target, features: Features | None = None
+) -> Fitted:
     """Fit on ``demand`` (rows,), known in every row: decisions whose lead has passed, the newest `FIT_ROWS` of them.
 
-    Raises `UsageError` for an unknown method, or for "boosted" without LightGBM.
+    Without ``features``, those that the past is long enough for. Raises `UsageError` for an unknown method, or for
+    "boosted" without LightGBM.
     """
-    features = Features.for_past(demand, grid)
+    features = features or Features.for_past(demand, grid)
     stop = demand.size - grid.lead_steps
     start = max(0, stop - FIT_ROWS)
     design, level = features.design(demand, target, start, stop)

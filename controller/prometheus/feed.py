@@ -152,6 +152,11 @@ class Feed:
         available = abs(age) <= self.stale_after_s
         return FeedState(now_s, tuple(states), age, available, demand.incomplete, demand.at_least)
 
+    @property
+    def has_past(self) -> bool:
+        """True once all of the demand's past has been read, as far as there is any."""
+        return self.history.keeps_past and self._past is None and self._cursors[0].read is not None
+
     def wants(self, now_s: float) -> list[Want]:
         """The rows that a refresh at ``now_s`` will read of the indicators that can be asked for many at once."""
         now = self.history.row_at(now_s)

@@ -32,7 +32,11 @@ from harmony.model.schedule import Schedule
 __all__ = ["assemble"]
 
 KINDS: dict[str, Kind] = {"Gauge": "gauge", "Counter": "counter", "Rate": "rate"}
-MEASURES: dict[str, Literal["time", "window"]] = {"Time": "time", "Window": "window"}
+MEASURES: dict[str, Literal["time", "window", "requests"]] = {
+    "Time": "time",
+    "Window": "window",
+    "Requests": "requests",
+}
 DAYS = {day: number for number, day in enumerate(("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"))}
 
 # Factors that one standard deviation of the first guess of a capacity stands for: what a person gave, what a preset

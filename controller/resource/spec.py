@@ -152,10 +152,11 @@ class ObjectiveSpec(ApiModel):
         le=0.5,
         description="A tolerated violation probability, such as 0.01 (default: 0.01, at most 1 % of the time).",
     )
-    measure: Literal["Time", "Window"] = Field(
+    measure: Literal["Time", "Window", "Requests"] = Field(
         default="Time",
         description="What epsilon counts: Time is the share of time violated (what reports count, hence the default), "
-        "Window the probability of any violation within one lead time (stricter).",
+        "Window the probability of any violation within one lead time (stricter), Requests the share of the demand "
+        "that is not carried.",
     )
 
 

@@ -239,8 +239,15 @@ STATUS = StatusSurface(
         ),
         Decision: Spelling(
             names={"replicas": "recommended_replicas", "expected_cost": "expected_cost_per_hour"},
-            without=frozenset({"current", "unconstrained"}),
-            digits={"violation_probability": 2, "expected_cost": 3, "quantiles": 4},
+            without=frozenset({"current", "unconstrained", "wanted", "held", "why"}),
+            digits={
+                "violation_probability": 2,
+                "expected_cost": 3,
+                "quantiles": 4,
+                "price": 3,
+                "budget_left": 2,
+                "burn_rate": 2,
+            },
         ),
     }
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from harmony.api.models import Side, WhatIf, WhatIfRequest
 from harmony.api.models.decisions import SIDE
-from harmony.decision.rule import decide
+from harmony.decision.in_force import again
 from harmony.decision.turn import decide_turn
 from harmony.model.decision import Decision
 from harmony.model.observation import Observation
@@ -51,8 +51,12 @@ def changed(seen: Observation, changes: WhatIfRequest) -> Observation:
 
 def _decide(snapshot: Snapshot, seen: Observation, *, guards: bool) -> Decision:
     """The rule alone, or as the loop does it: with fallback, stabilisation and rate limits."""
-    behavior = snapshot.behavior if guards else None
-    return decide_turn(seen, decide, behavior, snapshot.record.before)[0]
+    record, behavior = snapshot.record, snapshot.behavior if guards else None
+
+    def decide(seen: Observation) -> Decision:
+        return again(seen, record.decision, expects_forecast=record.before.expects_forecast)
+
+    return decide_turn(seen, decide, behavior, record.before)[0]
 
 
 def _side(decision: Decision, seen: Observation) -> Side:

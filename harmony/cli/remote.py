@@ -109,7 +109,7 @@ def what_if(
     min_replicas: Annotated[int | None, typer.Option(help="Never fewer replicas than this.")] = None,
     max_replicas: Annotated[int | None, typer.Option(help="Never more replicas than this.")] = None,
     ordered: Annotated[int | None, typer.Option(help="As if so many were the current replicas.")] = None,
-    measure: Annotated[str | None, typer.Option(help="time or window.")] = None,
+    measure: Annotated[str | None, typer.Option(help="time, window or requests.")] = None,
     guards: Annotated[bool, typer.Option("--guards", help="Also apply stabilisation and rate limits.")] = False,
     as_json: AsJson = False,
 ) -> None:

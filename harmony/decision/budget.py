@@ -11,6 +11,8 @@ from forecasting.errors import UsageError
 __all__ = ["ErrorBudget", "Hour"]
 
 HOUR_S = 3600.0
+DAY_S = 86_400.0
+LARGEST = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,32 @@ class ErrorBudget:
         ratio = (self.counted.violated + self.PRIOR) / (self.counted.stated + self.PRIOR)
         return min(max(ratio, 1.0 / self.SCALE), self.SCALE)
 
+    def to_json(self) -> list[list[float]]:
+        """Seconds by day, oldest first: when it began, known ones, violated ones, and the sum of what was stated."""
+        days: dict[float, Hour] = {}
+        for hour in self.hours:
+            start = math.floor(hour.start_s / DAY_S) * DAY_S
+            days[start] = _plus(days.get(start, Hour(start)), hour, 1.0)
+        step_s = self.step_s
+        return [
+            [d.start_s, *(float(f"{x * step_s:.6g}") for x in (d.steps, d.violated, d.stated))] for d in days.values()
+        ]
+
+    def restored(self, rows: object) -> ErrorBudget:
+        """With what `to_json` gave, anything at all may stand there: what cannot be read is left out."""
+        hours: list[Hour] = []
+        for row in rows if isinstance(rows, list) else ():
+            numbers = [number_or_nan(x) for x in row] if isinstance(row, list) else []
+            if len(numbers) == 4 and all(map(math.isfinite, numbers)):
+                start, steps, violated, stated = numbers[0], *(x / self.step_s for x in numbers[1:])
+                later = not hours or start > hours[-1].start_s
+                if later and 0.0 <= violated <= steps and stated >= 0.0:
+                    hours.append(Hour(start, steps, violated, stated))
+        counted = Hour(0.0)
+        for hour in hours:
+            counted = _plus(counted, hour, 1.0)
+        return replace(self, hours=tuple(hours), counted=counted)
+
     def learn(self, now_s: float, steps: float, violated: float, stated: float = 0.0) -> ErrorBudget:
         """After ``steps`` known steps up to ``now_s``, ``violated`` of them; ``stated`` is the sum of stated risks.
 
@@ -127,6 +155,12 @@ class ErrorBudget:
         more = Hour(0.0, steps, violated, stated)
         total = _plus(total, more, 1.0)
         return replace(self, hours=(*hours[gone:], _plus(newest, more, 1.0)), counted=total)
+
+
+def number_or_nan(value: object) -> float:
+    """A number of JSON; NaN for anything else."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return float(value) if plain else math.nan  # type: ignore[arg-type]
 
 
 def _plus(a: Hour, b: Hour, sign: float) -> Hour:

@@ -11,15 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
 
 from forecasting.panel import FloatArray
 from forecasting.specialists import TARGETS, Features, Fitted, LeadGrid, Target, fit_specialist, targets_of
-from harmony.decision.budget import ErrorBudget
+from harmony.decision.budget import ErrorBudget, Hour
 from harmony.decision.growing_rows import GrowingRows
+from harmony.decision.piece import NO_PRICES, Measure, Piece, Prices
 from harmony.decision.portfolio import (
+    RISKS,
     Base,
     Portfolio,
     PortfolioSetting,
@@ -28,15 +33,14 @@ from harmony.decision.portfolio import (
     held,
     least_risks,
     priced,
-    ready_of,
     replicas,
+    settings_of,
     thumb_counts,
 )
-from harmony.decision.risk import ROUND
 from harmony.decision.selection import MEMORY_MISSES, MEMORY_S, Tally, Verdict, choose, verdict
 from harmony.decision.tails import quantiles
 
-__all__ = ["Guess", "OwnPast", "TurnRow"]
+__all__ = ["KEPT_ROWS", "KEPT_S", "PAST_SHARE", "Guess", "OwnPast", "TurnRow"]
 
 FIRST_FIT = 200  # rows before specialists are fitted at all
 REFIT_GROWTH = 1.4  # ... and fitted again whenever there are so many times as many
@@ -45,8 +49,11 @@ LEAST_SCORES = 50
 REVIEW_SHARE = 0.01  # settings are chosen again on every new piece of this share of the past
 REVIEW_ROWS = 8  # ... of so many rows at least
 REVIEW_S = 6 * 3600.0  # ... and of so long at most
-KEPT_ROWS = 30_240  # the newest rows that are kept at least, and so long; of twice as many the oldest go
+KEPT_ROWS = 30_240  # the newest rows that are kept at least, and so long; of a quarter more the oldest days go
 KEPT_S = 14 * 86_400.0
+SPARE = 1.25
+EARLY = 0.25  # of a step: how much sooner than a whole step after the newest row a turn still begins the next one
+PAST_SHARE = 0.05  # a past that comes at once is replayed in pieces of this share
 GAP_ROWS = 10_000  # rows that are filled in as absent when turns did not come
 BLIND_MARGIN = 1.5  # what stands in for an expert that has no forecast: the lead's maximum times this
 REACH = 2.0  # no forecast above this multiple of the highest demand so far
@@ -72,12 +79,16 @@ class TurnRow(NamedTuple):
 
 
 class Guess(NamedTuple):
-    """What a setting says now: the count before holding, the held one, and its table: ascending counts, risks."""
+    """What a setting says now: the count before holding, the held one, and its table: ascending counts, risks.
+
+    `least` is the count at the most risk that one decision may take.
+    """
 
     wanted: int
     replicas: int
     counts: FloatArray
     risks: FloatArray
+    least: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -112,6 +123,12 @@ class OwnPast:
         chosen: number of the setting in force; None before there is enough past.
         allowed: the violated share that the last choice aimed at.
         changes: how often another setting was chosen.
+        recent: counts before holding of the newest rows, the last of them of row `counted` - 1.
+        clock: which row of a week the first row is.
+        kept: (rows, seconds) of history that are kept at least.
+        told: what the last review found.
+        measure: what is counted as violated; `prices` what else costs.
+        capacity_sigma: spread of the logarithm of what one replica carries; 0 where it is known.
     """
 
     portfolio: Portfolio
@@ -132,6 +149,13 @@ class OwnPast:
     allowed: float = 0.0
     changes: int = 0
     recent: tuple[int, ...] = ()
+    counted: int = 0
+    clock: int = 0
+    kept: tuple[int, float] = (KEPT_ROWS, KEPT_S)
+    told: tuple[Verdict, ...] = ()
+    measure: Measure = "time"
+    prices: Prices = NO_PRICES
+    capacity_sigma: float = 0.0
 
     @classmethod
     def start(
@@ -142,9 +166,11 @@ class OwnPast:
         *,
         cap: float,
         bounds: tuple[int, int] = (1, 100_000),
+        kept: tuple[int, float] = (KEPT_ROWS, KEPT_S),
+        measure: Measure = "time",
     ) -> OwnPast:
         """Nothing seen yet. ``cap`` is the most risk of one decision, ``bounds`` the replicas that settings keep to."""
-        settings = portfolio.settings(grid, cap)
+        settings = settings_of(portfolio, grid, cap)
         return cls(
             portfolio=portfolio,
             grid=grid,
@@ -153,34 +179,61 @@ class OwnPast:
             least=max(1, bounds[0]),
             most=bounds[1],
             settings=settings,
-            history=GrowingRows.empty(FORECAST + 4),
+            history=GrowingRows.empty(FORECAST + 4, np.float32),
             tally=Tally.empty(len(settings)),
             allowed=budget.epsilon,
+            kept=kept,
+            measure=measure,
         )
 
     # ---- seeing ---------------------------------------------------------------------------------------------
-    def seen(self, now_s: float, row: TurnRow) -> OwnPast:
-        """With what the turn at ``now_s`` saw; turns that did not come before it are absent rows."""
-        missed = 0
-        if self.newest_s == self.newest_s:
-            missed = min(max(round((now_s - self.newest_s) / self.grid.step_s) - 1, 0), GAP_ROWS)
-        rows = np.full((missed + 1, FORECAST + 4), math.nan)
-        filled, peak = self.history.rows[-1, [FILLED, PEAK]] if len(self.history) else (0.0, 0.0)
+    def rows_until(self, now_s: float) -> int:
+        """Rows that a turn at ``now_s`` adds: none while the newest one lasts, several where turns did not come."""
+        if self.newest_s != self.newest_s:
+            return 1
+        steps = math.floor((now_s - self.newest_s) / self.grid.step_s + EARLY)
+        return min(max(steps, 0), GAP_ROWS)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next row brings a review: new rows are scored under every setting, and one is chosen again."""
+        return len(self.history) + 1 >= self.next_review
+
+    def seen(self, now_s: float, row: TurnRow, *, review: bool = True) -> OwnPast:
+        """With what the turn at ``now_s`` saw; turns that did not come before it are absent rows.
+
+        A turn that comes while the newest row lasts adds none. Without ``review`` a review that is due is put off.
+        """
+        count = self.rows_until(now_s)
+        if count == 0:
+            return self
+        rows = np.full((count, FORECAST + 4), math.nan)
+        filled, peak = self.history.rows[-1, [FILLED, PEAK]].tolist() if len(self.history) else (0.0, 0.0)
         rows[:, CAPACITY], rows[:, FILLED], rows[:, PEAK] = row.capacity, filled, peak
         if row.demand == row.demand:
             demand = max(0.0, row.demand)
             rows[-1, [DEMAND, FILLED, PEAK]] = demand, demand, max(peak, demand)
         rows[-1, FORECAST:] = row.forecast
-        past = replace(self, history=self.history.extended(rows), newest_s=now_s)
-        return past._reviewed() if len(past.history) >= past.next_review else past
+        on_grid = now_s if self.newest_s != self.newest_s else self.newest_s + count * self.grid.step_s
+        newest_s = on_grid if abs(now_s - on_grid) < self.grid.step_s else now_s
+        past = replace(self, history=self.history.extended(rows), newest_s=newest_s)
+        return past._reviewed() if review and len(past.history) >= past.next_review else past
 
     def backfilled(
-        self, now_s: float, demand: FloatArray, capacity: float | FloatArray, forecast: FloatArray | None = None
+        self,
+        now_s: float,
+        demand: FloatArray,
+        capacity: float | FloatArray,
+        forecast: FloatArray | None = None,
+        *,
+        piece: float = 0.0,
     ) -> OwnPast:
         """With the rows before the first turn, the newest at ``now_s``: the same as `seen` row by row, sooner.
 
+        ``piece``: reviews come after so large a share of the past at least, which is sooner still.
+
         ``demand`` (rows,) NaN where absent; ``forecast`` (rows, 4) as in `TurnRow`, None for none. What the service
-        itself violated in that time is not known, so its budget begins full.
+        itself violated in that time is not known, so its budget stays as it is.
         """
         rows = np.full((demand.size, FORECAST + 4), math.nan)
         known = ~np.isnan(demand)
@@ -193,21 +246,24 @@ class OwnPast:
             rows[:, FORECAST:] = forecast
         past, at = self, 0
         while at < len(rows):
-            stop = min(len(rows), at + max(1, past.next_review - len(past.history)))
+            until = max(past.next_review - len(past.history), round(piece * len(past.history)), 1)
+            stop = min(len(rows), at + until)
             past = replace(past, history=past.history.extended(rows[at:stop]), newest_s=now_s)
             past = past._reviewed() if len(past.history) >= past.next_review else past
             at = stop
         return past
 
-    def with_outcome(self, now_s: float, violated: bool, stated: float) -> OwnPast:
-        """With whether a known step up to ``now_s`` was violated, and the risk that was stated for it (NaN: none)."""
+    def with_outcome(self, now_s: float, violated: float, stated: float) -> OwnPast:
+        """With which part of a known step up to ``now_s`` was violated, and the risk stated for it (NaN: none)."""
         stated = stated if stated == stated else 0.0
-        return replace(self, budget=self.budget.learn(now_s, 1.0, float(violated), stated))
+        return replace(self, budget=self.budget.learn(now_s, 1.0, violated, stated))
 
-    def within(self, least: int, most: int) -> OwnPast:
-        """With the bounds that are in force from now on."""
+    def within(self, least: int, most: int, prices: Prices = NO_PRICES, capacity_sigma: float = 0.0) -> OwnPast:
+        """With the bounds and prices that are in force from now on, and what is not known of a replica's capacity."""
         least = max(1, least)
-        return self if (least, most) == (self.least, self.most) else replace(self, least=least, most=most)
+        if (least, most, prices, capacity_sigma) == (self.least, self.most, self.prices, self.capacity_sigma):
+            return self
+        return replace(self, least=least, most=most, prices=prices, capacity_sigma=capacity_sigma)
 
     def leading(self, lead_steps: int) -> OwnPast:
         """With another lead time from now on: all of the history is replayed again under it.
@@ -215,9 +271,30 @@ class OwnPast:
         What was forecast in it stays as it was, for the lead of its time.
         """
         grid = replace(self.grid, lead_steps=lead_steps)
-        fresh = self.start(self.portfolio, grid, self.budget, cap=self.cap, bounds=(self.least, self.most))
-        rows = self.history.rows
-        return fresh.backfilled(self.newest_s, rows[:, DEMAND], rows[:, CAPACITY], rows[:, FORECAST:])
+        fresh = self.start(
+            self.portfolio,
+            grid,
+            self.budget,
+            cap=self.cap,
+            bounds=(self.least, self.most),
+            kept=self.kept,
+            measure=self.measure,
+        ).within(self.least, self.most, self.prices, self.capacity_sigma)
+        forecast = self.history.rows[:, FORECAST:].astype(np.float64)
+        demand, capacity = self._column(DEMAND), self._column(CAPACITY)
+        again = fresh.backfilled(self.newest_s, demand, capacity, forecast, piece=PAST_SHARE)
+        return again.preferring(self.setting)
+
+    def measured(self, measure: Measure) -> OwnPast:
+        """With another measure from now on: all of the history is scored again, and the budget begins anew."""
+        budget = replace(self.budget, hours=(), counted=Hour(0.0))
+        return replace(self, measure=measure, budget=budget).leading(self.grid.lead_steps)
+
+    def preferring(self, setting: PortfolioSetting | None) -> OwnPast:
+        """With ``setting``, which was in force before, kept unless another one is better."""
+        if setting is None or self.chosen is None or setting not in self.settings:
+            return self
+        return replace(self, chosen=self.settings.index(setting))._chosen()
 
     def with_objective(self, epsilon: float) -> OwnPast:
         """With another objective from now on: history, tally and budget stay, and the setting is chosen again at once.
@@ -231,8 +308,15 @@ class OwnPast:
 
     def with_wanted(self, wanted: int) -> OwnPast:
         """With the newest count, before holding, of the setting in force."""
-        longest = 1 if self.chosen is None else self.settings[self.chosen].hold
-        return replace(self, recent=(*self.recent, wanted)[-longest:])
+        longest = self.grid.lead_steps + 1 if self.chosen is None else self.settings[self.chosen].hold
+        recent = self.recent
+        if self.counted == len(self.history) and recent:  # a further turn in the newest row
+            return replace(self, recent=(*recent[:-1], max(recent[-1], wanted)))
+        return replace(self, recent=(*recent, wanted)[-longest:], counted=len(self.history))
+
+    def highest(self) -> float:
+        """The highest demand of the last lead."""
+        return float(self._column(FILLED, max(0, len(self.history) - 1 - self.grid.lead_steps)).max())
 
     @property
     def setting(self) -> PortfolioSetting | None:
@@ -241,32 +325,43 @@ class OwnPast:
 
     def verdict(self) -> tuple[Verdict, ...]:
         """Which setting is in force, and what the best of every other family would have cost and violated."""
-        return () if self.chosen is None else verdict(self.tally, self.settings, self.allowed, self.chosen)
+        return self.told
 
     # ---- deciding -------------------------------------------------------------------------------------------
     def guess(self) -> Guess | None:
-        """What the setting in force says for the newest row; None without one, or where its forecasts are absent."""
+        """What the setting in force says for the newest row; None without one, or where its forecasts are absent.
+
+        Where only the given forecast is absent, a specialist of the portfolio stands in for it.
+        """
         setting, now = self.setting, len(self.history) - 1
         if setting is None:
             return None
         if setting.rule == "margin":
             return self._thumb(setting, now)
         expert, target = _expert(setting), _target(setting)
-        bases = self._located_bases(now, now + 1, (expert, target))
-        counts = self._counts(expert, target, bases, now, now + 1)
-        if counts is None or math.isnan(counts[0, 0]):
+        counts = self._counts_now(expert, target, now)
+        if counts is None and (other := self.portfolio.stand_in(expert)) is not None:
+            counts = self._counts_now(other, target, now)
+        if counts is None:
             return None
         risks = least_risks(self.cap)
-        picked = _by_rule(setting.rule, counts, risks, np.array([setting.knob]))
+        allowed = counts[:, -risks.size :]
+        picked = _by_rule(setting.rule, allowed, risks, np.array([setting.knob]))
         wanted = self._bounded(max(int(picked[0, 0]), int(self._floor(now, now + 1)[0])))
         before = self.recent[-(setting.hold - 1) :] if setting.hold > 1 else ()
-        return Guess(wanted, max((wanted, *before)), counts[0], risks)
+        return Guess(wanted, max((wanted, *before)), counts[0], RISKS, int(allowed[0, 0]))
+
+    def _counts_now(self, expert: Expert, target: Target, now: int) -> FloatArray | None:
+        """(1, risks) replicas of an expert at every risk for the newest row; None where it has no forecast."""
+        bases = self._located_bases(now, now + 1, (expert, target))
+        counts = self._counts(expert, target, bases, now, now + 1)
+        return None if counts is None or math.isnan(counts[0, 0]) else counts
 
     def _thumb(self, setting: PortfolioSetting, now: int) -> Guess:
         """What a rule of thumb says."""
-        rows = self.history.rows[max(0, now + 1 - max(4, setting.hold)) : now + 1]
+        since = max(0, now + 1 - max(4, setting.hold))
         thumb: Thumb = "percentile" if setting.expert == "percentile" else "reactive"
-        load = rows[:, FILLED] / rows[:, CAPACITY]
+        load = self._column(FILLED, since, now + 1) / self._column(CAPACITY, since, now + 1)
         wanted = self._bounded(int(thumb_counts(thumb, load, setting.hold, np.array([setting.knob]))[-1, 0]))
         return Guess(wanted, wanted, np.array([float(wanted)]), np.array([math.nan]))
 
@@ -285,122 +380,137 @@ class OwnPast:
             past = past._refitted(stop)
         piece = min(max(REVIEW_ROWS, round(REVIEW_SHARE * stop)), max(1, round(REVIEW_S / self.grid.step_s)))
         past = replace(past, next_review=stop + piece)
-        past = past._chosen() if past.tally.known * self.budget.epsilon >= WARM_KNOWN else past
+        past = past._chosen() if past.tally.counted * self.budget.epsilon >= WARM_KNOWN else past
         return past._trimmed()
 
     def _tallied(self, stop: int, bases: _Located) -> OwnPast:
         """With the rows ``reviewed .. stop-1`` replayed under every setting."""
         start, k = self.reviewed, self.grid.lead_steps
-        rows = self.history.rows
-        load = rows[start:stop, DEMAND] / rows[start:stop, CAPACITY]
-        known = ~np.isnan(load)
-        floor = self._floor(start, stop)
-        cost, missed = [], []
+        load = self._column(DEMAND, start, stop) / self._column(CAPACITY, start, stop)
+        piece = Piece(load, k, self.least, self.most, self.measure, self.prices)
         carry = dict(self.learned.carry)
-
-        def score(held_counts: FloatArray) -> None:
-            """``held_counts`` begins with up to k rows before the piece."""
-            inside = slice(len(held_counts) - (stop - start), None)
-            ordered = np.clip(held_counts, self.least, self.most)
-            ready = ready_of(ordered, k)[inside]
-            cost.append(ordered[inside].sum(axis=0))
-            missed.append((load[known, None] - ready[known] > ROUND).sum(axis=0))
-
-        risks = least_risks(self.cap)
+        done: dict[tuple[Expert, Target], list[tuple[FloatArray, FloatArray]]] = {}
         for expert in self.portfolio.experts:
             for target in TARGETS:
                 counts = self._counts(expert, target, bases, start, stop)
-                holds = self.portfolio.holds(self.grid, target)
-                for rule in self.portfolio.rules:
-                    knobs = np.asarray(self.portfolio.knobs(rule, self.cap))
-                    wanted = self._or_blind(counts, risks, rule, knobs, start, stop)
-                    wanted = np.maximum(wanted, floor[:, None])
-                    before = carry.get((expert, target, rule), np.empty((0, len(knobs))))
-                    whole = np.concatenate([before, wanted])
-                    carry[expert, target, rule] = whole[-(max(holds) - 1 + k) :]
-                    for hold in holds:
-                        score(held(whole, hold)[-(stop - start + k) :])
+                other = self.portfolio.stand_in(expert)
+                if counts is None and other is not None and (other, target) in done:
+                    done[expert, target] = done[other, target]
+                    carry |= {(expert, target, r): carry[other, target, r] for r in self.portfolio.rules}
+                    continue
+                if other is not None:
+                    counts = _filled(counts, self._counts(other, target, bases, start, stop))
+                scores, carried = self._scored(piece, expert, target, counts)
+                done[expert, target] = scores
+                carry |= {(expert, target, rule): rows for rule, rows in carried.items()}
+        scores = [score for expert in self.portfolio.experts for target in TARGETS for score in done[expert, target]]
         margins = np.asarray(self.portfolio.margins)
         for thumb in self.portfolio.thumbs:
             for hold in self.portfolio.thumb_holds(self.grid):
                 back = min(start, max(4, hold) - 1 + k)
-                past_load = rows[start - back : stop, FILLED] / rows[start - back : stop, CAPACITY]
-                score(thumb_counts(thumb, past_load, hold, margins)[-(stop - start + k) :])
+                past_load = self._column(FILLED, start - back, stop) / self._column(CAPACITY, start - back, stop)
+                scores.append(piece.score(thumb_counts(thumb, past_load, hold, margins)[-(stop - start + k) :]))
         memory = max(MEMORY_S / self.grid.step_s, MEMORY_MISSES / max(self.budget.epsilon, 1e-6))
-        tally = self.tally.plus(
-            np.concatenate(cost), np.concatenate(missed).astype(np.float64), stop - start, int(known.sum()), memory
-        )
+        cost, missed = (np.concatenate(parts) for parts in zip(*scores, strict=True))
+        tally = self.tally.plus(cost, missed, stop - start, piece.weight, int(piece.known.sum()), memory)
         return replace(self, tally=tally, reviewed=stop, learned=replace(self.learned, carry=carry))
+
+    def _scored(
+        self, piece: Piece, expert: Expert, target: Target, counts: FloatArray | None
+    ) -> tuple[list[tuple[FloatArray, FloatArray]], dict[RuleName, FloatArray]]:
+        """Every rule and hold of one expert and target on a piece of the past; and counts that go on into the next."""
+        start, rows, k = self.reviewed, piece.load.size, self.grid.lead_steps
+        floor = self._floor(start, start + rows)
+        holds = self.portfolio.holds(self.grid, target)
+        scores: list[tuple[FloatArray, FloatArray]] = []
+        carried: dict[RuleName, FloatArray] = {}
+        for rule in self.portfolio.rules:
+            knobs = np.asarray(self.portfolio.knobs(rule, self.cap))
+            wanted = self._or_blind(counts, least_risks(self.cap), rule, knobs, start, start + rows)
+            before = self.learned.carry.get((expert, target, rule), np.empty((0, len(knobs)), dtype=np.float32))
+            whole = np.concatenate([before, np.maximum(wanted, floor[:, None]).astype(np.float32)])
+            carried[rule] = whole[-(max(holds) - 1 + k) :].copy()
+            scores += [piece.score(held(whole, hold)[-(rows + k) :]) for hold in holds]
+        return scores, carried
 
     def _or_blind(
         self, counts: FloatArray | None, risks: FloatArray, rule: RuleName, knobs: FloatArray, start: int, stop: int
     ) -> FloatArray:
         """(rows, knobs) counts of a rule; where the expert has no forecast, the lead's maximum with a margin."""
-        rows = self.history.rows[start:stop]
         back = min(start, self.grid.lead_steps)
-        highest = held(self.history.rows[start - back : stop, FILLED], self.grid.lead_steps + 1)[back:]
-        blind = replicas(BLIND_MARGIN * highest / rows[:, CAPACITY])[:, None]
+        highest = held(self._column(FILLED, start - back, stop), self.grid.lead_steps + 1)[back:]
+        blind = replicas(BLIND_MARGIN * highest / self._column(CAPACITY, start, stop))[:, None]
         if counts is None:
             return np.repeat(blind, len(knobs), axis=1)
+        counts = counts[:, -risks.size :]
         absent = np.isnan(counts[:, :1])
         return np.where(absent, blind, _by_rule(rule, np.where(absent, 1.0, counts), risks, knobs))
 
     def _refitted(self, stop: int) -> OwnPast:
         """With specialists fitted on all rows so far; rows that the first ones learned from have no residuals."""
-        demand = self.history.rows[:, FILLED]
+        demand = self._column(FILLED)
+        features = Features.for_past(demand, self.grid, self.clock)
         fits: dict[tuple[Base, Target], Fitted] = {}
         for base in self.portfolio.bases:
             if base != "forecast":
-                fits |= {(base, t): fit_specialist(base, demand, self.grid, t) for t in TARGETS}
-        learned = replace(self.learned, fits=fits, features=Features.for_past(demand, self.grid))
+                fits |= {(base, t): fit_specialist(base, demand, self.grid, t, features) for t in TARGETS}
+        learned = replace(self.learned, fits=fits, features=features)
         if not self.fitted_rows:
             keys = [(e, t) for e in self.portfolio.experts for t in TARGETS]
             scored = max(0, stop - self.grid.lead_steps)
-            learned = replace(learned, scored=scored, scores=dict.fromkeys(keys, GrowingRows.empty(1)))
+            learned = replace(learned, scored=scored, scores=dict.fromkeys(keys, GrowingRows.empty(1, np.float32)))
         return replace(self, fitted_rows=stop, learned=learned)
 
     def _with_tables(self, stop: int, bases: _Located) -> OwnPast:
         """With standardised residuals of the forecasts whose lead has passed by now, and their quantiles."""
         begin, end = self.learned.scored, max(self.learned.scored, stop - self.grid.lead_steps)
         scores, tables = dict(self.learned.scores), {}
-        demand = self.history.rows[:, FILLED]
-        risks = least_risks(self.cap)
+        demand = self._column(FILLED)
         level = bases.level[begin - bases.start : end - bases.start]
         for (expert, target), series in self.learned.scores.items():
             location, scale = bases.mean(expert, target, begin, end)
             carried = targets_of(demand, self.grid, target, begin, end)
             fresh = (np.log((carried + bases.offset) / level) - location) / scale
             longer = series.extended(fresh[~np.isnan(fresh), None])
-            scores[expert, target] = longer if len(longer) < 4 * SCORES else longer.newest(SCORES)
-            known = np.sort(longer.rows[-SCORES:, 0])
+            scores[expert, target] = longer if len(longer) < SPARE * SCORES else longer.newest(SCORES)
+            known = np.sort(longer.rows[-SCORES:, 0].astype(np.float64))
             if known.size >= LEAST_SCORES:
-                tables[expert, target] = quantiles(known, 1.0 - risks)
+                tables[expert, target] = quantiles(known, 1.0 - RISKS)
         return replace(self, learned=replace(self.learned, scored=end, scores=scores, tables=tables))
 
     def _trimmed(self) -> OwnPast:
-        """Without the oldest rows, once there are twice as many as are kept; whole weeks go, so that clocks stay."""
-        week = 7 * self.grid.day
-        kept = max(KEPT_ROWS, self.grid.steps(KEPT_S))
-        gone = (len(self.history) - kept) // week * week
-        if len(self.history) < 2 * kept or gone <= 0:
+        """Without the oldest days, once there is a quarter more than is kept."""
+        rows, seconds = self.kept
+        kept = max(rows, self.grid.steps(seconds))
+        gone = (len(self.history) - kept) // self.grid.day * self.grid.day
+        if len(self.history) < SPARE * kept or gone <= 0:
             return self
+        features = self.learned.features
+        clock = (self.clock + gone) % (7 * self.grid.day)
         return replace(
             self,
             history=self.history.newest(len(self.history) - gone),
             reviewed=self.reviewed - gone,
             fitted_rows=max(1, self.fitted_rows - gone),
             next_review=self.next_review - gone,
-            learned=replace(self.learned, scored=self.learned.scored - gone),
+            clock=clock,
+            learned=replace(
+                self.learned,
+                scored=self.learned.scored - gone,
+                features=None if features is None else replace(features, clock=clock),
+            ),
         )
 
     def _chosen(self) -> OwnPast:
-        """With the setting chosen that is cheapest at the budget's pace."""
-        thumbs = np.array([s.rule == "margin" for s in self.settings])
+        """With the setting chosen that is cheapest at the budget's pace, and the best of every family told."""
+        thumbs = _thumbs(self.settings)
         allowed = self.budget.pace
         best = choose(self.tally, allowed, self.chosen, thumbs)
+        told = verdict(self.tally, self.settings, allowed, best)
         if best == self.chosen:
-            return replace(self, allowed=allowed)
-        changed = replace(self, chosen=best, allowed=allowed, changes=self.changes + (self.chosen is not None))
+            return replace(self, allowed=allowed, told=told)
+        changes = self.changes + (self.chosen is not None)
+        changed = replace(self, chosen=best, allowed=allowed, changes=changes, told=told)
         return replace(changed, recent=changed._recent())
 
     def _recent(self) -> tuple[int, ...]:
@@ -419,7 +529,7 @@ class OwnPast:
         """Locations and scales of all bases (``only`` those of one expert and target) in these rows."""
         features = self.learned.features
         assert features is not None  # called after the first fit
-        demand = self.history.rows[:stop, FILLED]
+        demand = self._column(FILLED, 0, stop)
         level = features.level(demand, start, stop)
         parts: dict[tuple[Base, Target], tuple[FloatArray, FloatArray]] = {}
         bases, targets = (self.portfolio.bases, TARGETS) if only is None else (only[0], (only[1],))
@@ -442,25 +552,36 @@ class OwnPast:
             return None
         location, scale = bases.mean(expert, target, start, stop)
         level = bases.level[start - bases.start : stop - bases.start]
-        away = location[:, None] + table * scale[:, None]
+        away = location[:, None] + self._widened(table * scale[:, None])
         rate = level[:, None] * np.exp(np.clip(away, -LOG_REACH, LOG_REACH)) - bases.offset
-        rows = self.history.rows[start:stop]
-        load = np.minimum(rate, REACH * rows[:, PEAK, None] + bases.offset) / rows[:, CAPACITY, None]
+        most = REACH * self._column(PEAK, start, stop) + bases.offset
+        load = np.minimum(rate, most[:, None]) / self._column(CAPACITY, start, stop)[:, None]
         return np.where(np.isnan(load), math.nan, replicas(load))
+
+    def _widened(self, spread: FloatArray) -> FloatArray:
+        """``spread`` (rows, risks) of log demand, and what is not known of a replica's capacity beside it."""
+        if self.capacity_sigma <= 0.0:
+            return spread
+        more = np.maximum(ndtri(1.0 - RISKS), 0.0) * self.capacity_sigma
+        return np.asarray(spread + np.hypot(spread, more) - np.abs(spread))
 
     def _given(
         self, offset: float, target: Target, level: FloatArray, start: int, stop: int
     ) -> tuple[FloatArray, FloatArray]:
         """Location and log scale of the forecast that was given in these rows."""
         at = FORECAST + 2 * TARGETS.index(target)
-        median, high = self.history.rows[start:stop, at], self.history.rows[start:stop, at + 1]
+        median, high = self._column(at, start, stop), self._column(at + 1, start, stop)
         location = np.log((median + offset) / level)
         width = np.log((high + offset) / level) - location
         return location, np.log(np.maximum(width, 0.01))
 
     def _floor(self, start: int, stop: int) -> FloatArray:
         """(rows,) what present demand needs."""
-        return replicas(self.history.rows[start:stop, FILLED] / self.history.rows[start:stop, CAPACITY])
+        return replicas(self._column(FILLED, start, stop) / self._column(CAPACITY, start, stop))
+
+    def _column(self, column: int, start: int = 0, stop: int | None = None) -> FloatArray:
+        """One column of the rows ``start..stop-1``; what was stored short is computed with in full."""
+        return self.history.rows[start:stop, column].astype(np.float64)
 
 
 class _Located(NamedTuple):
@@ -479,11 +600,24 @@ class _Located(NamedTuple):
         return location, np.exp(np.mean([p[1][inside] for p in parts], axis=0))
 
 
+@lru_cache(maxsize=64)
+def _thumbs(settings: tuple[PortfolioSetting, ...]) -> npt.NDArray[np.bool_]:
+    """(settings,) which are rules of thumb."""
+    return np.array([s.rule == "margin" for s in settings])
+
+
 def _by_rule(rule: str, counts: FloatArray, risks: FloatArray, knobs: FloatArray) -> FloatArray:
     """(rows, knobs) of ``counts`` (rows, risks) what each knob of a rule picks."""
     if rule == "price":
         return priced(counts, risks, knobs)
     return np.asarray(counts[:, np.searchsorted(-risks, -knobs * (1 + 1e-9))])
+
+
+def _filled(counts: FloatArray | None, others: FloatArray | None) -> FloatArray | None:
+    """``counts`` (rows, risks), those of another expert where they are absent."""
+    if counts is None or others is None:
+        return others if counts is None else counts
+    return np.where(np.isnan(counts), others, counts)
 
 
 def _expert(setting: PortfolioSetting) -> Expert:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "priced",
     "ready_of",
     "replicas",
+    "settings_of",
     "thumb_counts",
 ]
 
@@ -81,6 +83,7 @@ class Portfolio:
         holds_s: holds on the way down besides one lead time, seconds.
         thumbs: rules of thumb that are tried too.
         margins: factors on demand that these try.
+        least_hold_s: no count is held for less than this, seconds, because the user's own window holds it anyway.
     """
 
     experts: tuple[tuple[Base, ...], ...] = (("ridge",), ("forecast",), ("ridge", "forecast"))
@@ -89,6 +92,7 @@ class Portfolio:
     holds_s: tuple[float, ...] = HOLDS_S
     thumbs: tuple[Thumb, ...] = ("reactive", "percentile")
     margins: tuple[float, ...] = field(default=MARGINS)
+    least_hold_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.experts or self.thumbs):
@@ -101,13 +105,20 @@ class Portfolio:
         """All forecasters that are needed."""
         return tuple(dict.fromkeys(b for e in self.experts for b in e))
 
+    def stand_in(self, expert: tuple[Base, ...]) -> tuple[Base, ...] | None:
+        """Who stands in for an expert where the given forecast is absent; None for one that does not need it."""
+        if "forecast" not in expert:
+            return None
+        return next((e for e in self.experts if "forecast" not in e), None)
+
     def holds(self, grid: LeadGrid, target: Target) -> tuple[int, ...]:
         """Steps that counts are held; a forecast of one point is held for a lead time at least.
 
         Ready replicas are the minimum of what was set over the lead, so a point's count serves only if held.
         """
         k = grid.lead_steps
-        every = {1, k + 1, *(grid.steps(s) for s in self.holds_s)}
+        least = 1 if self.least_hold_s <= 0.0 else grid.steps(self.least_hold_s)
+        every = {max(h, least) for h in (1, k + 1, *(grid.steps(s) for s in self.holds_s))}
         return tuple(h for h in sorted(every) if target == "max" or h > k)
 
     def knobs(self, rule: RuleName, cap: float) -> tuple[float, ...]:
@@ -130,9 +141,18 @@ class Portfolio:
 
     def thumb_holds(self, grid: LeadGrid) -> tuple[int, ...]:
         """Steps that rules of thumb hold (or look back)."""
-        return tuple(sorted({grid.lead_steps + 1, *(grid.steps(s) for s in THUMB_HOLDS_S)}))
+        least = 1 if self.least_hold_s <= 0.0 else grid.steps(self.least_hold_s)
+        every = (grid.lead_steps + 1, *(grid.steps(s) for s in THUMB_HOLDS_S))
+        return tuple(sorted({max(h, least) for h in every}))
 
 
+@lru_cache(maxsize=64)
+def settings_of(portfolio: Portfolio, grid: LeadGrid, cap: float) -> tuple[PortfolioSetting, ...]:
+    """`Portfolio.settings`, one tuple for all services that try the same."""
+    return portfolio.settings(grid, cap)
+
+
+@lru_cache(maxsize=64)
 def least_risks(cap: float) -> FloatArray:
     """The risks of the table that one decision may take, descending: those up to ``cap``, the smallest at least."""
     allowed = RISKS[cap * (1 + 1e-9) >= RISKS]

@@ -123,7 +123,7 @@ def weigh_by_price(
     by_time, by_window = by_step.above(counts), by_path.above(counts)
     return Candidates(
         replicas=counts,
-        violation_probability=by_time if objective.measure == "time" else by_window,
+        violation_probability=by_window if objective.measure == "window" else by_time,
         violated_time=by_time,
         violated_window=by_window,
         expected_cost=np.asarray(cost),

@@ -61,7 +61,7 @@ def weigh(need: FloatArray, counts: npt.NDArray[np.int64], objective: Objective,
     by_time, by_window = above / flat.size, missed_paths / peaks.size
     return Candidates(
         replicas=counts,
-        violation_probability=by_time if objective.measure == "time" else by_window,
+        violation_probability=by_window if objective.measure == "window" else by_time,
         violated_time=by_time,
         violated_window=by_window,
         expected_cost=cost,

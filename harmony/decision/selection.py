@@ -10,7 +10,7 @@ import numpy as np
 from forecasting.panel import FloatArray
 from harmony.decision.portfolio import PortfolioSetting
 
-__all__ = ["HANDICAP", "HYSTERESIS", "MEMORY_S", "Tally", "Verdict", "choose", "verdict"]
+__all__ = ["HANDICAP", "HYSTERESIS", "MEMORY_S", "Tally", "Verdict", "because", "choose", "verdict"]
 
 HYSTERESIS = 0.002  # what a change of setting must save
 HANDICAP = 0.05  # what a rule of thumb must save against the experts: replayed luck is cheap, and it has more of it
@@ -24,21 +24,26 @@ class Tally:
 
     Attributes:
         cost: (settings,) replica-steps.
-        missed: (settings,) violated steps.
-        steps, known: steps of it, and those with known demand.
+        missed: (settings,) violated steps, or demand.
+        steps: steps of it.
+        known: what violated shares are shares of: steps with known demand, or the demand itself.
+        counted: steps with known demand.
     """
 
     cost: FloatArray
     missed: FloatArray
     steps: float = 0.0
     known: float = 0.0
+    counted: float = 0.0
 
     @classmethod
     def empty(cls, settings: int) -> Tally:
         """Nothing replayed yet."""
         return cls(np.zeros(settings), np.zeros(settings))
 
-    def plus(self, cost: FloatArray, missed: FloatArray, steps: int, known: int, memory_steps: float) -> Tally:
+    def plus(
+        self, cost: FloatArray, missed: FloatArray, steps: int, known: float, counted: int, memory_steps: float
+    ) -> Tally:
         """With a piece of ``steps`` rows added, what was before fading by exp(-``steps`` / ``memory_steps``)."""
         keep = math.exp(-steps / memory_steps)
         return replace(
@@ -47,6 +52,7 @@ class Tally:
             missed=keep * self.missed + missed,
             steps=keep * self.steps + steps,
             known=keep * self.known + known,
+            counted=keep * self.counted + counted,
         )
 
     @property
@@ -106,3 +112,15 @@ def verdict(tally: Tally, settings: tuple[PortfolioSetting, ...], allowed: float
         for i in best.values()
     ]
     return tuple(sorted(rows, key=lambda v: (not v.chosen, not v.keeps, v.replicas)))
+
+
+def because(found: tuple[Verdict, ...]) -> str:
+    """Why the chosen one was chosen, for people; empty before there was a choice."""
+    if not found:
+        return ""
+    own, *others = found
+    kept = "within the budget" if own.keeps else "which is more than the budget, and least of all"
+    tried = [v for v in others if (v.replicas, v.share) != (own.replicas, own.share)]  # else: not known yet
+    beside = ", ".join(f"{v.setting.family} {v.replicas:.3g} ({100 * v.share:.2g} %)" for v in tried)
+    said = f"{own.replicas:.3g} replicas in the mean and {100 * own.share:.2g} % violated, {kept}"
+    return said + (f"; the best of the others {beside}" if beside else "")

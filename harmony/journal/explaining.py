@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from harmony.decision.rule import decide, lead_window
+from harmony.decision.in_force import again
+from harmony.decision.rule import lead_window
 from harmony.decision.turn import decide_turn
 from harmony.journal.inputs import whole
 from harmony.journal.store import JournalStore
 from harmony.journal.stored import StoredDecision
 from harmony.model.decision import Decision, Reason
+from harmony.model.observation import Observation
 from harmony.schema.fields import Field, Shape, columns_of, fields_of
 from harmony.serving.further import further
 from harmony.serving.snapshot import Snapshot
@@ -24,6 +26,11 @@ __all__ = ["Difference", "Explanation", "explain", "recompute"]
 
 # reasons that only other policies than HARMONY's own give
 OTHERS = frozenset({Reason.TARGET_RATIO, Reason.WITHIN_TOLERANCE, Reason.FIXED, Reason.MARGIN, Reason.FORESIGHT})
+MEASURED = {
+    "time": "of time violated",
+    "window": "of windows with a violation",
+    "requests": "of the demand not carried",
+}
 NEAR = 3  # candidates shown to either side of the choice
 
 
@@ -93,6 +100,10 @@ def explain(store: JournalStore, decision_id: str) -> Explanation | None:
 def recompute(snapshot: Snapshot) -> Decision:
     """The decision made again of what the snapshot says was seen and remembered, by the loop's own code."""
     record = snapshot.record
+
+    def decide(seen: Observation) -> Decision:
+        return again(seen, record.decision, expects_forecast=record.before.expects_forecast)
+
     return decide_turn(record.observation, decide, snapshot.behavior, record.before)[0]
 
 
@@ -167,12 +178,13 @@ def _curve_differences(name: str, stored: Any, again: Any, rounded: bool) -> lis
 
 # ---- words ---------------------------------------------------------------------------------------------------
 def _words(stored: StoredDecision) -> list[str]:
-    snapshot = stored.snapshot
+    snapshot, decision = stored.snapshot, stored.snapshot.record.decision
     return [
         f"{snapshot.service} at {utc(snapshot.at_s) or snapshot.at_s} (decision {stored.id})",
         sentence(snapshot),
         "",
         *_seen(snapshot),
+        *_setting(decision),
         *_candidates(snapshot),
         *_bound(snapshot),
     ]
@@ -191,12 +203,30 @@ def _seen(snapshot: Snapshot) -> list[str]:
         f"{duration(seen.lead_time.quantile_s(0.9))} to start (90 % of the time), the next decision is "
         f"{duration(seen.interval_s)} away.",
         f"Objective: at most {percent(objective.epsilon)} "
-        f"{'of time violated' if objective.measure == 'time' else 'of windows with a violation'}; "
+        f"{MEASURED[objective.measure]}; "
         f"so far that has meant deciding at the model's {percent(seen.risk_level)}.",
     ]
     forecast = seen.forecast
     if forecast is not None:
         out.append(f"Forecast: {forecast.samples} sample paths by {forecast.model or 'an unnamed model'}.")
+    return out
+
+
+def _setting(decision: Decision) -> list[str]:
+    """Which setting is in force and why, and how the error budget stands."""
+    out = []
+    if decision.setting:
+        paid = (
+            "" if math.isnan(decision.price) else f"; a violated hour is worth {amount(decision.price)} replica-hours"
+        )
+        out.append(f"In force: {decision.setting}{paid}.")
+    if decision.why:
+        out.append(f"Chosen on the service's own past: {decision.why}.")
+    if not math.isnan(decision.budget_left):
+        out.append(
+            f"Error budget: {percent(decision.budget_left)} left, spent in the last hour at "
+            f"{amount(decision.burn_rate)} times the rate that lasts."
+        )
     return out
 
 

@@ -80,6 +80,16 @@ class ManagedService:
         """Realised against stated risk; as if nothing was seen yet where nobody judges it."""
         return self._state.learned.trust or Trust.start(self._terms.objective.epsilon)
 
+    @property
+    def wants_past(self) -> bool:
+        """Whether the next look should bring the demand of the time before (`Look.past`)."""
+        return self._terms.policy.wants_past(self._state.learned.memory)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next turn brings long work, which the look may put off (`Look.may_review`)."""
+        return self._terms.policy.is_due(self._state.learned.memory)
+
     # ---- a turn ---------------------------------------------------------------------------------------------
     def forecast_steps(
         self, demand: float, age_s: float, known_rows: int, pending_s: Sequence[float], late_steps: int
@@ -321,6 +331,8 @@ def consider(terms: Terms, state: State, look: Look, outcome: Outcome) -> tuple[
         risk_level=learned.feedback.level,
         memory=learned.memory,
         indicators=look.indicators,
+        past=look.past,
+        may_review=look.may_review,
     )
     policy = terms.policy
     before = TurnMemory(
@@ -410,7 +422,10 @@ def adopted(state: State, old: Terms, new: Terms, *, other_readings: bool = Fals
     if old.objective.epsilon != new.objective.epsilon or not same_demand:
         learned = replace(learned, feedback=fresh.feedback, trust=fresh.trust)
     if not same_demand:
+        learned = replace(learned, memory=None)
         state = state._replace(scores=ForecastScores())
+    if (old.step_s, old.interval_s) != (new.step_s, new.interval_s):  # rows of another length: the past is read again
+        learned = replace(learned, memory=new.policy.restored(old.policy.saved(learned.memory)))
     if other_readings:
         state = state._replace(ledger=State.fresh(new).ledger)
     return state._replace(learned=learned)

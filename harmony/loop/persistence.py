@@ -114,6 +114,8 @@ def state_to_json(terms: Terms, state: State) -> dict[str, Any]:
         "starts": state.finished_starts,
         "failed": state.failed_starts,
     }
+    if (kept := terms.policy.saved(state.learned.memory)) is not None:
+        out["policy"] = kept
     if state.gpu_type:
         out["gpu"] = state.gpu_type
     if leads := state.lead_times.to_json():
@@ -136,6 +138,7 @@ def state_from_json(data: object, terms: Terms) -> tuple[State, tuple[str, ...]]
     if saved and saved.get("demand") != terms.measures:
         saved = {name: saved[name] for name in ("starts", "failed", "starts_since", "gpu", "leads") if name in saved}
     learned, notes = learned_from_json(saved.get("loop"), Learned.fresh(terms))
+    learned = replace(learned, memory=terms.policy.restored(saved.get("policy")))
     shadow = number_or(saved.get("shadow"), -1.0)  # negative: begin with the current replicas
     known = 0 <= shadow <= terms.objective.max_replicas
     state = State(

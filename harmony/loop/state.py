@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from forecasting.distribution import ForecastDistribution
+from forecasting.panel import FloatArray
 from harmony.decision.feedback import RiskFeedback
 from harmony.decision.learning import LearningGate
 from harmony.decision.trust import Trust
@@ -195,6 +196,8 @@ class Look(NamedTuple):
         rival: who else moves the count; empty for nobody.
         hold_down: why the count must not be lowered now; empty for no reason.
         indicators: newest values of what else the world measures (see `Observation.indicators`).
+        past: demand before this moment, once, where the policy wants it (as in `Observation.past`).
+        may_review: whether the policy may do long work in this turn.
     """
 
     now_s: float
@@ -213,6 +216,8 @@ class Look(NamedTuple):
     rival: str = ""
     hold_down: str = ""
     indicators: Mapping[str, float] | None = None
+    past: FloatArray | None = None
+    may_review: bool = True
 
 
 class ScalePlan(NamedTuple):

@@ -98,6 +98,23 @@ class Decision:
         field(default_factory=dict)
     )
     model: Annotated[str, About("Name and version of the forecaster; empty without a forecast.")] = ""
+    setting: Annotated[
+        str, About("The way of deciding in force, chosen on the service's own past; empty for one fixed risk level.")
+    ] = ""
+    price: Annotated[
+        float, About("Replica-hours that are spent to prevent one violated hour; absent where no price decides.", 0)
+    ] = math.nan
+    wanted: Annotated[int, About("What the setting asked for before its hold; -1 without a setting.")] = -1
+    held: Annotated[int, About("What its hold made of that; -1 without a setting.")] = -1
+    budget_left: Annotated[
+        float, About("Share of the error budget that is not spent; negative when overspent, absent where none is kept.")
+    ] = math.nan
+    burn_rate: Annotated[
+        float, About("Violated share of the last hour over epsilon: 1 spends the budget just in time.", 0)
+    ] = math.nan
+    why: Annotated[
+        str, About("What the setting would have cost and violated on the service's own past, beside the best others.")
+    ] = ""
     memory: Annotated[Any, PRIVATE] = None
 
     @property

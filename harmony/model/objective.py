@@ -130,7 +130,8 @@ class Objective:
 
     The objective is a *capacity rule*: demand stays within what the ready replicas carry, except with probability
     `epsilon`. `measure` says of what: ``"time"``, the share of steps that are violated (what a report counts), or
-    ``"window"``, the probability that any step of the lead-time window is violated (stricter).
+    ``"window"``, the probability that any step of the lead-time window is violated (stricter), or ``"requests"``, the
+    share of the demand that is not carried.
 
     Attributes:
         epsilon: tolerated violation probability, 0..1.
@@ -148,7 +149,7 @@ class Objective:
 
     epsilon: float = 0.01
     demand: str = ""
-    measure: Literal["time", "window"] = "time"
+    measure: Literal["time", "window", "requests"] = "time"
     price_per_gpu_hour: float = 1.0
     gpus_per_replica: int = 1
     miss_price_per_replica_hour: float = 0.0
@@ -163,8 +164,8 @@ class Objective:
     def __post_init__(self) -> None:
         if not 0.0 <= self.epsilon < 1.0:
             raise UsageError(f"epsilon {self.epsilon}: a tolerated violation probability lies in 0 <= epsilon < 1")
-        if self.measure not in ("time", "window"):
-            raise UsageError(f"measure {self.measure!r}: expected 'time' or 'window'")
+        if self.measure not in ("time", "window", "requests"):
+            raise UsageError(f"measure {self.measure!r}: expected 'time', 'window' or 'requests'")
         if self.min_replicas < 0 or self.max_replicas < max(1, self.min_replicas):
             raise UsageError(
                 f"replica bounds {self.min_replicas}..{self.max_replicas}: expected 0 <= min <= max and max >= 1"

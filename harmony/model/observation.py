@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forecasting.distribution import ForecastDistribution
+from forecasting.panel import FloatArray
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Objective
@@ -49,6 +50,9 @@ class Observation:
         memory: what the same policy put into its last `Decision.memory`; None at first.
         indicators: newest values of what else was measured (queue, cache, retries), by name; NaN or missing where
             absent. None in worlds that measure nothing else; the journal does not keep them.
+        past: (rows,) demand before this moment, oldest first, NaN where absent: every `interval_s` (`step_s` where
+            that is longer), the newest so long ago. None where it is not (yet) known, or was given before.
+        may_review: False where long work that can wait should wait for a later turn.
     """
 
     now_s: float
@@ -64,3 +68,5 @@ class Observation:
     risk_level: float = 0.01
     memory: Any = None
     indicators: Mapping[str, float] | None = None
+    past: FloatArray | None = None
+    may_review: bool = True

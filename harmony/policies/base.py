@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from forecasting.panel import FloatArray
 from harmony.model.decision import Decision
 from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
 
-__all__ = ["Past", "Policy", "Unforecast"]
+__all__ = ["Past", "Policy", "Unforecast", "WithoutPast"]
 
 SettingValue = float | int | str
 
@@ -30,7 +30,29 @@ class Past:
     epsilon: float
 
 
-class Unforecast:
+class WithoutPast:
+    """What policies that learn nothing from their own past have in common."""
+
+    __slots__ = ()
+
+    def wants_past(self, memory: Any) -> bool:  # noqa: ANN401 (each policy's own)
+        """Never."""
+        return False
+
+    def is_due(self, memory: Any) -> bool:  # noqa: ANN401
+        """Never."""
+        return False
+
+    def saved(self, memory: Any) -> Any:  # noqa: ANN401
+        """Nothing."""
+        return None
+
+    def restored(self, saved: object) -> Any:  # noqa: ANN401
+        """Nothing."""
+        return None
+
+
+class Unforecast(WithoutPast):
     """What policies without forecasts, guards or anything to fill in have in common."""
 
     __slots__ = ()
@@ -89,6 +111,22 @@ class Policy(Protocol):
 
     def decide(self, observation: Observation) -> Decision:
         """The replica count for this moment."""
+        ...
+
+    def wants_past(self, memory: Any) -> bool:  # noqa: ANN401 (each policy's own)
+        """Whether it would make something of the demand before its first turn (`Observation.past`)."""
+        ...
+
+    def is_due(self, memory: Any) -> bool:  # noqa: ANN401
+        """Whether its next decision brings long work that may be put off (`Observation.may_review`)."""
+        ...
+
+    def saved(self, memory: Any) -> Any:  # noqa: ANN401
+        """What of its memory must survive a restart, as small JSON; None for nothing."""
+        ...
+
+    def restored(self, saved: object) -> Any:  # noqa: ANN401
+        """The memory to begin with, of what `saved` gave (anything at all may stand there); None for nothing."""
         ...
 
     def fitted(self, past: Past) -> Self:

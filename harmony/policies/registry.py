@@ -19,7 +19,7 @@ from harmony.policies.oracle import OraclePolicy
 from harmony.policies.oracle_free import OracleFreePolicy
 from harmony.policies.percentile import PercentilePolicy
 from harmony.policies.predictive_hpa import PredictiveHpaPolicy
-from harmony.policies.priced import PricedPolicy
+from harmony.policies.quantile import QuantilePolicy
 from harmony.policies.reactive import ReactivePolicy
 from harmony.policies.static import StaticPolicy
 
@@ -34,20 +34,19 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 }
 
 
-def _quantile(forecaster: str = "base") -> HarmonyPolicy:
-    """Least expected cost subject to one fixed risk level: the rule of `harmony`, by its own name."""
-    return HarmonyPolicy(forecaster, name="quantile")
+def _price(forecaster: str = "base") -> HarmonyPolicy:
+    """The policy `harmony` under the name that it had before it was the default."""
+    return HarmonyPolicy(forecaster, name="harmony-price")
 
 
-def _standin() -> PricedPolicy:
+def _standin() -> HarmonyPolicy:
     """The price rule on ridge and LightGBM specialists alone: what is left without the joint forecast."""
-    return PricedPolicy(forecaster="", trees=True, thumbs=False, name="standin")
+    return HarmonyPolicy(forecaster="", trees=True, thumbs=False, name="standin")
 
 
 # To be asked for by name: rivals and variants that the usual table does without.
 FURTHER: dict[str, Callable[..., Policy]] = {
-    "harmony-price": PricedPolicy,
-    "quantile": _quantile,
+    "quantile": QuantilePolicy,
     "standin": _standin,
     "percentile": PercentilePolicy,
     "keda": KedaPolicy,
@@ -58,6 +57,7 @@ FURTHER: dict[str, Callable[..., Policy]] = {
     "aws-predictive": AwsPredictivePolicy,
     "bacc": BaccPolicy,
     "oracle-free": OracleFreePolicy,
+    "harmony-price": _price,
 }
 
 

@@ -17,7 +17,7 @@ __all__ = ["Further", "further"]
 LAID_OUT = frozenset(
     {
         "replicas", "current", "reason", "violation_probability", "expected_cost", "candidates", "unconstrained",
-        "bound_by", "quantiles", "model",
+        "bound_by", "quantiles", "model", "setting", "price", "wanted", "held", "budget_left", "burn_rate", "why",
     }
 )  # fmt: skip
 

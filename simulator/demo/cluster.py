@@ -26,6 +26,7 @@ __all__ = ["DemoCluster", "TickTimes"]
 log = logging.getLogger(__name__)
 
 FIRST_ROW = 8 * 1440 + 9 * 60  # a Tuesday at nine, with a whole week before it
+REVIEWS = 4  # services that may replay a piece of their past in one step; the others wait for the next
 PAST_EVERY = 5  # rows between the turns of the past
 PAST_HOURS = 24.0
 PAST_HORIZON = 18
@@ -145,7 +146,7 @@ class DemoCluster:
         return list(forecast_rows(self.model, source, rows, PAST_HORIZON))
 
     def _past_turn(self, service: DemoService, forecast: ForecastDistribution) -> None:
-        service.consider(forecast if service.horizon() else None)
+        service.consider(forecast if service.horizon() else None, with_past=True)
         service.conclude()
         measure(service, self.metrics)
 
@@ -185,8 +186,11 @@ class DemoCluster:
         stages.end("read")
         forecasts = self._forecasts()
         stages.end("forecast")
+        left = REVIEWS
         for service in self.services:
-            service.consider(forecasts.get(service.number))
+            may = not service.is_due or left > 0
+            left -= service.is_due and may
+            service.consider(forecasts.get(service.number), may_review=may, with_past=self._detail)
         stages.end("decide")
         for service in self.services:
             service.conclude()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from forecasting.distribution import ForecastDistribution
+from forecasting.panel import FloatArray
 from harmony.decision.risk import ROUND
 from harmony.decision.trust import Trust
 from harmony.loop.ledger import Row
@@ -29,6 +30,8 @@ __all__ = ["DemoService", "Enacted", "terms_of"]
 
 PATIENCE_S = 600.0  # a request that waits longer is given up
 DAY_ROWS = 1440
+PAST_DAYS = 7  # of demand that a service is told of at its first turn, as Prometheus would
+KEPT = (12_600, 0.0)  # rows of its past that it keeps at least
 LATE_STEPS = 1  # the reading of the present row may be lost
 
 
@@ -47,7 +50,7 @@ def terms_of(spec: DemoSpec) -> Terms:
     """What is agreed about a service of the demo."""
     return Terms(
         objective=spec.objective,
-        policy=HarmonyPolicy(limits=spec.objective.behavior),
+        policy=HarmonyPolicy(limits=spec.objective.behavior, kept=KEPT),
         capacity=Capacity.known(spec.per_replica),
         lead_time=LeadTime.measured(spec.guess_s),
         step_s=STEP_S,
@@ -164,13 +167,22 @@ class DemoService:
         age_s = self.age_rows * STEP_S
         return self._managed.forecast_steps(demand, age_s, DAY_ROWS, self.pool.pending_s(self._row), LATE_STEPS)
 
-    def consider(self, forecast: ForecastDistribution | None) -> Turn:
-        """Learn from what came of the turns before, and decide."""
+    @property
+    def is_due(self) -> bool:
+        """Whether the next turn would replay a piece of the past, which may wait for a later one."""
+        return self._managed.is_due
+
+    def consider(
+        self, forecast: ForecastDistribution | None, *, may_review: bool = True, with_past: bool = False
+    ) -> Turn:
+        """Learn from what came of the turns before, and decide; ``with_past`` tells of the time before the first."""
         look = self._seen()._replace(
             rows=self._rows,
             forecast=forecast,
             started=self._started,
             pending_s=self.pool.pending_s(self._row),
+            past=self._past() if with_past and self._managed.wants_past else None,
+            may_review=may_review,
         )
         self._turn = self._managed.consider(look)
         self._rows, self._started = [], []
@@ -181,6 +193,12 @@ class DemoService:
         age = self.age_rows
         demand = self._readings.demand(self.number, self._row - age)
         return Look(self._readings.time_s(self._row), demand, age * STEP_S, self.pool.ordered, self.pool.ready)
+
+    def _past(self) -> FloatArray:
+        """(rows,) what was read of the demand before this turn, one row a turn."""
+        every = max(1, round(self.terms.interval_s / STEP_S))
+        demand = self._readings.recent(self.number, self._row - every, PAST_DAYS * DAY_ROWS)[1]
+        return demand[::-every][::-1]
 
     def conclude(self) -> Record:
         """Set what is permitted, and end the turn."""

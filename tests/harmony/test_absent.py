@@ -16,12 +16,12 @@ from harmony.model.decision import Decision, Reason
 from harmony.model.memory import TurnMemory
 from harmony.model.objective import Fallback, Objective
 from harmony.policies.base import Policy
-from harmony.policies.harmony import HarmonyPolicy
 from harmony.policies.hpa import HpaPolicy
+from harmony.policies.quantile import QuantilePolicy
 from harmony.policies.reactive import ReactivePolicy
 from tests.harmony.builders import forecast, observation
 
-POLICIES = st.sampled_from([HarmonyPolicy(), HpaPolicy(0.7), ReactivePolicy(0.2)])
+POLICIES = st.sampled_from([QuantilePolicy(), HpaPolicy(0.7), ReactivePolicy(0.2)])
 absurd = st.sampled_from([math.inf, -math.inf, 1e308, 1.7e308, 1e300, 5e-324, math.nan])
 PATHS = st.sampled_from([0.0, 100.0, 900.0, 5000.0, math.nan, math.inf, -math.inf, 1e308])
 
@@ -90,7 +90,7 @@ def test_absurd_values_give_a_count_within_the_bounds(
 def test_a_maximum_that_was_lowered_is_where_absent_demand_holds(ordered: int) -> None:
     """The forecast alone would ask for one replica; what is ordered lies at or above the maximum."""
     decision = turn(
-        HarmonyPolicy(),
+        QuantilePolicy(),
         demand=math.nan,
         forecast=forecast(np.full((50, 6), 100.0)),
         ordered=ordered,
@@ -103,7 +103,7 @@ def test_a_maximum_that_was_lowered_is_where_absent_demand_holds(ordered: int) -
 def test_one_infinite_path_makes_the_forecast_absent() -> None:
     paths = np.full((200, 6), 100.0)
     paths[3, 2] = math.inf
-    decision = turn(HarmonyPolicy(), demand=100.0, ordered=3, ready=3, forecast=forecast(paths), forecast_seen=True)
+    decision = turn(QuantilePolicy(), demand=100.0, ordered=3, ready=3, forecast=forecast(paths), forecast_seen=True)
     assert decision.candidates is None
     assert decision.replicas == 3
 
@@ -113,7 +113,7 @@ FALLBACK = Objective(fallback=Fallback(replicas=4, failure_threshold=3, behavior
 
 def absent(before: TurnMemory, ordered: int, ready: int) -> tuple[Decision, TurnMemory]:
     """A turn without demand."""
-    policy = HarmonyPolicy()
+    policy = QuantilePolicy()
     seen = observation(demand=math.nan, forecast=None, ordered=ordered, ready=ready, objective=FALLBACK)
     return decide_turn(seen, policy.decide, policy.behavior, before)
 

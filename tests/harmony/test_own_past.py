@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 from forecasting.errors import UsageError
 from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
-from harmony.decision import own_past
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.growing_rows import GrowingRows
 from harmony.decision.own_past import OwnPast, TurnRow
@@ -229,23 +229,55 @@ def test_a_past_that_is_filled_in_at_once_is_the_past_lived_turn_by_turn() -> No
     assert (at_once.chosen, at_once.next_review) == (turn_by_turn.chosen, turn_by_turn.next_review)
 
 
-def test_a_long_life_keeps_its_newest_weeks_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are let go in whole weeks; the setting in force and the tally stay as they were."""
+def test_a_long_life_keeps_its_newest_days_and_goes_on() -> None:
+    """Rows are let go in whole days; the setting in force and the tally stay as they were."""
     demand = daily(1700, seed=4)
     whole = begun(RIDGE).backfilled(1699 * STEP_S, demand, 100.0)
-    monkeypatch.setattr(own_past, "KEPT_ROWS", 500)
-    monkeypatch.setattr(own_past, "KEPT_S", 0.0)
-    short = begun(RIDGE).backfilled(1699 * STEP_S, demand, 100.0)
-    assert (len(whole.history), len(short.history)) == (1700, 1700 - 1008)
-    assert np.array_equal(short.history.rows, whole.history.rows[1008:], equal_nan=True)
+    short = replace(begun(RIDGE), kept=(500, 0.0)).backfilled(1699 * STEP_S, demand, 100.0)
+    assert len(whole.history) == 1700
+    assert 500 <= len(short.history) < 500 + 2 * 144
+    assert np.array_equal(short.history.rows, whole.history.rows[-len(short.history) :], equal_nan=True)
+    assert (short.clock - (1700 - len(short.history))) % (7 * 144) == 0  # the time of day and week stays right
     assert short.tally.steps == pytest.approx(whole.tally.steps, rel=0.05)
     assert short.setting is not None
     guess = short.guess()
     assert guess is not None
     assert math.ceil(demand[-1] / 100.0) <= guess.replicas <= math.ceil(2 * demand.max() / 100.0) + 1
     onward = lived(short, daily(1800, seed=4)[1700:], 1700)
-    assert onward.reviewed > short.reviewed
+    assert len(onward.history) - onward.reviewed < 50
     assert onward.tally.steps > 0
+
+
+def test_turns_within_a_row_add_none_and_the_grid_stays() -> None:
+    """Four turns a row, a tenth late or early: as many rows as there are steps."""
+    past, rng = begun(THUMBS), np.random.default_rng(0)
+    for i in range(400):
+        now_s = (i / 4) * STEP_S + (rng.uniform(-0.02, 0.02) * STEP_S if i else 0.0)
+        past = past.seen(now_s, TurnRow(float(i), 100.0)).with_wanted(i)
+    assert len(past.history) == 100
+    assert not np.isnan(past.history.rows[:, 0]).any()
+    assert past.newest_s == 99 * STEP_S
+    assert past.recent[-1] == 399  # the highest count of the newest row
+
+
+def test_a_review_that_is_put_off_is_made_up_for() -> None:
+    past = begun(RIDGE)
+    for i, d in enumerate(daily(700, seed=2)):
+        assert not past.is_due or i >= 199
+        past = past.seen(i * STEP_S, TurnRow(float(d), 100.0), review=i % 50 == 49)
+    assert past.reviewed == 700
+    assert past.setting is not None
+
+
+def test_where_the_given_forecast_is_absent_a_specialist_stands_in() -> None:
+    """After a restart forecasts of the past are not known: what needs them is scored as the specialist would be."""
+    both = Portfolio(experts=(("ridge",), ("forecast",)), thumbs=())
+    past = begun(both).backfilled(999 * STEP_S, daily(1000, seed=3), 100.0)
+    of = np.array([s.expert == "forecast" for s in past.settings])
+    assert np.array_equal(past.tally.cost[of], past.tally.cost[~of])
+    blind = replace(past, chosen=int(np.flatnonzero(of)[past.chosen or 0]))
+    assert past.guess() is not None
+    assert blind.guess().replicas == past.guess().replicas  # type: ignore[union-attr]
 
 
 def test_missed_turns_are_absent_rows() -> None:

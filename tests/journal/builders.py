@@ -24,7 +24,7 @@ from harmony.model.objective import (
 )
 from harmony.model.record import Record
 from harmony.model.schedule import Schedule
-from harmony.policies.harmony import HarmonyPolicy
+from harmony.policies.quantile import QuantilePolicy
 from harmony.serving import Snapshot
 
 NOON_S = 1_767_614_400.0  # 2026-01-05T12:00:00Z
@@ -51,7 +51,7 @@ class World:
         self.behavior = promise.behavior
         terms = Terms(
             objective=promise,
-            policy=HarmonyPolicy(limits=self.behavior),
+            policy=QuantilePolicy(limits=self.behavior),
             capacity=capacity,
             lead_time=lead_time,
             step_s=60.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,8 +84,16 @@ def stories(draw: st.DrawFn) -> Story:
     absent = draw(st.integers(0 if known else 1, 3))
     ready = draw(st.integers(0, 5))
     pending = tuple(draw(st.lists(st.integers(1, 30), max_size=3)))
+    past = draw(st.sampled_from([0, 0, 230, 300])) if known else 0  # of which the policy is told at the first turn
     story = Story(
-        spec, draw(st.sampled_from(NOTES)), {}, ready, pending, (*known, *[None] * absent), draw(st.integers(0, 500))
+        spec,
+        draw(st.sampled_from(NOTES)),
+        {},
+        ready,
+        pending,
+        (*known, *[None] * absent),
+        draw(st.integers(0, 500)),
+        past,
     )
     turns = draw(st.integers(0, 40) | st.just(150))
     return story if turns == 0 else _with_past(story, draw(st.integers(0, 10_000)), turns)
@@ -107,7 +116,7 @@ def _with_past(story: Story, seed: int, turns: int) -> Story:
         service.conclude(turn, turn.plan.desired)
         ordered = turn.plan.desired
     saved = json.loads(json.dumps(service.to_json()))
-    return Story(story.spec, story.notes, saved, story.ready, story.pending, story.demand, story.before)
+    return replace(story, saved=saved)
 
 
 TEN_AND_THREE = Story(  # ten are ordered, three are wanted, and there is no forecast
@@ -172,6 +181,17 @@ STARTING = Story(
 
 def test_the_law_holds_for_the_planted_story_without_the_plant(cluster: Cluster) -> None:
     assert disagreements(cluster, [STARTING]) == []
+
+
+def test_the_law_holds_for_a_service_with_a_past_of_its_own(cluster: Cluster) -> None:
+    """Told of it at the first turn, all worlds choose the same setting from it and go on alike."""
+    spec = {**TEN_AND_THREE.spec, "objective": {"perReplica": PER_REPLICA, "epsilon": 0.05}}
+    told = Story(spec, {}, {}, ready=6, pending=(2,), demand=(240, 238, 250, 260, None, None), before=236, past=300)
+    assert disagreements(cluster, [told]) == []
+    memory = in_replay(told)[-1].state.learned.memory
+    assert memory.recalled
+    assert memory.past.setting is not None
+    assert len(memory.past.history) == 306
 
 
 def test_a_replay_that_forgets_what_still_starts_is_found(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ from harmony.loop.persistence import state_from_json
 from harmony.loop.state import Look, ScalePlan, State, Terms, Turn
 from harmony.metrics import Metrics
 from harmony.model.record import Record
+from harmony.policies.harmony import Replayed
 from simulator.demo import service as demo
 from simulator.demo.specs import DemoSpec
 from simulator.fluid import FluidWorld
@@ -70,6 +71,7 @@ class Story:
         ready: replicas that serve, besides those that start since so many minutes (`pending`).
         demand: half requests/s of each turn, None for no reading; an odd number breaks the forecaster.
         before: half requests/s of the time before.
+        past: rows of demand before the first turn, of which the policy is told; none for 0.
     """
 
     spec: Json
@@ -79,6 +81,7 @@ class Story:
     pending: tuple[int, ...]
     demand: tuple[int | None, ...]
     before: int = 8
+    past: int = 0
 
     @property
     def ordered(self) -> int:
@@ -94,6 +97,15 @@ class Story:
     def terms(self) -> Terms:
         """What is agreed."""
         return terms_of(self.settings, STEP_S)
+
+    @property
+    def told_past(self) -> np.ndarray:
+        """Demand of the rows before the first turn: a rhythm that ends near `before`, with gaps."""
+        at = np.arange(self.past) - self.past
+        rows = np.round(self.before * (1.0 + 0.4 * np.sin(at / 40.0)) + 5.0 * np.cos(at * 1.7)) / 2
+        rows = np.where((at % 37 == 5) & (at < -1), np.nan, np.maximum(rows, 0.0))
+        rows[-1:] = self.before / 2
+        return rows
 
     @property
     def readings(self) -> list[float]:
@@ -134,7 +146,8 @@ class Told:
             "plan": list(self.plan),
             "applied": self.record.applied,
             "outcome": repr(self.record.outcome),
-            "learned": {name: repr(getattr(learned, name)) for name in learned.__slots__},
+            "learned": {name: repr(getattr(learned, name)) for name in learned.__slots__ if name != "memory"},
+            "memory": _remembered(learned.memory),
             "shadow": repr(state.shadow),
             "regret": repr(state.regret),
             "scores": [repr(x) for x in (state.scores.weight, state.scores.covered, state.scores.crps_sum)],
@@ -144,16 +157,32 @@ class Told:
         }
 
 
+def _remembered(memory: Any) -> Json:
+    """The policy's memory as plain values."""
+    if not isinstance(memory, Replayed):
+        return {"kept": repr(memory)}
+    past = memory.past
+    return {
+        "history": np.nan_to_num(past.history.rows, nan=-1.0).tolist(),
+        "tally": [past.tally.cost.tolist(), past.tally.missed.tolist()],
+        "rest": repr((past.budget, past.grid, past.chosen, past.recent, past.allowed, past.next_review, past.told)),
+        "said": repr((memory.stated, memory.recalled)),
+    }
+
+
 class Watched(ManagedService):
     """A managed service that keeps what came of its turns; it changes nothing of them."""
 
-    __slots__ = ("plan", "told")
+    __slots__ = ("past", "plan", "told")
 
-    def __init__(self, terms: Terms, state: State) -> None:
+    def __init__(self, terms: Terms, state: State, past: np.ndarray | None = None) -> None:
         super().__init__(terms, state)
         self.told: list[Told] = []
+        self.past = past
 
     def consider(self, look: Look) -> Turn:
+        if self.past is not None and self.wants_past:
+            look = look._replace(past=self.past)
         turn = super().consider(look)
         self.plan = turn.plan
         return turn
@@ -228,7 +257,7 @@ class _Script:
 
 def in_replay(story: Story) -> list[Told]:
     """The story in a replay's world."""
-    service = Watched(story.terms, state_from_json(story.saved, story.terms)[0])
+    service = Watched(story.terms, state_from_json(story.saved, story.terms)[0], story.told_past)
     pool = _pool(GpuPool(story.ready, NEVER, STEP_S, np.random.default_rng(1)), story, 0)
     world = FluidWorld(np.array(story.readings), PER_REPLICA, pool, BEGIN_S, STEP_S, lives_already=True)
     world.run(service, _Script(story))
@@ -255,6 +284,9 @@ class _Readings:
 
     def demand(self, service: int, row: int) -> float:
         return self._story.readings[row] if row >= 0 else math.nan
+
+    def recent(self, service: int, row: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.empty(0), self._story.told_past
 
     def need(self, service: int, row: int) -> float:
         found = self.demand(service, row)
@@ -286,7 +318,7 @@ def in_demo(story: Story) -> list[Told]:
     for row, _ in enumerate(story.demand):
         service.look(row)
         made = foretold(_complete(story, row), BEGIN_S + row * STEP_S) if service.horizon() else None
-        service.consider(made)
+        service.consider(made, with_past=True)
         service.conclude()
         service.settle()
     return watched.told
@@ -301,9 +333,17 @@ class _Scripted(Feed):
         super().__init__(Prometheus("http://127.0.0.1:9"), settings.queries, history)
         self.story = story
         seen = story.demand[0] is not None
-        rows = range(-40, 1 if seen else -3)  # without a first reading, the last one is too old to be present demand
+        if story.past:
+            at = GRID_S + STEP_S * np.arange(1 - story.past, 1)
+            self.history.write(0, at, story.told_past)
+        # without a first reading, the last one is too old to be present demand
+        rows = range(0) if story.past else range(-40, 1 if seen else -3)
         times = np.array([GRID_S + k * STEP_S for k in rows])
         self.history.write(0, times, np.full(times.size, story.before / 2))
+
+    @property
+    def has_past(self) -> bool:
+        return self.story.past > 0
 
     async def refresh(self, now_s: float) -> FeedState:
         value = self.story.readings[round((now_s - BEGIN_S) / STEP_S)]

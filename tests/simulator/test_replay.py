@@ -16,8 +16,8 @@ from forecasting.errors import DataError, UsageError
 from harmony.model.objective import Objective
 from harmony.model.observation import Observation
 from harmony.model.record import Record
-from harmony.policies.harmony import HarmonyPolicy
 from harmony.policies.hpa import HpaPolicy
+from harmony.policies.quantile import QuantilePolicy
 from simulator.output import write_replicas
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
@@ -148,7 +148,7 @@ def test_a_policy_object_is_replayed_with_its_own_settings() -> None:
 
 def test_a_harmony_policy_object_keeps_its_own_forecaster() -> None:
     """Settings name the forecaster of policies asked for by name only."""
-    run = replay(make_trace(waves()), [HarmonyPolicy(forecaster="window_quantiles")], RIDGE).policies["harmony"]
+    run = replay(make_trace(waves()), [QuantilePolicy(forecaster="window_quantiles")], RIDGE).policies["quantile"]
     assert run.settings["forecaster"] == "window_quantiles"
     assert replay(make_trace(waves()), ["harmony"], RIDGE).policies["harmony"].settings["forecaster"] == "last_value"
 

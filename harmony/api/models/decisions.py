@@ -125,7 +125,7 @@ class WhatIfRequest(Request):
     min_replicas: int | None = Field(None, ge=0, le=100_000)
     max_replicas: int | None = Field(None, ge=1, le=100_000)
     ordered: int | None = Field(None, ge=0, le=100_000, description="As if so many were the current replicas.")
-    measure: Literal["time", "window"] | None = None
+    measure: Literal["time", "window", "requests"] | None = None
     guards: bool = Field(False, description="Also apply stabilisation and rate limits, as the loop does.")
 
 

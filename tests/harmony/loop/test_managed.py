@@ -24,7 +24,7 @@ from harmony.model.observation import Observation, Outcome
 from harmony.model.record import Record
 from harmony.model.schedule import Schedule
 from harmony.policies.base import Policy
-from harmony.policies.harmony import HarmonyPolicy
+from harmony.policies.quantile import QuantilePolicy
 from harmony.policies.reactive import ReactivePolicy
 from tests.harmony.builders import forecast
 
@@ -98,14 +98,14 @@ class ScriptedWorld:
 
 
 def test_stages_come_in_order() -> None:
-    world = ScriptedWorld([Step(1000.0)], HarmonyPolicy())
+    world = ScriptedWorld([Step(1000.0)], QuantilePolicy())
     record = world.turn()
     assert world.calls == ["look", "scale", "journal"]
     assert (record.applied, record.decision.replicas, record.decision.model) == (15, 15, "test 1")
 
 
 def test_outcomes_and_starts_are_learned_from() -> None:
-    world = ScriptedWorld([Step(1000.0), Step(1000.0, (True,)), Step(1000.0, (False,))], HarmonyPolicy())
+    world = ScriptedWorld([Step(1000.0), Step(1000.0, (True,)), Step(1000.0, (False,))], QuantilePolicy())
     levels = [world.turn().observation.risk_level for _ in range(3)]
     assert levels[1] < levels[0]
     assert levels[1] < levels[2] < levels[0]
@@ -128,7 +128,7 @@ def test_what_was_applied_is_recorded_even_if_it_is_less() -> None:
 
 
 def test_nothing_is_asked_of_the_target_when_nothing_changes() -> None:
-    world = ScriptedWorld([Step(1500.0)], HarmonyPolicy())
+    world = ScriptedWorld([Step(1500.0)], QuantilePolicy())
     world.ordered = 15
     world.turn()
     assert "scale" not in world.calls
@@ -148,7 +148,7 @@ class Failing:
 
 
 def test_considering_orders_nothing_and_journals_nothing() -> None:
-    world = ScriptedWorld([Step(3000.0)], HarmonyPolicy())
+    world = ScriptedWorld([Step(3000.0)], QuantilePolicy())
     world.service.consider(world.look())
     assert world.calls == ["look"]
     assert world.records == []
@@ -157,11 +157,11 @@ def test_considering_orders_nothing_and_journals_nothing() -> None:
 def test_a_state_is_a_value() -> None:
     """Turns make new states; the old one, and any number of services that go on from it, are not touched."""
     script = [Step(1000.0 + 300 * i, (bool(i % 2),)) for i in range(8)]
-    world = ScriptedWorld(script, HarmonyPolicy(hold_s=120.0), mode=Mode.RECOMMEND, steps_back=True)
+    world = ScriptedWorld(script, QuantilePolicy(hold_s=120.0), mode=Mode.RECOMMEND, steps_back=True)
     for _ in range(4):
         world.turn()
     before, text = world.service.state, str(world.service.to_json())
-    again = ScriptedWorld(script, HarmonyPolicy(hold_s=120.0), mode=Mode.RECOMMEND, steps_back=True)
+    again = ScriptedWorld(script, QuantilePolicy(hold_s=120.0), mode=Mode.RECOMMEND, steps_back=True)
     again.turns, again.service = world.turns, ManagedService(world.service.terms, before)
     for _ in range(4):
         assert world.turn().to_json() == again.turn().to_json()
@@ -170,9 +170,9 @@ def test_a_state_is_a_value() -> None:
 
 
 def test_a_failing_policy_loses_no_evidence_and_half_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = ScriptedWorld([Step(1000.0, (True,))] * 3, HarmonyPolicy(hold_s=120.0))
+    world = ScriptedWorld([Step(1000.0, (True,))] * 3, QuantilePolicy(hold_s=120.0))
     failing = Failing()
-    monkeypatch.setattr("harmony.policies.harmony.decide", failing)
+    monkeypatch.setattr("harmony.policies.quantile.decide", failing)
     world.turn()
     before = world.service.learned
     failing.fails = True
@@ -187,7 +187,7 @@ def test_a_failing_policy_loses_no_evidence_and_half_changes_nothing(monkeypatch
 
 def test_rate_limits_go_on_from_what_was_applied() -> None:
     limits = Behavior(ScalingRules(), ScalingRules(0.0, (ScalingPolicy("Pods", 2, 3600.0),)))
-    world = ScriptedWorld([Step(100.0)] * 2, HarmonyPolicy(limits=limits))
+    world = ScriptedWorld([Step(100.0)] * 2, QuantilePolicy(limits=limits))
     world.ordered = 20
     turn = world.service.consider(world.look())
     assert turn.decision.replicas == 18
@@ -197,15 +197,15 @@ def test_rate_limits_go_on_from_what_was_applied() -> None:
 
 def test_the_users_limits_stand_in_for_the_hold() -> None:
     limits = Behavior(stages=Stages(10, 60.0))
-    policy = HarmonyPolicy(hold_s=600.0, limits=limits)
+    policy = QuantilePolicy(hold_s=600.0, limits=limits)
     assert policy.behavior is limits
     assert policy.settings["hold_s"] == 300.0
-    assert HarmonyPolicy(hold_s=600.0).behavior == Behavior.hold(600.0)
+    assert QuantilePolicy(hold_s=600.0).behavior == Behavior.hold(600.0)
 
 
 def test_bounds_of_the_hour_are_in_force() -> None:
     night = Schedule("night", "UTC", frozenset(range(7)), 0, 2, min_replicas=30)
-    world = ScriptedWorld([Step(1000.0)] * 3, HarmonyPolicy(), objective=Objective(schedules=(night,)))
+    world = ScriptedWorld([Step(1000.0)] * 3, QuantilePolicy(), objective=Objective(schedules=(night,)))
     counts = [world.turn().decision.replicas for _ in range(3)]
     assert counts == [30, 30, 15]  # at 00:00, 00:01 and 00:02
 
@@ -221,7 +221,7 @@ class Patchy(ScriptedWorld):
 
 
 def test_a_lost_forecast_is_no_warm_up_and_neither_gives_replicas_away() -> None:
-    world = Patchy([Step(100.0)] * 3, HarmonyPolicy())
+    world = Patchy([Step(100.0)] * 3, QuantilePolicy())
     world.lost = frozenset({0, 2})
     records = [world.turn(), world.turn(), world.turn()]
     assert [r.decision.reason for r in records] == [Reason.WARMING_UP, Reason.FORECAST, Reason.ABSENT_DATA]
@@ -231,7 +231,7 @@ def test_a_lost_forecast_is_no_warm_up_and_neither_gives_replicas_away() -> None
 
 def test_ten_are_ordered_and_three_are_wanted_without_a_forecast() -> None:
     """The first readings of a service are no reason to take replicas away, and they are one to add some."""
-    world = Patchy([Step(240.0), Step(1600.0)], HarmonyPolicy())
+    world = Patchy([Step(240.0), Step(1600.0)], QuantilePolicy())
     world.lost = frozenset({0, 1})
     turn = world.service.consider(world.look())
     assert turn.plan == (3, 10, "warming up")
@@ -241,7 +241,7 @@ def test_ten_are_ordered_and_three_are_wanted_without_a_forecast() -> None:
 
 def test_the_fallback_raises_after_so_many_turns_and_ends_with_data() -> None:
     script = [Step(d) for d in (1000.0, NAN, NAN, NAN, NAN, 1000.0)]
-    world = Patchy(script, HarmonyPolicy(), objective=Objective(fallback=Fallback(3, 40)))
+    world = Patchy(script, QuantilePolicy(), objective=Objective(fallback=Fallback(3, 40)))
     records = [world.turn() for _ in range(6)]
     assert [r.applied for r in records] == [15, 15, 15, 40, 40, 15]
     assert [r.decision.reason for r in records[3:5]] == [Reason.FALLBACK] * 2  # also where it need not raise any more
@@ -264,7 +264,7 @@ def test_missing_data_never_lower_the_count(
     turns: list[tuple[float, bool]], fallback: Fallback | None, limits: Behavior
 ) -> None:
     script = [Step(d) for d, _ in turns]
-    world = Patchy(script, HarmonyPolicy(limits=limits), objective=Objective(fallback=fallback))
+    world = Patchy(script, QuantilePolicy(limits=limits), objective=Objective(fallback=fallback))
     world.lost = frozenset(i for i, (_, lost) in enumerate(turns) if lost)
     seen_forecast = False
     for demand, lost in turns:
@@ -285,7 +285,7 @@ def test_capacity_lead_time_and_trust_are_learned_before_deciding() -> None:
     bound = Objective(bound=IndicatorBound("latency", 0.5))
     world = ScriptedWorld(
         [Step(1000.0, failed_s=()), Step(1000.0, failed_s=(800.0,))],
-        HarmonyPolicy(),
+        QuantilePolicy(),
         objective=bound,
         capacity=Capacity.prior(100.0),
         steps_back=True,
@@ -309,7 +309,7 @@ def test_capacity_lead_time_and_trust_are_learned_before_deciding() -> None:
 
 
 def test_pending_starts_lengthen_the_lead_of_one_turn_only() -> None:
-    world = ScriptedWorld([Step(1000.0)] * 2, HarmonyPolicy())
+    world = ScriptedWorld([Step(1000.0)] * 2, QuantilePolicy())
     world.pending_s = (5000.0, 5000.0)
     seen = world.turn().observation.lead_time
     assert seen.median_s > world.service.learned.lead_time.median_s
@@ -319,7 +319,7 @@ def test_pending_starts_lengthen_the_lead_of_one_turn_only() -> None:
 
 # ---- how far, and how long -----------------------------------------------------------------------------------
 def test_a_forecast_reaches_over_the_window_and_what_is_late() -> None:
-    world = ScriptedWorld([], HarmonyPolicy(), lead_time=LeadTime.known(300.0), interval_s=180.0)
+    world = ScriptedWorld([], QuantilePolicy(), lead_time=LeadTime.known(300.0), interval_s=180.0)
     ask = world.service.forecast_steps
     assert ask(10.0, 0.0, 100, (), 0) == 5 + 3 - 1
     assert ask(10.0, 0.0, 100, (), 1) == 8
@@ -329,16 +329,16 @@ def test_a_forecast_reaches_over_the_window_and_what_is_late() -> None:
 
 
 def test_starts_that_are_stuck_lengthen_the_look_ahead_only_so_far() -> None:
-    stuck = ScriptedWorld([], HarmonyPolicy())
+    stuck = ScriptedWorld([], QuantilePolicy())
     lead = stuck.service.learned.lead_time
     most = math.ceil(lead.stuck_after_s / 60.0)
     assert lead.steps(60.0) < most < MOST_STEPS
     assert stuck.service.forecast_steps(10.0, 0.0, 100, (1e6,) * 9, 1) == most + 1
-    vague = ScriptedWorld([], HarmonyPolicy(), lead_time=LeadTime.measured(3600.0, spread=3.0))
+    vague = ScriptedWorld([], QuantilePolicy(), lead_time=LeadTime.measured(3600.0, spread=3.0))
     assert vague.service.forecast_steps(10.0, 0.0, 100, (1e6,) * 9, 1) <= 1 + max(
         MOST_STEPS, vague.service.terms.lead_time.steps(60.0)
     )
-    slow = ScriptedWorld([], HarmonyPolicy(), lead_time=LeadTime.known(3 * 3600.0))
+    slow = ScriptedWorld([], QuantilePolicy(), lead_time=LeadTime.known(3 * 3600.0))
     assert slow.service.forecast_steps(10.0, 0.0, 100, (), 1) == 181, "what a person says is looked at in full"
 
 

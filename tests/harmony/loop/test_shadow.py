@@ -18,7 +18,7 @@ from harmony.model.authority import Mode
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Objective
-from harmony.policies.harmony import HarmonyPolicy
+from harmony.policies.quantile import QuantilePolicy
 from tests.harmony.builders import forecast
 
 LEAD_S = 90.0
@@ -60,7 +60,7 @@ def test_the_very_loop_lives_in_the_shadow_and_would_have_missed_nothing() -> No
     """Against a static 9 of the peak: fewer GPU-hours, no misses; the bound says so after a day."""
     terms = Terms(
         objective=Objective(gpus_per_replica=2),
-        policy=HarmonyPolicy(hold_s=300.0),
+        policy=QuantilePolicy(hold_s=300.0),
         capacity=Capacity.known(100.0),
         lead_time=LeadTime.known(300.0),
         step_s=60.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -11,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.panel import Indicator, Panel
-from harmony.model.decision import Decision, Reason
+from harmony.decision.in_force import again
+from harmony.decision.rule import decide
+from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Behavior, Objective
-from harmony.policies.priced import PricedPolicy
+from harmony.policies.harmony import HarmonyPolicy
 from harmony.policies.registry import create_policy, policy_names
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
@@ -22,7 +25,7 @@ from simulator.result import ReplayResult
 from simulator.traces.trace import Trace
 from tests.harmony.builders import forecast, observation
 
-OWN = PricedPolicy(forecaster="", trees=False)
+OWN = HarmonyPolicy(forecaster="", trees=False)
 STEP_S = 600.0
 
 
@@ -34,7 +37,7 @@ def rhythm(n: int, seed: int = 0) -> np.ndarray:
 
 
 def replayed(
-    demand: np.ndarray, *policies: str | PricedPolicy, epsilon: float = 0.02, tune: bool = False
+    demand: np.ndarray, *policies: str | HarmonyPolicy, epsilon: float = 0.02, tune: bool = False
 ) -> ReplayResult:
     panel = Panel(values=demand[:, None], indicators=(Indicator("demand"),), start_s=0.0, step_s=STEP_S)
     settings_ = ReplaySettings(
@@ -43,7 +46,7 @@ def replayed(
     return replay(Trace(panel, "demand"), policies, settings_)
 
 
-def live(policy: PricedPolicy, demand: np.ndarray, **fixed: object) -> list[Decision]:
+def live(policy: HarmonyPolicy, demand: np.ndarray, **fixed: object) -> list[Decision]:
     """Decisions turn by turn, everything ordered being ready at once."""
     memory, ordered, out = None, 20, []
     for i, d in enumerate(demand):
@@ -60,7 +63,7 @@ def live(policy: PricedPolicy, demand: np.ndarray, **fixed: object) -> list[Deci
 def test_it_keeps_its_promise_for_fewer_hours_than_a_tuned_rule_of_thumb() -> None:
     """A plain daily rhythm, nothing tuned, against the reactive rule tuned on the part before the scored one."""
     demand = rhythm(144 * 28)
-    own = replayed(demand, OWN).policies["harmony-price"]
+    own = replayed(demand, OWN).policies["harmony"]
     rival = replayed(demand, "reactive", tune=True).policies["reactive"]
     assert own.violation_rate <= 2 * 0.02
     assert own.gpu_hours < 0.92 * rival.gpu_hours
@@ -70,7 +73,7 @@ def test_it_keeps_its_promise_for_fewer_hours_than_a_tuned_rule_of_thumb() -> No
 
 def test_the_same_life_twice_gives_the_same_counts() -> None:
     demand = rhythm(900)
-    a, b = (replayed(demand, OWN).policies["harmony-price"].ordered for _ in range(2))
+    a, b = (replayed(demand, OWN).policies["harmony"].ordered for _ in range(2))
     assert np.array_equal(a, b)
 
 
@@ -90,7 +93,7 @@ def test_deciding_twice_on_one_observation_changes_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("trees", [False, True])
 def test_it_has_a_setting_after_a_while_and_says_why(trees: bool) -> None:
-    decisions = live(PricedPolicy(forecaster="", trees=trees), rhythm(420))
+    decisions = live(HarmonyPolicy(forecaster="", trees=trees), rhythm(420))
     past = decisions[-1].memory.past
     assert past.setting is not None
     rows = past.verdict()
@@ -116,7 +119,7 @@ def test_a_lost_metric_in_mid_peak_loses_no_replica_and_is_over_at_once() -> Non
 
 def test_a_dead_forecaster_in_mid_peak_loses_no_replica() -> None:
     """The forecast goes away while it is part of what is chosen: nothing is ordered away until it is back."""
-    policy = PricedPolicy(trees=False, thumbs=False)
+    policy = HarmonyPolicy(trees=False, thumbs=False)
     rng = np.random.default_rng(0)
     demand = rhythm(500)
     memory, ordered, counts = None, 20, []
@@ -202,7 +205,7 @@ def test_any_few_turns_give_counts_within_bounds(seed: int, epsilon: float, inte
             now_s=i * interval_s, interval_s=interval_s, demand=demand, objective=objective, memory=memory,
             forecast=given_, ordered=ordered, ready=int(rng.integers(0, ordered + 1)),
         )  # fmt: skip
-        decision = PricedPolicy(trees=False).decide(seen)
+        decision = HarmonyPolicy(trees=False).decide(seen)
         assert objective.min_replicas <= decision.replicas <= objective.max_replicas
         if math.isnan(demand):
             assert decision.replicas >= ordered
@@ -211,8 +214,9 @@ def test_any_few_turns_give_counts_within_bounds(seed: int, epsilon: float, inte
 
 def test_further_policies_are_asked_for_by_name() -> None:
     assert {"harmony-price", "quantile", "standin", "percentile"} <= set(policy_names(further=True))
-    assert not {"harmony-price", "standin"} & set(policy_names())
-    assert create_policy("harmony-price", "ridge").forecaster == "ridge"
+    assert not {"harmony-price", "quantile", "standin"} & set(policy_names())
+    assert create_policy("harmony", "ridge") == HarmonyPolicy("ridge")
+    assert create_policy("harmony-price", "ridge") == HarmonyPolicy("ridge", name="harmony-price")  # its former name
     assert create_policy("standin", "ridge").forecaster == ""
     assert create_policy("quantile").name == "quantile"
 
@@ -227,3 +231,123 @@ def test_the_percentile_rival_orders_for_the_window_it_saw() -> None:
     assert counts[60] == 12  # 1000 x 1.15 over 100 a replica
     assert counts[70] == 12  # absent: what is ordered
     assert counts[-1] == 6
+
+
+# ---- a restart, and the time before the first turn ---------------------------------------------------------------
+def test_a_restart_keeps_budget_and_setting_and_reads_the_rest_again() -> None:
+    demand = rhythm(500)
+    memory = live(OWN, demand)[-1].memory
+    saved = json.loads(json.dumps(OWN.saved(memory)))
+    assert len(json.dumps(saved)) < 2000
+    assert OWN.saved(OWN.restored(saved)) == saved  # nothing is lost by another restart before the past is read
+    assert not OWN.wants_past(memory._replace(recalled=True))
+    restored = OWN.restored(saved)
+    assert OWN.wants_past(restored)
+    first = observation(now_s=500 * 60.0, demand=2000.0, ordered=90, ready=90, memory=restored, past=demand)
+    after = OWN.decide(first).memory
+    assert after.past.budget.spent == pytest.approx(memory.past.budget.spent, rel=1e-4)
+    assert after.past.budget.counted.steps == pytest.approx(memory.past.budget.counted.steps + 1, rel=1e-4)
+    assert after.past.setting == memory.past.setting
+    assert len(after.past.history) == 501
+    assert not OWN.wants_past(after)
+
+
+def test_before_the_past_is_read_the_fixed_level_decides_and_the_budget_goes_on() -> None:
+    policy = HarmonyPolicy()
+    kept = {"budget": [[0.0, 6000.0, 120.0, 60.0]], "setting": ["ridge", "max", "price", 12.5, 3]}
+    paths = 1000.0 * np.exp(0.1 * np.random.default_rng(0).standard_normal((200, 5)))
+    seen = observation(now_s=6060.0, demand=1000.0, forecast=forecast(paths), memory=policy.restored(kept))
+    decision = policy.decide(seen)
+    assert decision.setting == ""
+    assert decision.replicas == decide(seen).replicas
+    assert decision.memory.past.budget.spent == 2.0
+    assert decision.budget_left == pytest.approx(1.0 - 2.0 / (0.01 * 43_200))
+
+
+@pytest.mark.parametrize(
+    "saved", [None, 5, [], {}, {"budget": 3, "setting": "x"}, {"budget": [[1, 2], ["a"] * 4, [0, 1, 9, 0]]}]
+)
+def test_whatever_was_saved_a_life_begins(saved: object) -> None:
+    restored = OWN.restored(saved)
+    decision = OWN.decide(observation(demand=1000.0, memory=restored))
+    assert decision.memory.past.budget.spent == 0.0
+
+
+def test_until_there_is_a_setting_counts_are_held_for_one_lead() -> None:
+    policy = HarmonyPolicy()
+    memory, counts = None, []
+    for i, level in enumerate([1000.0] * 5 + [500.0] * 20):
+        paths = level * np.exp(0.1 * np.random.default_rng(i).standard_normal((200, 5)))
+        seen = observation(now_s=i * 60.0, demand=level, ordered=20, ready=20, forecast=forecast(paths), memory=memory)
+        decision = policy.decide(seen)
+        memory = decision.memory
+        counts.append(decision.replicas)
+    lead = memory.past.grid.lead_steps  # type: ignore[union-attr]
+    assert min(counts[5 : 5 + lead]) >= min(counts[:5])
+    assert counts[-1] < min(counts[:5])
+
+
+def test_work_that_is_put_off_changes_no_setting_and_is_made_up_for() -> None:
+    memory = live(OWN, rhythm(420))[-1].memory
+    assert memory is not None
+    for i in range(420, 470):
+        seen = observation(now_s=i * 60.0, demand=2500.0, ordered=20, ready=20, memory=memory, may_review=False)
+        after = OWN.decide(seen).memory
+        assert after.past.reviewed == memory.past.reviewed
+        assert after.past.chosen == memory.past.chosen
+        memory = after
+    assert OWN.is_due(memory)
+    caught_up = OWN.decide(observation(now_s=470 * 60.0, demand=2500.0, memory=memory)).memory
+    assert caught_up.past.reviewed == 471
+    assert not OWN.is_due(caught_up)
+
+
+# ---- what is told, and the same again ----------------------------------------------------------------------------
+def test_a_decision_is_made_again_from_its_own_record() -> None:
+    memory, ordered = None, 20
+    for i, d in enumerate(rhythm(330)):
+        seen = observation(now_s=i * 60.0, demand=float(d), ordered=ordered, ready=ordered, memory=memory)
+        decision = OWN.decide(seen)
+        memory, ordered = decision.memory, decision.replicas
+        if decision.setting:
+            same = again(replace(seen, memory=None), decision, expects_forecast=False)
+            assert same.to_json() == decision.to_json()
+    assert decision.setting == memory.past.setting.label  # type: ignore[union-attr]
+    assert decision.why.startswith(f"{memory.past.told[0].replicas:.3g} replicas")  # type: ignore[union-attr]
+    assert decision.price == memory.past.setting.knob  # type: ignore[union-attr]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.floats(1.0, 3.0), st.floats(1.0, 100.0))
+def test_made_again_under_other_terms_it_moves_the_right_way(seed: int, more: float, stricter: float) -> None:
+    """A higher price, present demand or minimum never gives fewer; nor does a stricter objective."""
+    rng = np.random.default_rng(seed)
+    counts = np.unique(rng.integers(1, 60, 20))
+    risk = np.sort(rng.random(counts.size))[::-1] ** 4
+    table = Candidates(counts, risk, risk, risk, counts.astype(float))
+    wanted = int(counts[rng.integers(counts.size)])
+    base = Decision(
+        wanted, 10, Reason.FORECAST, candidates=table, setting="price", price=float(10 ** rng.uniform(0, 4)),
+        wanted=wanted, held=wanted,
+    )  # fmt: skip
+    seen = observation(demand=float(rng.integers(0, 3000)), ordered=10, forecast=None)
+    now = again(seen, base, expects_forecast=False).replicas
+    assert again(seen, replace(base, price=base.price * more), expects_forecast=False).replicas >= now
+    assert again(replace(seen, demand=seen.demand * more), base, expects_forecast=False).replicas >= now
+    floor = replace(seen.objective, min_replicas=int(rng.integers(1, 50)))
+    assert again(replace(seen, objective=floor), base, expects_forecast=False).replicas >= max(now, floor.min_replicas)
+    strict = replace(seen.objective, epsilon=seen.objective.epsilon / stricter)
+    assert again(replace(seen, objective=strict), base, expects_forecast=False).replicas >= now
+
+
+def test_other_measures_are_counted_in_the_budget_and_in_the_replay() -> None:
+    demand = rhythm(300)
+    found = {}
+    for measure in ("time", "window", "requests"):
+        decisions = live(OWN, demand, objective=Objective(epsilon=0.02, measure=measure))  # type: ignore[arg-type]
+        past = decisions[-1].memory.past
+        assert past.setting is not None
+        found[measure] = past
+    assert found["window"].tally.missed.sum() > found["time"].tally.missed.sum()
+    assert found["requests"].tally.share.max() < found["time"].tally.share.max()
+    assert 0.0 <= found["requests"].budget.spent <= found["time"].budget.counted.steps
