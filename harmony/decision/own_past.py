@@ -581,7 +581,7 @@ class OwnPast:
 
     def _column(self, column: int, start: int = 0, stop: int | None = None) -> FloatArray:
         """One column of the rows ``start..stop-1``; what was stored short is computed with in full."""
-        return self.history.rows[start:stop, column].astype(np.float64)
+        return np.asarray(self.history.rows[start:stop, column], dtype=np.float64)
 
 
 class _Located(NamedTuple):
