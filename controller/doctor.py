@@ -240,6 +240,7 @@ async def _service(service: Service, targets: Targets, clock: LiveClock) -> list
     else:
         text = f"{settings.target.kind} {settings.target.name}: {view.ordered} current, {view.ready} ready"
         out.append(Finding(about, "ok", text))
+    out += [Finding(about, "warning", text, "see docs/howto/demand-queries.md") for text in settings.warnings]
     contested = bool(service.rival) and settings.writes_count
     if contested and not settings.mode.acts:
         out.append(Finding(about, "ok", f"{service.rival} scales the target, and may stay in mode {settings.mode}"))

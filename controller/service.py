@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from controller.observing.groups import Groups
 from controller.observing.starts import PodStarts
 from controller.observing.targets import OWNERS, Targets, TargetView
 from controller.prometheus.feed import Feed, FeedState
@@ -77,6 +78,7 @@ class Service:
         self._notes = self._managed.notes
         self._starts = PodStarts(since_s=self._managed.state.starts_since_s)
         self._view = TargetView(problem="not looked at yet")
+        self._groups = Groups()
         self._feed_state: FeedState | None = None
         self._forecast: ForecastDistribution | None = None
         self._forecast_error = ""
@@ -158,12 +160,22 @@ class Service:
     def expects(self, view: TargetView, now_s: float) -> None:
         """So many pods should report: of kinds that may have several pods a replica no more than there are replicas."""
         one_each = (self._settings.target.api_version.rpartition("/")[0], self._settings.target.kind) in OWNERS
-        most = view.ready if one_each else min(view.ready, view.ordered)
+        most = view.starts.ready if one_each and self._groups.size == 1 else min(view.starts.ready, view.ordered)
         self._feed.expect(now_s, view.starts.pods, most, min(view.starts.settled, most))
 
     def saw(self, view: TargetView, feed_state: FeedState) -> None:
         """What was read for the coming turn."""
-        self._view, self._feed_state = view, feed_state
+        if not view.problem:
+            counts = view.ordered, view.starts.pods, view.starts.ready
+            self._groups = self._groups.see(feed_state.now_s, *counts)
+        self._view, self._feed_state = replace(view, group=self._groups.size), feed_state
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know although all goes on."""
+        learns = self._settings.objective.bound is not None and not self._settings.capacity.is_known
+        problem = self._groups.problem if learns else ""
+        return self._settings.warnings + ((problem,) if problem else ())
 
     def fails(self, why: str) -> None:
         """Something broke in this turn; it stands in the status until the target is read again."""

@@ -44,11 +44,12 @@ class TargetView:
     version: str = ""
     hold_down: str = ""
     blocked: str = ""  # why pods are not even created (quota), in the API server's words
+    group: int = 1  # pods that make one replica
 
     @property
     def ready(self) -> int:
-        """Replicas that serve."""
-        return self.starts.ready
+        """Replicas that serve: whole groups of ready pods."""
+        return self.starts.ready // self.group
 
 
 @dataclass(frozen=True, slots=True)

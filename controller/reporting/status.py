@@ -66,6 +66,8 @@ def _ready(service: Service) -> Condition:
     """As far as nothing else says otherwise."""
     if service.error:
         return Condition("Ready", "False", "Error", service.error)
+    if service.warnings:
+        return Condition("Ready", "True", "WorkingWithWarnings", "; ".join(service.warnings))
     return Condition("Ready", "True", "Working", "target, metrics and decisions are in order")
 
 

@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Literal
 
 from controller.prometheus.coverage import Reporting
+from controller.prometheus.freshness import selectors
 from controller.resource.errors import SpecError
+from controller.resource.group import KIND
+from controller.resource.outputs import ACTUATIONS
 from controller.resource.presets import PRESETS, Preset
 from controller.resource.presets.base import default_apart, default_matchers, given_apart, own_reporting
 from controller.resource.settings import IndicatorQuery, ServiceKey, ServiceSettings, TargetRef
@@ -39,6 +42,21 @@ MEASURES: dict[str, Literal["time", "window", "requests"]] = {
 }
 DAYS = {day: number for number, day in enumerate(("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"))}
 
+NO_WAKER = (
+    "minReplicas 0 is held at 1: {demand} is read from the pods themselves, so that nothing could wake the service "
+    "from 0; read demand where requests arrive (a gateway or router; presets "
+    + ", ".join(name for name, preset in PRESETS.items() if preset.shared)
+    + "), or let KEDA wake it (actuation External)"
+)
+# What the servers themselves export: gone with the last pod.
+POD_METRICS = {
+    text.partition("{")[0].removesuffix("_bucket")
+    for preset in PRESETS.values()
+    if preset.reporting
+    for template in preset.templates
+    for text in selectors(template.fill(""))
+}
+
 # Factors that one standard deviation of the first guess of a capacity stands for: what a person gave, what a preset
 # brings for servers of all sizes, and nothing known but the unit.
 GIVEN_SPREAD, PRESET_SPREAD, UNKNOWN_SPREAD = 2.0, 3.0, 10.0
@@ -50,6 +68,10 @@ def assemble(spec: AutoscalerSpec, key: ServiceKey, uid: str, generation: int, p
     preset = None if spec.preset is None else PRESETS[spec.preset]
     queries = _queries(spec, preset, where, key.namespace)
     cost, lead = spec.cost, spec.lead_time
+    objective = _objective(spec, queries, where)
+    warnings: tuple[str, ...] = ()
+    if sleeps_for_good(spec, key, objective, preset, queries[0]):
+        objective, warnings = _awake(objective), (NO_WAKER.format(demand=queries[0].indicator.name),)
     return ServiceSettings(
         key=key,
         uid=uid,
@@ -60,14 +82,39 @@ def assemble(spec: AutoscalerSpec, key: ServiceKey, uid: str, generation: int, p
         actuation=spec.actuation,
         queries=queries,
         prometheus_url="" if spec.prometheus is None else spec.prometheus.url,
-        objective=_objective(spec, queries, where),
+        objective=objective,
         capacity=_capacity(spec, preset, queries[0].indicator.name),
         lead_time=LeadTime.known(lead.seconds) if lead.source == "Fixed" else LeadTime.measured(lead.seconds),
         gpu_type=cost.gpu_type,
         currency=cost.currency,
         step_s=float(spec.step_seconds),
         buffer_quantile=spec.capacity_buffer.quantile if spec.capacity_buffer.enabled else None,
+        warnings=warnings,
     )
+
+
+def sleeps_for_good(
+    spec: AutoscalerSpec, key: ServiceKey, objective: Objective, preset: Preset | None, demand: IndicatorQuery
+) -> bool:
+    """Whether at 0 replicas nothing could show any demand: it is read from the pods, and nobody else wakes the target.
+
+    An annotated ScaledObject is woken by KEDA's own triggers, and so is what an actuation leaves to others.
+    """
+    least = (objective.min_replicas, *(s.min_replicas for s in objective.schedules if s.min_replicas is not None))
+    if min(least) > 0 or key.kind != KIND or not ACTUATIONS[spec.actuation].writes_count:
+        return False
+    if preset is not None and demand.indicator.name not in {own.name for own in spec.indicators or ()}:
+        return bool(preset.reporting)
+    names = {text.partition("{")[0].strip() for text in selectors(demand.promql)}
+    return bool(names) and names <= POD_METRICS
+
+
+def _awake(objective: Objective) -> Objective:
+    """The same with 1 as the least there may be."""
+    schedules = tuple(
+        s if s.min_replicas is None else replace(s, min_replicas=max(1, s.min_replicas)) for s in objective.schedules
+    )
+    return replace(objective, min_replicas=max(1, objective.min_replicas), schedules=schedules)
 
 
 def _queries(spec: AutoscalerSpec, preset: Preset | None, where: str, namespace: str) -> tuple[IndicatorQuery, ...]:

@@ -70,6 +70,7 @@ class ServiceSettings:
         gpu_type, currency: names for reports; `gpu_type` may be empty.
         step_s: grid of the history, seconds.
         buffer_quantile: demand quantile that nodes should be there for; None when no CapacityBuffer is wanted.
+        warnings: what was understood otherwise than it was written, for people.
     """
 
     key: ServiceKey
@@ -88,6 +89,7 @@ class ServiceSettings:
     currency: str
     step_s: float
     buffer_quantile: float | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def writes_count(self) -> bool:

@@ -40,6 +40,7 @@ TYPES = {
 REASONS = {
     "Ready": {
         "Working",
+        "WorkingWithWarnings",
         "Error",
         "FailedGetScale",
         "FailedUpdateScale",

@@ -306,3 +306,45 @@ def test_an_object_is_read_with_few_calls() -> None:
     """A controller reads thousands of them when it starts; all options set, it takes 240 calls (and 0.2 ms)."""
     parse_autoscaler(FULL)
     assert calls(lambda: parse_autoscaler(FULL)) < 600
+
+
+# ---- zero replicas ------------------------------------------------------------------------------------------
+GATEWAY = {"name": "requests", "query": 'sum(rate(envoy_cluster_upstream_rq_total{cluster="chat"}[1m]))'}
+WAITING = {
+    "name": "waiting",
+    "query": 'sum(vllm:num_requests_waiting{service="chat"}) + sum(vllm:num_requests_running)',
+}
+SLEEPS = NIGHT | {"minReplicas": 0}
+
+
+@pytest.mark.parametrize(
+    ("spec", "held"),
+    [
+        ({"preset": "sglang", "indicators": ..., "minReplicas": 0}, True),
+        ({"preset": "dcgm", "indicators": ..., "minReplicas": 0}, True),
+        ({"indicators": [WAITING], "minReplicas": 0}, True),
+        ({"preset": "tgi", "indicators": ..., "minReplicas": 1, "schedules": [SLEEPS]}, True),
+        ({"preset": "vllm", "indicators": [GATEWAY], "minReplicas": 0}, False),
+        ({"preset": "dynamo", "presetMatchers": 'model="a"', "indicators": ..., "minReplicas": 0}, False),
+        ({"preset": "vllm", "indicators": ..., "minReplicas": 0, "actuation": "External"}, False),
+        ({"preset": "vllm", "indicators": ..., "minReplicas": 1}, False),
+        ({"indicators": [GATEWAY], "minReplicas": 0}, False),
+    ],
+)
+def test_a_service_that_nothing_could_wake_is_not_put_to_sleep(spec: dict[str, Any], held: bool) -> None:
+    made = parse_autoscaler(autoscaler(**spec))
+    least = [made.objective.min_replicas, *(s.min_replicas for s in made.objective.schedules)]
+    assert bool(made.warnings) is held
+    if held:
+        assert least == [1] * len(least)
+        assert "minReplicas 0 is held at 1" in made.warnings[0]
+        assert all(name in made.warnings[0] for name in ("dynamo", "inference-extension", "ray-serve", "External"))
+    else:
+        assert least[0] == spec["minReplicas"]
+
+
+def test_what_keda_wakes_may_sleep() -> None:
+    notes = {Annotation.DEMAND_QUERY: "sum(vllm:num_requests_running) + sum(vllm:num_requests_waiting)"}
+    made = parse_annotated(annotated("ScaledObject", notes, minReplicaCount=0))
+    assert made is not None
+    assert (made.objective.min_replicas, made.warnings) == (0, ())
