@@ -85,6 +85,8 @@ def _message(error: ErrorDetails, model: type[BaseModel]) -> str:
     shown = _shown(error["input"])
     if kind in COMPARISONS:
         limit, sign = COMPARISONS[kind]
+        if isinstance(context[limit], float) and 0.0 < context[limit] < 1.0:
+            hint += "; a share of 1, not percent"
         return f"{shown} is not {sign} {_number(context[limit])}{hint}"
     if kind == "literal_error":
         return f"{shown} is not one of {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"

@@ -120,6 +120,7 @@ def _type(field: dict[str, Any]) -> str:
             bounds.append(f"{'>' if field.get('exclusiveMinimum') else '>='} {low:g}")
         if high is not None:
             bounds.append(f"{'<' if field.get('exclusiveMaximum') else '<='} {high:g}")
+        bounds += [rule["rule"].removeprefix("self ") for rule in field.get("x-kubernetes-validations", ())]
         return " ".join([kind, ", ".join(bounds)]).strip()
     if field.get("format") == "date-time":
         return "time"

@@ -50,9 +50,28 @@ def _node(given: Mapping[str, Any], definitions: Mapping[str, Json]) -> Json:
             out[key] = value
     if node.get("type") == "object" and "properties" not in node:
         out["x-kubernetes-preserve-unknown-fields"] = True
+    if node.get("type") == "number":
+        _fractional_bounds(out)
     if node.get("type") == "integer":
         out["format"] = "int64" if node.get("maximum", 2**31) >= 2**31 else "int32"
     return out
+
+
+def _fractional_bounds(out: Json) -> None:
+    """Bounds between two whole numbers as rules: the API server cuts them to whole ones when the value is whole.
+
+    With ``maximum: 0.5`` it says of 1 that it should be at most 0, and with ``minimum: 0.5`` it takes 0.
+    """
+    for name, sign, words in (("minimum", ">=", "at least"), ("maximum", "<=", "at most")):
+        bound = out.get(name)
+        if bound is None or float(bound).is_integer():
+            continue
+        excluded = out.pop(f"exclusive{name.capitalize()}", False)
+        del out[name]
+        limit = f"{'less than' if name == 'maximum' else 'more than'} {bound:g}" if excluded else f"{words} {bound:g}"
+        message = f"should be {limit}: it is a share of 1, not percent; 1 % is 0.01"
+        rule = {"rule": f"self {sign.rstrip('=') if excluded else sign} {bound!r}", "message": message}
+        out.setdefault("x-kubernetes-validations", []).append(rule)
 
 
 def _resolved(given: Mapping[str, Any], definitions: Mapping[str, Json]) -> Json:

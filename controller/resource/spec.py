@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from controller.resource.base import (
     ApiModel,
@@ -49,6 +49,15 @@ Money = Annotated[float, Field(ge=0, le=1e9)]
 TimeOfDay = Annotated[str, Field(max_length=5, pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 EndOfDay = Annotated[str, Field(max_length=5, pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
 Day = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+
+
+def _each_once(days: tuple[Day, ...] | None) -> tuple[Day, ...] | None:
+    """As a list that is a set."""
+    twice = next((day for day in days or () if days and days.count(day) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is named twice")
+    return days
+
 
 _QUANTITY = re.compile(r"([0-9]{1,9}(?:[.][0-9]{1,9})?)([mun]?)")
 _SUFFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -279,7 +288,7 @@ class ScheduleSpec(ApiModel):
         pattern=r"^[A-Za-z0-9_+\-/]+$",
         description="IANA time zone of the times, such as Europe/Berlin; UTC because clusters run on it.",
     )
-    days_of_week: tuple[Day, ...] | None = Field(
+    days_of_week: Annotated[tuple[Day, ...] | None, AfterValidator(_each_once)] = Field(
         default=None,
         strict=False,
         min_length=1,

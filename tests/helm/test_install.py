@@ -49,6 +49,7 @@ def test_install_upgrade_uninstall(api_server: ApiServer, tmp_path: Path) -> Non
         config.install(CHART, RELEASE, {}, namespace=NAMESPACE)
         deployment = api_server.must("GET", DEPLOYMENT)
         assert deployment["spec"]["replicas"] == 2
+        api_server.until_served(OURS)
         made = api_server.must("POST", OURS, CHAT)
 
         config.upgrade(CHART, RELEASE, {"controller": {"replicaCount": 3}}, namespace=NAMESPACE)
@@ -176,6 +177,7 @@ def test_an_upgrade_that_fails_leaves_nothing_where_it_is_told_to_clean_up(
 
     with helm(api_server, tmp_path) as config:
         config.install(CHART, RELEASE, {}, namespace=NAMESPACE)
+        api_server.until_served(OURS)
         first, before = left_of_ours(api_server), api_server.must("GET", DEPLOYMENT)["spec"]
         refused = CHAT | {"spec": CHAT["spec"] | {"maxReplicas": 0}}
         bad = {"api": {"enabled": True}, "keda": {"enabled": True}, "extraObjects": [refused]}

@@ -13,7 +13,7 @@ from . import builtins, crds
 from .errors import Cause, UndecodableError, bad_request, invalid
 from .kinds import Kind
 from .rules import ABSENT
-from .schema import fill_defaults, prune, validate
+from .schema import fill_defaults, findings, prune
 from .storage import Json
 
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
@@ -99,7 +99,7 @@ class Admission:
         if old is None or obj["metadata"] != old["metadata"]:
             yield from _check_labels(obj["metadata"])
         if kind.custom and kind.schema is not None:
-            yield from validate(kind.schema, obj, ABSENT if old is None else old)
+            yield from findings(kind.schema, obj, ABSENT if old is None else old)
         elif kind.plural == "customresourcedefinitions":
             if old is None or obj["spec"] != old["spec"]:
                 yield from crds.check(obj)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 import urllib.parse
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -156,6 +157,21 @@ class ApiServer(ABC):
         code, answer = self.request(method, path, body, content_type=content_type)
         assert 200 <= code < 300, f"{method} {path}: {code} {answer}"
         return answer
+
+    def define(self, crd: Json) -> None:
+        """Installs a definition and waits until its objects are served: a moment later, on a real server."""
+        self.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
+        group, plural = crd["spec"]["group"], crd["spec"]["names"]["plural"]
+        for version in crd["spec"]["versions"]:
+            if version.get("served"):
+                self.until_served(f"/apis/{group}/{version['name']}/{plural}")
+
+    def until_served(self, path: str) -> None:
+        """Waits until a resource can be listed."""
+        until = time.monotonic() + 20
+        while self.request("GET", path)[0] != 200:
+            assert time.monotonic() < until, path
+            time.sleep(0.01)
 
     def ensure_namespace(self, name: str) -> None:
         """Creates the namespace unless it exists."""

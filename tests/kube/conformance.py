@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,19 +17,11 @@ APPLY = "application/apply-patch+yaml"
 _numbers = itertools.count()
 
 
-def wait_until_served(server: ApiServer, path: str) -> None:
-    until = time.monotonic() + 20
-    while server.request("GET", path)[0] != 200:
-        assert time.monotonic() < until, path
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module", params=SERVERS)
 def api(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
     """A server that serves the custom kind Widget."""
     with start_server(request.param) as server:
-        server.must("POST", CRDS, objects.widget_crd())
-        wait_until_served(server, "/apis/example.org/v1/namespaces/default/widgets")
+        server.define(objects.widget_crd())
         yield server
 
 

@@ -19,7 +19,7 @@ HOW_TO_GET_A_REAL_ONE = (
 def start_server(name: str) -> ApiServer:
     """A fresh server by its name in SERVERS."""
     assets = real_assets()
-    return FakeApiServer() if name == "fake" or assets is None else RealApiServer(assets)
+    return FakeApiServer(serves_late=1) if name == "fake" or assets is None else RealApiServer(assets)
 
 
 @pytest.fixture(params=SERVERS)

@@ -137,6 +137,8 @@ class Registry:
     """All kinds by (group, version, plural)."""
 
     kinds: dict[tuple[str, str, str], Kind] = field(default_factory=dict)
+    serves_late: int = 0  # requests that a new custom kind is not there for yet
+    waiting: dict[tuple[str, str], int] = field(default_factory=dict)  # how many are left, by (group, plural)
 
     @classmethod
     def builtin(cls) -> Registry:
@@ -151,6 +153,17 @@ class Registry:
     def drop(self, group: str, plural: str) -> None:
         for key in [key for key in self.kinds if key[0] == group and key[2] == plural]:
             del self.kinds[key]
+
+    def begin(self, group: str, plural: str) -> None:
+        """A definition was made: its kinds are served in a moment."""
+        self.waiting[group, plural] = self.serves_late
+
+    def is_late(self, kind: Kind) -> bool:
+        """Whether a request comes too early for a kind; each is counted."""
+        left = self.waiting.get((kind.group, kind.plural), 0)
+        if left:
+            self.waiting[kind.group, kind.plural] = left - 1
+        return left > 0
 
     def find(self, group: str, version: str, plural: str) -> Kind | None:
         return self.kinds.get((group, version, plural))

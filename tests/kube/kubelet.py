@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,7 +32,8 @@ class Kubelet:
 
     `start_up_s` says how long a pod takes until it is ready (None: never), in seconds of the played world; real time
     is that over `time_scale`. `node_of` gives a pod its node ("" = none is free: it stays Pending, Unschedulable).
-    `quota` is the most pods per namespace. On a server that runs the real controllers it only makes pods ready.
+    A pod that a ResourceQuota has no room for is tried again later.
+    On a server that runs the real controllers it only makes pods ready.
     """
 
     def __init__(
@@ -42,7 +43,6 @@ class Kubelet:
         start_up_s: StartUp = lambda pod: 0.0,
         time_scale: float = 1.0,
         node_of: Callable[[Json], str] = lambda pod: "node-1",
-        quota: Mapping[str, int] | None = None,
         timestamp: Callable[[], str] = utc_now,
         workers: int = 8,
     ) -> None:
@@ -50,7 +50,6 @@ class Kubelet:
         self.start_up_s = start_up_s
         self.time_scale = time_scale
         self.node_of = node_of
-        self.quota = dict(quota or {})
         self._timestamp = timestamp
         self._workers = workers
         self._makes_pods = not server.runs_controllers
@@ -254,12 +253,6 @@ class Kubelet:
 
     async def _create_pod(self, kind: str, workload: Json) -> None:
         namespace, name = key_of(workload)
-        most = self.quota.get(namespace)
-        pods = self._mirrors["Pod"].objects if most is not None else {}
-        present = sum(key[0] == namespace for key in pods)
-        if most is not None and present >= most:
-            text = f"exceeded quota: pods, requested: pods=1, used: pods={present}, limited: pods={most}"
-            raise QuotaError(f'pods "{name}-" is forbidden: {text}')
         template = workload["spec"]["template"]
         reference = {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": workload["metadata"]["uid"]}
         metadata = {
@@ -278,6 +271,7 @@ class Kubelet:
             raise QuotaError(body["message"])
         assert answer.status in (201, 404, 409), body
         if answer.status == 201:
+            self._count += 1  # a name that was refused is used again: the refusal stays the same
             self._mirrors["Pod"].put(body)
 
     def _pod_name(self, kind: str, workload: Json) -> str:
@@ -285,8 +279,7 @@ class Kubelet:
         if kind == "StatefulSet":
             taken = {key[1] for key in self._owned[workload["metadata"]["uid"]]}
             return next(f"{name}-{index}" for index in range(len(taken) + 1) if f"{name}-{index}" not in taken)
-        self._count += 1
-        return f"{name}-{workload['metadata']['uid'][:6]}-{self._count:05d}"
+        return f"{name}-{workload['metadata']['uid'][:6]}-{self._count + 1:05d}"
 
     async def _delete_pod(self, pod: Json) -> None:
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}

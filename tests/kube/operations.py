@@ -384,7 +384,10 @@ class Operations:
     def _register(self, crd: Json) -> None:
         """Serves the kinds of a definition and brings what is stored in line with its schema (no new versions)."""
         spec = crd["spec"]
-        self._registry.drop(spec["group"], spec["names"]["plural"])
+        place = spec["group"], spec["names"]["plural"]
+        if not any((kind.group, kind.plural) == place for kind in self._registry.kinds.values()):
+            self._registry.begin(*place)
+        self._registry.drop(*place)
         for kind in crds.kinds_of(crd):
             self._registry.add(kind)
             table = self._storage.table(kind.storage)

@@ -104,23 +104,59 @@ def validate(schema: Schema, value: Any, old: Any = ABSENT, path: str = "") -> l
     if value is None:
         return [] if schema.get("nullable") else [_wrong_type(path, value, schema.get("type", "object"))]
     kind = schema.get("type")
+    if kind == "integer" and schema.get("format") and isinstance(value, float) and not value.is_integer():
+        text = f'{path} in body must be of type {schema["format"]}: "float64"'
+        return [Cause("FieldValueTypeInvalid", path, f'Invalid value: "float64": {text}')]
     if schema.get(_INT_OR_STRING):
         if _type_of(value) not in ("integer", "string"):
             return [_wrong_type(path, value, "integer,string")]
     elif kind and not _fits(kind, value):
         return [_wrong_type(path, value, kind)]
     causes = [*_check_value(schema, value, path), *_check_compound(schema, value, path)]
-    causes += _check_below(schema, value, old, path)
-    if not causes:
-        causes += check_rules(schema, value, old, path or "<nil>")
-    return causes
+    return causes + _check_below(schema, value, old, path)
 
 
-def _check_below(schema: Schema, value: Any, old: Any, path: str) -> list[Cause]:
+BLOCKING = (
+    "FieldValueNotSupported",
+    "FieldValueRequired",
+    "FieldValueTooLong",
+    "FieldValueTooMany",
+    "FieldValueTypeInvalid",
+)
+UNCHECKED = (
+    "Invalid value: null: some validation rules were not checked because the object was invalid; "
+    "correct the existing errors to complete validation"
+)
+
+
+def findings(schema: Schema, value: Any, old: Any = ABSENT) -> list[Cause]:
+    """What is wrong with a whole object: values first, and rules where no value stands in their way."""
+    causes = validate(schema, value, old)
+    if not _has_rules(schema):
+        return causes
+    if any(cause.reason in BLOCKING for cause in causes):
+        return [*causes, Cause("FieldValueInvalid", "<nil>", UNCHECKED)]
+    return causes + _broken(schema, value, old, "")
+
+
+def _has_rules(schema: Schema) -> bool:
+    inner = [*(schema.get("properties") or {}).values(), schema.get("items"), schema.get("additionalProperties")]
+    return bool(schema.get("x-kubernetes-validations")) or any(_has_rules(s) for s in inner if isinstance(s, dict))
+
+
+def _broken(schema: Schema, value: Any, old: Any, path: str) -> list[Cause]:
+    """The rules that do not hold, from the inside out; what has not changed is not judged again."""
+    if value is None or (old is not ABSENT and (value is old or value == old)):
+        return []
     causes: list[Cause] = []
+    for below, inner, before, where in _parts(schema, value, old, path):
+        causes += _broken(below, inner, before, where)
+    return causes or check_rules(schema, value, old, path or "<nil>")
+
+
+def _parts(schema: Schema, value: Any, old: Any, path: str) -> Iterator[tuple[Schema, Any, Any, str]]:
+    """What lies in a value: its schema, itself, what it was, and its path."""
     if isinstance(value, dict):
-        missing = [key for key in schema.get("required") or () if key not in value]
-        causes += [Cause("FieldValueRequired", f"{path}.{key}".lstrip("."), "Required value") for key in missing]
         properties = schema.get("properties") or {}
         other = schema.get("additionalProperties")
         before = old if isinstance(old, dict) else {}
@@ -128,11 +164,20 @@ def _check_below(schema: Schema, value: Any, old: Any, path: str) -> list[Cause]
             below = properties.get(key, other)
             if isinstance(below, dict) and not (not path and key == "metadata"):
                 where = f"{path}.{key}".lstrip(".") if key in properties else f"{path}[{key}]"
-                causes += validate(below, inner, before.get(key, ABSENT), where)
+                yield below, inner, before.get(key, ABSENT), where
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
         previous = _correlated(schema, value, old)
         for index, inner in enumerate(value):
-            causes += validate(schema["items"], inner, previous[index], f"{path}[{index}]")
+            yield schema["items"], inner, previous[index], f"{path}[{index}]"
+
+
+def _check_below(schema: Schema, value: Any, old: Any, path: str) -> list[Cause]:
+    causes: list[Cause] = []
+    if isinstance(value, dict):
+        missing = [key for key in schema.get("required") or () if key not in value]
+        causes += [Cause("FieldValueRequired", f"{path}.{key}".lstrip("."), "Required value") for key in missing]
+    for below, inner, before, where in _parts(schema, value, old, path):
+        causes += validate(below, inner, before, where)
     return causes
 
 
@@ -183,6 +228,8 @@ def _check_string(schema: Schema, value: str, path: str) -> Iterator[Cause]:
 
 def _check_number(schema: Schema, value: float, path: str) -> Iterator[Cause]:
     low, high, step = schema.get("minimum"), schema.get("maximum"), schema.get("multipleOf")
+    if isinstance(value, int):  # compared as whole numbers, so a fraction of a limit is cut off
+        low, high = (bound if bound is None else int(bound) for bound in (low, high))
     if low is not None and (value < low or (schema.get("exclusiveMinimum") and value == low)):
         kind = "greater than" if schema.get("exclusiveMinimum") else "greater than or equal to"
         yield _invalid(path, value, f"should be {kind} {low}")

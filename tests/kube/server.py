@@ -38,7 +38,8 @@ def utc_now() -> str:
 class FakeApiServer(ApiServer):
     """An API server over real HTTP on a free loopback port, started on construction or by `with`.
 
-    `bookmark_interval_s` may be changed at any time; all methods may be called from any thread.
+    `bookmark_interval_s` may be changed at any time; all methods may be called from any thread. With ``serves_late``
+    a custom kind is not there for so many requests after its definition was made, as on a real server for a moment.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class FakeApiServer(ApiServer):
         timestamp: Callable[[], str] = utc_now,
         bookmark_interval_s: float = 1.0,
         port: int = 0,
+        serves_late: int = 0,
     ) -> None:
         self.bookmark_interval_s = bookmark_interval_s
         self.tokens = {"controller": "controller-token", "admin": "admin-token"}
         self.people: dict[str, tuple[str, list[str]]] = {}  # whose a token is, for TokenReviews: name and groups
         self._storage = Storage()
         self._registry = Registry.builtin()
+        self._registry.serves_late = serves_late
         self._operations = Operations(self._storage, self._registry, timestamp)
         self._calls: list[Call] = []
         self._faults: list[Fault] = []
@@ -281,7 +284,7 @@ class FakeApiServer(ApiServer):
             return None
         if route.name and kind.namespaced != bool(_where(route)):
             return None
-        return kind
+        return None if self._registry.is_late(kind) else kind
 
     def _other(self, route: Route) -> web.Response:
         if route.path.startswith(_OPEN_PATHS) and not route.resource:
@@ -290,6 +293,9 @@ class FakeApiServer(ApiServer):
             document = openapi(self._registry, route.path) or discovery(self._registry, route.path)
             if document is not None:
                 return web.json_response(document)
+        served = (k for k in self._registry.of_group(route.group) if k.version == route.version and not k.custom)
+        if route.resource and any(served):
+            raise ApiError(404, "NotFound", "the server could not find the requested resource")
         return web.Response(status=404, text="404 page not found\n")
 
     def _answer(self, kind: Kind, route: Route, raw: bytes, query: Mapping[str, str], content_type: str) -> Answer:

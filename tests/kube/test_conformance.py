@@ -57,11 +57,17 @@ def test_resources_with_subresources(api: ApiServer, path: str, plural: str) -> 
     assert f"{plural}/status" in found
 
 
-@pytest.mark.parametrize(
-    "path", ["/apis/no.such.group/v1/things", "/apis/example.org/v2/widgets", "/apis/apps/v1/things"]
-)
+@pytest.mark.parametrize("path", ["/apis/no.such.group/v1/things", "/apis/example.org/v2/widgets"])
 def test_a_kind_that_is_not_installed_is_plain_text(api: ApiServer, path: str) -> None:
     assert api.request("GET", path) == (404, "404 page not found\n")
+
+
+@pytest.mark.parametrize(
+    "path", ["/apis/apps/v1/things", "/api/v1/things", "/apis/apps/v1/namespaces/default/things/a"]
+)
+def test_an_unknown_kind_of_a_group_that_is_there_is_a_status(api: ApiServer, path: str) -> None:
+    status = refused(api.request("GET", path), 404, "NotFound")
+    assert status["message"] == "the server could not find the requested resource"
 
 
 def test_an_unknown_token_is_nobody(api: ApiServer) -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from . import objects
-from .api import ApiServer
+from .api import ApiServer, Json
 from .conformance import APPLY, At, causes, config_map, refused, version
 from .patches import JSON_PATCH, STRATEGIC
 
@@ -152,6 +152,35 @@ def test_apply_creates_then_merges(api: ApiServer, at: At) -> None:
     code, status = api.request("PATCH", f"{at.maps}/a", config_map("a"), content_type=APPLY)
     assert code in (400, 422)
     assert "fieldManager" in status["message"]
+
+
+def rolling(strategy: Json) -> Json:
+    body = objects.deployment("chat", "")
+    return body | {"spec": body["spec"] | {"strategy": strategy}}
+
+
+def test_apply_lets_go_of_what_is_applied_no_more(api: ApiServer, at: At) -> None:
+    path = f"{at.deployments}/chat?fieldManager=tests&force=true"
+    limits = {"maxUnavailable": 0, "maxSurge": 1}
+    first = rolling({"type": "RollingUpdate", "rollingUpdate": limits})
+    first["metadata"]["labels"] = {"ours": "1", "kept": "1"}
+    assert api.request("PATCH", path, first, content_type=APPLY)[0] == 201
+    api.must("PATCH", f"{at.deployments}/chat", {"metadata": {"labels": {"theirs": "1"}}})
+    then = rolling({"type": "Recreate"})
+    then["metadata"]["labels"] = {"kept": "1"}
+    code, after = api.request("PATCH", path, then, content_type=APPLY)
+    assert (code, after["spec"]["strategy"]) == (200, {"type": "Recreate"}), after
+    assert after["metadata"]["labels"] == {"kept": "1", "theirs": "1"}
+
+
+def test_apply_takes_nothing_away_by_null(api: ApiServer, at: At) -> None:
+    path = f"{at.deployments}/chat?fieldManager=tests&force=true"
+    limits = {"maxUnavailable": 0, "maxSurge": 1}
+    first = rolling({"type": "RollingUpdate", "rollingUpdate": limits})
+    assert api.request("PATCH", path, first, content_type=APPLY)[0] == 201
+    then = rolling({"type": "Recreate", "rollingUpdate": None})
+    refused(api.request("PATCH", path, then, content_type=APPLY), 422, "Invalid")
+    assert api.must("GET", f"{at.deployments}/chat")["spec"]["strategy"]["type"] == "RollingUpdate"
 
 
 def test_a_method_that_does_not_fit(api: ApiServer, at: At) -> None:

@@ -62,7 +62,9 @@ def test_pods_take_their_time_and_some_never_start(fake_api: FakeApiServer) -> N
 
 
 def test_a_full_namespace_says_so(fake_api: FakeApiServer) -> None:
-    with Kubelet(fake_api, quota={"default": 2}, time_scale=0.1) as kubelet:
+    quota = {"metadata": {"name": "small"}, "spec": {"hard": {"pods": "2"}}}
+    fake_api.must("POST", "/api/v1/namespaces/default/resourcequotas", quota)
+    with Kubelet(fake_api, time_scale=0.1) as kubelet:
         fake_api.must("POST", DEPLOYMENTS, deployment("chat", replicas=5))
         kubelet.wait_settled()
         conditions = fake_api.must("GET", f"{DEPLOYMENTS}/chat")["status"]["conditions"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -192,10 +193,28 @@ def test_pods_that_never_become_ready_bring_no_cascade(api_server: ApiServer, tm
     asyncio.run(story())
 
 
+def limit_pods(api: ApiServer, most: int) -> None:
+    """A quota that is in force: where real controllers run, once they have counted what is there."""
+    quotas = f"/api/v1/namespaces/{NAMESPACE}/resourcequotas"
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "pods"}}
+    quota["spec"] = {"hard": {"pods": str(most)}}  # type: ignore[assignment]
+    code, answer = api.request("POST", quotas, quota)
+    if code == 409:
+        api.must("PATCH", f"{quotas}/pods", {"spec": quota["spec"]})
+    else:
+        assert code == 201, answer
+    until = time.monotonic() + 30
+    while api.runs_controllers and (api.must("GET", f"{quotas}/pods").get("status") or {}).get("hard") != {
+        "pods": str(most)
+    }:
+        assert time.monotonic() < until, "the quota is not counted"
+        time.sleep(0.05)
+
+
 def test_quota_is_told_in_the_api_servers_words(api_server: ApiServer, tmp_path: Path) -> None:
     async def story() -> None:
         async with at_work(api_server, tmp_path, "Recommend", replicas=2) as (world, running):
-            world.kubelet.quota[NAMESPACE] = 3
+            limit_pods(world.api, 3)
             world.patch({"mode": "Full"})
             await world.until(
                 lambda: world.condition("AbleToScale") == ("False", "PodsNotCreated"), "pods cannot be made"
@@ -205,7 +224,7 @@ def test_quota_is_told_in_the_api_servers_words(api_server: ApiServer, tmp_path:
             ordered = world.replicas
             await running.ticks(3)
             assert NEED <= world.replicas <= ordered + 1, "a refused pod is not ordered again and again"
-            world.kubelet.quota[NAMESPACE] = 50
+            limit_pods(world.api, 50)
             await world.until(lambda: ready(world), "Ready when the quota allows it")
             assert world.replicas >= NEED
 
@@ -217,13 +236,15 @@ def test_quota_is_told_in_the_api_servers_words(api_server: ApiServer, tmp_path:
     [
         ({"minReplicas": 50}, "minReplicas"),
         ({"maxReplicas": 0}, "maxReplicas"),
-        ({"objective": {"epsilon": 0.9}}, "epsilon"),
+        ({"objective": {"epsilon": 0.9}}, "should be at most 0.5: it is a share of 1, not percent"),
+        ({"objective": {"epsilon": 1}}, "should be at most 0.5: it is a share of 1, not percent"),
+        ({"capacityBuffer": {"quantile": 0}}, "should be at least 0.5: it is a share of 1, not percent"),
         ({"mode": "Sometimes"}, "Sometimes"),
         ({"stepSeconds": 1}, "stepSeconds"),
     ],
 )
 def test_nonsense_is_refused_by_the_api_server(api_server: ApiServer, spec: Json, said: str) -> None:
-    api_server.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd_manifest())
+    api_server.define(crd_manifest())
     api_server.ensure_namespace(NAMESPACE)
     api_server.must("POST", AUTOSCALERS, autoscaler())
     code, answer = api_server.request("PATCH", f"{AUTOSCALERS}/{NAME}", {"spec": spec})

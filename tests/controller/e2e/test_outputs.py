@@ -217,7 +217,7 @@ def test_floor_of_a_scaled_object(api_server: ApiServer, tmp_path: Path) -> None
     """KEDA's own object is held; the autoscaler that KEDA makes for it is the same writer and is left alone."""
 
     async def story() -> None:
-        api_server.must("POST", CRDS, open_crd("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"))
+        api_server.define(open_crd("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"))
         api_server.ensure_namespace(NAMESPACE)
         scaled = {
             "apiVersion": "keda.sh/v1alpha1",
@@ -246,7 +246,7 @@ def test_floor_of_a_scaled_object(api_server: ApiServer, tmp_path: Path) -> None
 # ---- nodes --------------------------------------------------------------------------------------------------
 def test_capacity_buffer_is_made_and_resized(api_server: ApiServer, tmp_path: Path) -> None:
     async def story() -> None:
-        api_server.must("POST", CRDS, open_crd("autoscaling.x-k8s.io", "v1beta1", "capacitybuffers", "CapacityBuffer"))
+        api_server.define(open_crd("autoscaling.x-k8s.io", "v1beta1", "capacitybuffers", "CapacityBuffer"))
         buffer = {"enabled": True, "quantile": 0.99}
         async with at_work(
             api_server, tmp_path, "UpOnly", capacityBuffer=buffer, objective={"perReplica": 100, "epsilon": 0.5}

@@ -108,8 +108,8 @@ def workload(name: str, kind: str = "Deployment") -> Json:
 async def all_outputs(world: World) -> None:
     """Services of every kind, each brought to write what it can write."""
     must, apps = world.api.must, f"/apis/apps/v1/namespaces/{NAMESPACE}"
-    must("POST", CRDS, crd("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"))
-    must("POST", CRDS, crd("autoscaling.x-k8s.io", "v1beta1", "capacitybuffers", "CapacityBuffer"))
+    world.api.define(crd("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"))
+    world.api.define(crd("autoscaling.x-k8s.io", "v1beta1", "capacitybuffers", "CapacityBuffer"))
     must("POST", f"{apps}/statefulsets", workload("stateful", "StatefulSet"))
     for name in ("floored", "annotated", "keda"):
         must("POST", f"{apps}/deployments", workload(name))

@@ -88,7 +88,7 @@ class World:
     ) -> AsyncIterator[World]:
         """Bring it all up: CRD, Deployment with ready pods, Prometheus with a past of ``demand`` (of Unix time)."""
         kinds.starting("cluster")
-        self.api.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd_manifest())
+        self.api.define(crd_manifest())
         self.api.ensure_namespace(NAMESPACE)
         self.api.must("POST", f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments", deployment(replicas))
         now = math.floor(time.time() / STEP_S) * STEP_S  # noqa: TID251  (data for a real Prometheus)

@@ -19,7 +19,7 @@ from controller.resource.parsing import SpecError, parse_autoscaler
 from controller.resource.rules import RULES, broken_rules
 from controller.resource.spec import AutoscalerSpec
 from controller.resource.status import Status
-from tests.kube.schema import fill_defaults, validate
+from tests.kube.schema import fill_defaults, findings
 
 from .builders import REQUESTS, autoscaler, spec
 from .test_parsing import FULL, NIGHT
@@ -117,9 +117,9 @@ def admitted(obj: Json, old: Json | None = None) -> list[str]:
     now, before = copy.deepcopy(obj), copy.deepcopy(old)
     fill_defaults(SCHEMA, now)
     if before is None:
-        return [cause.message for cause in validate(SCHEMA, now)]
+        return [cause.message for cause in findings(SCHEMA, now)]
     fill_defaults(SCHEMA, before)
-    return [cause.message for cause in validate(SCHEMA, now, before)]
+    return [cause.message for cause in findings(SCHEMA, now, before)]
 
 
 def test_a_full_and_a_small_object_are_admitted() -> None:
