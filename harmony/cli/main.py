@@ -17,6 +17,7 @@ from harmony.cli.bench import bench_app
 from harmony.cli.crd import crd
 from harmony.cli.explain import explain, journal_app
 from harmony.cli.keys import keys_app
+from harmony.cli.plan import plan
 from harmony.cli.remote import decisions, services, what_if
 from harmony.cli.replay import replay
 from harmony.cli.serve import serve
@@ -39,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("replay")(replay)
+app.command("plan")(plan)
 app.add_typer(traces_app, name="traces")
 app.command("train")(forecasting_verbs.train)
 app.command("forecast")(forecasting_verbs.forecast)
