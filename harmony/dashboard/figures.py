@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harmony.dashboard.trail import Point
+from harmony.decision.price import CAP
 from harmony.model.decision import Candidates
 from harmony.schema.fields import columns_of
 from harmony.serving import Snapshot, forecast_json, history_json
@@ -189,6 +190,23 @@ def replicas(snapshot: Snapshot, points: list[Point]) -> Figure:
     return Figure("replicas", text, data, layout)
 
 
+def budget(snapshot: Snapshot, points: list[Point]) -> Figure | None:
+    """The share of the error budget that is left, over time; None where none is kept."""
+    if math.isnan(snapshot.record.decision.budget_left):
+        return None
+    first, last = span_s(snapshot)
+    points = [p for p in points if p.at_s >= first - snapshot.record.observation.interval_s]
+    x, left = _steps(points, snapshot, lambda p: p.budget_left)
+    lowest = min((p.budget_left for p in points if not math.isnan(p.budget_left)), default=0.0)
+    data = [_line("left", x, left, "@green", width=3, line={"shape": "hv"}, connectgaps=False)]
+    text = f"Share of the error budget of 30 days that is left: now {percent(snapshot.record.decision.budget_left)}."
+    layout: Json = {
+        "xaxis": _time_axis(first, last),
+        "yaxis": {"title": {"text": "budget left"}, "range": [min(0.0, lowest), 1.02], "tickformat": ".0%"},
+    }
+    return Figure("budget", text, data, layout)
+
+
 # ---- candidates ---------------------------------------------------------------------------------------------
 def shown_candidates(snapshot: Snapshot) -> list[Json]:
     """At most `CANDIDATES` candidates around the choice, each with whether it keeps the objective and is chosen."""
@@ -199,13 +217,14 @@ def shown_candidates(snapshot: Snapshot) -> list[Json]:
     at = max(0, int(np.searchsorted(decision.candidates.replicas, decision.replicas, side="right")) - 1)
     start = max(0, min(at - CANDIDATES // 2, len(decision.candidates) - CANDIDATES))
     part = decision.candidates[start : start + CANDIDATES]
+    most = seen.objective.epsilon * (1.0 if math.isnan(decision.price) else CAP)  # a price may take more at a time
     rows = zip(*(getattr(part, name).tolist() for name in columns), strict=True)
     return [
         row
         | {
             "chosen": row["replicas"] == decision.replicas,
             "present": row["replicas"] == seen.ordered,
-            "keeps": row["violation_probability"] <= seen.objective.epsilon * (1 + 1e-9),
+            "keeps": row["violation_probability"] <= most * (1 + 1e-9),
         }
         for row in (dict(zip(columns, values, strict=True)) for values in rows)
     ]

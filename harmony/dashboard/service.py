@@ -40,6 +40,7 @@ class Page:
     crps: float | None
     stated: float | None
     level: float | None
+    budget: dict[str, float | None] | None
     further: tuple[Further, ...]
 
     @property
@@ -54,6 +55,7 @@ def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
     drawn = [
         figures.demand(snapshot, points),
         figures.replicas(snapshot, points),
+        figures.budget(snapshot, points),
         figures.candidates(snapshot),
         figures.calibration(snapshot),
     ]
@@ -88,6 +90,13 @@ def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
         crps=number(snapshot.crps),
         stated=number(snapshot.stated),
         level=number(seen.risk_level),
+        budget=None
+        if math.isnan(decision.budget_left)
+        else {
+            "left": decision.budget_left,
+            "burn": number(decision.burn_rate),
+            "price": number(decision.price),
+        },
         further=further(decision),
     )
 

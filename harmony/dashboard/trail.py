@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,19 +18,24 @@ POINTS = 600  # per service: five hours of turns every 30 s, about 100 kB
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One turn: its time (seconds since the epoch), counts of the real target, and what a ready replica carries."""
+    """One turn: its time (seconds since the epoch), counts of the real target, and what a ready replica carries.
+
+    `budget_left` is the share of the error budget that is not spent; NaN where none is kept.
+    """
 
     at_s: float
     ordered: int
     ready: int
     recommended: int
     per_replica: float
+    budget_left: float = math.nan
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Point:
         """What the charts need of one snapshot."""
-        per_replica = snapshot.record.observation.capacity.median
-        return cls(snapshot.at_s, snapshot.ordered, snapshot.ready, snapshot.recommended, per_replica)
+        record = snapshot.record
+        per_replica, left = record.observation.capacity.median, record.decision.budget_left
+        return cls(snapshot.at_s, snapshot.ordered, snapshot.ready, snapshot.recommended, per_replica, left)
 
 
 class Trail:

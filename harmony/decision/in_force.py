@@ -52,7 +52,7 @@ def in_force(observation: Observation, wish: Wish) -> Decision:
         observation.ordered,
         reason,
         candidates=wish.table,
-        unconstrained=count,
+        unconstrained=max(clip(wish.wanted, low, high), floor) if reason is Reason.STABILIZED else count,
         bound_by=bound,
         model="" if observation.forecast is None else observation.forecast.model,
     )

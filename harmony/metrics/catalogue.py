@@ -105,6 +105,18 @@ SERVICE_GAUGES = (
     _gauge("harmony_violation_probability", "Stated probability of a violation at the recommended replicas, 0 to 1."),
     _gauge("harmony_promised_violation_probability", "Violation rate that the objective allows (epsilon), 0 to 1."),
     _gauge("harmony_realized_violation_ratio", "Share of the judged steps that were violated, 0 to 1."),
+    _gauge(
+        "harmony_error_budget_left_ratio",
+        "Share of the error budget of 30 days that is not spent; negative when overspent, absent where none is kept.",
+    ),
+    _gauge(
+        "harmony_error_budget_burn_rate",
+        "Violated share of the last hour over epsilon: 1 spends the error budget just in time.",
+    ),
+    _gauge(
+        "harmony_error_budget_price",
+        "Replica-hours that are spent to prevent one violated hour; absent while no price decides.",
+    ),
     _gauge("harmony_demand", "Newest demand in its own unit; absent while there is none."),
     _gauge("harmony_forecast_demand", "Forecast demand one lead time ahead, in demand's unit.", "quantile", QUANTILES),
     _gauge(

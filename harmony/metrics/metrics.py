@@ -107,6 +107,9 @@ class Metrics:
             ("harmony_violation_probability", ()): decision.violation_probability,
             ("harmony_promised_violation_probability", ()): seen.objective.epsilon,
             ("harmony_realized_violation_ratio", ()): realized,
+            ("harmony_error_budget_left_ratio", ()): decision.budget_left,
+            ("harmony_error_budget_burn_rate", ()): decision.burn_rate,
+            ("harmony_error_budget_price", ()): decision.price,
             ("harmony_demand", ()): seen.demand,
             ("harmony_expected_cost_per_hour", ()): decision.expected_cost,
         }

@@ -131,6 +131,13 @@ def _forecast(said: Said) -> str:
     if candidates is None:
         return f"the least cost over the next {window}."
     at = int(candidates.replicas.searchsorted(decision.replicas))
+    if not math.isnan(decision.price):
+        worth = f"a violated hour is worth {amount(decision.price)} replica-hours"
+        if at == 0:
+            return f"no count that was weighed is worth less; {worth}."
+        fewer, risk = int(candidates.replicas[at - 1]), float(candidates.violation_probability[at - 1])
+        said_risk = chance(risk, candidates.paths)
+        return f"with {fewer} the risk within the next {window} would be {said_risk}, and {worth}."
     if decision.bound_by != "epsilon" or at == 0:
         return f"of all counts that keep the objective over the next {window} it costs least."
     fewer, risk = int(candidates.replicas[at - 1]), float(candidates.violation_probability[at - 1])

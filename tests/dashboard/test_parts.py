@@ -10,6 +10,7 @@ import pytest
 
 from harmony.dashboard import figures
 from harmony.dashboard.fleet import FleetQuery, fleet, sparkline, table_row
+from harmony.dashboard.service import page_of
 from harmony.dashboard.sessions import Sessions
 from harmony.dashboard.sliders import sliders
 from harmony.dashboard.states import Ages, service_state
@@ -152,3 +153,18 @@ def test_sessions_are_few_and_end() -> None:
     assert sessions.key(cookie) == "key"
     clock.monotonic += 6000
     assert sessions.key(cookie) is None
+
+
+def test_the_error_budget_is_drawn_where_one_is_kept() -> None:
+    """What is left over time, overspent or not; nothing for a policy that keeps no budget."""
+    plain = builders.snapshot()
+    assert figures.budget(plain, [Point.of(plain)]) is None
+    turn = builders.record()
+    spent = builders.snapshot(record=replace(turn, decision=replace(turn.decision, budget_left=-0.25, burn_rate=3.0)))
+    now = Point.of(spent)
+    before = replace(now, at_s=now.at_s - turn.observation.interval_s, budget_left=0.1)
+    drawn = figures.budget(spent, [before, now])
+    assert drawn is not None
+    assert drawn.data[0]["y"] == [0.1, -0.25]
+    assert drawn.layout["yaxis"]["range"][0] == -0.25
+    assert page_of(spent, [before, now], NOW).budget == {"left": -0.25, "burn": 3.0, "price": None}

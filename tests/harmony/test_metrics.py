@@ -88,7 +88,9 @@ def filled() -> Metrics:
     metrics = Metrics("1.2.3")
     metrics.observe_mode(Key(), "Full", "UpOnly")
     metrics.observe_replicas(Key(), 10, 9, 20)
-    metrics.observe_decision(Key(), record(), floor=4, realized=0.02)
+    turn = record()
+    turn = replace(turn, decision=replace(turn.decision, budget_left=0.6, burn_rate=2.5, price=40.0))
+    metrics.observe_decision(Key(), turn, floor=4, realized=0.02)
     metrics.observe_fallback(Key(), False)
     metrics.observe_metrics_age(Key(), 12.5)
     metrics.observe_incomplete(Key(), False)
@@ -107,6 +109,12 @@ def filled() -> Metrics:
     return metrics
 
 
+def test_a_policy_that_keeps_no_budget_has_none_to_show() -> None:
+    metrics = Metrics("1.2.3")
+    metrics.observe_decision(Key(), record())
+    assert of(series(metrics), "harmony_error_budget_left_ratio") is None
+
+
 def test_a_decision_is_shown_in_full() -> None:
     found = series(filled())
     expected = {
@@ -117,6 +125,9 @@ def test_a_decision_is_shown_in_full() -> None:
     assert of(found, "harmony_violation_probability") == 0.004
     assert of(found, "harmony_promised_violation_probability") == 0.01
     assert of(found, "harmony_realized_violation_ratio") == 0.02
+    assert of(found, "harmony_error_budget_left_ratio") == 0.6
+    assert of(found, "harmony_error_budget_burn_rate") == 2.5
+    assert of(found, "harmony_error_budget_price") == 40.0
     assert of(found, "harmony_demand") == 100
     # one lead time ahead: the third of the six steps of a minute
     assert of(found, "harmony_forecast_demand", quantile="0.5") == 52.0
