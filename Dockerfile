@@ -4,12 +4,12 @@
 #   docker build --tag harmony:0.1.0 .                                                   CPU
 #   docker build --tag harmony:0.1.0-gpu --build-arg TORCH_INDEX_URL= --build-arg EXTRAS=controller,api,gpu .
 #
-# To pin the base image, look its digest up once and give it with every build:
+# The base image is pinned by the digest of its list of platforms. A newer one is found, and tried, so:
 #
 #   docker buildx imagetools inspect python:3.11-slim-bookworm --format '{{json .Manifest.Digest}}'
 #   docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:<digest> --tag harmony:0.1.0 .
 
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 # ---- builder: everything that needs pip ends in /opt/harmony -------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS builder
@@ -26,10 +26,18 @@ WORKDIR /src
 # Without pip inside: the environment is copied into the runtime image as it is.
 RUN python -m venv --without-pip /opt/harmony
 
-# torch alone first, so that a change of the code does not fetch it again; its dependencies come with the pinned rest.
-COPY constraints.txt ./
-RUN python -m pip --python /opt/harmony/bin/python install --no-deps ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} \
-    "$(grep '^torch==' constraints.txt)"
+# Only files whose hashes stand in requirements/ (`make hashes`) are taken, and what builds those that come as source is
+# among them. torch first, so that a change of the code does not fetch it again; what its build for GPUs needs besides is
+# in the list of the extra `gpu`.
+COPY requirements/ requirements/
+RUN python -m pip install --no-deps --require-hashes --requirement requirements/build.txt
+RUN python -m pip --python /opt/harmony/bin/python install --no-deps --require-hashes \
+    ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} --requirement requirements/torch.txt
+RUN for part in base $(echo "${EXTRAS}" | tr ',' ' '); do \
+      python -m pip wheel --no-deps --no-build-isolation --require-hashes --wheel-dir /wheels \
+        --requirement "requirements/${part}.txt" || exit 1; \
+    done \
+    && python -m pip --python /opt/harmony/bin/python install --no-deps --no-index /wheels/*.whl
 
 COPY pyproject.toml README.md LICENSE ./
 COPY harmony/ harmony/
@@ -37,7 +45,8 @@ COPY forecasting/ forecasting/
 COPY kernels/ kernels/
 COPY controller/ controller/
 COPY simulator/ simulator/
-RUN python -m pip --python /opt/harmony/bin/python install --constraint constraints.txt ".[${EXTRAS}]" \
+RUN python -m pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /harmony . \
+    && python -m pip --python /opt/harmony/bin/python install --no-deps --no-index /harmony/*.whl \
     && /opt/harmony/bin/python -m compileall -q /opt/harmony/lib
 
 # ---- runtime: the interpreter and /opt/harmony; no compiler, no pip, no shell scripts of ours ----------------------

@@ -14,7 +14,7 @@ export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-fast coverage lint format bench clean e2e debian-packages generated test-api audit docs serve-demo wheel-test
+.PHONY: help setup setup-test demo test test-fast coverage lint format bench clean e2e debian-packages generated test-api fuzz audit hashes sbom docs serve-demo wheel-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,27 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+# What the demo needs and nothing else: files whose hashes stand in requirements/. Which build of torch that is (for CPUs,
+# for GPUs) is left to pip's settings: it fetches what it prefers, and the hashes say whether that is one of the known.
+# The build for GPUs needs more.
+HASHED := -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --no-build-isolation --require-hashes
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\) .*/\1/p' requirements/torch.txt)
+HAS_TORCH := import importlib.metadata as m; raise SystemExit("torch==" + m.version("torch").partition("+")[0] != "$(TORCH)")
+WANTS_CUDA := import importlib.metadata as m; raise SystemExit(not any("cuda" in r for r in m.requires("torch")))
+define install-torch # into an environment
+	@$(1)/bin/python -c '$(HAS_TORCH)' 2>/dev/null || { rm -rf $(1)/torch && \
+	  $(1)/bin/python -m pip --disable-pip-version-check download --quiet --no-deps --dest $(1)/torch $(TORCH) && \
+	  $(1)/bin/python $(HASHED) --no-index --find-links $(1)/torch --requirement requirements/torch.txt && rm -rf $(1)/torch; }
+	@if $(1)/bin/python -c '$(WANTS_CUDA)'; then $(1)/bin/python $(HASHED) --requirement requirements/gpu.txt; fi
+endef
+$(VENV)/.installed-hashed: $(wildcard requirements/*.txt) pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(HASHED) --requirement requirements/build.txt
+	$(call install-torch,$(VENV))
+	$(BIN)/python $(HASHED) --requirement requirements/base.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 setup: $(VENV)/.installed ## install the pinned versions into .venv
@@ -46,12 +67,12 @@ debian-packages:
 	    || echo "could not install$$missing; their tests will say so"; \
 	fi
 
-demo: $(VENV)/.installed ## replay the bundled trace, print the table, write out/demo/report.html
+demo: $(VENV)/.installed-hashed ## replay the bundled trace, print the table, write out/demo/report.html
 	$(BIN)/harmony replay synthetic --tune --out out/demo
 	@echo "Next: make serve-demo   (a simulated cluster under the real loop: dashboard, API and metrics at http://127.0.0.1:8000)"
 
-$(VENV)/.installed-api: $(VENV)/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[api]'
+$(VENV)/.installed-api: $(VENV)/.installed-hashed requirements/api.txt
+	$(BIN)/python $(HASHED) --requirement requirements/api.txt
 	@touch $@
 
 serve-demo: $(VENV)/.installed-api ## a simulated cluster under the real loop, with dashboard, API and metrics
@@ -93,6 +114,9 @@ bench: $(VENV)/.installed-test ## time forecasting and replaying
 test-api: $(VENV)/.installed-test ## thousands of generated requests against the API's own description
 	HARMONY_API_CASES=2000 $(BIN)/python -m pytest tests/api/test_schema.py -q
 
+fuzz: $(VENV)/.installed-test ## hostile input by the thousands: traces, API, model folders, KEDA, journals (`FUZZ="--seed 7"`)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
+
 # Fresh environments, filled by pip: several hundred megabytes each. `make test` runs the same tests with links instead.
 wheel-test: $(VENV)/.installed-test ## build the wheel and try every verb in fresh environments: base alone, then with each extra
 	HARMONY_WHEEL_PIP=1 $(BIN)/python -m pytest tests/wheel -v
@@ -100,6 +124,27 @@ wheel-test: $(VENV)/.installed-test ## build the wheel and try every verb in fre
 audit: ## ask for published advisories about the pinned versions (needs the internet)
 	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit; }
 	$(VENV)/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
+
+hashes: ## renew requirements/: the hashes of the pinned versions (needs the internet); run it when pins change
+	@test -x $(VENV)/lock/bin/uv || { $(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv; }
+	$(PYTHON) requirements/lock.py $(VENV)/lock/bin/uv
+
+# In an environment of its own with what the image holds.
+IMAGE := $(addprefix --requirement requirements/,base.txt controller.txt api.txt)
+BUILDERS := editables hatchling pathspec pluggy trove-classifiers tomlkit pip
+sbom: ## what the image holds: out/sbom.cdx.json (CycloneDX) and out/licences.md
+	@mkdir -p out
+	@test -x $(VENV)/sbom/bin/cyclonedx-py || { $(PYTHON) -m venv $(VENV)/sbom && $(VENV)/sbom/bin/python -m pip install --quiet cyclonedx-bom; }
+	@$(PYTHON) -m venv --clear $(VENV)/image
+	@$(VENV)/image/bin/python $(HASHED) --requirement requirements/build.txt
+	$(call install-torch,$(VENV)/image)
+	@$(VENV)/image/bin/python $(HASHED) $(IMAGE)
+	$(VENV)/image/bin/python -m pip uninstall --quiet --yes $(BUILDERS)
+	$(VENV)/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+	  --of JSON -o out/sbom.cdx.json $(VENV)/image/bin/python
+	$(PYTHON) requirements/licences.py out/sbom.cdx.json > out/licences.md
+	@rm -rf $(VENV)/image
+	@echo "out/sbom.cdx.json, out/licences.md"
 
 docs: $(VENV)/.installed-test ## build the documentation site into out/docs; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs

@@ -96,7 +96,8 @@ def _find_step(
     typical, least = float(np.median(gaps)), float(gaps.min())
     frequent = (gaps <= least * (1.0 + JITTER)).sum() >= max(3.0, 0.25 * len(gaps))
     for step in (typical, least) if frequent else (typical,):
-        multiples = np.maximum(np.round(gaps / step), 1.0)
+        with np.errstate(over="ignore"):  # a gap of infinitely many steps is refused below
+            multiples = np.maximum(np.round(gaps / step), 1.0)
         off = np.abs(gaps - multiples * step) > JITTER * step + 1e-6
         refuse_absurd_gap(times, table, step)
         check_size(table.name, float(multiples.sum()) + 1, columns, step)

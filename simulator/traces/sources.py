@@ -65,7 +65,9 @@ def _shutdown_is_absent(values: FloatArray, panel: Panel) -> tuple[FloatArray, t
 
 def _most_varying(panel: Panel) -> str:
     """DLRM's service and role whose number of instances varies most (standard deviation)."""
-    return panel.names[int(np.argmax(np.nanstd(panel.values, axis=0)))]
+    size = np.nanmax(np.abs(panel.values), axis=0, initial=1.0)  # squares of large numbers would overflow
+    with np.errstate(over="ignore"):
+        return panel.names[int(np.nanargmax(np.nanstd(panel.values / size, axis=0) * size))]
 
 
 def _is_nasa(header: tuple[str, ...], row: tuple[str, ...], _name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import journals, keda, models, requests
+from tests.fuzz import journals, keda, models, requests, traces
 from tests.fuzz.tally import Tally
 
 
@@ -29,3 +29,7 @@ def test_requests_to_everything_that_is_posted() -> None:
 
 def test_messages_to_the_external_scaler() -> None:
     check(keda.run(100), 100)
+
+
+def test_trace_files_of_every_format() -> None:
+    check(traces.run(250, bombs=0), 250)

@@ -318,6 +318,10 @@ def test_notes_say_how_the_first_key_is_made() -> None:
     assert "end with the pod" in notes(MATRIX["api without a volume"])
     assert "one pod runs" not in notes(MATRIX["api on postgresql"])
     assert "keys create" not in notes()
+    assert "No NetworkPolicy is made" in notes()
+    assert "No NetworkPolicy is made" not in notes({"networkPolicy": {"enabled": True}})
+    assert "asks in plain text" in notes({"keda": {"enabled": True}})
+    assert "asks in plain text" not in notes({"keda": {"enabled": True, "tls": {"existingSecret": "keda-tls"}}})
 
 
 def test_notes_name_what_was_installed() -> None:
