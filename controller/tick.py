@@ -122,6 +122,7 @@ class Tick:
             self._show_all(planned, acted)
             await self._each("status", services, lambda s: self._status(s, acted, now_s), report)
             await self._reject(now_s, report)
+            await self._clear(report)
         if report.services >= MANY:
             await asyncio.to_thread(give_back)
         report.calls = self._kube.calls.total() - before
@@ -238,6 +239,15 @@ class Tick:
                 self._actuator.forget(key)
             try:
                 await self._reporter.reject(key, rejected, now_s)
+            except KubeError as error:
+                report.errors += 1
+                self._metrics.observe_error("status", error)
+
+    async def _clear(self, report: TickReport) -> None:
+        """Leave nothing on objects that have opted out."""
+        for key in list(self._fleet.opted_out):
+            try:
+                await self._reporter.clear(key)
             except KubeError as error:
                 report.errors += 1
                 self._metrics.observe_error("status", error)

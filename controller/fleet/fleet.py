@@ -35,7 +35,7 @@ from forecasting.errors import HarmonyError
 from harmony.loop.ports import RecordSink
 from harmony.model.authority import Pause
 
-__all__ = ["Fleet", "Rejected"]
+__all__ = ["WRITTEN", "Fleet", "Rejected"]
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -84,6 +84,7 @@ class Fleet:
         self.rejected: dict[ServiceKey, Rejected] = {}
         self.objects: dict[ServiceKey, Json] = {}
         self.claims: Claims = {}
+        self.opted_out: dict[ServiceKey, Json] = {}  # objects that still carry what was written on them while managed
         self._theirs: dict[ServiceKey, Json] = {}
 
     # ---- watches --------------------------------------------------------------------------------------------
@@ -174,15 +175,21 @@ class Fleet:
     def _present(self) -> dict[ServiceKey, Json]:
         """The objects that are ours to serve; those that another selector's controller serves are put aside."""
         present: dict[ServiceKey, Json] = {}
-        self._theirs = {}
+        self._theirs, self.opted_out = {}, {}
         for kind, resource in ((KIND, AUTOSCALERS), (HPA_KIND, HPAS), (SCALED_OBJECT_KIND, SCALED_OBJECTS)):
             for obj in self._items(resource):
                 meta = obj["metadata"]
-                if kind != KIND and Annotation.MANAGED not in (meta.get("annotations") or {}):
+                notes = meta.get("annotations") or {}
+                if kind != KIND and Annotation.MANAGED not in notes and WRITTEN.isdisjoint(notes):
                     continue
                 if meta.get("deletionTimestamp") or (kind == HPA_KIND and is_kedas(obj)):
                     continue
                 ours = self._selector.matches(meta.get("labels") or {})
+                if kind != KIND and notes.get(Annotation.MANAGED, "false") == "false":
+                    if ours and not WRITTEN.isdisjoint(notes):
+                        self.opted_out[ServiceKey(kind, meta.get("namespace", ""), meta["name"])] = obj
+                    if Annotation.MANAGED not in notes:
+                        continue
                 found = present if ours else self._theirs
                 found[ServiceKey(kind, meta.get("namespace", ""), meta["name"])] = obj
         return present
@@ -322,6 +329,8 @@ def _mark(obj: Json) -> tuple[object, ...]:
     return (meta.get("uid"), json.dumps(obj.get("spec"), sort_keys=True), own)
 
 
+WRITTEN = frozenset({Annotation.STATUS, Annotation.RECOMMENDED_REPLICAS, Annotation.LEARNED})
+"""What is written on an object that opted in; its own minimum is given back by whoever moved it."""
 _READ = frozenset(
     {
         Annotation.MANAGED,

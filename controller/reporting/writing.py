@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from controller.fleet.fleet import Fleet, Rejected
+from controller.fleet.fleet import WRITTEN, Fleet, Rejected
 from controller.kube.client import Kube
 from controller.kube.errors import KubeError, NotFound
 from controller.kube.events import Events
@@ -171,6 +171,19 @@ class Reporter:
     async def _annotate(self, key: ServiceKey, notes: dict[str, str]) -> None:
         resource = SCALED_OBJECTS if key.kind == "ScaledObject" else HPAS
         await self._kube.patch(resource, key.namespace, key.name, {"metadata": {"annotations": notes}})
+
+    async def clear(self, key: ServiceKey) -> None:
+        """Take our annotations off an object that has opted out. Raises `KubeError`."""
+        if self._dry_run or not self._may_act():
+            return
+        resource = SCALED_OBJECTS if key.kind == "ScaledObject" else HPAS
+        notes = dict.fromkeys(WRITTEN)  # null takes away
+        try:
+            await self._kube.patch(resource, key.namespace, key.name, {"metadata": {"annotations": notes}})
+        except NotFound:
+            return
+        self.forget(key)
+        log.info("opted out: annotations taken off", extra={"service": str(key)})
 
     async def save_all(self) -> int:
         """Write what was learned of every service, before this process ends; returns how many writes failed."""

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from controller.fleet.fleet import Fleet
 from controller.kube.client import Kube
 from controller.kube.events import Events
@@ -45,6 +47,8 @@ class Desk:
             await self.reporter.report(service, Acted(0), self.now_s)
         for key, rejected in self.fleet.rejected.items():
             await self.reporter.reject(key, rejected, self.now_s)
+        for key in list(self.fleet.opted_out):
+            await self.reporter.clear(key)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):
@@ -150,6 +154,43 @@ def test_what_is_wrong_with_annotations_stands_in_the_annotations(fake_api: Fake
             assert said in stands["message"]
         assert desk.writes() == 2
         assert len(await desk.notes()) == 2
+
+    at_a_desk(fake_api, tmp_path, work)
+
+
+@pytest.mark.parametrize("out", [None, "false"])
+@pytest.mark.parametrize("per_replica", ["10", "plenty"])
+def test_whoever_opts_out_keeps_nothing_of_ours(
+    fake_api: FakeApiServer, tmp_path: Path, out: str | None, per_replica: str
+) -> None:
+    ours = {Annotation.STATUS, Annotation.RECOMMENDED_REPLICAS, Annotation.LEARNED}
+
+    async def work(desk: Desk) -> None:
+        theirs = {"example.com/owner": "sre", Annotation.DEMAND_QUERY: "sum(load)", Annotation.PER_REPLICA: per_replica}
+        target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"}
+        hpa = {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "chat", "namespace": NAMESPACE, "annotations": theirs | {Annotation.MANAGED: "true"}},
+            "spec": {"scaleTargetRef": target, "maxReplicas": 9},
+        }
+        fake_api.must("POST", HPA_PATH, hpa)
+
+        def notes() -> dict[str, str]:
+            found: dict[str, str] = fake_api.must("GET", f"{HPA_PATH}/chat")["metadata"]["annotations"]
+            return found
+
+        await desk.until(lambda: bool(desk.fleet.services or desk.fleet.rejected))
+        await desk.round()
+        assert not ours.isdisjoint(notes())
+        fake_api.must("PATCH", f"{HPA_PATH}/chat", {"metadata": {"annotations": {Annotation.MANAGED: out}}})
+        await desk.until(lambda: bool(desk.fleet.opted_out))
+        await desk.round()
+        assert notes() == theirs | ({} if out is None else {Annotation.MANAGED: out})
+        await desk.until(lambda: not desk.fleet.opted_out)
+        written = desk.writes()
+        await desk.round()
+        assert desk.writes() == written, "once"
 
     at_a_desk(fake_api, tmp_path, work)
 
