@@ -17,18 +17,18 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
-from harmony.decision.portfolio import held, ready_of, replicas
-from harmony.decision.risk import ROUND
 from harmony.model.objective import Objective
+from simulator.hindsight import KINDS, RULES, Curve, Yardstick, at_level, foresight, yardstick
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
+from simulator.sweep.cells import run_figures
+from simulator.sweep.running import FIGURES as SWEPT
 from simulator.traces.trace import Trace
 
 RUNS = {  # name: file, column, lead in seconds, whether zeros are gaps, first row
@@ -59,11 +59,6 @@ RUNS = {  # name: file, column, lead in seconds, whether zeros are gaps, first r
 ASIDE = ("burstgpt_all",)  # no rule keeps 1 % there at a sane cost; left out of the means
 TEST = 0.4
 MEAN_REPLICAS = 20.0
-MARGINS = np.concatenate(
-    [np.exp(np.arange(math.log(0.7), math.log(2), 0.025)), np.exp(np.arange(math.log(2), math.log(9), 0.09))]
-)
-HPA_WINDOWS_S = (1.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0)
-HOLDS_S = (1.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0)
 
 
 def demand_of(folder: Path, name: str) -> tuple[np.ndarray, float, float]:
@@ -98,70 +93,25 @@ def _filled(values: np.ndarray) -> np.ndarray:
 
 
 # ---- rules of thumb in hindsight -----------------------------------------------------------------------------
-def rules(load: np.ndarray, grid: LeadGrid, scored: slice) -> Iterator[tuple[str, np.ndarray]]:
-    """(steps, settings) counts of every rule of thumb, by kind: hpa, hpa_window, reactive, percentile, static."""
-    for window in sorted({grid.steps(s) for s in HPA_WINDOWS_S}):
-        counts = _hpa(load, window)
-        if window == grid.steps(300.0):
-            yield "hpa", counts
-        yield "hpa_window", counts
-    for hold in sorted({grid.steps(s) for s in HOLDS_S}):
-        yield "reactive", held(replicas(load[:, None] * MARGINS), hold)
-    for seconds in (900.0, 3600.0, 10_800.0, 43_200.0, 86_400.0):
-        window = max(4, grid.steps(seconds))
-        if window * 4 <= load.size:
-            padded = np.concatenate([np.full(window - 1, np.nan), load])
-            windows = np.lib.stride_tricks.sliding_window_view(padded, window)
-            for level in (0.5, 0.9, 0.95, 0.98, 1.0):
-                high = np.concatenate(
-                    [np.nanquantile(windows[i : i + 4096], level, axis=1) for i in range(0, load.size, 4096)]
-                )
-                yield "percentile", replicas(high[:, None] * MARGINS)
-    past = load[: scored.start]
-    levels = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0)
-    counts = np.concatenate([np.quantile(past, levels), past.max() * np.array([1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5])])
-    yield "static", np.broadcast_to(replicas(counts), (load.size, counts.size))
+Kinds = dict[str, list[list[list[float]]]]
 
 
-def _hpa(load: np.ndarray, window: int) -> np.ndarray:
-    """The HorizontalPodAutoscaler: tolerance 0.1, at once up, down to the window's highest recommendation."""
-    recommended = np.empty((load.size, MARGINS.size))
-    out = np.empty_like(recommended)
-    now = replicas(load[0] * MARGINS)
-    for t in range(load.size):
-        recommended[t] = np.where(np.abs(load[t] / now * MARGINS - 1.0) <= 0.1, now, replicas(load[t] * MARGINS))
-        now = out[t] = recommended[max(0, t - window + 1) : t + 1].max(axis=0)
-    return out
+def marks_of(yard: Yardstick) -> Kinds:
+    """By kind: of every configuration, replica-steps and violated share of its settings on the scored part."""
+    known = yard.known.sum()
+    return {
+        kind: [
+            [o.sum(axis=0).tolist(), (m.sum(axis=0) / known).tolist()]
+            for o, m in zip(yard.ordered[kind], yard.missed[kind], strict=True)
+        ]
+        for kind in yard.ordered
+    }
 
 
-def yardstick(load: np.ndarray, grid: LeadGrid, scored: slice) -> dict[str, list[list[list[float]]]]:
-    """By kind: of every configuration, hours (per step) and violated share of its settings on the scored part."""
-    out: dict[str, list[list[list[float]]]] = {}
-    for kind, counts in rules(load, grid, scored):
-        hours, share = scores(load, counts, grid, scored)
-        out.setdefault(kind, []).append([hours.tolist(), share.tolist()])
-    return out
-
-
-def scores(load: np.ndarray, counts: np.ndarray, grid: LeadGrid, scored: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Ordered replica-steps and violated share of (steps, settings) counts on the scored part."""
-    ready = ready_of(counts, grid.lead_steps)[scored]
-    return counts[scored].sum(axis=0), (load[scored, None] - ready > ROUND).mean(axis=0)
-
-
-def at_level(kinds: list[list[list[float]]], share: float) -> float:
-    """Least replica-steps at a violated share: on each configuration's frontier, between neighbours interpolated."""
-    found = []
-    for hours, shares in kinds:
-        h, v = np.asarray(hours), np.asarray(shares)
-        order = np.lexsort((h, v))
-        v, h = v[order], np.minimum.accumulate(h[order])
-        if v[0] > share:
-            continue
-        i = int(np.searchsorted(v, share, side="right")) - 1
-        near = i + 1 < v.size and v[i] < v[i + 1] < v[i] + share
-        found.append(h[i] + (h[i + 1] - h[i]) * (share - v[i]) / (v[i + 1] - v[i]) if near else h[i])
-    return float(min(found)) if found else math.nan
+def curves_of(marks: Kinds) -> dict[str, list[Curve]]:
+    """The same as curves, with "rival" for the best rule of thumb."""
+    made = {k: [Curve(np.asarray(h), np.asarray(v)) for h, v in kinds] for k, kinds in marks.items()}
+    return {**made, "rival": [c for kind in RULES for c in made[kind]]}
 
 
 # ---- one run -------------------------------------------------------------------------------------------------
@@ -177,30 +127,27 @@ def measure(folder: Path, name: str, policy: str, epsilon: float, cache: Path) -
     scored = slice(math.floor(load.size * (1 - TEST) + 1e-9), load.size)
     marks = cache / f"{name}-rules.json"
     if not marks.exists():
-        marks.write_text(json.dumps(yardstick(load, grid, scored)))
-    yard = json.loads(marks.read_text())
-    yard["rival"] = [c for kind in ("hpa_window", "reactive", "percentile", "static") for c in yard[kind]]
+        marks.write_text(json.dumps(marks_of(yardstick(demand, capacity, grid, scored.start))))
+    curves = curves_of(json.loads(marks.read_text()))
     panel = Panel(name=name, values=demand[:, None], indicators=(Indicator("demand"),), start_s=1.6e9, step_s=step_s)
     settings = ReplaySettings(
         replica_capacity=capacity, start_up=StartUp(lead_s), objective=Objective(epsilon=epsilon),
         test_fraction=TEST,
     )  # fmt: skip
     began = time.process_time()
-    run = replay(Trace(panel, "demand"), [policy], settings).policies[policy]
-    ordered, violated = run.ordered[scored], run.violated[scored]
-    foresight = replicas(_ahead(load, grid.lead_steps))[scored]
-    share = float(violated.mean())
-    hour = max(1, round(3600 / step_s))
-    missing = np.maximum(load[scored] - run.ready[scored], 0.0)
+    result = replay(Trace(panel, "demand"), [policy], settings)
+    run = result.policies[policy]
+    figures = run_figures(result, run)
+    ordered, share = figures.ordered.sum(), figures.violated
     row = {
-        "over_oracle": float(ordered.sum() / foresight.sum()),
+        "over_oracle": float(ordered / foresight(load, grid.lead_steps)[scored].sum()),
         "violated": share,
-        **{k: float(ordered.sum() / at_level(yard[k], share)) for k in ("rival", "hpa", "hpa_window")},
+        **{kind: float(ordered / at_level(curves[kind], share)) for kind in KINDS},
         "stated": run.stated_risk if run.stated_risk is not None else math.nan,
-        "longest_min": _longest(violated) * step_s / 60,
-        "worst_hour": float(np.convolve(violated, np.ones(hour), "valid").max() / hour),
-        "unserved": float(missing.sum() / load[scored].sum()),
-        "changes_per_day": run.scale_events / (violated.size * step_s / 86_400),
+        "longest_min": figures.longest_min,
+        "worst_hour": figures.worst_hour,
+        "unserved": figures.unserved,
+        "changes_per_day": figures.changes_per_day,
         "cpu_s": time.process_time() - began,
     }
     kept.write_text(json.dumps(row))
@@ -212,36 +159,10 @@ def kept_at(cache: Path, name: str, policy: str, epsilon: float) -> Path:
     return cache / f"{name}-{policy}-{epsilon:g}.json"
 
 
-def _ahead(load: np.ndarray, k: int) -> np.ndarray:
-    padded = np.concatenate([load, np.repeat(load[-1:], k)])
-    return np.lib.stride_tricks.sliding_window_view(padded, k + 1).max(axis=1)
-
-
-def _longest(violated: np.ndarray) -> int:
-    best = run = 0
-    for v in violated.tolist():
-        run = run + 1 if v else 0
-        best = max(best, run)
-    return best
-
-
 # ---- the table -----------------------------------------------------------------------------------------------
-FIGURES = {  # title: which figure, how it is brought together, in which unit
-    "over the best rule of thumb": ("rival", "geometric", 1.0),
-    "over the best rule of thumb, worst trace": ("rival", "most", 1.0),
-    "over HPA, default window": ("hpa", "geometric", 1.0),
-    "over HPA, tuned window": ("hpa_window", "geometric", 1.0),
-    "over perfect foresight": ("over_oracle", "geometric", 1.0),
-    "realised, median (%)": ("violated", "median", 100.0),
-    "realised, most (%)": ("violated", "most", 100.0),
-    "stated, median (%)": ("stated", "median", 100.0),
-    "longest violation, median (minutes)": ("longest_min", "median", 1.0),
-    "worst hour, median (share violated)": ("worst_hour", "median", 1.0),
-    "demand not served, mean (%)": ("unserved", "mean", 100.0),
-    "changes a day, median": ("changes_per_day", "median", 1.0),
-    "CPU seconds, sum": ("cpu_s", "sum", 1.0),
-}
+FIGURES = SWEPT | {"CPU seconds, sum": ("cpu_s", "sum", 1.0)}
 TOGETHER = {"most": np.nanmax, "median": np.nanmedian, "mean": np.nanmean, "sum": np.nansum}
+NAMES = {"oracle": "over_oracle"}  # the same figures under older keys of the cache
 Rows = dict[str, dict[str, float]]
 
 
@@ -283,7 +204,7 @@ def summary(found: dict[str, Rows]) -> dict[str, list[str]]:
     for title, (key, how, unit) in FIGURES.items():
         out[title] = []
         for rows in kept.values():
-            values = np.array([r[key] for r in rows.values()], dtype=float) * unit
+            values = np.array([r[NAMES.get(key, key)] for r in rows.values()], dtype=float) * unit
             if not np.isfinite(values).any():
                 out[title].append("")
                 continue

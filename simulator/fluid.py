@@ -41,12 +41,13 @@ class Timeline:
 class FluidWorld:
     """The world of one simulated service; `run` lets it live there.
 
-    ``demand`` (steps,) with NaN where absent; ``per_replica`` what one ready replica carries, same unit;
-    ``lives_already``: what is ordered in the first step has to start like everything else; ``ready_at_once``: nothing
-    has to.
+    ``demand`` (steps,) with NaN where absent, as it is asked for; ``seen`` as the service measures it, where that is
+    something else; ``free`` (steps,) replicas above which nothing more starts; ``per_replica`` what one ready replica
+    carries, same unit; ``lives_already``: what is ordered in the first step has to start like everything else;
+    ``ready_at_once``: nothing has to.
     """
 
-    __slots__ = ("_at_once", "_begins", "_demand", "_pool", "_start_s", "_step_s", "per_replica")
+    __slots__ = ("_at_once", "_begins", "_demand", "_free", "_pool", "_seen", "_start_s", "_step_s", "per_replica")
 
     def __init__(
         self,
@@ -58,10 +59,14 @@ class FluidWorld:
         *,
         lives_already: bool = False,
         ready_at_once: bool = False,
+        seen: FloatArray | None = None,
+        free: FloatArray | None = None,
     ) -> None:
         self._demand: list[float] = demand.tolist()
         self._begins = not lives_already
         self._at_once = ready_at_once
+        self._seen: list[float] = self._demand if seen is None else seen.tolist()
+        self._free: list[float] | None = None if free is None else free.tolist()
         self._pool = pool
         self._start_s = start_s
         self._step_s = step_s
@@ -78,8 +83,9 @@ class FluidWorld:
         for step, demand in enumerate(self._demand):
             now_s = self._start_s + step * self._step_s
             pool.advance(step)
-            if demand == demand:
-                newest, newest_s = demand, now_s
+            measured = self._seen[step]
+            if measured == measured:
+                newest, newest_s = measured, now_s
             if step % every == 0:
                 look = Look(
                     now_s=now_s,
@@ -98,8 +104,9 @@ class FluidWorld:
             service.served(now_s, pool.ordered, pool.ready)
             ordered[step] = pool.ordered
             ready[step] = pool.ready
+            if measured == measured:
+                rows.append((now_s, measured, NAN))
             if demand == demand:
-                rows.append((now_s, demand, NAN))
                 violated[step] = demand / per_replica - pool.ready > ROUND
         return Timeline(np.array(ordered, dtype=np.int64), np.array(ready, dtype=np.int64), np.array(violated))
 
@@ -108,9 +115,15 @@ class FluidWorld:
 
         What is ordered in the first step serves at once: the service did not begin with the trace.
         """
+        if self._free is not None:
+            replicas = min(replicas, max(self._pool.ordered, _whole(self._free[step])))
         if replicas != self._pool.ordered:
             if self._at_once or (step == 0 and self._begins):
                 self._pool.begin(replicas)
             else:
                 self._pool.scale(step, replicas)
         return self._pool.ordered
+
+
+def _whole(replicas: float) -> int:
+    return 10**9 if math.isinf(replicas) else math.floor(replicas + ROUND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forecasting.base import LOOKBACK, ForecastModel, rows_read
-from forecasting.panel import Panel
+from forecasting.panel import FloatArray, Panel
 from harmony.loop.managed import WARM_UP_ROWS
 from harmony.loop.ports import ForecastSource
 from simulator.forecasts import BatchedForecasts, TrueFuture
@@ -16,11 +16,15 @@ __all__ = ["Forecasters"]
 class Forecasters:
     """Makes and shares forecast sources of one panel.
 
-    While tuning, models know the first half of the learning part; the scored run's know all of it.
+    ``truth`` (steps,) is the demand that foresight sees. While tuning, models know the first half of the learning
+    part; the scored run's know all of it.
     """
 
-    def __init__(self, panel: Panel, scored_from: int, lookback: int | None, samples: int, seed: int) -> None:
+    def __init__(
+        self, panel: Panel, truth: FloatArray, scored_from: int, lookback: int | None, samples: int, seed: int
+    ) -> None:
         self._panel = panel
+        self._truth = truth
         self._scored_from = scored_from
         self._lookback = lookback
         self._samples = samples
@@ -40,7 +44,7 @@ class Forecasters:
         """The source for forecaster ``name`` ("truth" for the true future), shared by all runs that ask alike."""
         if name == "truth":
             panel = self._panel
-            return TrueFuture(panel.values[:, 0], panel.indicators[0], panel.start_s, panel.step_s, horizon)
+            return TrueFuture(self._truth, panel.indicators[0], panel.start_s, panel.step_s, horizon)
         model = self._model(name, horizon, tuning=tuning)
         key = (name, horizon, every, tuning and not _pretrained(name))
         if key not in self._sources:

@@ -61,13 +61,22 @@ class GpuPool:
     the minimum of the ordered counts over the last k steps and the present one. `ordered` replicas are paid for.
     """
 
-    __slots__ = ("_starting", "_step_s", "_took", "ordered", "ready", "rng", "start_up")
+    __slots__ = ("_in_order", "_starting", "_step_s", "_took", "ordered", "ready", "rng", "slower", "start_up")
 
-    def __init__(self, initial: int, start_up: StartUp, step_s: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        initial: int,
+        start_up: StartUp,
+        step_s: float,
+        rng: np.random.Generator,
+        slower: Sequence[float] | None = None,
+    ) -> None:
         self.ordered = initial
         self.ready = initial
         self.start_up = start_up
         self.rng = rng
+        self.slower = slower  # per step, a factor on what is ordered in it
+        self._in_order = start_up.is_fixed and slower is None
         self._step_s = step_s
         self._starting: deque[_Starting] = deque()  # oldest order first
         self._took: list[tuple[float, str]] = []
@@ -81,7 +90,7 @@ class GpuPool:
         starting = self._starting
         if not starting:
             return
-        if self.start_up.is_fixed:
+        if self._in_order:
             while starting and starting[0].ready_at <= step:
                 self._finish(starting.popleft())
             return
@@ -108,11 +117,13 @@ class GpuPool:
             self._cancel(-change)
 
     def _start(self, step: int, count: int) -> None:
+        factor = 1.0 if self.slower is None else self.slower[step]
         if self.start_up.is_fixed:
-            took = self.start_up.median_s
+            took = self.start_up.median_s * factor
             self._starting.append(_Starting(step, step + self._steps(took), count, took))
             return
-        for took in self.start_up.draw_s(count, self.rng):
+        for drawn in self.start_up.draw_s(count, self.rng):
+            took = drawn * factor
             self._starting.append(_Starting(step, step + self._steps(took), 1, took))
 
     def _steps(self, took_s: float) -> int:

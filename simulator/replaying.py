@@ -33,6 +33,7 @@ from simulator.nodes import NodePool
 from simulator.pool import GpuPool, StartUp
 from simulator.result import Fan, PolicyRun, ReplayResult
 from simulator.traces.registry import Trace, load_trace
+from simulator.traces.trace import Events
 from simulator.tuning import Score, choose_setting
 
 __all__ = ["ReplayProgress", "ReplaySettings", "replay"]
@@ -171,7 +172,10 @@ class _Bench:
         self.trace = trace
         self.settings = settings
         self.panel = panel
-        self.demand: FloatArray = panel.values[:, 0]
+        self.seen: FloatArray = panel.values[:, 0]
+        events = trace.events or Events()
+        self.events = events
+        self.demand: FloatArray = self.seen if events.demand is None else events.demand
         self.progress = on_progress
         self.timer = timer
         self.scored_from = math.floor(len(panel) * (1.0 - settings.test_fraction) + 1e-9)
@@ -184,7 +188,8 @@ class _Bench:
         if settings.replica_capacity is None and not mean > 0:
             raise DataError(f"{panel.name}: demand {panel.names[0]!r} is never above zero; nothing to scale")
         self.capacity = settings.replica_capacity or mean / settings.mean_replicas
-        self.need = replicas_needed(self.demand, self.capacity)
+        self.mean_need = mean / self.capacity
+        self.need = replicas_needed(self.seen, self.capacity)
         objective = settings.objective
         self.traffic = None
         bound = objective.bound
@@ -197,7 +202,9 @@ class _Bench:
         first = int(known[0]) if known.size else 1
         self.initial = min(max(first, 1, objective.min_replicas), objective.max_replicas)
         self.lead = _lead_time(settings)
-        self.forecasters = Forecasters(panel, self.scored_from, settings.lookback, settings.samples, settings.seed)
+        self.forecasters = Forecasters(
+            panel, self.demand, self.scored_from, settings.lookback, settings.samples, settings.seed
+        )
 
     # ---- one policy -----------------------------------------------------------------------------------------
     def run(self, policy: Policy, journal: Callable[[str, Record], None] | None) -> PolicyRun:
@@ -239,18 +246,23 @@ class _Bench:
         start -= start % every  # decisions stay on the same grid, so that forecasts are shared between runs
         rng = np.random.default_rng([s.seed, 1])
         initial = self.initial if start == 0 else self._count_at(start)
+        events, part = self.events, slice(start, stop)
         forecasts = self._forecasts(policy, every, tuning=tuning)
         service = ManagedService(self._terms(policy, every), journal=log)
         if self.traffic is not None and s.world is not None:
             nodes = NodePool(initial, s.start_up, s.world.supply, panel.step_s, rng)
-            live = LiveRequests(self.traffic, self.demand[start:stop], start, nodes)
+            live = LiveRequests(self.traffic, self.demand[part], start, nodes)
             timeline = live.run(service, forecasts, every)
             return timeline if tuning else replace(timeline, requests=live.figures(self.scored_from - start))
-        pool = GpuPool(initial, s.start_up, panel.step_s, rng)
+        slower = None if events.slower is None else events.slower[part].tolist()
+        pool = GpuPool(initial, s.start_up, panel.step_s, rng, slower)
         at_once = isinstance(policy, OracleFreePolicy)
+        foresees = at_once or policy.forecaster == "truth"  # no outage of a metric hides anything from it
         world = FluidWorld(
-            self.demand[start:stop], self.capacity, pool, self._time(start), panel.step_s, ready_at_once=at_once
-        )
+            self.demand[part], self.capacity, pool, self._time(start), panel.step_s, ready_at_once=at_once,
+            seen=None if events.demand is None or foresees else self.seen[part],
+            free=None if events.free is None else events.free[part] * self.mean_need,
+        )  # fmt: skip
         return world.run(service, forecasts, every)
 
     def _terms(self, policy: Policy, every: int) -> Terms:

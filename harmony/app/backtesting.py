@@ -18,8 +18,10 @@ from controller.resource.parsing import parse_annotated, parse_autoscaler
 from controller.resource.settings import IndicatorQuery, ServiceSettings
 from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray, Indicator
+from harmony.app import replaying, sweeping
+from harmony.app.manifest import manifest
 from harmony.app.replaying import settings_with, start_up
-from harmony.app.settings import RivalSettings
+from harmony.app.settings import ReplayTerms, RivalSettings, SweepSettings
 from harmony.durations import format_duration
 from harmony.model.objective import Objective
 from simulator.actual import ACTUAL, actual_run
@@ -29,10 +31,13 @@ from simulator.pool import StartUp
 from simulator.replaying import ReplayProgress, ReplaySettings
 from simulator.replaying import replay as replay_trace
 from simulator.result import ReplayResult
+from simulator.sweep.running import SweepResult
+from simulator.sweep.study import TraceChoice
 from simulator.traces.trace import Trace
 
-__all__ = ["Backtest", "HistoryQueries", "backtest", "history_of", "read_manifest", "replay_settings_of"]
+__all__ = ["Backtest", "HistoryQueries", "backtest", "failed", "history_of", "read_manifest", "replay_settings_of"]
 
+OWN = "harmony"  # whose settings are recommended
 LEAST_ROWS = 288  # twice what a forecast reads
 LEAST_LEAD_TIMES = 12
 NAME = re.compile(r"[A-Za-z_][\w.:-]*", re.ASCII)
@@ -41,10 +46,20 @@ ANNOTATED = ("HorizontalPodAutoscaler", "ScaledObject")
 
 @dataclass(frozen=True)
 class Backtest:
-    """The replay of a history, and what is said of how much was read and of the outcome."""
+    """The replay (or the sweep) of a history, what is said of it, and what is recommended."""
 
-    result: ReplayResult
+    result: ReplayResult | None
     told: dict[str, Any]
+    swept: SweepResult | None = None
+    manifest: dict[str, Any] | None = None
+    advice: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """`replay.json` or `sweep.json`, with what was read and what is recommended."""
+        told = self.result or self.swept
+        found = {} if told is None else told.to_json()
+        more = {} if self.manifest is None else {"manifest": self.manifest, "advice": self.advice}
+        return found | {"history": self.told} | more
 
 
 def backtest(
@@ -52,14 +67,17 @@ def backtest(
     history: HistoryQueries,
     settings: ReplaySettings,
     rivals: RivalSettings,
+    swept: SweepSettings,
     report: ReplayProgress,
     *,
     days: float,
     replicas: str | None,
+    spec: ServiceSettings | None = None,
 ) -> Backtest:
-    """Read the last ``days``, replay them and write the files; ``replicas`` is a query of the count that really ran.
+    """Read the last ``days``, replay (or sweep) them and write the files.
 
-    Raises `DataError` where Prometheus does not answer or has too little, `UsageError` for a query that it refuses.
+    ``replicas`` is a query of the count that really ran. Raises `DataError` where Prometheus does not answer or has too
+    little, `UsageError` for a query that it refuses.
     """
     if not 0 < days <= 400:
         raise UsageError(f"--days {days:g}: expected more than 0 and at most 400")
@@ -70,10 +88,91 @@ def backtest(
     with staged(rivals.out) as stage:
         past, counts = asyncio.run(read(client, history, days, replicas, report))
         enough(past, settings.start_up.median_s)
-        result = replayed(past, counts, rivals.names, settings, report)
-        if stage is not None:
-            write_outputs(result, stage)
-    return Backtest(result, summary(result, past, days))
+        if swept.sweep:
+            made, tried = _swept(past, counts, settings, rivals, swept, report)
+            if stage is not None and made.swept is not None:
+                sweeping.write(made.swept, stage)
+        else:
+            result = replayed(past, counts, rivals.names, settings, report)
+            made, tried = Backtest(result, {"verdict": verdict(result)}), _tried(result)
+            if stage is not None:
+                write_outputs(result, stage)
+    made = replace(made, told=summary(past, days) | made.told)
+    if not tried:
+        return made
+    kept = [q for q in history.queries if q.indicator.name in past.panel.names]
+    best, advice = advised(tried, settings.objective.epsilon)
+    written = manifest(
+        best.chosen, best.most, kept, settings, best.capacity, best.epsilon, spec=spec, prometheus_url=client.url,
+        step_s=history.step_s,
+    )  # fmt: skip
+    return replace(made, manifest=written, advice=advice)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """HARMONY's own policy at one epsilon: what was violated, its settings, and the most it ordered."""
+
+    epsilon: float
+    violated: float
+    chosen: dict[str, float | int | str]
+    most: int
+    capacity: float
+
+
+def _tried(result: ReplayResult) -> list[Tried]:
+    own = result.policies.get(OWN)
+    if own is None:
+        return []
+    most = int(own.ordered.max())
+    return [Tried(result.epsilon, own.violation_rate, own.settings, most, result.replica_capacity)]
+
+
+def _swept(
+    past: PastPanel,
+    counts: FloatArray | None,
+    settings: ReplaySettings,
+    rivals: RivalSettings,
+    swept: SweepSettings,
+    report: ReplayProgress,
+) -> tuple[Backtest, list[Tried]]:
+    """The sweep of the history, and of what really ran a sentence."""
+    trace = Trace(past.panel, past.panel.names[0], source="prometheus", format="prometheus", notes=past.notes)
+    study = sweeping.study_of([TraceChoice(trace, past.panel.name)], settings, rivals, swept)
+    found = sweeping.run(study, swept, report)
+    text = swept_verdict(found, settings.objective.epsilon)
+    if counts is not None:
+        ran = replayed(past, counts, ["oracle"], settings, report).policies[ACTUAL]
+        text += f"; what really ran cost {ran.cost:,.1f} and violated {ran.violation_rate:.2%}"
+    capacity = float(found.worlds[0].about["replica_capacity"])
+    own = [r.cell for r in found.rows if r.cell.policy == OWN]
+    tried = [Tried(c.epsilon, c.figures.violated, c.settings, c.figures.most, capacity) for c in own]
+    return Backtest(None, {"verdict": text}, found), tried
+
+
+def advised(tried: list[Tried], epsilon: float) -> tuple[Tried, str]:
+    """Which of them to write down, and a sentence on what to expect.
+
+    The largest epsilon under which no more than the objective's was violated: what is asked for and what comes of it
+    may differ.
+    """
+    kept = [t for t in tried if t.violated <= epsilon]
+    if kept:
+        best = max(kept, key=lambda t: t.epsilon)
+        said = f"violated {best.violated:.2%} here; at most {epsilon:.2%} is asked for"
+        return best, f"recommended, with epsilon {best.epsilon:g} ({said}):"
+    best = min(tried, key=lambda t: t.violated)
+    return best, (
+        f"no epsilon that was tried kept {epsilon:.2%} on this history ({best.violated:.2%} was violated); "
+        "look at what is recommended before it gets a mode that scales:"
+    )
+
+
+def failed(found: Backtest, rivals: RivalSettings) -> bool:
+    """Whether the policy of `--fail-on` violated the objective for too long, or could not have kept it."""
+    if found.swept is not None:
+        return sweeping.broken(found.swept, rivals.fail_on)
+    return found.result is not None and replaying.failed(found.result, rivals)
 
 
 # ---- what to read and what to replay ------------------------------------------------------------------------------
@@ -137,15 +236,12 @@ def history_of(
 def replay_settings_of(
     spec: ServiceSettings | None,
     rivals: RivalSettings,
+    terms: ReplayTerms,
     *,
     per_replica: float | None,
-    mean_replicas: float,
-    lead_time: str | None,
-    **objective: float | int | None,
 ) -> ReplaySettings:
-    """Settings of the file with those of the command line over them; of ``objective`` what is not None."""
+    """Settings of the file with those of the command line over them."""
     promised = Objective() if spec is None else replace(spec.objective, bound=None)
-    given: dict[str, Any] = {k: v for k, v in objective.items() if v is not None}
     if spec is not None and per_replica is None:
         if not spec.capacity.is_known:
             raise UsageError(
@@ -153,15 +249,15 @@ def replay_settings_of(
                 f"add --per-replica, such as {spec.capacity.median:g}"
             )
         per_replica = spec.capacity.median
-    starts = start_up(lead_time or "5m")
-    if spec is not None and lead_time is None:
+    starts = start_up(terms.lead_time or "5m")
+    if spec is not None and terms.lead_time is None:
         starts = StartUp(spec.lead_time.median_s)
     return settings_with(
         rivals,
         replica_capacity=per_replica,
-        mean_replicas=mean_replicas,
+        mean_replicas=terms.mean_replicas,
         start_up=starts,
-        objective=replace(promised, **given),
+        objective=replace(promised, **terms.objective),
     )
 
 
@@ -231,8 +327,8 @@ def replayed(
     return replace(result, policies=result.policies | {ACTUAL: actual})
 
 
-def summary(result: ReplayResult, past: PastPanel, days: float) -> dict[str, Any]:
-    """How much was read, and the verdict in a sentence."""
+def summary(past: PastPanel, days: float) -> dict[str, Any]:
+    """How much was read."""
     panel = past.panel
     had = len(panel) * panel.step_s / 86_400
     absent = float(panel.absent_share[0])
@@ -242,13 +338,29 @@ def summary(result: ReplayResult, past: PastPanel, days: float) -> dict[str, Any
         "days": round(had, 4),
         "absent_share": absent,
         "read": f"read {had:.1f} days{asked}, {size}; demand absent in {absent:.2%}",
-        "verdict": verdict(result),
     }
+
+
+def swept_verdict(swept: SweepResult, epsilon: float) -> str:
+    """Which policy was the cheapest of those that kept the objective, and harmony beside it."""
+    at = min(swept.study.epsilons, key=lambda e: abs(e - epsilon))
+    foreseen = ("oracle", "oracle-free")
+    rows = [r.cell for r in swept.rows if r.cell.epsilon == at and r.cell.policy not in foreseen]
+    kept = [c for c in rows if c.figures.violated <= epsilon]
+    if not kept:
+        return f"no policy kept {epsilon:.2%} on this history"
+    best = min(kept, key=lambda c: c.cost)
+    text = f"of those that kept {epsilon:.2%}, {best.policy} was the cheapest: {best.cost:,.1f}"
+    own = [c for c in rows if c.policy == OWN and c is not best]
+    if own:
+        change = percent_change(own[0].cost, best.cost)
+        text += f"; {OWN} cost {own[0].cost:,.1f}, {change} that, violating {own[0].figures.violated:.2%}"
+    return text
 
 
 def verdict(result: ReplayResult) -> str:
     """What harmony (or the first policy) would have cost beside what ran, or beside HPA."""
-    own = "harmony" if "harmony" in result.policies else next(iter(result.policies))
+    own = OWN if OWN in result.policies else next(iter(result.policies))
     rivals = [n for n in ("actual", "hpa", "reactive", "static") if n in result.policies and n != own]
     run = result.policies[own]
     scored = (result.demand.size - result.scored_from) * result.step_s / 86_400

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from forecasting.errors import UsageError
 from harmony.settings import Setting, Value
 
-__all__ = ["DemoSettings", "DoorSettings", "JournalSettings", "ListenSettings", "RivalSettings"]
+__all__ = [
+    "DemoSettings",
+    "DoorSettings",
+    "JournalSettings",
+    "ListenSettings",
+    "ReplayTerms",
+    "RivalSettings",
+    "SweepSettings",
+]
 
 WITH_API = "api.enabled"
 GROUPS = {"items": {"type": "string", "pattern": r"^\S+$"}, "uniqueItems": True}
@@ -191,7 +199,10 @@ class RivalSettings:
     ] = "base"
     samples: Annotated[int, Setting("Sample paths per forecast.", env=False)] = 200
     seed: Annotated[int, Setting("Seed of everything random.", env=False)] = 0
-    out: Annotated[Path | None, Setting("Folder for replay.json, replicas.csv and report.html.", env=False)] = None
+    out: Annotated[
+        Path | None,
+        Setting("Folder for replay.json, replicas.csv and report.html; for sweep.json and sweep.html.", env=False),
+    ] = None
     fail_on: Annotated[
         str | None,
         Setting(
@@ -218,3 +229,78 @@ class RivalSettings:
         from harmony.policies.registry import policy_names
 
         return list(self.policies or policy_names())
+
+
+@dataclass(frozen=True)
+class ReplayTerms:
+    """How large a service is, how fast it starts and what is promised; None leaves what a file says, or the default."""
+
+    mean_replicas: Annotated[
+        float, Setting("Where no capacity is given: replicas that the mean demand shall need.", env=False)
+    ] = 20.0
+    lead_time: Annotated[
+        str | None,
+        Setting(
+            "Time a replica takes to become ready, or a lognormal distribution as median and spread: 5m*1.4.",
+            env=False,
+            default_help="5m",
+        ),
+    ] = None
+    epsilon: Annotated[float | None, Setting("Tolerated share of violated time.", env=False, default_help="0.01")] = (
+        None
+    )
+    min_replicas: Annotated[int | None, Setting("Never fewer replicas than this.", env=False, default_help="1")] = None
+    max_replicas: Annotated[
+        int | None, Setting("Never more replicas than this.", env=False, default_help="no limit")
+    ] = None
+    gpus_per_replica: Annotated[int | None, Setting("GPUs that one replica occupies.", env=False, default_help="1")] = (
+        None
+    )
+    price: Annotated[float | None, Setting("Price of one GPU-hour.", env=False, default_help="1")] = None
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        """What was given of an `Objective`."""
+        given = {
+            "epsilon": self.epsilon,
+            "min_replicas": self.min_replicas,
+            "max_replicas": self.max_replicas,
+            "gpus_per_replica": self.gpus_per_replica,
+            "price_per_gpu_hour": self.price,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Whether policies are swept over traces and objectives and compared at equal violation, and by whom."""
+
+    sweep: Annotated[
+        bool, Setting("Compare many policies at equal violation, by all cores of this machine.", env=False)
+    ] = False
+    epsilons: Annotated[
+        str | None, Setting("Sweep: objectives to run each policy at, such as 0.001,0.01,0.05.", env=False)
+    ] = None
+    rungs: Annotated[
+        int, Setting("Sweep: settings of each policy's own ladders to run for its frontier.", env=False, least=0)
+    ] = 0
+    resamples: Annotated[int, Setting("Sweep: bootstrap resamples of days for the intervals.", env=False, least=0)] = (
+        200
+    )
+    workers: Annotated[
+        int | None, Setting("Sweep: processes to run it in.", env=False, least=1, default_help="all cores")
+    ] = None
+    ray: Annotated[
+        str | None, Setting("Sweep: run it on the Ray cluster at this address (auto, local, ray://...).", env=False)
+    ] = None
+
+    def __post_init__(self) -> None:
+        _ = self.objectives
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """The epsilons; empty for the objective's own alone."""
+        try:
+            return tuple(float(e) for e in (self.epsilons or "").split(",") if e.strip())
+        except ValueError:
+            raise UsageError(f"--epsilons {self.epsilons!r}: expected numbers such as 0.001,0.01,0.05") from None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harmony.app.settings import RivalSettings
+from harmony.app.settings import ReplayTerms, RivalSettings, SweepSettings
 from harmony.cli.extras import needing
 from harmony.cli.options import pair, with_settings
 
@@ -31,23 +31,10 @@ def backtest(
     days: Annotated[float, typer.Option(help="How far back to read, in days.")] = 14.0,
     step: Annotated[str | None, typer.Option(help="Seconds per step, such as 30s; 1m by default.")] = None,
     per_replica: Annotated[float | None, typer.Option(help="Demand that one ready replica carries.")] = None,
-    mean_replicas: Annotated[
-        float, typer.Option(help="Without --per-replica: replicas that the mean demand shall need.")
-    ] = 20.0,
-    lead_time: Annotated[
-        str | None,
-        typer.Option(help="Time a replica takes to become ready: 5m (the default), or median and spread: 5m*1.4."),
-    ] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Tolerated share of violated time; 0.01 by default.")] = None,
+    terms: ReplayTerms = ReplayTerms(),
     replicas: Annotated[
         str | None, typer.Option(help="PromQL of the replicas that really ran: a row 'actual' to compare with.")
     ] = None,
-    min_replicas: Annotated[int | None, typer.Option(help="Never fewer replicas than this; 1 by default.")] = None,
-    max_replicas: Annotated[
-        int | None, typer.Option(help="Never more replicas than this; no limit by default.")
-    ] = None,
-    gpus_per_replica: Annotated[int | None, typer.Option(help="GPUs that one replica occupies; 1 by default.")] = None,
-    price: Annotated[float | None, typer.Option(help="Price of one GPU-hour; 1 by default.")] = None,
     token_file: Annotated[
         str, typer.Option("--prometheus-token-file", envvar="HARMONY_PROMETHEUS_TOKEN_FILE", help="Bearer token.")
     ] = "",
@@ -76,6 +63,7 @@ def backtest(
     ] = "",
     timeout: Annotated[str, typer.Option(help="How long one request to Prometheus may take.")] = "60s",
     rivals: RivalSettings = RivalSettings(),
+    swept: SweepSettings = SweepSettings(),
     as_json: Annotated[bool, typer.Option("--json", help="Print replay.json instead of the table.")] = False,
 ) -> int:
     """Replay a service's own history, read from Prometheus, under each policy: what would it have cost and violated?
@@ -84,21 +72,18 @@ def backtest(
     `harmony backtest --prometheus http://localhost:9090 --demand 'sum(rate(http_requests_total{service="chat"}[1m]))'
     --per-replica 25 --replicas 'sum(kube_deployment_status_replicas_ready{deployment="chat"})'`
 
-    `harmony backtest --prometheus http://localhost:9090 -f gpuautoscaler.yaml --days 7 --out out/chat`
+    `harmony backtest --prometheus http://localhost:9090 -f gpuautoscaler.yaml --days 7 --sweep --out out/chat`
     """
     from controller.prometheus.client import Prometheus
     from forecasting.errors import UsageError
-    from harmony.app import backtesting, replaying
-    from harmony.cli.showing import files, print_table, progress
+    from harmony.app import backtesting
+    from harmony.app.manifest import written
+    from harmony.cli.showing import files, print_sweep, print_table, progress, sweep_files
     from harmony.durations import parse_duration
 
     spec = backtesting.read_manifest(file) if file is not None else None
     history = backtesting.history_of(spec, demand, indicator or [], None if step is None else parse_duration(step))
-    settings = backtesting.replay_settings_of(
-        spec, rivals, per_replica=per_replica, mean_replicas=mean_replicas, lead_time=lead_time, epsilon=epsilon,
-        min_replicas=min_replicas, max_replicas=max_replicas, gpus_per_replica=gpus_per_replica,
-        price_per_gpu_hour=price,
-    )  # fmt: skip
+    settings = backtesting.replay_settings_of(spec, rivals, terms, per_replica=per_replica)
     url = prometheus or (spec.prometheus_url if spec is not None else "")
     if not url:
         raise UsageError("no Prometheus given; add --prometheus URL, such as http://localhost:9090")
@@ -109,14 +94,20 @@ def backtest(
         headers=[pair("prometheus-header", text) for text in header or []],
         cert_file=cert_file, key_file=key_file, proxy=proxy,
     )  # fmt: skip
-    with progress("backtest") as report:
-        found = backtesting.backtest(client, history, settings, rivals, report, days=days, replicas=replicas)
+    with progress("backtest") as report, needing("ray"):
+        found = backtesting.backtest(
+            client, history, settings, rivals, swept, report, days=days, replicas=replicas, spec=spec
+        )
     if as_json:
-        told = found.result.to_json() | {"history": found.told}
-        print(json.dumps(told, sort_keys=True, indent=2, allow_nan=False))
+        print(json.dumps(found.to_json(), sort_keys=True, indent=2, allow_nan=False))
     else:
-        print_table(found.result)
+        if found.result is not None:
+            print_table(found.result)
+        if found.swept is not None:
+            print_sweep(found.swept)
         print(f"\n{found.told['read']}\n{found.told['verdict']}")
         if rivals.out is not None:
-            print(files(rivals.out))
-    return 1 if replaying.failed(found.result, rivals) else 0
+            print(files(rivals.out) if found.swept is None else sweep_files(rivals.out))
+        if found.manifest is not None:
+            print(f"\n{found.advice}\n---\n{written(found.manifest)}", end="")
+    return 1 if backtesting.failed(found, rivals) else 0

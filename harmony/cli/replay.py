@@ -1,4 +1,4 @@
-"""`harmony replay`: policies over a trace, with a table, `replay.json`, `replicas.csv` and `report.html`."""
+"""`harmony replay`: policies over a trace, or swept over many and compared at equal violation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from harmony.app.settings import RivalSettings
+from harmony.app.settings import ReplayTerms, RivalSettings, SweepSettings
+from harmony.cli.extras import needing
 from harmony.cli.options import with_settings
 
 __all__ = ["replay"]
@@ -16,32 +17,32 @@ __all__ = ["replay"]
 
 @with_settings
 def replay(
-    trace: Annotated[str, typer.Argument(help="A trace file, or the bundled one: synthetic.")],
+    trace: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A trace file, or a bundled one: synthetic, scenario:flash-crowd (`harmony traces list`); "
+            "several with --sweep."
+        ),
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option("-f", "--study", help="Sweep what this file (YAML) says: traces, policies, settings.")
+    ] = None,
     demand: Annotated[str | None, typer.Option(help="Column that replicas are counted for.")] = None,
     step: Annotated[str | None, typer.Option(help="Seconds per step for request traces, such as 15s.")] = None,
+    surgery: Annotated[
+        list[str] | None,
+        typer.Option(help="Change the demand first (repeat), such as spike:at=9d14h,height=4,length=20m."),
+    ] = None,
     replica_capacity: Annotated[
         float | None, typer.Option(help="Demand that one ready replica carries, in the demand's unit.")
     ] = None,
-    mean_replicas: Annotated[
-        float, typer.Option(help="Without --replica-capacity: replicas that the mean demand shall need.")
-    ] = 20.0,
-    lead_time: Annotated[
-        str,
-        typer.Option(
-            help="Time a replica takes to become ready: 5m, or a lognormal distribution as median and spread: 5m*1.4."
-        ),
-    ] = "5m",
-    epsilon: Annotated[float, typer.Option(help="Tolerated share of violated time.")] = 0.01,
+    terms: ReplayTerms = ReplayTerms(),
     decide_every: Annotated[
         str | None, typer.Option(help="How often forecasting policies decide, such as 5m; every step by default.")
     ] = None,
     lookback: Annotated[
         int | None, typer.Option(help="Rows of history that a forecast reads; what the model reads by default.")
     ] = None,
-    min_replicas: Annotated[int, typer.Option(help="Never fewer replicas than this.")] = 1,
-    max_replicas: Annotated[int, typer.Option(help="Never more replicas than this.")] = 100_000,
-    gpus_per_replica: Annotated[int, typer.Option(help="GPUs that one replica occupies.")] = 1,
-    price: Annotated[float, typer.Option(help="Price of one GPU-hour.")] = 1.0,
     miss_price: Annotated[float, typer.Option(help="Money lost per hour and replica too few.")] = 0.0,
     ttft_slo: Annotated[
         str | None, typer.Option(help="Bound on the time to first token (request traces), such as 2s.")
@@ -60,6 +61,7 @@ def replay(
         bool, typer.Option("--decisions", help="Also write decisions.jsonl: every decision with all its candidates.")
     ] = False,
     rivals: RivalSettings = RivalSettings(),
+    swept: SweepSettings = SweepSettings(),
     as_json: Annotated[bool, typer.Option("--json", help="Print replay.json instead of the table.")] = False,
 ) -> int:
     """Replay a trace under each policy and compare cost and violations.
@@ -72,38 +74,52 @@ def replay(
     `harmony replay usage.csv --demand rps --replica-capacity 25 --epsilon 0.005 --json`
 
     `harmony replay requests.csv.gz --world requests --world-file examples/simulator/world.yaml`
+
+    `harmony replay synthetic scenario:flash-crowd --sweep --out out/sweep`
     """
     from forecasting.errors import UsageError
     from harmony.app import replaying, worldfile
     from harmony.cli.showing import files, print_table, progress
     from harmony.durations import parse_duration
     from harmony.model.objective import Objective
-    from simulator.traces.registry import load_trace
+    from simulator.sweep.study import TraceChoice
 
-    if decisions and rivals.out is None:
-        raise UsageError("--decisions needs a folder to write to: add --out DIR")
+    traces = trace or []
+    if study is not None:
+        if traces:
+            raise UsageError(f"--study {study} names its traces itself; leave out {traces[0]!r}")
+        from harmony.app.sweeping import read_study
+
+        with needing("controller"):
+            read = read_study(study)
+        return _sweep(read, swept, rivals, as_json=as_json)
+    if not traces:
+        raise UsageError("no trace given; name a file or a bundled one, such as synthetic")
     if world_file is not None and world != "requests":
         raise UsageError("--world-file describes a world of requests: add --world requests")
     slo_s = None if ttft_slo is None else parse_duration(ttft_slo)
     settings = replaying.settings_with(
         rivals,
         replica_capacity=replica_capacity,
-        mean_replicas=mean_replicas,
-        start_up=replaying.start_up(lead_time),
-        objective=Objective(
-            epsilon=epsilon,
-            min_replicas=min_replicas,
-            max_replicas=max_replicas,
-            gpus_per_replica=gpus_per_replica,
-            price_per_gpu_hour=price,
-            miss_price_per_replica_hour=miss_price,
-        ),
+        mean_replicas=terms.mean_replicas,
+        start_up=replaying.start_up(terms.lead_time or "5m"),
+        objective=Objective(**terms.objective, miss_price_per_replica_hour=miss_price),
         decide_every_s=None if decide_every is None else parse_duration(decide_every),
         lookback=lookback,
         ttft_slo_s=slo_s,
         world=worldfile.read_world(world_file, slo_s) if world == "requests" else None,
     )
-    loaded = load_trace(trace, demand=demand, step_s=None if step is None else parse_duration(step))
+    step_s = None if step is None else parse_duration(step)
+    chosen = [TraceChoice(name, demand=demand, step_s=step_s, surgery=tuple(surgery or ())) for name in traces]
+    if swept.sweep:
+        from harmony.app.sweeping import study_of
+
+        return _sweep(study_of(chosen, settings, rivals, swept), swept, rivals, as_json=as_json)
+    if len(chosen) > 1:
+        raise UsageError(f"{len(chosen)} traces: several are compared by --sweep; add it")
+    if decisions and rivals.out is None:
+        raise UsageError("--decisions needs a folder to write to: add --out DIR")
+    loaded = chosen[0].loaded()
     with progress("replay") as report:
         result = replaying.replay(loaded, settings, rivals, report, decisions=decisions)
     if as_json:
@@ -113,3 +129,25 @@ def replay(
         if rivals.out is not None:
             print(f"\n{files(rivals.out)}")
     return 1 if replaying.failed(result, rivals) else 0
+
+
+def _sweep(study: object, swept: SweepSettings, rivals: RivalSettings, *, as_json: bool) -> int:
+    """Do a study, show it, and answer `--fail-on`."""
+    from harmony.app import sweeping
+    from harmony.cli.showing import print_sweep, progress, sweep_files
+    from simulator.output import staged
+    from simulator.sweep.study import Study
+
+    assert isinstance(study, Study)
+    with staged(rivals.out) as stage:
+        with progress("sweep") as report, needing("ray"):
+            result = sweeping.run(study, swept, report)
+        if stage is not None:
+            sweeping.write(result, stage)
+    if as_json:
+        print(json.dumps(result.to_json(), sort_keys=True, indent=2, allow_nan=False))
+    else:
+        print_sweep(result)
+        if rivals.out is not None:
+            print(f"\n{sweep_files(rivals.out)}")
+    return 1 if sweeping.broken(result, rivals.fail_on) else 0

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simulator.result import ReplayResult
+    from simulator.sweep.running import SweepResult
 
-__all__ = ["files", "print_table", "progress"]
+__all__ = ["files", "print_sweep", "print_table", "progress", "sweep_files"]
 
 
 class progress:  # noqa: N801 - used as a context manager function
@@ -106,3 +107,49 @@ def _print_requests(console: Any, result: ReplayResult) -> None:  # noqa: ANN401
         table.add_row(key, *(f"{run.requests[key]:.4g}" if key in run.requests else "-" for run in runs))
     console.print()
     console.print(table, highlight=False)
+
+
+def sweep_files(out: Path) -> str:
+    """Where the files of a sweep are."""
+    return f"report: {out / 'sweep.html'}   figures: {out / 'sweep.json'}"
+
+
+def print_sweep(result: SweepResult) -> None:
+    """A sweep's table: every policy over all traces, for each objective."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    titles = ("policy", "hours", "5-95 %", "worst", "/ hpa", "/ oracle", "violated", "longest")
+    for epsilon in result.study.epsilons:
+        count = len(result.worlds)
+        console.print(
+            f"[bold]at most {100 * epsilon:g} % violated[/bold], {count} trace{'s' if count != 1 else ''}; hours over "
+            "the best rule of thumb tuned in hindsight to the same violations (geometric mean)",
+            highlight=False,
+        )
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for title in titles:
+            table.add_column(title, justify="left" if title == "policy" else "right", no_wrap=True)
+        rows = [(result.summary(policy, epsilon), policy) for policy in result.policies]
+        for found, policy in sorted(rows, key=lambda pair: _or_last(pair[0]["over the best rule of thumb"])):
+            low, high = result.interval(policy, epsilon)
+            table.add_row(
+                policy,
+                _ratio(found["over the best rule of thumb"]),
+                f"{_ratio(low)}-{_ratio(high)}",
+                _ratio(found["over the best rule of thumb, worst trace"]),
+                _ratio(found["over HPA, default window"]),
+                _ratio(found["over perfect foresight"]),
+                f"{found['realised, median (%)']:.2f}%",
+                f"{found['longest violation, median (minutes)']:.0f}m",
+            )
+        console.print(table, highlight=False)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}" if value == value else "-"
+
+
+def _or_last(value: float) -> float:
+    return value if value == value else float("inf")

@@ -14,6 +14,7 @@ from forecasting.panel import Panel
 from simulator.traces.grid import time_text
 from simulator.traces.prometheus import read_prometheus
 from simulator.traces.requests import read_mooncake_lines, read_requests, request_columns
+from simulator.traces.scenarios import PREFIX, SCENARIOS, scenario
 from simulator.traces.sources import FISHER_RAW, SOURCES
 from simulator.traces.table import FilteredTable, Table, TextTable, decode, read_bytes
 from simulator.traces.tidy import map_panel, read_tidy
@@ -61,7 +62,8 @@ def list_traces() -> tuple[TraceInfo, ...]:
         for name in BUNDLED
     )
     known = {s.key: TraceInfo(s.key, "format", s.title, s.licence, s.address) for s in SOURCES}
-    return (*bundled, *known.values(), *_OWN_FORMATS)
+    scenarios = (TraceInfo(PREFIX + s.name, "bundled", s.title, _BUNDLED_LICENCE) for s in SCENARIOS.values())
+    return (*bundled, *scenarios, *known.values(), *_OWN_FORMATS)
 
 
 def load_trace(
@@ -78,7 +80,8 @@ def load_trace(
     """A trace from a file or a bundled name, checked, with the demand first and counters as rates.
 
     Args:
-        source: path of a CSV, Parquet or JSON file (gzip or not), or a bundled name (``"synthetic"``).
+        source: path of a CSV, Parquet or JSON file (gzip or not), or a bundled name (``"synthetic"``,
+            ``"scenario:flash-crowd"``).
         demand: indicator that replicas are counted for; the source's own by default, else the first column.
         step_s: a coarser step to average into; request-level traces are counted in it (15 s by default), and a table
             whose times keep no step is averaged into it.
@@ -93,6 +96,8 @@ def load_trace(
         DataError: the file is missing, damaged or not usable: says where, and what would be accepted.
         UsageError: an unknown format, or a step that is no positive number.
     """
+    if str(source).startswith(PREFIX):
+        return _scenario(str(source).removeprefix(PREFIX), demand, step_s)
     if step_s is not None and not (math.isfinite(step_s) and step_s > 0):
         raise UsageError(f"step {step_s} s: expected a positive number of seconds")
     formats = [info.name for info in list_traces() if info.kind == "format"]
@@ -108,6 +113,15 @@ def load_trace(
     if str(source) in BUNDLED:
         trace = replace(trace, licence=_BUNDLED_LICENCE)
     return _finish(replace(trace, source=str(source)), demand, step_s, raw)
+
+
+def _scenario(name: str, demand: str | None, step_s: float | None) -> Trace:
+    trace = scenario(name)
+    if demand not in (None, trace.demand):
+        raise DataError(f"{PREFIX}{name}: no indicator {demand!r}; its demand is {trace.demand!r}")
+    if step_s not in (None, trace.panel.step_s):
+        raise DataError(f"{PREFIX}{name}: a scenario has steps of {trace.panel.step_s:g} s; leave out --step")
+    return trace
 
 
 def _resolve(source: str | Path) -> Path:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from controller.resource.parsing import parse_autoscaler
 from harmony.cli.main import run
+from harmony.model.authority import Mode
 from simulator.actual import actual_run
 from simulator.replaying import ReplaySettings, replay
 from simulator.traces.trace import Trace
@@ -95,6 +98,53 @@ def test_the_whole_of_it(prom: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "actual" in (out / "report.html").read_text()
 
 
+def test_what_it_recommends_is_a_manifest_that_the_controller_takes(
+    prom: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = told(
+        capsys, "--prometheus", prom, "--demand", "sum(rps)", "--indicator", "queue=sum(pods)", "--days", "1",
+        "--per-replica", "10", "--lead-time", "4m", "--price", "2", "--epsilon", "0.2", "-p", "harmony", *QUICK,
+    )  # fmt: skip
+    before, _, text = shown.partition("---\n")
+    assert "recommended, with epsilon 0.2 (violated" in before
+    found = yaml.safe_load(text)
+    found["metadata"] |= {"uid": "1", "generation": 1, "namespace": "serving"}
+    settings = parse_autoscaler(found)
+    assert settings.mode is Mode.RECOMMEND
+    assert [q.promql for q in settings.queries] == ["sum(rps)", "sum(pods)"]
+    assert (settings.capacity.median, settings.step_s) == (10.0, 60.0)
+    assert settings.lead_time.median_s == pytest.approx(240.0)
+    assert (settings.objective.epsilon, settings.objective.price_per_gpu_hour) == (0.2, 2.0)
+    assert settings.prometheus_url == prom
+    assert 16 <= settings.objective.max_replicas <= 60  # half more than the most that was ordered
+
+
+def test_a_sweep_of_the_history_recommends_the_largest_epsilon_that_kept_the_promise(
+    prom: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "gpa.yaml"
+    path.write_text(
+        OBJECT.replace("hits, query: hits_total", "hits, query: rps").replace("kind: Counter", "kind: Gauge") % prom
+    )
+    found = json.loads(
+        told(
+            capsys, "-f", path, "--days", "1", "--per-replica", "12", "--replicas", "replicas", "-p", "harmony",
+            "-p", "hpa", "--sweep", "--epsilons", "0.01,0.1,0.5", "--epsilon", "0.1", "--workers", "1",
+            "--resamples", "0", "--out", tmp_path / "out", "--json", *QUICK,
+        )
+    )  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["sweep.html", "sweep.json"]
+    rows = [r for r in found["rows"] if r["policy"] == "harmony"]
+    assert [r["epsilon"] for r in rows] == [0.01, 0.1, 0.5]
+    kept = [r["epsilon"] for r in rows if r["violation_rate"] <= 0.1]
+    spec = found["manifest"]["spec"]
+    assert spec["objective"] == {"demand": "hits", "perReplica": 12.0, "epsilon": max(kept)}
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 12)
+    assert spec["scaleTargetRef"]["name"] == found["manifest"]["metadata"]["name"] == "chat"
+    assert f"epsilon {max(kept):g}" in found["advice"]
+    assert "what really ran cost" in found["history"]["verdict"]
+
+
 def test_the_same_as_a_replay_of_the_same_numbers(prom: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--prometheus", prom, "--demand", "rps", "--days", "1", "--per-replica", "10", "-p", "hpa", "--json"]
     found = json.loads(told(capsys, *arguments))
@@ -160,7 +210,7 @@ def test_the_exit_code_says_whether_the_promise_was_kept(prom: str, capsys: pyte
         (["--demand", "sum("], "parse error"),
         (["--demand", "no_such"], "gives no value in the last 14 days"),
         (["--demand", "undefined"], "gives no value"),
-        (["--demand", "pods"], "demand: the query gives 2 series; wrap it in sum(...)"),
+        (["--demand", "pods"], "demand: the query gives 2 series at a time; wrap it in sum(...)"),
         (["--demand", "young"], "too little history: the demand goes back 1h"),
         (["--demand", "rps", "--lead-time", "6h"], "needs at least 3d"),
         (["--demand", "below"], "gives -5"),

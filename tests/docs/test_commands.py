@@ -121,6 +121,9 @@ def test_runs(words: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(folder)
     if "--tune" in words:  # on two days, so that it takes seconds
         words = tuple("small.csv" if word == "synthetic" else word for word in words)
+    if "--sweep" in words:  # two policies on two days
+        small = {"synthetic": "small.csv", "scenario:flash-crowd": "service.csv"}
+        words = (*(small.get(word, word) for word in words), "-p", "hpa", "-p", "oracle", "--resamples", "0")
     assert run(list(words)) == 0
     if "--out" in words:
         assert Path(words[words.index("--out") + 1]).exists()

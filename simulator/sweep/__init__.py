@@ -1,0 +1,1 @@
+"""Sweeps: many policies over many traces in parallel, compared at equal violation."""

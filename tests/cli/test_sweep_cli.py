@@ -1,0 +1,148 @@
+"""`harmony replay --sweep` and `-f study.yaml` as a user runs them: files, table, exit codes, mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harmony.app.sweeping import read_study
+from harmony.cli.main import run
+from simulator.traces.trace import Trace
+from tests.simulator.worlds import waves
+
+STUDY = """
+traces:
+  - service.csv
+  - {trace: service.csv, label: doubled, lead-time: 10m, replica-capacity: 4, surgery: "scale:by=2,from=5h"}
+policies:
+  - hpa
+  - {policy: reactive, label: wide, margin: 0.5}
+  - oracle
+epsilons: [0.01, 0.05]
+mean-replicas: 10
+min-replicas: 2
+test-fraction: 0.5
+seed: 7
+resamples: 20
+"""
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """A tidy CSV of 10 hours at one minute."""
+    rows = [f"{i * 60},{d:.3f}" for i, d in enumerate(waves())]
+    path = tmp_path / "service.csv"
+    path.write_text("timestamp,requests_per_second\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert run(["replay", *(str(a) for a in arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    return err
+
+
+def test_a_study_file_says_all_of_it(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    path.write_text(STUDY)
+    assert run(["replay", "-f", str(path), "--workers", "1", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "at most 1 % violated, 2 traces" in shown
+    assert "wide" in shown
+    assert sorted(p.name for p in out.iterdir()) == ["sweep.html", "sweep.json"]
+    found = json.loads((out / "sweep.json").read_text())
+    assert found["study"]["policies"][1] == {"policy": "reactive", "label": "wide", "margin": 0.5}
+    assert [(r["trace"], r["policy"]) for r in found["rows"]][:6:2] == [
+        ("service.csv", "hpa"), ("service.csv", "wide"), ("service.csv", "oracle"),
+    ]  # fmt: skip
+    doubled = found["traces"]["doubled"]
+    assert (doubled["lead_time_seconds"], doubled["replica_capacity"], doubled["scored_steps"]) == (600.0, 4.0, 300)
+    assert any("surgery" in note for note in doubled["notes"])
+    row = found["rows"][0]
+    promised = {"gpu_hours", "violation_rate", "verdict", "over", "intervals", "longest_run_minutes", "worst_hour"}
+    assert promised <= row.keys()
+    assert row["over"].keys() == {"oracle", "rival", "hpa", "hpa_window"}
+    assert found["frontier"]["doubled"].keys() == {"hpa", "wide", "oracle"}
+
+
+def test_flags_say_it_too_and_the_exit_code_says_whether_the_promise_was_kept(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [str(trace), "--sweep", "--workers", "1", "--resamples", "0", "-p", "reactive", "-p", "oracle", "--json"]
+    assert run(["replay", *flags, "--fail-on", "reactive", "--epsilons", "0.5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(r["policy"], r["epsilon"]) for r in found["rows"]] == [("reactive", 0.5), ("oracle", 0.5)]
+    assert run(["replay", *flags, "--fail-on", "reactive", "--epsilon", "0.00001", "--max-replicas", "9"]) == 1
+
+
+def test_surgery_is_done_to_a_single_replay_too(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [str(trace), "-p", "oracle", "--replica-capacity", "5", "--json"]
+    assert run(["replay", *flags]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert run(["replay", *flags, "--surgery", "scale:by=2"]) == 0
+    doubled = json.loads(capsys.readouterr().out)
+    assert doubled["policies"]["oracle"]["gpu_hours"] > 1.9 * plain["policies"]["oracle"]["gpu_hours"]
+    assert run(["replay", "scenario:weekend", "-p", "static", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trace"] == "weekend"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no trace given"),
+        (["{trace}", "{trace}"], "2 traces: several are compared by --sweep"),
+        (["{trace}", "{trace}", "--sweep"], "two entries of the study are called"),
+        (["-f", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["{trace}", "-f", "nowhere.yaml"], "names its traces itself"),
+        (["{trace}", "--sweep", "--epsilons", "some"], "--epsilons 'some': expected numbers"),
+        (["{trace}", "--sweep", "--epsilons", "2"], "epsilons between 0 and 1"),
+        (["{trace}", "--surgery", "spike"], "no at and no height and no length"),
+        (["scenario:nothing"], "no scenario 'nothing'"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    trace: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in error_line(capsys, *(a.replace("{trace}", str(trace)) for a in arguments))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "expected a map with traces and policies"),
+        ("a: [", "not YAML"),
+        ("traces: synthetic", "traces: expected a list"),
+        ("traces: [{label: x}]", "traces[0]: expected a trace's name"),
+        ("traces: [{trace: x, lead_time: 5m}]", "traces[0]: no key 'lead_time'; did you mean 'lead-time'"),
+        ("tracks: [x]", "no key 'tracks'; did you mean 'traces'"),
+        ("traces: []", "at least one trace"),
+        ("traces: [synthetic]\npolicies: [hpb]", "did you mean 'hpa'"),
+        ("traces: [synthetic]\npolicies: [{policy: hpa, goal: 1}]", "no setting 'goal'"),
+        ("traces: [synthetic]\nseed: many", "seed: 'many' is no int"),
+        ("traces: [synthetic]\ntune: 1", "tune: 1 is no bool"),
+        ("traces: [synthetic]\nlead-time: soon", "'soon' is no duration"),
+        ("traces: [synthetic]\nepsilons: [often]", "often"),
+        ("traces: [synthetic]\ntest-fraction: 2", "test fraction 2"),
+    ],
+)
+def test_a_study_that_cannot_be_read_says_where(
+    tmp_path: Path, text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    assert words in error_line(capsys, "-f", path)
+
+
+def test_traces_of_a_study_are_looked_for_beside_it(trace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    study = read_study(path)
+    loaded = [choice.loaded() for choice in study.traces]
+    assert all(isinstance(t, Trace) for t in loaded)
+    np.testing.assert_allclose(loaded[1].panel.values[300:], 2 * loaded[0].panel.values[300:])
+    assert study.settings.objective.min_replicas == 2
