@@ -1,8 +1,9 @@
 """`Coverage`: of the pods that should report at a moment, how many did; a reading that lacks some is incomplete.
 
 A sum over pods falls when pods are not scraped, and looks like a loss of demand. What should report is known from the
-cluster, what did from a count beside the sum. A pod has to report once it has been ready for a while (discovery and a
-first scrape take their time) and at once where so many pods did a moment ago.
+cluster, what did from a count beside the sum. A pod that has just become ready is not found by monitoring at once, and
+takes a share of the demand all the same: a reading without it is no whole, and no fault either. It is one once the pod
+has been ready for long, or where so many pods reported a moment ago.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Reporting:
 
 
 class _Span(NamedTuple):
-    """From one look to another, so many pods should have reported."""
+    """From one look to another, so many pods were ready."""
 
     from_s: float
     to_s: float
@@ -61,9 +62,15 @@ class Coverage:
         self._silent_s = math.inf  # since when it was answered that none does
 
     @property
+    def ready(self) -> int:
+        """How many pods are ready."""
+        return self._ready
+
+    @property
     def expected(self) -> int:
-        """How many pods should report now."""
-        return self._spans[-1].pods if self._spans else 0
+        """How many of them should report by now."""
+        peak = max((n for _, n in self._recent), default=0.0)
+        return max(self._settled, min(self._ready, math.floor(peak)))
 
     def expect(self, now_s: float, pods: int, ready: int, settled: int) -> None:
         """There are so many pods, so many are ready, and of them so many have been for longer than discovery takes."""
@@ -82,8 +89,7 @@ class Coverage:
             self._heed(now_s)
         pods = dict(self._recent) | dict(zip(self._times.tolist(), self._counts.tolist(), strict=True))
         self._recent = [(at, n) for at, n in pods.items() if now_s - RECENT_S <= at <= now_s]
-        peak = max((n for _, n in self._recent), default=0.0)
-        self._note(now_s, max(self._settled, min(self._ready, math.floor(peak))))
+        self._note(now_s, self._ready)
 
     def _heed(self, now_s: float) -> None:
         """Pods of the service report if any did, until for a while it was answered that none does."""
@@ -102,7 +108,7 @@ class Coverage:
             self._spans = [*self._spans[1 - MOST_SPANS :], _Span(now_s, now_s, pods)]
 
     def lacking(self, times_s: FloatArray) -> Mask:
-        """(points,) at which of these times fewer pods reported than should have, or nobody could say how many."""
+        """(points,) at which of these times fewer pods reported than were ready, or nobody could say how many."""
         if not self._known or not self._spans:
             return np.zeros(times_s.shape, dtype=np.bool_)
         should = np.array([self._at(t) for t in times_s.tolist()])
@@ -120,10 +126,11 @@ class Coverage:
         return float(self._counts[here[-1]]) if here.size else math.nan
 
     def _at(self, at_s: float) -> int:
-        """How many pods should have reported at a moment: no more than before and after it."""
+        """How many pods were ready at a moment: what the look just after it saw, or both looks around it did."""
         before = next((span for span in reversed(self._spans) if span.from_s <= at_s), None)
         after = next((span for span in self._spans if span.to_s >= at_s), None)
+        if after is not None and after.from_s - at_s <= BEFORE_S:
+            return after.pods
         if before is None:
-            assert after is not None
-            return after.pods if after.from_s - at_s <= BEFORE_S else 0
+            return 0
         return before.pods if after is None else min(before.pods, after.pods)

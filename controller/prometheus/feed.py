@@ -74,6 +74,7 @@ class _Cursor:
     refusals: int = 0  # in a row of the query with an age limit where it was taken as it is
     as_given_until_s: float = -math.inf  # until then it is asked as it is at once
     incomplete: str = ""  # why the newest answer does not say all
+    settles: bool = False  # because pods have just become ready
     at_least: float = math.nan  # the newest reading of an incomplete answer
     absent: tuple[str, ...] = ()  # parts of the query that have no series while others have
     parts_until_s: float = -math.inf  # until then they are not asked for again
@@ -318,14 +319,16 @@ class Feed:
         if below < 0:
             return FeedReason.QUERY_ERROR, f"the query returns {below:g}; a demand is 0 or more, so this is absent"
         if cursor.incomplete:
-            return FeedReason.INCOMPLETE, cursor.incomplete
+            return FeedReason.SETTLING if cursor.settles else FeedReason.INCOMPLETE, cursor.incomplete
         if count.size and count[-1] > 1:
             return FeedReason.MANY_SERIES, f"the query returns {count[-1]} series; wrap it in sum(...)"
+        shown = times.size > 0 and cursor.newest_s < times[-1] and now_s - times[-1] <= self.stale_after_s
+        if shown and not np.isfinite(values[-1]) and self.queries[column].indicator.kind != "counter":
+            return FeedReason.NAN, (
+                "the query returns NaN, infinity (as a division by zero does) or an absurd number; it counts as absent"
+            )
         if now_s - cursor.newest_s <= self.stale_after_s:
             return FeedReason.FRESH, ""
-        shown = times.size > 0 and now_s - times[-1] <= self.stale_after_s
-        if shown and not np.isfinite(values[-1]) and self.queries[column].indicator.kind != "counter":
-            return FeedReason.NAN, "the query returns NaN or infinity, as a division by zero does; it counts as absent"
         if not math.isfinite(cursor.newest_s):
             return FeedReason.STALE, (
                 "no reading that can be used yet; a counter needs two steps with a scrape in each, so a step that is "
@@ -346,7 +349,9 @@ class Feed:
         newest = known[-1]
         if lacks[newest] and now_s - times[newest] <= self.stale_after_s:
             cursor.at_least = float(values[newest])
-            cursor.incomplete = _lacking(coverage.reported(float(times[newest])), coverage.expected)
+            reported = coverage.reported(float(times[newest]))
+            cursor.settles = reported >= coverage.expected
+            cursor.incomplete = _lacking(reported, coverage.ready, settles=cursor.settles)
         out: FloatArray = np.where(lacks, np.nan, values)
         return out
 
@@ -358,14 +363,13 @@ class Feed:
         found = at_each_moment(series)
         inside = found.times_s <= now_s + self.history.step_s
         inside[:1] &= not counter  # there is nothing before it to have grown from
-        return Moments(found.times_s[inside], found.values[inside], found.series[inside])
+        values = found.values[inside]
+        return Moments(found.times_s[inside], np.where(np.abs(values) <= LARGEST, values, np.nan), found.series[inside])
 
     def _newest_of(self, column: int, series: Sequence[Series], now_s: float) -> float:
         """The newest reading of an answer, if it is young enough; NaN otherwise."""
         times, values, _ = self._readings(column, series, now_s)
-        known = np.flatnonzero(
-            np.isfinite(values) & (np.abs(values) <= LARGEST) & (now_s - times <= self.stale_after_s)
-        )
+        known = np.flatnonzero(np.isfinite(values) & (now_s - times <= self.stale_after_s))
         return float(values[known[-1]]) if known.size else math.nan
 
     def _state(
@@ -438,11 +442,12 @@ def _rates(times: FloatArray, levels: FloatArray, step_s: float) -> FloatArray:
     return rates
 
 
-def _lacking(reported: float, expected: int) -> str:
+def _lacking(reported: float, ready: int, *, settles: bool) -> str:
     """What a reading lacks that does not cover all pods, for people."""
     if math.isnan(reported):
-        return f"how many of {expected} ready pods report is not known; such a reading lowers no count, teaches nothing"
-    return f"{reported:g} of {expected} ready pods report; their reading lowers no count and teaches nothing"
+        return f"how many of {ready} ready pods report is not known; such a reading lowers no count, teaches nothing"
+    who = "the others have just become ready, and until then it" if settles else "their reading"
+    return f"{reported:g} of {ready} ready pods report; {who} lowers no count and teaches nothing"
 
 
 def _missing(answer: Answer) -> str:

@@ -21,6 +21,7 @@ class FeedReason(StrEnum):
     TIMEOUT = "Timeout"
     QUERY_ERROR = "QueryError"
     INCOMPLETE = "Incomplete"
+    SETTLING = "Settling"
 
 
 @dataclass(frozen=True, slots=True)

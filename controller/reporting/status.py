@@ -153,6 +153,8 @@ def _available(service: Service) -> Condition:
         return Condition("MetricsAvailable", "Unknown", "NotReadYet", "no indicator has been read yet")
     if state.demand.reason is FeedReason.FRESH:
         return Condition("MetricsAvailable", "True", "MetricsFound", state.message or "all indicators are read")
+    if state.demand.reason is FeedReason.SETTLING:
+        return Condition("MetricsAvailable", "True", "MetricsFound", state.message)
     if state.incomplete:
         return Condition("MetricsAvailable", "False", f"Metrics{FeedReason.INCOMPLETE}", state.message)
     if state.available:

@@ -280,7 +280,10 @@ def test_pods_that_go_with_the_count_lack_nothing() -> None:
 def test_pods_that_are_just_ready_need_not_report_yet() -> None:
     pods = Pods(2)
     pods.turn(0, 2)
-    assert [pods.turn(m, 6, 2).demand.reason for m in (1, 2, 3)] == [FeedReason.FRESH] * 3
+    states = [pods.turn(m, 6, 2) for m in (1, 2, 3)]
+    assert [(s.demand.reason, s.at_least) for s in states] == [(FeedReason.SETTLING, 40.0)] * 3
+    assert all("2 of 6 ready pods report; the others have just become ready" in s.message for s in states)
+    assert np.isnan(pods.feed.history.recent_between(0, NOW, NOW + 180)[1]).all(), "their share is not in it"
     assert pods.turn(6, 6, 6).demand.reason is FeedReason.INCOMPLETE, "they should by now"
 
 
@@ -344,7 +347,7 @@ def test_a_reading_that_is_kept_covers_every_pod_that_has_long_been_ready(turns:
         assert math.isnan(kept) or kept == 20.0 * scraped
         if scraped < settled:
             assert math.isnan(kept)
-            assert state.demand.reason in (FeedReason.INCOMPLETE, FeedReason.FRESH, FeedReason.STALE, FeedReason.EMPTY)
+            assert state.demand.reason is not FeedReason.FRESH or scraped == 0
         elif scraped >= max(ready, 1):
             assert kept == 20.0 * scraped
         before = ready
