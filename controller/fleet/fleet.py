@@ -28,6 +28,7 @@ from controller.prometheus.feed import Feed
 from controller.resource.annotations import read_pause
 from controller.resource.group import HPA_KIND, KIND, SCALED_OBJECT_KIND, Annotation
 from controller.resource.parsing import SpecError, parse_annotated, parse_autoscaler
+from controller.resource.saving import unpacked
 from controller.resource.settings import ServiceKey, ServiceSettings
 from controller.resource.status import without_figures
 from controller.service import Service
@@ -300,7 +301,10 @@ class Fleet:
 def saved_of(key: ServiceKey, obj: Json) -> object:
     """What a controller before us had learned about an object; None when there is nothing (readable)."""
     if key.kind == KIND:
-        saved = (obj.get("status") or {}).get("learned")
+        status = obj.get("status") or {}
+        if "memory" in status:
+            return unpacked(status["memory"])
+        saved = status.get("learned")  # as earlier versions wrote it
         return json.loads(saved) if isinstance(saved, str) else saved
     text = (obj["metadata"].get("annotations") or {}).get(Annotation.LEARNED)
     try:

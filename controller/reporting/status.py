@@ -12,7 +12,7 @@ from controller.outputs.base import ABSENT, Acted
 from controller.process.clock import rfc3339
 from controller.prometheus.states import FeedReason
 from controller.reporting.conditions import Condition, followed, merged
-from controller.resource.status import MAX_CANDIDATES, STATUS
+from controller.resource.status import SHOWN_CANDIDATES, STATUS
 from controller.service import Service
 from harmony.loop.managed import ZERO_BY_HAND
 from harmony.model.decision import Candidates, Decision, Reason
@@ -355,13 +355,13 @@ def _said(service: Service, record: Record, acted: Acted) -> Said:
 
 
 def _shown(decision: Decision) -> Candidates | None:
-    """At most a dozen candidates around the choice."""
+    """A few candidates around the choice."""
     candidates = decision.candidates
     if candidates is None:
         return None
     at = int((candidates.replicas < decision.replicas).sum())
-    first = max(0, min(at - MAX_CANDIDATES // 2, len(candidates) - MAX_CANDIDATES))
-    return candidates[first : first + MAX_CANDIDATES]
+    first = max(0, min(at - SHOWN_CANDIDATES // 2, len(candidates) - SHOWN_CANDIDATES))
+    return candidates[first : first + SHOWN_CANDIDATES]
 
 
 def rejected_status(old: Json, why: str, generation: int, now_s: float) -> Json:

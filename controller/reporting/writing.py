@@ -28,6 +28,7 @@ from controller.reporting.status import (
 )
 from controller.resource.group import KIND, Annotation
 from controller.resource.reasons import EventReason
+from controller.resource.saving import packed
 from controller.resource.settings import ServiceKey
 from controller.resource.status import without_figures
 from controller.service import Service
@@ -69,7 +70,8 @@ class Reporter:
         if known is None:
             obj = self._fleet.objects.get(key, {})
             known = self._written[key] = dict(obj.get("status") or {}) if key.kind == KIND else {}
-            known.pop("learned", None)
+            for name in ("memory", "learned"):
+                known.pop(name, None)
         return known
 
     def _show(self, key: ServiceKey, status: Json) -> None:
@@ -110,7 +112,7 @@ class Reporter:
             return
         try:
             if key.kind == KIND:
-                await self._write_status(key, old, {**status, "learned": learned})
+                await self._write_status(key, old, status | self._memory(key, learned))
             else:
                 notes = annotations_of(service, status, learned if learned_due or key not in self._learned else None)
                 await self._annotate(key, notes if rejected is None else notes | _refusal_note(rejected))
@@ -168,6 +170,12 @@ class Reporter:
             AUTOSCALERS, key.namespace, key.name, {"status": {**gone, **status}}, subresource="status"
         )
 
+    def _memory(self, key: ServiceKey, learned: Json) -> Json:
+        """What was learned, as it is written; what an earlier version wrote goes once this has been seen to stay."""
+        stood = self._fleet.objects.get(key, {}).get("status") or {}
+        gone = {"learned": None} if "learned" in stood and "memory" in stood else {}
+        return {"memory": packed(learned), **gone}
+
     async def _annotate(self, key: ServiceKey, notes: dict[str, str]) -> None:
         resource = SCALED_OBJECTS if key.kind == "ScaledObject" else HPAS
         await self._kube.patch(resource, key.namespace, key.name, {"metadata": {"annotations": notes}})
@@ -199,7 +207,7 @@ class Reporter:
                 if not self._may_act():
                     return True
                 try:
-                    body = {"status": {"learned": service.to_json()}}
+                    body = {"status": self._memory(key, service.to_json())}
                     await self._kube.patch(AUTOSCALERS, key.namespace, key.name, body, subresource="status")
                 except KubeError:
                     return False

@@ -32,6 +32,7 @@ from harmony.schema.surface import Spelling, Surface
 __all__ = [
     "CONDITIONS",
     "MAX_CANDIDATES",
+    "SHOWN_CANDIDATES",
     "STATUS",
     "CapacityStatus",
     "LeadTimeStatus",
@@ -46,9 +47,10 @@ __all__ = [
 ]
 
 MAX_CANDIDATES = 12
+SHOWN_CANDIDATES = 5  # of them, around the choice
 MAX_QUANTILES = 16
 MAX_HORIZON = 1440
-SHOWN_STEPS = 24  # of a forecast
+SHOWN_STEPS = 4  # of a forecast
 READABLE = 6  # significant digits
 
 # Condition types and what "True" means; documentation is made of this.
@@ -161,21 +163,21 @@ class StatusSurface(Surface):
         return super().number(digits or READABLE)
 
     def series(self, digits: int | None) -> Callable[[Any], Any]:
-        """As far as a person looks; None where a number is absent, since a list has no place for that."""
+        """None where a number is absent, since a list has no place for that."""
         every = super().series(digits)
 
         def shown(values: Any) -> list[float] | None:  # noqa: ANN401
-            told = every(values[:SHOWN_STEPS])
+            told = every(values)
             return None if None in told else told
 
         return shown
 
     def curves(self, digits: int | None) -> Callable[[Any], Any]:
-        """One object per level, of those without gaps."""
+        """One object per level, of those without gaps, as far as a person looks."""
         series = self.series(digits)
 
         def shown(curves: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-            told = [{"quantile": level, "values": series(values)} for level, values in curves.items()]
+            told = [{"quantile": level, "values": series(values[:SHOWN_STEPS])} for level, values in curves.items()]
             return [curve for curve in told if curve["values"] is not None]
 
         return shown
@@ -321,8 +323,13 @@ class Status(StatusModel):
         json_schema_extra=map_by("type"),
         description="Conditions in the shape of metav1.Condition.",
     )
+    memory: str | None = Field(
+        default=None,
+        max_length=131_072,
+        description="What the controller has learned, packed for itself; it is read back after a restart.",
+    )
     learned: dict[str, JsonValue] | None = Field(
-        default=None, description="What the controller has learned; it is read back after a restart."
+        default=None, description="The same as earlier versions wrote it; it is read once and taken away."
     )
 
     def to_json(self) -> dict[str, Any]:

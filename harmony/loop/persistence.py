@@ -138,6 +138,8 @@ def state_from_json(data: object, terms: Terms) -> tuple[State, tuple[str, ...]]
     if saved and saved.get("demand") != terms.measures:
         saved = {name: saved[name] for name in ("starts", "failed", "starts_since", "gpu", "leads") if name in saved}
     learned, notes = learned_from_json(saved.get("loop"), Learned.fresh(terms))
+    if not isinstance(data, dict | None) and data != "":
+        notes = (f"learned: expected an object, got {_short(data)}; starting anew",)
     learned = replace(learned, memory=terms.policy.restored(saved.get("policy")))
     shadow = number_or(saved.get("shadow"), -1.0)  # negative: begin with the current replicas
     known = 0 <= shadow <= terms.objective.max_replicas

@@ -534,7 +534,8 @@ class Cluster:
         objects = {o["metadata"]["name"]: o for o in self.fleet.autoscalers()}
         if set(objects) != set(self._stories):
             return False
-        if any(s.saved and not (objects[n].get("status") or {}).get("learned") for n, s in self._stories.items()):
+        kept = {n: objects[n].get("status") or {} for n, s in self._stories.items() if s.saved}
+        if not all("learned" in status or "memory" in status for status in kept.values()):
             return False
         for cache in self.targets.caches[1:]:
             known = {o["metadata"]["name"]: o["metadata"].get("resourceVersion") for o in cache.items()}

@@ -10,11 +10,12 @@ import pytest
 
 from controller.process.clock import LiveClock
 from controller.prometheus.clock import ServerClock
+from controller.resource.saving import packed
 from controller.tick import TickReport
 from tests.controller.e2e.leaping import LeapingWorld
 from tests.controller.e2e.parts import SCALE_WRITES, codes, never_below, of, orders, ready
 from tests.controller.e2e.parts import controller as a_controller
-from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, World, autoscaler
+from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, World, autoscaler, learned_of
 from tests.kube.server import FakeApiServer
 
 HOUR_S = 3600.0
@@ -129,11 +130,11 @@ def test_what_was_learned_on_a_machine_whose_clock_was_ahead(fake_api: FakeApiSe
             future = round(time.time() + 10 * HOUR_S)  # noqa: TID251
             async with world.controller():
                 await ready(world)
-            learned = world.status()["learned"]
+            learned = learned_of(world.status())
             learned["loop"]["guards"] = {"highs": [[future, 6]], "ups": [[future, 2]], "downs": [[future, 1]]}
             learned["loop"]["learnedS"] = future
             learned["starts_since"] = future
-            world.api.must("PATCH", STATUS_PATH, {"status": {"learned": learned}})
+            world.api.must("PATCH", STATUS_PATH, {"status": {"memory": packed(learned)}})
             world.patch({"minReplicas": 1})
             fake_api.clear_calls()
             async with world.controller() as running, never_below(world, 4) as counts:

@@ -15,7 +15,7 @@ import pytest
 from controller.process.settings import PrometheusSettings
 from controller.service import Service
 from tests.controller.e2e.leaping import LeapingWorld, watching
-from tests.controller.e2e.world import DEMAND_QUERY, PER_REPLICA, WITHIN_S, Running, World, autoscaler
+from tests.controller.e2e.world import DEMAND_QUERY, PER_REPLICA, WITHIN_S, Running, World, autoscaler, learned_of
 from tests.kube.api import ApiServer
 
 DEMAND = 400.0
@@ -54,7 +54,7 @@ async def endure(
     seconds: float = STALE,
 ) -> None:
     """Begin a fault, let time pass, see that it is told and nothing is taken away; end it, see that all is well."""
-    before, learned = world.replicas, world.status()["learned"]
+    before, learned = world.replicas, learned_of(world.status())
     with watching(world) as seen:
         begin()
         world.leap(seconds)
@@ -72,7 +72,7 @@ async def endure(
         await world.until(lambda: world.condition("ScalingActive")[0] == "True", f"{name}: scaling is active again")
         await world.until(lambda: world.condition("Ready")[0] == "True", f"{name}: Ready again")
     assert seen.lowest >= min(before, NEED), f"{name}: replicas were taken away: {seen.counts}"
-    assert world.status()["learned"]["loop"].get("leadTime") == learned["loop"].get("leadTime"), name
+    assert learned_of(world.status())["loop"].get("leadTime") == learned["loop"].get("leadTime"), name
     assert not any(report.errors for report in running.reports), name
 
 

@@ -16,7 +16,17 @@ from controller.resource.crd import crd_manifest
 from controller.resource.group import Annotation
 from tests.controller.e2e.leaping import watching
 from tests.controller.e2e.parts import SCALE_WRITES
-from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, PER_REPLICA, Running, World, autoscaler, deployment
+from tests.controller.e2e.world import (
+    GROUP,
+    NAME,
+    NAMESPACE,
+    PER_REPLICA,
+    Running,
+    World,
+    autoscaler,
+    deployment,
+    learned_of,
+)
 from tests.kube.api import ApiServer
 from tests.kube.server import FakeApiServer
 
@@ -54,7 +64,7 @@ def test_target_deleted_and_recreated(api_server: ApiServer, tmp_path: Path) -> 
     async def story() -> None:
         async with at_work(api_server, tmp_path) as (world, running):
             await world.until(lambda: ready(world), "Ready")
-            learned = world.status()["learned"]["loop"].get("leadTime")
+            learned = learned_of(world.status())["loop"].get("leadTime")
             world.api.must("DELETE", f"{DEPLOYMENTS}/{NAME}")
             await world.until(lambda: world.condition("AbleToScale") == ("False", "FailedGetScale"), "it is missed")
             assert world.condition("Ready") == ("False", "FailedGetScale")
@@ -66,7 +76,7 @@ def test_target_deleted_and_recreated(api_server: ApiServer, tmp_path: Path) -> 
             world.api.must("POST", DEPLOYMENTS, deployment(1))
             await world.until(lambda: ready(world), "Ready again")
             await world.until(lambda: world.replicas >= NEED, "the new one is scaled as well")
-            assert learned is None or world.status()["learned"]["loop"]["leadTime"]
+            assert learned is None or learned_of(world.status())["loop"]["leadTime"]
 
     asyncio.run(story())
 

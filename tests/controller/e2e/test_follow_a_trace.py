@@ -14,7 +14,7 @@ import numpy as np
 
 from controller.resource.crd import crd_manifest
 from simulator.traces.registry import load_trace
-from tests.controller.e2e.world import NAME, PER_REPLICA, STEP_S, World, autoscaler
+from tests.controller.e2e.world import NAME, PER_REPLICA, STEP_S, World, autoscaler, learned_of
 from tests.kube.api import ApiServer
 
 LEAD_S = 15.0
@@ -146,7 +146,7 @@ async def told(world: World) -> None:
     assert status["lastScaleTime"]
     assert status["leadTime"]["starts"] > 0
     assert abs(status["leadTime"]["p50Seconds"] - LEAD_S) < 5
-    assert status["learned"]["loop"]["leadTime"]
+    assert learned_of(status)["loop"]["leadTime"]
     await world.until(lambda: any(e["reason"] == "SuccessfulRescale" for e in world.events()), "a rescale event")
     rescales = [e for e in world.events() if e["reason"] == "SuccessfulRescale"]
     assert all(e["regarding"]["name"] == NAME and e["regarding"]["kind"] == "GPUAutoscaler" for e in rescales)

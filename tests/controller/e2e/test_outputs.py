@@ -31,6 +31,7 @@ from tests.controller.e2e.world import (
     Running,
     World,
     autoscaler,
+    learned_of,
 )
 from tests.kube.api import ApiServer
 
@@ -330,8 +331,8 @@ def test_what_was_learned_survives_a_restart(api_server: ApiServer, tmp_path: Pa
                 await world.until(lambda: world.status()["leadTime"]["starts"] >= 3, "three starts were seen")
                 await world.until(lambda: service.regret.gpu_hours_saved > 0, "too many replicas are money")
             before, saved = service.to_json(), world.status()
-            assert saved["learned"]["regret"] == before["regret"], "written once more before it ended"
-            assert saved["learned"]["regret"]["seconds"] == pytest.approx(before["regret"]["seconds"])
+            assert learned_of(saved)["regret"] == before["regret"], "written once more before it ended"
+            assert learned_of(saved)["regret"]["seconds"] == pytest.approx(before["regret"]["seconds"])
             assert 2 <= saved["leadTime"]["p50Seconds"] <= 9, "10 s were guessed, 3 s are true"
 
             async with world.controller() as second:

@@ -13,6 +13,7 @@ from typing import Any
 
 from controller.process.settings import ControllerSettings, PrometheusSettings
 from controller.resource.crd import crd_manifest
+from controller.resource.saving import unpacked
 from controller.runner import Controller
 from controller.tick import TickReport
 from tests import kinds
@@ -67,6 +68,11 @@ def autoscaler(mode: str = "Recommend", **spec: Any) -> Json:
         }
         | spec,
     }
+
+
+def learned_of(status: Json) -> Any:
+    """What a status says was learned."""
+    return unpacked(status["memory"])
 
 
 class World:

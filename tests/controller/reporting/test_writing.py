@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from controller.fleet.fleet import Fleet
+from controller.fleet.fleet import Fleet, saved_of
 from controller.kube.client import Kube
 from controller.kube.events import Events
 from controller.outputs.base import Acted
@@ -19,6 +19,8 @@ from controller.prometheus.sources import Sources
 from controller.reporting.writing import Reporter
 from controller.resource.crd import crd_manifest
 from controller.resource.group import Annotation
+from controller.resource.parsing import parse_autoscaler
+from controller.resource.saving import demand_mark, unpacked
 from controller.resource.settings import ServiceKey
 from controller.service import Service
 from tests.controller.e2e.world import GROUP, NAMESPACE, autoscaler
@@ -154,6 +156,35 @@ def test_what_is_wrong_with_annotations_stands_in_the_annotations(fake_api: Fake
             assert said in stands["message"]
         assert desk.writes() == 2
         assert len(await desk.notes()) == 2
+
+    at_a_desk(fake_api, tmp_path, work)
+
+
+def test_what_an_earlier_version_learned_is_read_and_then_taken_away(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    async def work(desk: Desk) -> None:
+        fake_api.must("POST", CHAT_PATH.removesuffix("/chat"), autoscaler(prometheus=GOOD))
+        mark = demand_mark(parse_autoscaler(autoscaler(prometheus=GOOD)))
+        old = {"demand": mark, "starts": 7, "failed": 2}
+        fake_api.must("PATCH", f"{CHAT_PATH}/status", {"status": {"learned": old}})
+        await desk.until(lambda: bool(desk.fleet.objects and next(iter(desk.fleet.objects.values())).get("status")))
+        (service,) = desk.fleet.services.values()
+        if service.finished_starts != 7:  # it was met before its status was there
+            desk.fleet.services.clear()
+            desk.fleet._seen.clear()
+            desk.fleet.sync()
+            (service,) = desk.fleet.services.values()
+        assert (service.finished_starts, service.failed_starts) == (7, 2)
+        await desk.round()
+        status = fake_api.must("GET", CHAT_PATH)["status"]
+        assert unpacked(status["memory"])["starts"] == 7
+        assert "learned" in status, "where the definition is older, the new field would be dropped"
+        await desk.until(lambda: "memory" in next(iter(desk.fleet.objects.values()))["status"])
+        learn(service)
+        await desk.reporter.save_all()
+        status = fake_api.must("GET", CHAT_PATH)["status"]
+        assert "learned" not in status
+        assert unpacked(status["memory"])["starts"] == 8
+        assert saved_of(service.settings.key, fake_api.must("GET", CHAT_PATH))["starts"] == 8
 
     at_a_desk(fake_api, tmp_path, work)
 

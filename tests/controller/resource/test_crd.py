@@ -67,7 +67,7 @@ def test_every_node_is_structural() -> None:
         assert set(node.get("required", [])) <= set(node.get("properties", {})), path
     assert SCHEMA["properties"]["status"]["properties"]["learned"] == {
         "type": "object",
-        "description": "What the controller has learned; it is read back after a restart.",
+        "description": "The same as earlier versions wrote it; it is read once and taken away.",
         "x-kubernetes-preserve-unknown-fields": True,
     }
 
