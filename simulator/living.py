@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from forecasting.errors import DataError
-from forecasting.panel import BoolArray, FloatArray, IntArray, Panel
+from forecasting.panel import BoolArray, FloatArray, Indicator, IntArray, Panel
+from harmony.decision.censored import offered_now
 from harmony.loop.managed import ManagedService
 from harmony.loop.ports import ForecastSource
 from harmony.loop.state import Look
@@ -25,10 +27,12 @@ from simulator.requests import RequestOutcome, RequestWorld, StepView, demand_pe
 from simulator.service_model import Clients, RequestLog, ServiceModel, default_ttft_slo_s
 from simulator.traces.request_trace import RequestTrace
 
-__all__ = ["BOUND", "LATE_SHARE", "LiveRequests", "Traffic", "WorldSettings", "drawn_requests"]
+__all__ = ["BOUND", "LATE_SHARE", "LEADING", "LiveRequests", "Traffic", "WorldSettings", "drawn_requests"]
 
+Measured = Literal["arrivals", "served", "balance"]
 LATE_SHARE = 0.05
 BOUND = IndicatorBound("late_share", LATE_SHARE)
+LONG = 0.9  # quantile of prompt tokens beyond which a request is a long one
 MOST_REQUESTS = 20_000_000
 PROMPT, ANSWER = (914.0, 1.0), (343.0, 0.9)  # mean tokens and spread of the logarithm, as in the bundled trace
 
@@ -44,6 +48,8 @@ class WorldSettings:
         clients: who waits how long.
         supply: where replicas come from.
         ttft_slo_s: bound on the time to first token; None for one that an idle replica can keep.
+        measured: what the service takes for its demand: ``arrivals``; what is ``served``, a lower bound where it is
+            saturated; or the ``balance``, served plus what is in the system more than before.
     """
 
     replica: ServiceModel = field(default_factory=ServiceModel)
@@ -51,6 +57,7 @@ class WorldSettings:
     clients: Clients = field(default_factory=Clients)
     supply: Supply = field(default_factory=Supply)
     ttft_slo_s: float | None = None
+    measured: Measured = "arrivals"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +73,8 @@ class Traffic:
     clients: Clients
     start_s: float
     step_s: float
+    measured: Measured = "arrivals"
+    long_tokens: float = math.inf
 
     @classmethod
     def of(
@@ -89,7 +98,9 @@ class Traffic:
         models = tuple(_of_kind(model, kind) for kind in settings.supply.kinds)
         shift = trace.start - panel.start_s if requests is not None else 0.0
         columns = (trace.arrival_s + shift, trace.prompt_tokens, trace.output_tokens)
-        return cls(*columns, per_request, models, slo, settings.clients, panel.start_s, panel.step_s)
+        clients, measured = settings.clients, settings.measured
+        long = float(np.quantile(trace.prompt_tokens, LONG))
+        return cls(*columns, per_request, models, slo, clients, panel.start_s, panel.step_s, measured, long)
 
     def part(self, start: int, stop: int) -> RequestLog:
         """Requests of rows ``start .. stop-1``, on a clock that is 0 at the first of them."""
@@ -167,6 +178,12 @@ class LiveRequests:
                 log, traffic.models, 0.0, clients=traffic.clients, ttft_slo_s=traffic.ttft_slo_s
             )
         self.drain_hours = 0.0
+        self._in_system = 0.0
+        step = np.minimum((log.arrival_s / traffic.step_s).astype(np.int64), demand.size - 1)
+        long = log.prompt_tokens > traffic.long_tokens
+        sizes = [np.bincount(step[part], minlength=demand.size) / traffic.step_s for part in (~long, long)]
+        self._by_size: list[tuple[float, float]] = list(zip(*(s.tolist() for s in sizes), strict=True))
+        self._recorded: list[list[float]] = []
 
     def run(self, service: ManagedService, forecasts: ForecastSource | None = None, every: int = 1) -> Timeline:
         """Let ``service`` have its turn at the end of every ``every``-th step."""
@@ -180,10 +197,12 @@ class LiveRequests:
             pool.advance(step)
             serving = pool.ready
             seen = self._serve(step)
-            demand += seen.retried * self._traffic.per_request / step_s  # they are asked for as well
+            demand = self._measured(demand, seen)
             if demand == demand:
                 newest, newest_s = demand, now_s
             ready[step] = serving
+            measured = indicators(seen, step_s, *self._by_size[step])
+            self._recorded.append([demand, *measured.values()])
             if step % every == 0:
                 look = Look(
                     now_s=now_s,
@@ -196,7 +215,7 @@ class LiveRequests:
                     started=[(took, "") for took, _ in pool.started()] if learns else (),
                     failed_s=pool.failed() if learns else (),
                     pending_s=pool.pending_s(step) if learns else (),
-                    indicators=indicators(seen, step_s),
+                    indicators=measured,
                 )
                 rows = []
                 turn = service.consider(look)
@@ -211,6 +230,24 @@ class LiveRequests:
                 rows.append((now_s, demand, seen.late_share))
         violated = self._violated(n)
         return Timeline(np.array(ordered), np.array(ready), violated, np.array(price))
+
+    def _measured(self, asked: float, seen: StepView) -> float:
+        """Demand of a step as the service measures it; absent where the trace's is."""
+        each, step_s = self._traffic.per_request, self._traffic.step_s
+        before, self._in_system = self._in_system, float(seen.queue_length + seen.running)
+        if self._traffic.measured == "arrivals":
+            return asked + seen.retried * each / step_s  # they are asked for as well
+        served = seen.finished * each / step_s + 0.0 * asked
+        if self._traffic.measured == "served":
+            return served
+        return offered_now(served, self._in_system * each, before * each, step_s)
+
+    def panel(self, demand: Indicator, name: str) -> Panel:
+        """What was measured in each step of `run`: the demand, and what may lead it at level 2 (`LEADING`)."""
+        return Panel(
+            np.array(self._recorded), (demand, *LEADING), self._traffic.start_s + self._row * self._traffic.step_s,
+            self._traffic.step_s, name=name,
+        )  # fmt: skip
 
     def outcome(self) -> RequestOutcome | None:
         """What became of every request; None where there was none."""
@@ -247,15 +284,23 @@ class LiveRequests:
         return np.asarray(late_n > LATE_SHARE * known_n)
 
 
-def indicators(seen: StepView, step_s: float) -> dict[str, float]:
-    """What a service measures of one step, besides its demand; NaN where there is nothing to measure."""
+def indicators(seen: StepView, step_s: float, short: float, long: float) -> dict[str, float]:
+    """What a service measures of one step, besides its demand; NaN where there is nothing to measure.
+
+    ``short`` and ``long``: requests/s by size of the prompt.
+    """
     return {
         "queue_length": float(seen.queue_length),
         "running_requests": float(seen.running),
         "tokens_in_flight": seen.tokens_in_flight,
         "tokens_waiting": seen.tokens_waiting,
         "kv_cache_usage": seen.kv_usage,
+        "short_requests_per_second": short,
+        "long_requests_per_second": long,
         "retries_per_second": seen.retried / step_s,
         "timeouts_per_second": seen.timed_out / step_s,
         "late_share": seen.late_share,
     }
+
+
+LEADING = tuple(Indicator(name, level=2) for name in indicators(StepView(0, 0, 0, 0, 0), 1.0, 0.0, 0.0))

@@ -194,7 +194,13 @@ class _Bench:
         self.traffic = None
         bound = objective.bound
         if settings.world is not None:
-            self.traffic = Traffic.of(panel, trace.requests, self.capacity, settings.world, settings.seed)
+            if events.free is not None or events.slower is not None:
+                raise UsageError(
+                    f"{panel.name}: a scenario with a shortage or slow starts has no request-level world; "
+                    "--world-file says how many nodes there are and how long they take"
+                )
+            asked = replace(panel, values=np.column_stack([self.demand, panel.values[:, 1:]]))
+            self.traffic = Traffic.of(asked, trace.requests, self.capacity, settings.world, settings.seed)
             bound = BOUND
         self.objective = replace(objective, demand=panel.names[0], bound=bound)
         self.past = Past(self.need[: self.scored_from], panel.step_s, settings.start_up.median_s, objective.epsilon)
@@ -251,7 +257,7 @@ class _Bench:
         service = ManagedService(self._terms(policy, every), journal=log)
         if self.traffic is not None and s.world is not None:
             nodes = NodePool(initial, s.start_up, s.world.supply, panel.step_s, rng)
-            live = LiveRequests(self.traffic, self.demand[part], start, nodes)
+            live = LiveRequests(self.traffic, self.seen[part], start, nodes)
             timeline = live.run(service, forecasts, every)
             return timeline if tuning else replace(timeline, requests=live.figures(self.scored_from - start))
         slower = None if events.slower is None else events.slower[part].tolist()

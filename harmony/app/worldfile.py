@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args
 
 from forecasting.errors import UsageError
 from harmony.app.written import Fields, read_fields
-from simulator.living import WorldSettings
+from simulator.living import Measured, WorldSettings
 from simulator.nodes import Kind, Supply
 from simulator.service_model import Clients, ServiceModel
 
@@ -28,9 +29,18 @@ def read_world(path: Path | None, ttft_slo_s: float | None) -> WorldSettings:
         _clients(fields.part("clients")),
         _supply(fields.part("supply")),
         ttft_slo_s,
+        _measured(fields),
     )
     fields.done()
     return world
+
+
+def _measured(fields: Fields) -> Measured:
+    value = fields.text("measured", "arrivals")
+    for known in get_args(Measured):
+        if value == known:
+            return known  # type: ignore[no-any-return]
+    raise UsageError(f"{fields.where}: measured {value!r}: expected arrivals, served or balance")
 
 
 def _replica(fields: Fields | None) -> ServiceModel:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fit_replica
-from forecasting.errors import DataError
+from forecasting.errors import DataError, UsageError
 from forecasting.panel import Indicator, Panel
 from harmony.cli.main import run as harmony
 from harmony.model.decision import Decision, Reason
@@ -25,7 +25,7 @@ from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
 from simulator.requests import Clients
 from simulator.traces.request_trace import RequestTrace
-from simulator.traces.trace import Trace
+from simulator.traces.trace import Events, Trace
 from simulator.traces.write import write_trace
 from tests.simulator.worlds import waves
 
@@ -234,3 +234,36 @@ def test_a_fitted_replica_foretells_real_runs_that_it_has_not_seen(data_dir: Pat
         assert np.median(np.abs(said / run.output[rows] - 1)) < 0.15
         running, _ = fit_replica.simulated(run, model, 0.2, 0)
         assert running.mean() == pytest.approx(run.running.mean(), rel=0.2)
+
+
+def test_what_is_served_hides_demand_and_the_balance_tells_it() -> None:
+    shown = {}
+    for measured in ("arrivals", "served", "balance"):
+        _, seen = watched(4, WorldSettings(measured=measured))  # type: ignore[arg-type]
+        shown[measured] = np.array([o.demand for o in seen])
+    asked = rates().panel.values[:, 0]
+    busy = np.arange(asked.size)[asked > 4.5]
+    assert busy.size > 20
+    assert shown["served"][busy].mean() < 0.9 * shown["arrivals"][busy].mean()  # four replicas carry less
+    assert shown["balance"].sum() == pytest.approx(asked.sum(), rel=0.05)
+    runs = {
+        m: replay(rates(), ["reactive"], ReplaySettings(world=WorldSettings(measured=m), mean_replicas=8))  # type: ignore[arg-type]
+        for m in ("served", "balance")
+    }
+    late = {m: r.policies["reactive"].requests["slo_miss_rate"] for m, r in runs.items()}
+    assert late["balance"] < late["served"]
+
+
+def test_a_metric_outage_hides_demand_but_not_from_the_requests() -> None:
+    trace = rates()
+    hidden = trace.panel.values.copy()
+    hidden[100:130] = np.nan
+    asked = trace.panel.values[:, 0]
+    out = Trace(replace(trace.panel, values=hidden), "rps", events=Events(demand=asked))
+    run, seen = watched(12, WorldSettings(), out)
+    whole, _ = watched(12, WorldSettings(), trace)
+    assert run.requests == whole.requests
+    assert {o.now_s / 60 for o in seen if np.isnan(o.demand)} >= set(range(101, 130))
+    short = Trace(trace.panel, "rps", events=Events(free=np.ones(240)))
+    with pytest.raises(UsageError, match="shortage"):
+        watched(12, WorldSettings(), short)
