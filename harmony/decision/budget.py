@@ -50,7 +50,7 @@ class ErrorBudget:
     FASTEST: ClassVar[float] = 2.0
     HOUR_SHARE: ClassVar[float] = 0.25  # one hour moves the pace by at most this share of a window's budget
     SCALE: ClassVar[float] = 4.0  # stated risks are rescaled by at most this factor
-    PRIOR: ClassVar[float] = 3.0  # violations that "what is stated is realised" is worth
+    PRIOR: ClassVar[float] = 1.0  # violations that "what is stated is realised" is worth
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.epsilon < 1.0:

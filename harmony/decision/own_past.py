@@ -363,6 +363,12 @@ class OwnPast:
         thumb: Thumb = "percentile" if setting.expert == "percentile" else "reactive"
         load = self._column(FILLED, since, now + 1) / self._column(CAPACITY, since, now + 1)
         wanted = self._bounded(int(thumb_counts(thumb, load, setting.hold, np.array([setting.knob]))[-1, 0]))
+        for (
+            expert
+        ) in self.portfolio.experts:  # it states no risk of its own: the first that can says what its counts risk
+            counts = self._counts_now(expert, "max", now)
+            if counts is not None:
+                return Guess(wanted, wanted, counts[0], RISKS)
         return Guess(wanted, wanted, np.array([float(wanted)]), np.array([math.nan]))
 
     def _bounded(self, count: int) -> int:

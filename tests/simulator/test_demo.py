@@ -17,8 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from forecasting.errors import UsageError
-from harmony.decision.rule import decide
-from harmony.decision.turn import decide_turn
+from harmony.journal.explaining import recompute
 from harmony.metrics import CATALOGUE, Metrics
 from harmony.model.authority import Mode
 from harmony.model.decision import Reason
@@ -67,14 +66,12 @@ def trail(seed: int, steps: int, **changes: object) -> list[str]:
 # ---- it is the real thing ---------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_every_decision_is_the_rules_own() -> None:
+    """Made again from what was seen, and from the table, price and hold that it names, it comes out the same."""
     checked = 0
     for snapshot in lived().all():
         turn = snapshot.record
-        again, _ = decide_turn(turn.observation, decide, snapshot.behavior, turn.before)
-        assert json.dumps(again.to_json()) == json.dumps(turn.decision.to_json())
-        if turn.decision.reason is Reason.FORECAST:
-            assert decide(turn.observation).to_json() == turn.decision.to_json()
-            checked += 1
+        assert json.dumps(recompute(snapshot).to_json()) == json.dumps(turn.decision.to_json())
+        checked += bool(turn.decision.setting) and turn.decision.reason is Reason.FORECAST
     assert checked > STEPS
 
 
@@ -97,7 +94,7 @@ def test_promises_are_kept() -> None:
         assert snapshot.realized is not None
         assert snapshot.stated is not None
         assert snapshot.realized <= 1.5 * epsilon, snapshot.service
-        assert abs(snapshot.stated - snapshot.realized) <= epsilon, snapshot.service
+        assert snapshot.realized - epsilon <= snapshot.stated <= snapshot.realized + 1.5 * epsilon, snapshot.service
         assert snapshot.mode == snapshot.effective_mode, snapshot.service
 
 
