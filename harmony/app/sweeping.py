@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from forecasting.errors import UsageError, suggest
-from harmony.app.replaying import start_up
 from harmony.app.settings import RivalSettings, SweepSettings
-from harmony.durations import parse_duration
+from harmony.app.written import Fields, read_fields
 from simulator.replaying import ReplayProgress, ReplaySettings
 from simulator.sweep.running import SweepResult, sweep
 from simulator.sweep.study import SWEPT, PolicyChoice, Study, TraceChoice
 from simulator.sweep.workers import Processes, RayCluster, Workers
 
 __all__ = ["broken", "choices", "read_study", "run", "study_in", "study_of", "write"]
-
-WORLD_KEYS = ("replica-capacity", "mean-replicas", "lead-time")
-TRACE_KEYS = ("trace", "label", "demand", "step", "surgery", *WORLD_KEYS)
-STUDY_KEYS = (
-    "traces", "policies", "epsilons", "min-replicas", "max-replicas", "gpus-per-replica", "price", "miss-price", "tune",
-    "test-fraction", "forecaster", "samples", "lookback", "decide-every", "seed", "rungs", "resamples", *WORLD_KEYS,
-)  # fmt: skip
 
 
 def choices(names: Iterable[str]) -> tuple[PolicyChoice, ...]:
@@ -72,129 +63,71 @@ def broken(result: SweepResult, policy: str | None) -> bool:
 # ---- a study's file ------------------------------------------------------------------------------------------------
 def read_study(path: Path) -> Study:
     """The study of a YAML file; raises as `study_in`."""
-    import yaml
-
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    return study_in(given, path)
+    return study_in(read_fields(path), path.parent)
 
 
-def study_in(given: object, path: Path) -> Study:
-    """The study that ``path`` says, by its content; paths of traces are relative to it.
+def study_in(given: Fields, folder: Path) -> Study:
+    """The study that a file says; traces by path are looked for in ``folder`` first.
 
-    Its keys are called like the flags; `traces` and `policies` hold names, or maps with settings of their own. Raises
-    `UsageError` saying where and what.
+    Its fields are called like the flags; `traces` and `policies` hold names, or fields with settings of their own.
+    Raises `UsageError` saying where and what.
     """
-    if not isinstance(given, dict):
-        raise UsageError(f"{path}: expected a map with traces and policies")
-    _known(f"{path}", given, STUDY_KEYS)
-    settings = _settings(path, given)
-    kept = {key: given[key] for key in ("rungs", "resamples") if key in given}
-    epsilons = _list(path, given, "epsilons") or [settings.objective.epsilon]
-    try:
-        return Study(
-            tuple(_trace(path, i, one) for i, one in enumerate(_list(path, given, "traces"))),
-            tuple(_policy(path, i, one) for i, one in enumerate(_list(path, given, "policies"))) or choices(()),
-            tuple(float(e) for e in epsilons),
-            settings,
-            **{key: _number(path, key, value, int) for key, value in kept.items()},
-        )
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{path}: {error}") from error
-
-
-def _settings(path: Path, given: Mapping[str, Any]) -> ReplaySettings:
-    """The settings of every replay."""
-    base = ReplaySettings()
-    objective = {
-        field: _number(path, key, given[key], kind)
-        for key, field, kind in (
-            ("min-replicas", "min_replicas", int),
-            ("max-replicas", "max_replicas", int),
-            ("gpus-per-replica", "gpus_per_replica", int),
-            ("price", "price_per_gpu_hour", float),
-            ("miss-price", "miss_price_per_replica_hour", float),
-        )
-        if key in given
-    }
-    plain = {
-        field: _number(path, key, given[key], kind)
-        for key, field, kind in (
-            ("test-fraction", "test_fraction", float),
-            ("samples", "samples", int),
-            ("lookback", "lookback", int),
-            ("seed", "seed", int),
-            ("tune", "tune", bool),
-            ("forecaster", "forecaster", str),
-        )
-        if key in given
-    }
-    if "decide-every" in given:
-        plain["decide_every_s"] = parse_duration(str(given["decide-every"]))
-    return dataclasses.replace(
-        base, objective=dataclasses.replace(base.objective, **objective), **plain, **dict(_world(path, given))
+    traces = tuple(_trace(one, folder) for one in given.named("traces", "trace"))
+    policies = tuple(_policy(one) for one in given.named("policies", "policy")) or choices(())
+    epsilons = given.numbers("epsilons")
+    usual = ReplaySettings()
+    objective = dataclasses.replace(
+        usual.objective,
+        min_replicas=given.whole("minReplicas", usual.objective.min_replicas),
+        max_replicas=given.whole("maxReplicas", usual.objective.max_replicas),
+        gpus_per_replica=given.whole("gpusPerReplica", 1),
+        price_per_gpu_hour=given.number("price", 1.0),
+        miss_price_per_replica_hour=given.number("missPrice", 0.0),
     )
+    settings = dataclasses.replace(
+        usual,
+        objective=objective,
+        test_fraction=given.number("testFraction", usual.test_fraction),
+        tune=given.flag("tune", usual.tune),
+        forecaster=given.text("forecaster", usual.forecaster),
+        samples=given.whole("samples", usual.samples),
+        lookback=given.whole("lookback") if given.has("lookback") else None,
+        decide_every_s=given.seconds("decideEvery") if given.has("decideEvery") else None,
+        seed=given.whole("seed", usual.seed),
+        **dict(_world(given)),
+    )
+    rungs, resamples = given.whole("rungs", 0), given.whole("resamples", 200)
+    given.done()
+    return Study(traces, policies, tuple(epsilons or (objective.epsilon,)), settings, rungs, resamples)
 
 
-def _world(path: Path, given: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What a study or one of its traces says of the world."""
+def _world(given: Fields) -> list[tuple[str, Any]]:
+    """What a study, or one of its traces, says of the world."""
     out: list[tuple[str, Any]] = []
-    for key, field in (("replica-capacity", "replica_capacity"), ("mean-replicas", "mean_replicas")):
-        if key in given:
-            out.append((field, _number(path, key, given[key], float)))
-    if "lead-time" in given:
-        out.append(("start_up", start_up(str(given["lead-time"]))))
+    for name, field in (("replicaCapacity", "replica_capacity"), ("meanReplicas", "mean_replicas")):
+        if given.has(name):
+            out.append((field, given.number(name)))
+    lead_time = given.distribution("leadTime")
+    if lead_time is not None:
+        out.append(("start_up", lead_time))
     return out
 
 
-def _trace(path: Path, number: int, given: object) -> TraceChoice:
-    where = f"{path}: traces[{number}]"
-    if isinstance(given, str):
-        given = {"trace": given}
-    if not isinstance(given, dict) or not isinstance(given.get("trace"), str):
-        raise UsageError(f"{where}: expected a trace's name, or a map with `trace`")
-    _known(where, given, TRACE_KEYS)
-    named = given["trace"]
-    beside = path.parent / named
-    surgery = given.get("surgery", [])
-    return TraceChoice(
+def _trace(given: Fields, folder: Path) -> TraceChoice:
+    named = given.text("trace")
+    beside = folder / named
+    choice = TraceChoice(
         str(beside) if beside.is_file() else named,
-        label=str(given.get("label", named)),
-        demand=given.get("demand"),
-        step_s=parse_duration(str(given["step"])) if "step" in given else None,
-        surgery=tuple(str(s) for s in ([surgery] if isinstance(surgery, str) else surgery)),
-        changes=tuple(_world(path, given)),
+        label=given.text("label", named),
+        demand=given.text("demand") if given.has("demand") else None,
+        step_s=given.seconds("step") if given.has("step") else None,
+        surgery=tuple(given.texts("surgery")),
+        changes=tuple(_world(given)),
     )
+    given.done()
+    return choice
 
 
-def _policy(path: Path, number: int, given: object) -> PolicyChoice:
-    if isinstance(given, str):
-        return PolicyChoice(given)
-    if not isinstance(given, dict) or not isinstance(given.get("policy"), str):
-        raise UsageError(f"{path}: policies[{number}]: expected a policy's name, or a map with `policy` and settings")
-    rest = tuple((k, v) for k, v in given.items() if k not in ("policy", "label"))
-    return PolicyChoice(given["policy"], str(given.get("label", "")), rest)
-
-
-def _known(where: str, given: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-    for key in given:
-        if key not in keys:
-            raise UsageError(f"{where}: no key {key!r}; {suggest(str(key), list(keys))}")
-
-
-def _list(path: Path, given: Mapping[str, Any], key: str) -> list[Any]:
-    found = given.get(key, [])
-    if not isinstance(found, list):
-        raise UsageError(f"{path}: {key}: expected a list")
-    return found
-
-
-def _number(path: Path, key: str, value: object, kind: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - of that kind
-    wanted = (int, float) if kind is float else (kind,)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):  # type: ignore[arg-type]
-        raise UsageError(f"{path}: {key}: {value!r} is no {kind.__name__}")
-    return kind(value)
+def _policy(given: Fields) -> PolicyChoice:
+    name, label = given.text("policy"), given.text("label", " ").strip()
+    return PolicyChoice(name, label, tuple(given.rest().items()))

@@ -116,6 +116,36 @@ class Fields:
             raise self._wrong(name, value, "a list of numbers of 0 or more")
         return [float(v) for v in value]
 
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._take(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self._wrong(name, value, "true or false")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """A text, or a list of them; empty where it is not given."""
+        value = self._take(name)
+        found = [] if value is None else [value] if isinstance(value, str) else value
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise self._wrong(name, value, "a text or a list of them")
+        return found
+
+    def named(self, name: str, field: str) -> list[Fields]:
+        """A list of names, or of fields of which ``field`` is the name; empty where it is not given."""
+        value = self._take(name)
+        if value is not None and not isinstance(value, list):
+            raise self._wrong(name, value, "a list")
+        whole = [{field: one} if isinstance(one, str) else one for one in value or []]
+        return [Fields(one, f"{self.where}: {name}[{i}]") for i, one in enumerate(whole)]
+
+    def rest(self) -> dict[str, Any]:
+        """What was not taken, taken now."""
+        rest, self._left = self._left, {}
+        return rest
+
     def part(self, name: str) -> Fields | None:
         """Fields of a field; None where it is not given."""
         value = self._take(name)

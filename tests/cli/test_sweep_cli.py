@@ -16,15 +16,15 @@ from tests.simulator.worlds import waves
 STUDY = """
 traces:
   - service.csv
-  - {trace: service.csv, label: doubled, lead-time: 10m, replica-capacity: 4, surgery: "scale:by=2,from=5h"}
+  - {trace: service.csv, label: doubled, leadTime: 10m, replicaCapacity: 4, surgery: "scale:by=2,from=5h"}
 policies:
   - hpa
   - {policy: reactive, label: wide, margin: 0.5}
   - oracle
 epsilons: [0.01, 0.05]
-mean-replicas: 10
-min-replicas: 2
-test-fraction: 0.5
+meanReplicas: 10
+minReplicas: 2
+testFraction: 0.5
 seed: 7
 resamples: 20
 """
@@ -114,20 +114,20 @@ def test_mistakes_end_in_one_line(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "expected a map with traces and policies"),
+        ("", "expected fields with values, got is missing"),
         ("a: [", "not YAML"),
-        ("traces: synthetic", "traces: expected a list"),
-        ("traces: [{label: x}]", "traces[0]: expected a trace's name"),
-        ("traces: [{trace: x, lead_time: 5m}]", "traces[0]: no key 'lead_time'; did you mean 'lead-time'"),
-        ("tracks: [x]", "no key 'tracks'; did you mean 'traces'"),
+        ("traces: synthetic", "traces 'synthetic': expected a list"),
+        ("traces: [{label: x}]", "traces[0]: trace is missing: expected a text"),
+        ("traces: [{trace: x, lead_time: 5m}]", "traces[0]: no field 'lead_time'; did you mean 'leadTime'"),
+        ("tracks: [x]", "no field 'tracks'; did you mean 'traces'"),
         ("traces: []", "at least one trace"),
         ("traces: [synthetic]\npolicies: [hpb]", "did you mean 'hpa'"),
         ("traces: [synthetic]\npolicies: [{policy: hpa, goal: 1}]", "no setting 'goal'"),
-        ("traces: [synthetic]\nseed: many", "seed: 'many' is no int"),
-        ("traces: [synthetic]\ntune: 1", "tune: 1 is no bool"),
-        ("traces: [synthetic]\nlead-time: soon", "'soon' is no duration"),
-        ("traces: [synthetic]\nepsilons: [often]", "often"),
-        ("traces: [synthetic]\ntest-fraction: 2", "test fraction 2"),
+        ("traces: [synthetic]\nseed: many", "seed 'many': expected a whole number"),
+        ("traces: [synthetic]\ntune: 1", "tune 1: expected true or false"),
+        ("traces: [synthetic]\nleadTime: soon", "'soon' is no duration"),
+        ("traces: [synthetic]\nepsilons: [often]", "epsilons ['often']: expected a list of numbers"),
+        ("traces: [synthetic]\ntestFraction: 2", "test fraction 2"),
     ],
 )
 def test_a_study_that_cannot_be_read_says_where(

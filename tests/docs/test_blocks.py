@@ -17,6 +17,7 @@ from controller.resource.parsing import parse_annotated, parse_autoscaler
 from controller.resource.presets import MATCHERS, PRESETS
 from forecasting.methods import method_names
 from harmony.app.sweeping import study_in
+from harmony.app.written import Fields
 from harmony.policies.registry import policy_names
 from kernels import available
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks, commands, name, of_language
@@ -65,7 +66,7 @@ def check_object(found: dict[str, Any]) -> str:
         whole = {"kind": "GPUAutoscaler", "metadata": meta, "spec": {**BASE, **found["spec"]}}
         return str(parse_autoscaler({"apiVersion": "autoscaling.harmony-autoscaler.io/v1alpha1", **whole}).key.name)
     if "traces" in found:
-        return study_in(found, Path("study.yaml")).traces[0].title
+        return study_in(Fields(found, "study.yaml"), Path()).traces[0].title
     found["metadata"] = {**IDENTITY, **found["metadata"]}
     if found["kind"] == "GPUAutoscaler":
         parse_autoscaler(found)
