@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 
+KNOWN = {"protobuf": "BSD-3-Clause"}  # said in their metadata in words that the SBOM's maker does not take over
+
+
 def licences(component: Mapping[str, Any]) -> list[str]:
     """What a component says of its licence: SPDX expressions, ids and names."""
     found = []
@@ -20,6 +23,8 @@ def licences(component: Mapping[str, Any]) -> list[str]:
         said = entry.get("expression") or licence.get("id") or licence.get("name", "")
         if said and "\n" not in said and len(said) < 120:  # some put the whole text there
             found.append(said)
+    if not found and component.get("name") in KNOWN:
+        found.append(KNOWN[component["name"]])
     return list(dict.fromkeys(found))
 
 

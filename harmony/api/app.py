@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -33,6 +34,7 @@ __all__ = ["create_app"]
 
 log = logging.getLogger(__name__)
 PREFIX = "/api/v1"
+RENDERING = 4  # threads
 PARTS = (services, decisions, work, admin, system)
 PROBLEM: dict[str, Any] = {
     "model": ProblemDetails,
@@ -93,6 +95,8 @@ def create_app(state: ApiState) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """What ends with the application."""
     app.state.stopping = asyncio.Event()
+    # What renders pages computes: more threads would only take the interpreter from each other, and from the loop.
+    anyio.to_thread.current_default_thread_limiter().total_tokens = RENDERING
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from harmony.api.problems import Problem, render, too_often
 from harmony.api.roles import Caller
 from harmony.api.state import ApiState
 from harmony.api.transport import STRICT_TRANSPORT, came_by_tls
+from harmony.api.turns import Turns
 
 __all__ = ["EVENTS", "HEALTH", "Gate"]
 
@@ -80,6 +81,7 @@ class Gate:
         self._buckets = Buckets(settings.rate, settings.burst)
         self._failures = Buckets(settings.failed_rate, settings.failed_burst)
         self._running = 0
+        self._turns = Turns()
         self._streams: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -203,6 +205,7 @@ class Gate:
                 body = await read_body(receive, _length(asked.content_length), settings.body_limit)
                 if body:
                     await self._checked(body, asked)
+                await self._turns.mine()
                 await self._app(scope, replay(body, receive), send)
         except TimeoutError as error:
             log.warning("a request took too long", extra={"method": scope["method"], "route": _route(scope)})

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -20,6 +21,7 @@ __all__ = ["ApiServer", "is_loopback", "listen"]
 STOP_S = 5
 KEEP_ALIVE_S = 30
 BACKLOG = 512
+SWITCH_S = 0.001
 
 
 class ApiServer(uvicorn.Server):
@@ -57,6 +59,18 @@ class ApiServer(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until stopped; meanwhile threads that compute hand the interpreter over more often.
+
+        The loop needs it several times for an answer, and waits each time for every thread that computes.
+        """
+        before_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_S, before_s))
+        try:
+            super().run(sockets)
+        finally:
+            sys.setswitchinterval(before_s)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell streams first, then wait for what is under way."""
