@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-
 KNOWN = {"protobuf": "BSD-3-Clause"}  # said in their metadata in words that the SBOM's maker does not take over
 
 

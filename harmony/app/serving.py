@@ -100,6 +100,7 @@ def serve(
 
 def run(server: Server, store: JournalStore | None, source: Source) -> int:
     """Listen, then begin, then serve to the end."""
+    from controller.process.malloc import settle
     from harmony.api.jobs import Jobs
     from harmony.api.server import ApiServer, listen
     from harmony.api.shelf import Shelf
@@ -127,6 +128,7 @@ def run(server: Server, store: JournalStore | None, source: Source) -> int:
                 log.info("serving", extra={"address": f"{host}:{port}", "open": settings.is_open})
             else:
                 _greet(host, port, settings, source.what)
+            settle()  # or the search for cycles would stop all answers for a moment, now and then
             api.run(sockets=[listening])
     return 0
 
