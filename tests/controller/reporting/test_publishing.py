@@ -14,7 +14,7 @@ import pytest
 from controller.kube.client import Kube
 from controller.process.clock import LiveClock
 from controller.runner import Controller
-from harmony.decision.rule import decide
+from harmony.decision.in_force import again
 from harmony.decision.turn import decide_turn
 from harmony.serving import Hub, Snapshot, decision_json, forecast_json, history_json, summary_json
 from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, Running, World, autoscaler, base_model
@@ -77,8 +77,9 @@ def check(world: World, shown: Snapshot) -> None:
     assert 100 < known.sum() <= shown.history.size <= 288
     assert np.allclose(shown.history[known], 80.0, rtol=0.01)
     assert np.all(np.diff(shown.history_s) == shown.record.observation.step_s)
-    again, _ = decide_turn(shown.record.observation, decide, shown.behavior, shown.record.before)
-    assert json.dumps(again.to_json()) == json.dumps(shown.record.decision.to_json())
+    said = shown.record.decision
+    made, _ = decide_turn(shown.record.observation, lambda o: again(o, said), shown.behavior, shown.record.before)
+    assert json.dumps(made.to_json()) == json.dumps(shown.record.decision.to_json())
     assert shown.guards_before == shown.record.before.guards
     for view in (summary_json(shown), decision_json(shown), forecast_json(shown), history_json(shown)):
         json.dumps(view, allow_nan=False)
