@@ -110,7 +110,7 @@ def test_two_services_share_types_and_money_as_brute_force_would(fleet: Any, pri
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.2, 0.5]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_one_price_spends_a_shared_error_budget_at_least_cost(seed: int, epsilon: float) -> None:
     """No allocation with at most the same total of violations costs less: brute force over both services."""
     rng = np.random.default_rng(seed)

@@ -24,9 +24,16 @@ pytestmark = pytest.mark.slow
 PATIENCE_S = 120.0
 NOWHERE = "http://127.0.0.1:9"  # nobody listens at port 9
 
+FLEET = """
+types: [{name: a, price: 1}]
+services: [{name: chat, trace: day.csv, demand: rps, perReplica: {a: 5}}]
+epsilon: 0.01
+"""
+
 # Words after each verb that need no cluster and no data; every verb is here.
 WORDS: dict[str, tuple[str, ...]] = {
     "harmony replay": ("day.csv", "--policy", "static", "--json"),
+    "harmony plan": ("-f", "fleet.yaml"),
     "harmony traces list": (),
     "harmony traces show": ("day.csv",),
     "harmony traces convert": ("day.csv", "made.parquet"),
@@ -71,6 +78,7 @@ def made(folder: Path, wheel: Path, *extras: str) -> Fresh:
     one = fresh(folder, wheel, extras)
     rows = "".join(f"{1_767_571_200 + 60 * i},{20 + i % 60}\n" for i in range(1440))
     (one.folder / "day.csv").write_text("timestamp,rps\n" + rows)
+    (one.folder / "fleet.yaml").write_text(FLEET)
     (one.folder / "days").mkdir()
     (one.folder / "days" / "day.csv").write_text("timestamp,rps\n" + rows)
     return one
@@ -124,7 +132,7 @@ def test_the_wheel_holds_the_packages_and_what_they_read(wheel: Path) -> None:
 
 
 def test_the_environment_is_ours_and_bare(base: Fresh) -> None:
-    for name in ("fastapi", "httpx2", "aiohttp", "yaml", "kubernetes", "sqlalchemy", "pytest", "lightgbm"):
+    for name in ("fastapi", "httpx2", "aiohttp", "kubernetes", "sqlalchemy", "pytest", "lightgbm", "numba"):
         assert base.run(base.python, "-c", f"import {name}").returncode == 1, name
     where = base.run(base.python, "-c", "import harmony; print(harmony.__file__)").stdout
     assert where.startswith(str(base.folder))
