@@ -15,7 +15,7 @@ from sqlalchemy import Double, Text
 from forecasting.distribution import ForecastDistribution
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
-from harmony.journal.cells import checked, json_object, shortened
+from harmony.journal.cells import LATEST_S, checked, json_object, shortened
 from harmony.journal.ids import decision_id
 from harmony.journal.inputs import (
     Inputs,
@@ -147,6 +147,9 @@ def _snapshot_of(row: Mapping[str, Any], blob: bytes | None, summary: str | None
 def _record(
     row: Mapping[str, Any], context: Mapping[str, Any], inputs: Inputs | None, forecast: ForecastDistribution | None
 ) -> Record:
+    for name in ("step_s", "interval_s"):
+        if not 0.0 < row[name] < LATEST_S:
+            raise DataError(f"{name} is {row[name]:g} s, expected a positive number")
     seen = Observation(
         now_s=row["at_s"],
         step_s=row["step_s"],

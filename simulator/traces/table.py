@@ -152,6 +152,10 @@ def pick_column(table: Table, column: str) -> str:
     raise DataError(f"{table.name}: no column {column!r}; {suggest(column, table.header)}")
 
 
+LONGEST_NAME = 200
+"""Characters of a column's name: several stand in one message."""
+
+
 def check_names(name: str, columns: Sequence[str]) -> None:
     """`DataError` for a name that is empty, holds a line break or another control character, or stands twice."""
     check_columns(name, len(columns))
@@ -159,6 +163,11 @@ def check_names(name: str, columns: Sequence[str]) -> None:
     for number, column in enumerate(columns, 1):
         if not column:
             raise DataError(f"{name}: column {number} has no name; give every column a name in the header")
+        if len(column) > LONGEST_NAME:
+            raise DataError(
+                f"{name}: the name of column {number}, {column[:40]!r}..., has {len(column):,} characters; "
+                f"expected at most {LONGEST_NAME}: is the first line a header?"
+            )
         if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in column):
             raise DataError(f"{name}: the name of column {number}, {column[:40]!r}, holds a control character")
         if column in seen:

@@ -84,6 +84,7 @@ DAMAGE = {
     "candidates that end early": "UPDATE decisions SET candidates = '{\"replicas\": [1,' WHERE id = :id",
     "candidates without costs": "UPDATE decisions SET candidates = '{\"replicas\": [1]}' WHERE id = :id",
     "no objective": "UPDATE decisions SET context = '{}' WHERE id = :id",
+    "a step of nothing": "UPDATE decisions SET step_s = 0 WHERE id = :id",
     "an objective that never was": "UPDATE decisions SET context = '{\"objective\": 7}' WHERE id = :id",
 }
 

@@ -64,6 +64,14 @@ def test_a_long_outage_is_no_mistake(tmp_path: Path) -> None:
     assert int(np.isnan(trace.panel.values).sum()) == 7 * 1440
 
 
+def test_a_name_of_a_column_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TABLE.replace("rps", "r" * 100_000))
+    with pytest.raises(DataError, match=r"column 2, 'r{40}'\.\.\., has 100,000 characters") as caught:
+        load_trace(path)
+    assert len(str(caught.value)) < 300
+
+
 def test_more_columns_than_indicators(tmp_path: Path) -> None:
     path = tmp_path / "wide.csv"
     path.write_text("timestamp," + ",".join(f"c{i}" for i in range(10_500)) + "\n")
