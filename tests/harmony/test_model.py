@@ -61,7 +61,7 @@ def test_capacity_posterior_is_the_conjugate_one() -> None:
         (lambda: Objective(min_replicas=5, max_replicas=4), "5..4"),
         (lambda: Objective(price_per_gpu_hour=-1), "price per gpu hour"),
         (lambda: Objective(gpus_per_replica=0), "gpus per replica"),
-        (lambda: Objective(measure="mean"), "'time' or 'window'"),  # type: ignore[arg-type]
+        (lambda: Objective(measure="mean"), "'time', 'window' or 'requests'"),  # type: ignore[arg-type]
         (lambda: Capacity.known(0.0), "replica capacity 0.0"),
         (lambda: Capacity.known(float("inf")), "replica capacity inf"),
         (lambda: LeadTime.known(-3.0), "lead time -3.0"),

@@ -177,7 +177,10 @@ def test_a_damaged_parquet_footer_is_a_trace_or_a_data_error(tmp_path: Path, at:
 
 def test_list_names_the_bundled_trace_and_every_format_with_a_licence() -> None:
     infos = list_traces()
-    assert [i.name for i in infos if i.kind == "bundled"] == ["synthetic"]
+    bundled = [i.name for i in infos if i.kind == "bundled"]
+    assert bundled[0] == "synthetic"
+    assert len(bundled) == 11
+    assert all(name.startswith("scenario:") for name in bundled[1:])
     formats = [i.name for i in infos if i.kind == "format"]
     assert len(set(formats)) == len(formats)
     assert {"fisher", "requests", "prometheus", "tidy", "helios", "nab", "servegen", "dlrm"} <= set(formats)
