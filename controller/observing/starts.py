@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["STARTING", "PodStarts", "Starts", "gpu_type_of", "parse_time"]
 
@@ -15,7 +15,7 @@ GPU_LABEL = "nvidia.com/gpu.product"
 LONGEST_UNWATCHED_S = 3600.0
 STARTING = "Starting"  # nothing is known to be wrong
 SETTLED_S = 300.0  # service discovery and a first scrape are over
-SAME_MOMENT_S = 5.0  # between a pod's start and the first note of its readiness
+SAME_MOMENT_S = 5.0  # between a pod's start and the first note of its readiness, and between clocks in step
 FAILED_WAITING = (
     "CrashLoopBackOff",
     "ImagePullBackOff",
@@ -75,6 +75,13 @@ class Starts:
         return tuple(sorted((a for a in (*self.pending_s, *self.unready_s) if a > limit_s), reverse=True))
 
 
+class _Start(NamedTuple):
+    """A pod that starts: when it was created, and when it was first seen (NaN: it was there before the first look)."""
+
+    created_s: float
+    seen_s: float
+
+
 @dataclass(slots=True)
 class PodStarts:
     """Remembers which pods of one target have been counted, so that each start teaches once.
@@ -84,12 +91,18 @@ class PodStarts:
     of a pod that was never ready that is when it began to run.
 
     Pods that were ready before the first look teach too if they are young enough: their times stand in the pod, and
-    a controller that restarts must not forget a morning's starts, nor count them twice (`since_s`).
+    a controller that restarts must not forget a morning's starts, nor count them twice (`since_s`). Of those whose
+    containers were restarted nobody knows whether that was before they served or after.
+
+    Readiness is noted by the clock of the node. Where that is ahead, a start that was watched is timed by the looks
+    themselves, and one that was not teaches nothing.
     """
 
     since_s: float = float("-inf")  # starts that finished before this moment have been counted
     _counted: set[str] = field(default_factory=set)
-    _starting: dict[str, float] = field(default_factory=dict)
+    _starting: dict[str, _Start] = field(default_factory=dict)
+    _ahead: dict[str, float] = field(default_factory=dict)  # first look at pods that say they will be ready only later
+    _has_looked: bool = False
 
     def look(self, pods: Iterable[Json], now_s: float, node_type: Callable[[str], str] = lambda _: "") -> Starts:
         """Read the pods of the target as they are at ``now_s``."""
@@ -123,25 +136,32 @@ class PodStarts:
             elif became is None:
                 since_s = created
                 pending.append(max(0.0, now_s - created))
-                self._starting.setdefault(uid, created)
+                self._starting.setdefault(uid, _Start(created, now_s if self._has_looked else float("nan")))
             if became is None:
+                self._ahead.pop(uid, None)
                 why, words = _waits_for(status)
                 waits.setdefault(why, []).append((since_s, words))
                 continue
             ready += 1
-            settled += now_s - became >= SETTLED_S
-            watched = self._starting.pop(uid, None) is not None
+            is_ahead = became > now_s + SAME_MOMENT_S
+            if is_ahead:
+                self._ahead.setdefault(uid, now_s)
+            settled += now_s - self._ahead.get(uid, became) >= SETTLED_S
+            watched = self._starting.pop(uid, None)
             if uid not in self._counted:
                 self._counted.add(uid)
-                believable = watched or became - created < LONGEST_UNWATCHED_S
-                # times are whole seconds: of two that became ready in one second, the second is still news
-                if (watched or became > self.since_s) and became > created and believable:
-                    took.append((became - created, kind))
-                    latest = max(latest, became)
+                if is_ahead:
+                    took_s = now_s - watched.seen_s if watched is not None else float("nan")
+                else:
+                    took_s = self._took_s(created, became, watched is not None, status)
+                if took_s > 0:  # times are whole seconds; False for NaN
+                    took.append((took_s, kind))
+                    latest = max(latest, min(became, now_s))
         for uid in [u for u in self._starting if u not in present]:
             self._give_up(uid, now_s, [])  # deleted before it was ready: cancelled, which says nothing about starting
         self._counted &= present
-        self.since_s = latest
+        self._ahead = {uid: at_s for uid, at_s in self._ahead.items() if uid in present}
+        self.since_s, self._has_looked = latest, True
         stuck = max(waits, key=lambda r: (r != STARTING, len(waits[r]))) if waits else ""
         return Starts(
             pods=alive,
@@ -157,10 +177,25 @@ class PodStarts:
             settled=settled,
         )
 
+    def _took_s(self, created: float, became: float, watched: bool, status: Json) -> float:
+        """Seconds from creation to ready; NaN for a start that was not watched and is not believed, or counted before.
+
+        Of two that became ready in one second, the second is still news if it was watched.
+        """
+        took_s = became - created
+        if not watched and (became <= self.since_s or took_s >= LONGEST_UNWATCHED_S or _restarts(status)):
+            return float("nan")
+        return took_s
+
     def _give_up(self, uid: str, now_s: float, failed: list[float]) -> None:
         began = self._starting.pop(uid, None)
         if began is not None:
-            failed.append(max(1.0, now_s - began))
+            failed.append(max(1.0, now_s - began.created_s))
+
+
+def _restarts(status: Json) -> int:
+    """How often containers of the pod were started again."""
+    return sum(int(c.get("restartCount") or 0) for c in status.get("containerStatuses") or ())
 
 
 def _was_ready(pod: Json, now_s: float) -> bool:

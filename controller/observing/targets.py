@@ -25,8 +25,11 @@ WATCHED = {  # kinds whose objects are watched; of all others `/scale` is read e
     ("leaderworkerset.x-k8s.io", "LeaderWorkerSet"): LEADER_WORKER_SETS,
 }
 OWNERS = frozenset({("apps", "Deployment"), ("apps", "StatefulSet"), ("argoproj.io", "Rollout")})
+HASH_LABELS = {  # of kinds that own pods through ReplicaSets: a Rollout may have the name of a Deployment
+    ("apps", "Deployment"): "pod-template-hash",
+    ("argoproj.io", "Rollout"): "rollouts-pod-template-hash",
+}
 WORDS = 240  # characters of what a pod says about itself
-HASH_LABELS = ("pod-template-hash", "rollouts-pod-template-hash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +197,15 @@ def is_own(pod: Json, target: TargetRef, uid: str) -> bool:
     A Deployment (or Argo Rollout) owns pods through ReplicaSets, which it names by its own name and a hash that the
     pods carry as a label. Of other kinds nothing is known about how they own pods: the selector decides.
     """
-    if (target.api_version.rpartition("/")[0], target.kind) not in OWNERS:
+    kind = (target.api_version.rpartition("/")[0], target.kind)
+    if kind not in OWNERS:
         return True
     for owner in pod["metadata"].get("ownerReferences") or ():
         if owner.get("uid") == uid and uid:
             return True
-        if owner.get("kind") == "ReplicaSet":
-            labels = pod["metadata"].get("labels") or {}
-            hashes = (labels.get(label) for label in HASH_LABELS)
-            return any(h and owner.get("name") == f"{target.name}-{h}" for h in hashes)
+        if owner.get("kind") == "ReplicaSet" and kind in HASH_LABELS:
+            own_hash = (pod["metadata"].get("labels") or {}).get(HASH_LABELS[kind])
+            return bool(own_hash) and owner.get("name") == f"{target.name}-{own_hash}"
     return False
 
 
@@ -241,9 +244,15 @@ def _trim_pod(pod: Json) -> Json:
                 if c.get("type") == "Ready" or (c.get("type"), c.get("status")) == ("PodScheduled", "False")
             ],
             **({"startTime": status["startTime"]} if "startTime" in status else {}),
-            **({} if ready else _waiting(status)),
+            **(_restarted(status) if ready else _waiting(status)),
         },
     }
+
+
+def _restarted(status: Json) -> Json:
+    """How often the containers of a pod that is ready were restarted, where they were."""
+    said = [{"restartCount": c["restartCount"]} for c in status.get("containerStatuses") or () if c.get("restartCount")]
+    return {"containerStatuses": said} if said else {}
 
 
 def _waiting(status: Json) -> Json:

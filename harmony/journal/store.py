@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, delete, insert, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -42,6 +42,20 @@ NOW_S = {  # the database's own clock, seconds since the epoch
 }
 
 
+class _File(NamedTuple):
+    """Device and number of a file, and its bytes."""
+
+    place: tuple[int, int]
+    size: int
+
+
+class _Files(NamedTuple):
+    """The file of a journal in SQLite, and its log of what is not yet in it."""
+
+    file: _File | None = None
+    log: _File | None = None
+
+
 class JournalStore:
     """One journal; safe to use from several threads, and by several processes at once.
 
@@ -52,7 +66,7 @@ class JournalStore:
     def __init__(self, engine: Engine, where: str, *, whole_forecasts: bool, file: Path | None = None) -> None:
         self.where = where
         self._file = file  # of SQLite, where it is written
-        self._opened: tuple[int, int] | None = None  # device and number of that file as it was opened
+        self._opened = _Files()  # that file, and its log, as they were when they were last looked at
         self._engine = engine
         self._whole_forecasts = whole_forecasts
         self._dialect = engine.dialect.name
@@ -316,16 +330,17 @@ class JournalStore:
     def _write(self) -> Iterator[Connection]:
         """A writing transaction: all of it, or nothing."""
         with translated(self.where), self._writing:
-            if self._was_replaced():
-                log.error("journal %s: its file was removed or replaced; a new one begins", self.where)
-                self._engine.dispose()  # whoever still reads the old file ends with it
+            if said := self._was_replaced():
+                self._engine.dispose()  # whoever still reads the old file ends with it; SQLite saves what its log held
                 self._begin_anew()
+                log.error("journal %s: %s", self.where, said)
             with self._engine.connect() as connection:
                 connection = connection.execution_options(writes=True)
                 with connection.begin():
                     yield connection
             if self._was_replaced():  # what was just written went with it; whoever asked may write it again
                 raise JournalUnavailable(f"journal {self.where}: its file was removed or replaced while it was written")
+            self._opened = self._files()
 
     def _begin_anew(self) -> None:
         """Bring the database to the newest version, and remember which file it is in."""
@@ -333,11 +348,27 @@ class JournalStore:
             connection = connection.execution_options(writes=True, migrates=True)
             with connection.begin():
                 migrate(connection, self.where)
-        self._opened = None if self._file is None else _identity(self._file)
+        self._opened = self._files()
 
-    def _was_replaced(self) -> bool:
-        """Whether another file, or none, stands where this journal's was opened: SQLite itself does not notice."""
-        return self._file is not None and _identity(self._file) != self._opened
+    def _files(self) -> _Files:
+        """The file and its log as they are now; nothing where the journal is no file, or is only read."""
+        return _Files() if self._file is None else _Files(_look(self._file), _look(Path(f"{self._file}-wal")))
+
+    def _was_replaced(self) -> str:
+        """That another file, or none, stands where this journal's was: SQLite itself does not notice; "" for no.
+
+        While a connection is open, neither the file nor its log becomes shorter or another one by itself.
+        """
+        before, now = self._opened, self._files()
+        if before.file is not None and (now.file is None or now.file.place != before.file.place):
+            return "its file was removed or replaced; a new one begins"
+        if _is_shorter(now.file, before.file):
+            return "its file was cut or written over by somebody else; it was opened anew"
+        if before.log is not None and (now.log is None or now.log.place != before.log.place):
+            return "its log (-wal) was removed or replaced; it was opened anew"
+        if _is_shorter(now.log, before.log):
+            return "its log (-wal) was cut by somebody else, and what it held may be lost; it was opened anew"
+        return ""
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -357,13 +388,17 @@ class JournalStore:
             return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
-    """Device and number of the file at this path; None for none."""
+def _look(path: Path) -> _File | None:
+    """The file at this path; None for none."""
     try:
-        found = file.stat()
+        found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return _File((found.st_dev, found.st_ino), found.st_size)
+
+
+def _is_shorter(now: _File | None, before: _File | None) -> bool:
+    return now is not None and before is not None and now.size < before.size
 
 
 def _page(limit: int) -> int:

@@ -27,6 +27,7 @@ BATCH = 1_000  # turns in one transaction
 RETRY_S = (1.0, 30.0)  # first pause after a failure, doubled up to the second
 FAREWELL_S = 10.0
 HANGS_S = 10.0  # a write that has not come back for so long is trouble: a frozen server, a network that swallows all
+BEHIND = "turns come faster than they are recorded"
 
 
 class JournalWriter:
@@ -35,7 +36,8 @@ class JournalWriter:
     While the journal is in trouble (disk full or read-only, server away, a write that does not come back) turns wait in
     memory and are tried again; beyond ``waiting`` of them the oldest are dropped and counted. `trouble` is a sentence
     for readiness and status, empty when all is well; ``on_trouble`` is called with it when trouble begins, and with ""
-    when it is over. A write that takes ``hangs_s`` seconds is trouble.
+    when it is over. A write that takes ``hangs_s`` seconds is trouble, and so are writes that are too slow for what is
+    offered; both are over when nothing waits any more.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class JournalWriter:
         self._retry_s = retry_s
         self._hangs_s = hangs_s
         self._write_began_s: float | None = None  # of the write that is under way
+        self._is_behind = False  # the trouble is that writes take too long, not that they fail
         self._offered: deque[Snapshot] = deque()
         self._rows: deque[Encoded] = deque()
         self._writing = 0  # rows that are being written or encoded now
@@ -70,13 +73,15 @@ class JournalWriter:
         """Take turns to be kept; returns at once and never raises. A subscriber of `Hub`."""
         with self._changed:
             self._offered.extend(snapshots)
-            while len(self._offered) > OFFERED:
+            too_many = max(0, len(self._offered) - max(OFFERED, len(snapshots)))  # a large fleet offers more at once
+            for _ in range(too_many):
                 self._offered.popleft()
-                self.dropped += 1
+            self.dropped += too_many
             self._changed.notify_all()
-        hangs = self._hangs()
-        if hangs and not self._reason:  # the writer's own thread cannot say it: it is the one that waits
-            self._say(hangs)
+        reason = self._hangs() or (self._behind if too_many else "")
+        if reason and not self._reason:  # the writer's own thread cannot say it: it is the one that waits
+            self._is_behind = True
+            self._say(reason)
 
     def follow(self, hub: Hub) -> Self:
         """Keep everything that ``hub`` publishes from now on."""
@@ -103,6 +108,10 @@ class JournalWriter:
         if began_s is None or monotonic() - began_s < self._hangs_s:
             return ""
         return f"journal {self._store.where}: a write has not come back for {self._hangs_s:g} s or more"
+
+    @property
+    def _behind(self) -> str:
+        return f"journal {self._store.where}: {BEHIND}"
 
     def flush(self, timeout_s: float = FAREWELL_S) -> bool:
         """Wait until everything offered so far is kept; False if that took too long."""
@@ -187,7 +196,11 @@ class JournalWriter:
                     return False
             else:
                 self._done(len(batch), kept=True)
-            self._say("")
+            if self._is_behind and self.waiting:
+                self._reason = self._behind
+            else:
+                self._is_behind = False
+                self._say("")
         return True
 
     def _written(self, rows: Sequence[Encoded]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,13 +15,17 @@ from harmony.decision.turn import decide_turn
 from harmony.model.capacity import Capacity
 from harmony.model.decision import Decision, Reason
 from harmony.model.memory import TurnMemory
-from harmony.model.objective import Fallback, Objective
+from harmony.model.objective import Behavior, Fallback, Objective, Stages
+from harmony.model.schedule import Schedule
 from harmony.policies.base import Policy
 from harmony.policies.hpa import HpaPolicy
 from harmony.policies.quantile import QuantilePolicy
 from harmony.policies.reactive import ReactivePolicy
+from harmony.policies.registry import create_policy, policy_names
 from tests.harmony.builders import forecast, observation
 
+WITHOUT_READINGS = ("static", "oracle", "oracle-free")  # a count that is given, or that is made of the future
+STAGED = Behavior(stages=Stages(25, 120.0))
 POLICIES = st.sampled_from([QuantilePolicy(), HpaPolicy(0.7), ReactivePolicy(0.2)])
 absurd = st.sampled_from([math.inf, -math.inf, 1e308, 1.7e308, 1e300, 5e-324, math.nan])
 PATHS = st.sampled_from([0.0, 100.0, 900.0, 5000.0, math.nan, math.inf, -math.inf, 1e308])
@@ -60,6 +65,36 @@ def test_no_bound_lowers_the_count_while_demand_is_absent(
         policy, demand=demand, forecast=made, ordered=ordered, ready=ordered, objective=objective, forecast_seen=seen
     )
     assert min(ordered, objective.max_replicas) <= decision.replicas <= objective.max_replicas
+
+
+@pytest.mark.parametrize("name", [n for n in policy_names(further=True) if n not in WITHOUT_READINGS])
+@pytest.mark.parametrize("lowered", ["by a schedule", "by hand, below the fallback", "with the minimum, to one count"])
+def test_whatever_lowers_the_maximum_in_an_outage_it_holds_there(name: str, lowered: str) -> None:
+    """Every policy there is, over twenty turns without demand, with guards and stages on their way down."""
+    outage = Objective(min_replicas=0, max_replicas=30, behavior=STAGED)
+    if lowered == "by a schedule":
+        night = Schedule("night", "UTC", frozenset(range(7)), 0, 1440, max_replicas=7)
+        outage = dataclasses.replace(outage, schedules=(night,))
+    elif lowered == "by hand, below the fallback":
+        outage = dataclasses.replace(outage, max_replicas=7, fallback=Fallback(2, 12))
+    else:
+        outage = dataclasses.replace(outage, min_replicas=7, max_replicas=7)
+    policy = create_policy(name)
+    memory, ordered = TurnMemory(expects_forecast=True, forecast_seen=True), 11
+    for k in range(20):
+        now_s = 60.0 * k
+        seen = observation(
+            now_s=now_s,
+            demand=math.nan,
+            forecast=forecast(np.full((50, 6), 100.0)) if k % 3 else None,
+            ordered=ordered,
+            ready=ordered,
+            objective=outage.at(now_s),
+        )
+        decision, memory = decide_turn(seen, policy.decide, STAGED, memory)
+        assert min(ordered, 7) <= decision.replicas <= 11
+        ordered = decision.replicas
+    assert ordered == 7
 
 
 @given(

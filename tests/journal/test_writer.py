@@ -331,3 +331,166 @@ def test_a_file_that_is_removed_or_replaced_under_the_writer_is_noticed(
     with JournalStore.open(str(tmp_path / "expected.db")) as expected:
         wanted = {i for snapshots in rounds[1:] for i in expected.append(snapshots)}
     assert wanted <= kept
+
+
+@pytest.mark.parametrize("at", ["do_connect", "checkout", "begin", "commit"])
+def test_a_hang_anywhere_on_the_way_into_the_database_is_trouble(tmp_path: Path, at: str) -> None:
+    """Opening a connection, waiting for one of the pool, beginning, and saying that it is done: each may not end."""
+    go, stuck = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        stuck.set()
+        assert go.wait(60)
+
+    with JournalStore.open(str(tmp_path / "j.db")) as store:
+        batches = turns(2, 30)
+        store.append(batches[0])
+        if at == "do_connect":
+            store._engine.dispose()
+        event.listen(store._engine, at, hang)
+        with JournalWriter(store, retry_s=QUICK, hangs_s=0.05) as writer:
+            writer.offer(batches[1])
+            assert stuck.wait(60)
+            eventually(lambda: "a write has not come back" in writer.trouble)
+            for snapshots in batches[2:]:
+                writer.offer(snapshots)
+            assert writer.written == 0
+            go.set()
+            assert writer.flush(60)
+            eventually(lambda: writer.trouble == "")
+            assert (writer.written, writer.dropped) == (58, 0)
+        assert store.info().rows["decisions"] == 60
+
+
+def test_a_journal_that_answers_too_slowly_is_trouble_until_it_has_caught_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write comes back in good time, and more is offered than it takes: what is lost is said while it is lost."""
+    monkeypatch.setattr("harmony.journal.writer.OFFERED", 10)
+    monkeypatch.setattr("harmony.journal.writer.BATCH", 1)
+    said: list[str] = []
+    turn_by_turn = threading.Semaphore(0)
+    with JournalStore.open(str(tmp_path / "j.db")) as store:
+
+        class Slow:
+            where = "somewhere"
+            encode = store.encode
+
+            def write(self, rows: Any) -> list[str]:
+                assert turn_by_turn.acquire(timeout=60)
+                return store.write(rows)
+
+        with JournalWriter(Slow(), said.append, hangs_s=3600.0) as writer:  # type: ignore[arg-type]
+            offered = turns(1, 60)
+            for k, snapshots in enumerate(offered):
+                writer.offer(snapshots)
+                if k % 6 == 5:  # one is written where six are offered
+                    turn_by_turn.release()
+                    eventually(lambda done=k // 6 + 1: writer.written == done)
+            assert writer.dropped > 0
+            assert "turns come faster than they are recorded" in writer.trouble
+            assert f"{writer.dropped} were dropped" in writer.trouble
+            assert [bool(text) for text in said] == [True], "said once, not with every turn that is lost"
+            turn_by_turn.release(100)
+            assert writer.flush(60)
+            eventually(lambda: writer.trouble == "")
+            assert writer.written + writer.dropped == 60
+        assert [bool(text) for text in said] == [True, False]
+
+
+def test_a_fleet_that_is_larger_than_what_may_wait_loses_nothing_by_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harmony.journal.writer.OFFERED", 10)
+    with JournalStore.open(str(tmp_path / "j.db")) as store, JournalWriter(store) as writer:
+        writer.offer(turns(40, 1)[0])
+        assert writer.flush(60)
+        assert (writer.written, writer.dropped) == (40, 0)
+
+
+def test_a_write_that_comes_back_late_every_time_is_one_trouble_not_many(tmp_path: Path) -> None:
+    """One row a minute: it is not well in between."""
+    said: list[str] = []
+    with JournalStore.open(str(tmp_path / "j.db")) as store:
+        hanging = HangingStore(store)
+        with JournalWriter(hanging, said.append, hangs_s=0.05) as writer:  # type: ignore[arg-type]
+            for k, snapshots in enumerate(turns(1, 4)):
+                writer.offer(snapshots)
+                eventually(lambda: writer._write_began_s is not None)
+                eventually(lambda: "a write has not come back" in writer._hangs())
+                writer.offer(turns(1, 1, seed=100 + k)[0])  # somebody waits while it comes back
+                go, hanging.go = hanging.go, threading.Event()
+                go.set()
+                eventually(lambda done=k + 1: writer.written >= done)
+            assert [bool(text) for text in said] == [True]
+            hanging.go.set()
+            assert writer.flush(60)
+            eventually(lambda: [bool(text) for text in said] == [True, False])
+
+
+LOST = [
+    "its log",
+    "its log and its index",
+    "its log, cut to nothing",
+    "the file, cut to nothing",
+    "its folder, moved away",
+]
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_whatever_is_taken_from_under_the_writer_is_noticed_with_the_next_turn(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever looks from beside finds what was said to be written since, as after a kill: nothing waits for the end."""
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    path, log_file = folder / "j.db", folder / "j.db-wal"
+    rounds = turns(1, 21)
+    with JournalStore.open(str(path)) as store, JournalWriter(store, retry_s=QUICK) as writer:
+        writer.offer(rounds[0])
+        assert writer.flush(60)
+        if what == LOST[0]:
+            log_file.unlink()
+        elif what == LOST[1]:
+            log_file.unlink()
+            Path(f"{path}-shm").unlink()
+        elif what in LOST[2:4]:
+            os.truncate(log_file if what == LOST[2] else path, 0)
+        else:
+            folder.rename(tmp_path / "elsewhere")
+            writer.offer(rounds[1])
+            eventually(lambda: "the file cannot be opened" in writer.trouble)
+            (tmp_path / "elsewhere").rename(folder)
+        for snapshots in rounds[1:]:
+            writer.offer(snapshots)
+            assert writer.flush(60)
+        eventually(lambda: writer.trouble == "")
+        assert writer.dropped == 0
+        if what != LOST[4]:
+            assert caplog.text.count("by somebody else") + caplog.text.count("was removed or replaced") == 1
+        with JournalStore.open(str(path), read_only=True) as beside:
+            kept = {decision.id for decision in beside.decisions(limit=100)}
+    with JournalStore.open(str(tmp_path / "expected.db")) as expected:
+        written = [expected.append(snapshots)[0] for snapshots in rounds]
+    assert set(written[1:]) <= kept
+    if what in (LOST[0], LOST[1], LOST[4]):
+        assert written[0] in kept, "and SQLite still had what the log held"
+
+
+def test_a_folder_in_the_place_of_the_file_is_trouble_until_it_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "j.db"
+    rounds = turns(1, 3)
+    with JournalStore.open(str(path)) as store, JournalWriter(store, retry_s=QUICK) as writer:
+        writer.offer(rounds[0])
+        assert writer.flush(60)
+        path.unlink()
+        path.mkdir()
+        writer.offer(rounds[1])
+        eventually(lambda: "the file cannot be opened" in writer.trouble)
+        assert "a new one begins" not in caplog.text, "it has not begun"
+        path.rmdir()
+        writer.offer(rounds[2])
+        assert writer.flush(60)
+        assert len(store.decisions()) == 2

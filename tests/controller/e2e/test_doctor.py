@@ -186,6 +186,21 @@ def test_a_query_that_returns_nothing(fake_api: FakeApiServer, tmp_path: Path) -
     assert found.cure == "run the query in Prometheus and mend it"
 
 
+def test_a_service_that_nothing_could_wake_from_0(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    """Its demand is read from its own pods; where requests arrive it would be seen without any."""
+    own = [{"name": "running", "query": "sum(vllm:num_requests_running)", "level": 1}]
+    findings = examined(fake_api, tmp_path, indicators=own, minReplicas=0)
+    found = the(findings, "warning", ABOUT)
+    assert "minReplicas 0 is held at 1: running is read from the pods themselves" in found.text
+    assert "gateway" in found.text + found.cure
+
+
+def test_a_service_that_its_gateway_can_wake_from_0(fake_api: FakeApiServer, tmp_path: Path) -> None:
+    arrive = [{"name": "arrivals", "query": "sum(rate(istio_requests_total[2m]))", "level": 1}]
+    findings = examined(fake_api, tmp_path, indicators=arrive, minReplicas=0)
+    assert not [f for f in findings if f.verdict == "warning"], findings
+
+
 def test_a_query_that_prometheus_refuses(fake_api: FakeApiServer, tmp_path: Path) -> None:
     indicators = [{"name": "running", "query": "sum(rate(x[5m])", "level": 1}]
     found = the(examined(fake_api, tmp_path, indicators=indicators), "failed", ABOUT)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.observing.starts import PodStarts, gpu_type_of, parse_time
+from controller.observing.targets import _trim_pod
 from controller.process.clock import rfc3339
 
 Json = dict[str, Any]
@@ -75,6 +76,63 @@ def test_after_a_restart_readiness_that_has_turned_since_the_pod_began_tells_it_
     seen = starts.look([lost], T0)
     assert (seen.unready_s, seen.pending_s) == ((40.0,), ())
     assert starts.look([pod("a", -age_s, 30)], T0 + 31).took_s == ()
+
+
+def test_a_pod_that_comes_back_under_its_name_is_another_start() -> None:
+    """A StatefulSet gives its pods the same names for ever; what they are told apart by is new."""
+    starts = PodStarts()
+    first = pod("chat-0", 0, 20)
+    assert starts.look([first], T0 + 30).took_s == (20.0,)
+    second = pod("chat-0", 100)
+    second["metadata"]["uid"] = "another"
+    seen = starts.look([second], T0 + 110)
+    assert (seen.pending_s, seen.unready_s) == ((10.0,), ()), "it was not ready before: that was another pod"
+    ready = pod("chat-0", 100, 150)
+    ready["metadata"]["uid"] = "another"
+    assert starts.look([ready], T0 + 151).took_s == (50.0,)
+
+
+@pytest.mark.parametrize("ahead_s", [60.0, 7200.0])
+def test_a_node_whose_clock_is_ahead_makes_no_start_longer(ahead_s: float) -> None:
+    """It notes readiness by its own clock; creation is noted by the API server's. The looks themselves tell."""
+    starts = PodStarts()
+    starts.look([pod("old", -900, -880)], T0 - 10)
+    starts.look([pod("a", 0), pod("old", -900, -880)], T0 + 1)
+    starts.look([pod("a", 0), pod("old", -900, -880)], T0 + 61)
+    ahead = pod("a", 0, 75 + ahead_s)
+    seen = starts.look([ahead, pod("old", -900, -880)], T0 + 76)
+    assert (seen.ready, seen.took_s) == (2, (75.0,))
+    assert starts.since_s <= T0 + 76, "nor does it hide the starts on other nodes"
+    assert starts.look([ahead, pod("old", -900, -880)], T0 + 76 + 300).settled == 2, "it has served for long enough"
+
+
+def test_readiness_that_lies_ahead_and_was_not_watched_teaches_nothing() -> None:
+    starts = PodStarts()
+    seen = starts.look([pod("a", 0, 900), pod("b", 0, 20)], T0 + 30)
+    assert (seen.ready, seen.took_s) == (2, (20.0,))
+    assert starts.look([pod("a", 0, 900), pod("b", 0, 20)], T0 + 1000).took_s == ()
+
+
+def restarted(name: str, created: float, ready: float | None, times: int) -> Json:
+    return pod(name, created, ready, containerStatuses=[{"name": "main", "restartCount": times}])
+
+
+def test_containers_that_end_and_begin_again_are_no_starts_whoever_watches() -> None:
+    """Ready after a minute, killed after twenty, ready again: no start of 22 minutes, nor after a restart of ours."""
+    starts = PodStarts()
+    assert starts.look([pod("a", 0, 60)], T0 + 70).took_s == (60.0,)
+    assert starts.look([restarted("a", 0, None, 1)], T0 + 1210).pending_s == ()
+    assert starts.look([restarted("a", 0, 1320, 1)], T0 + 1330).took_s == ()
+    again = PodStarts(since_s=starts.since_s)
+    trimmed = _trim_pod(restarted("a", 0, 1320, 1))
+    assert again.look([trimmed], T0 + 1500).took_s == ()
+
+
+def test_containers_that_end_before_they_were_ever_ready_are_one_long_start() -> None:
+    starts = PodStarts()
+    for times in range(4):
+        assert starts.look([restarted("a", 0, None, times)], T0 + 30 + 60 * times).pending_s == (30.0 + 60 * times,)
+    assert starts.look([restarted("a", 0, 290, 4)], T0 + 300).took_s == (290.0,)
 
 
 @pytest.mark.parametrize("age_s", [30.0, 7000.0])

@@ -77,6 +77,30 @@ def test_pods_are_taken_by_owner_where_labels_overlap() -> None:
     assert is_own(labelled("h", None), TargetRef("example.com/v1", "Model", "chat"), "m-1")  # nothing known: labels
 
 
+def test_a_rollout_that_takes_the_place_of_a_deployment_of_its_name_keeps_its_own_pods() -> None:
+    """Both name their ReplicaSets alike while the one is scaled up and the other down; the labels tell them apart."""
+    rollout = TargetRef("argoproj.io/v1alpha1", "Rollout", "chat")
+    replica_set = {"kind": "ReplicaSet", "name": "chat-5d9f", "uid": "rs-1"}
+    of_deployment = labelled("a", replica_set, **{"pod-template-hash": "5d9f"})
+    of_rollout = labelled("b", replica_set, **{"rollouts-pod-template-hash": "5d9f"})
+    assert [is_own(pod, CHAT, "d-1") for pod in (of_deployment, of_rollout)] == [True, False]
+    assert [is_own(pod, rollout, "r-1") for pod in (of_deployment, of_rollout)] == [False, True]
+
+
+def test_a_stateful_set_has_the_pods_that_it_has_adopted_and_no_others() -> None:
+    """Deleted without its pods and made anew, as for another volume size: it takes them over one after the other."""
+    made_anew = TargetRef("apps/v1", "StatefulSet", "chat")
+    of = {"kind": "StatefulSet", "name": "chat"}
+    pods = [
+        labelled("chat-0", {**of, "uid": "new"}),
+        labelled("chat-1", None),  # not adopted yet
+        labelled("chat-2", {**of, "uid": "old"}),  # of the one that is going
+        labelled("debug", {"kind": "ReplicaSet", "name": "chat-77aa", "uid": "rs"}, **{"pod-template-hash": "77aa"}),
+        labelled("warm", {"kind": "DaemonSet", "name": "chat", "uid": "ds"}),
+    ]
+    assert [is_own(pod, made_anew, "new") for pod in pods] == [True, False, False, False, False]
+
+
 def test_a_twin_with_overlapping_labels_does_not_count_as_ready(fake_api: FakeApiServer, tmp_path: Path) -> None:
     async def work(targets: Targets) -> None:
         async def ready(expected: int) -> None:
