@@ -20,13 +20,15 @@ import numpy.typing as npt
 
 from forecasting.errors import DataError, suggest
 
-__all__ = ["BoolArray", "FloatArray", "Indicator", "IntArray", "Kind", "Level", "Panel"]
+__all__ = ["LARGEST", "BoolArray", "FloatArray", "Indicator", "IntArray", "Kind", "Level", "Panel"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 Kind = Literal["gauge", "counter", "rate"]
 KINDS: tuple[Kind, ...] = ("gauge", "counter", "rate")
+LARGEST = float(np.finfo(np.float32).max)
+"""Of a reading that is meant: sums and squares of such are numbers. Larger ones are refused where they enter."""
 ON_GRID = 1e-6  # of a step: how far rounding may put a time before its row
 
 

@@ -32,6 +32,7 @@ from simulator.living import BOUND, LiveRequests, Traffic, WorldSettings
 from simulator.nodes import NodePool
 from simulator.pool import GpuPool, StartUp
 from simulator.result import Fan, PolicyRun, ReplayResult
+from simulator.traces.limits import LEAST
 from simulator.traces.registry import Trace, load_trace
 from simulator.traces.trace import Events
 from simulator.tuning import Score, choose_setting
@@ -185,8 +186,8 @@ class _Bench:
                 f"{1 - settings.test_fraction:.0%} and score the rest; give at least 5"
             )
         mean = float(np.nanmean(self.demand)) if np.isfinite(self.demand).any() else float("nan")
-        if settings.replica_capacity is None and not mean > 0:
-            raise DataError(f"{panel.name}: demand {panel.names[0]!r} is never above zero; nothing to scale")
+        if settings.replica_capacity is None and not mean >= LEAST:
+            raise DataError(f"{panel.name}: demand {panel.names[0]!r} is never above zero, or hardly; nothing to scale")
         self.capacity = settings.replica_capacity or mean / settings.mean_replicas
         self.mean_need = mean / self.capacity
         self.need = replicas_needed(self.seen, self.capacity)

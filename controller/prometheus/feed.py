@@ -16,11 +16,11 @@ from controller.prometheus.coverage import Coverage, Reporting
 from controller.prometheus.errors import PrometheusError, QueryRefused, Slow
 from controller.prometheus.families import Kin
 from controller.prometheus.freshness import selectors, within
-from controller.prometheus.history import LARGEST, History
+from controller.prometheus.history import History
 from controller.prometheus.states import FeedReason, FeedState, IndicatorState
 from controller.prometheus.together import Portion, Want
 from forecasting.errors import DataError
-from forecasting.panel import FloatArray, Indicator
+from forecasting.panel import LARGEST, FloatArray, Indicator
 from forecasting.windows import WEEK_S
 
 __all__ = ["Feed", "FeedReason", "FeedState", "IndicatorState", "QueriedIndicator"]

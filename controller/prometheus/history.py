@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.errors import DataError
-from forecasting.panel import FloatArray, Indicator, IntArray
+from forecasting.panel import LARGEST, FloatArray, Indicator, IntArray
 from forecasting.windows import WEEK_S
 
 __all__ = ["History", "stored_indicator"]
@@ -23,7 +23,6 @@ __all__ = ["History", "stored_indicator"]
 Float32Array = npt.NDArray[np.float32]
 
 SLACK_ROWS = 8  # rows ahead of the last complete one, so that a new reading does not push out what is still read
-LARGEST = float(np.finfo(np.float32).max)
 LATEST_S = 1e13
 ON_GRID = 1e-6  # of a step: how far rounding may put a time beyond its row
 

@@ -13,7 +13,7 @@ from controller.prometheus.client import Prometheus
 from controller.prometheus.feed import QueriedIndicator
 from controller.prometheus.freshness import within
 from forecasting.errors import DataError
-from forecasting.panel import FloatArray, Panel
+from forecasting.panel import LARGEST, FloatArray, Panel
 
 __all__ = ["PastPanel", "read_column", "read_panel"]
 
@@ -84,6 +84,8 @@ async def read_column(
 ) -> tuple[FloatArray, tuple[str, ...]]:
     """(last - first + 1,) one query on the rows ``first .. last`` of the grid, NaN where absent, and what is missing.
 
+    Absurdly large numbers are absent.
+
     ``what`` names it in messages. Rows for which several series have a value are absent; raises `DataError` if those
     are most.
     """
@@ -96,5 +98,5 @@ async def read_column(
     column = np.full(last - first + 1, np.nan)
     rows = np.rint(times / step_s).astype(np.int64) - first
     inside = (rows >= 0) & (rows < column.size)
-    column[rows[inside]] = values[inside]
+    column[rows[inside]] = np.where(np.abs(values[inside]) <= LARGEST, values[inside], np.nan)
     return column, answer.warnings

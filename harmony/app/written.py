@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from harmony.durations import parse_duration
 from simulator.pool import StartUp
 
 __all__ = ["Fields", "read_fields", "start_up"]
+
+_SHORT = reprlib.Repr()  # of a file that names one list in another, in another, `repr` is longer than any memory
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 def start_up(text: str, where: str = "--lead-time") -> StartUp:
@@ -32,9 +36,21 @@ def read_fields(path: Path) -> Fields:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # dates that are none, nesting too deep
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())[:200]})") from error
     return Fields(value, str(path))
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max  # False for NaN; a whole number may be of any length
 
 
 class Fields:
@@ -63,8 +79,7 @@ class Fields:
         value = self._take(name)
         if value is None and default is not None:
             return default
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not good or value < least:
+        if not _is_number(value) or value < least:
             raise self._wrong(name, value, f"a number of {least:g} or more")
         return float(value)
 
@@ -109,9 +124,7 @@ class Fields:
         value = self._take(name)
         if value is None:
             return None
-        good = isinstance(value, list) and all(
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and v >= 0 for v in value
-        )
+        good = isinstance(value, list) and all(_is_number(v) and v >= 0 for v in value)
         if not good or not value:
             raise self._wrong(name, value, "a list of numbers of 0 or more")
         return [float(v) for v in value]
@@ -172,4 +185,4 @@ class Fields:
 
 
 def _shown(value: object) -> str:
-    return "is missing" if value is None else repr(value)[:60]
+    return "is missing" if value is None else _SHORT.repr(value)[:60]

@@ -12,7 +12,7 @@ import numpy as np
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
 
-__all__ = ["MOST_CELLS", "MOST_COLUMNS", "absurd_gap", "check_columns", "check_size", "unpacked"]
+__all__ = ["LEAST", "MOST_CELLS", "MOST_COLUMNS", "absurd_gap", "check_columns", "check_size", "unpacked"]
 
 MOST_CELLS = 50_000_000
 """Rows times columns of a panel: 400 MB of numbers; a year of one-minute rows of 95 indicators."""
@@ -22,6 +22,8 @@ MOST_BYTES = 2_000_000_000
 MOST_RATIO = 100
 """How many times its packed size a file may unpack to (numbers as text pack 3 to 30 times); `ALWAYS_BYTES` are fine."""
 ALWAYS_BYTES = 64_000_000
+LEAST = float(np.finfo(np.float32).tiny)
+"""Of a mean demand: a replica that carries less carries nothing."""
 LONG_GAP_ROWS = 10_000
 LONG_GAP_SHARE = 0.9
 _PIECE = 1 << 20

@@ -19,6 +19,9 @@ __all__ = ["META_KEY", "ParquetTable"]
 META_KEY = "harmony-trace"
 """Key of the file metadata that carries units, levels and kinds (see `write`)."""
 
+LONGEST_CELL = 10_000
+"""Bytes of a text: each row gets a copy of its own, however often the file holds it once."""
+
 T = TypeVar("T")
 
 
@@ -30,16 +33,34 @@ class ParquetTable:
         lazy = pl.scan_parquet(io.BytesIO(data))
         self.header = tuple(self._guarded(lambda: lazy.collect_schema().names()))
         check_columns(name, len(self.header))
-        rows = int(
+        self._rows = int(
             self._guarded(lambda: lazy.select(pl.len()).collect().item())
         )  # from the footer: nothing is unpacked
-        check_size(name, rows, len(self.header))
-        self._frame = self._guarded(lambda: pl.read_parquet(io.BytesIO(data)))
-        if not self.header or not len(self._frame):
+        check_size(name, self._rows, len(self.header))
+        self._data = data
+        if not self.header or not self._rows:
             raise DataError(f"{name}: no rows; expected at least 2")
         check_names(name, self.header)
         extra = self._guarded(lambda: pl.read_parquet_metadata(io.BytesIO(data)))
         self.meta: dict[str, Any] = parse_meta(name, extra[META_KEY]) if META_KEY in extra else {}
+
+    def _read(self, columns: Sequence[str]) -> pl.DataFrame:
+        """These columns alone: what nobody asks for may be texts of any size."""
+        names = list(dict.fromkeys(pick_column(self, column) for column in columns))
+        frame = self._guarded(lambda: pl.read_parquet(io.BytesIO(self._data), columns=names))
+        if len(frame) != self._rows:
+            raise DataError(
+                f"{self.name}: broken Parquet file ({len(frame):,} rows, of which it states {self._rows:,})"
+            )
+        for series in frame.get_columns():
+            if series.dtype == pl.String and len(frame):
+                long = (series.str.len_bytes() > LONGEST_CELL).fill_null(False).to_numpy()
+                if long.any():
+                    raise DataError(
+                        f"{self.name}, {self.where(int(np.argmax(long)))}, column {series.name!r}: a text of more than "
+                        f"{LONGEST_CELL:,} bytes"
+                    )
+        return frame
 
     def _guarded(self, action: Callable[[], T]) -> T:
         """The action's result; what polars says of a broken file (even by a panic) becomes a `DataError`."""
@@ -56,8 +77,9 @@ class ParquetTable:
     def numbers(self, columns: Sequence[str]) -> FloatArray:
         """(rows, columns) float64, NaN where a cell is null or NaN."""
         parts = []
+        frame = self._read(columns)
         for column in columns:
-            series = self._frame[pick_column(self, column)]
+            series = frame[column]
             if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
                 raise DataError(
                     f"{self.name}, column {column!r}: {series.dtype} values are no numbers; "
@@ -70,18 +92,18 @@ class ParquetTable:
                     f"{self.name}, {self.where(row)}, column {column!r}: infinite; give a number or leave it null"
                 )
             parts.append(values)
-        return np.column_stack(parts) if parts else np.empty((len(self._frame), 0))
+        return np.column_stack(parts) if parts else np.empty((self._rows, 0))
 
     def texts(self, column: str) -> list[str]:
         """One column as text, empty where null."""
-        series = self._frame[pick_column(self, column)]
+        series = self._read([column])[column]
         return [
             "" if value is None else str(value) for value in self._guarded(lambda: series.cast(pl.String).to_list())
         ]
 
     def times(self, column: str) -> ParsedTimes:
         """One column as times (a date without a zone is taken as UTC)."""
-        series = self._frame[pick_column(self, column)]
+        series = self._read([column])[column]
         if series.null_count():
             row = int(np.argmax(series.is_null().to_numpy()))
             raise DataError(f"{self.name}, {self.where(row)}, column {column!r}: no time")

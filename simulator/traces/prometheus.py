@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from forecasting.errors import DataError
 from forecasting.panel import Indicator, Kind, Panel
 from simulator.traces.grid import regular_grid
+from simulator.traces.limits import check_columns
 from simulator.traces.table import ParsedTimes, check_names
 from simulator.traces.trace import Trace
 from simulator.traces.wide import stem
@@ -34,8 +36,9 @@ def read_prometheus(name: str, text: str) -> Trace:
             numbers, or times that lie on no common step.
     """
     series = _series(name, text)
+    check_columns(name, len(series))
     labels = [entry["metric"] for entry in series]
-    varying = sorted({k for m in labels for k in m if k != "__name__" and len({o.get(k) for o in labels}) > 1})
+    varying = _varying(labels)
     check_names(name, [_title(metric, varying) for metric in labels])
     columns = [
         _samples(name, _title(metric, varying), entry["values"]) for metric, entry in zip(labels, series, strict=True)
@@ -102,6 +105,14 @@ def _samples(name: str, title: str, values: list[Any]) -> tuple[np.ndarray[Any, 
     if not np.isfinite(stamps).all() or (np.diff(stamps) <= 0).any():
         raise DataError(f"{name}: {title}: sample times must be finite and ascending")
     return stamps, numbers
+
+
+def _varying(labels: list[dict[str, str]]) -> list[str]:
+    """The labels that tell series apart, in order; in one pass: each series may have labels that no other has."""
+    seen = Counter(key for metric in labels for key in metric)
+    first = labels[0]
+    other = {key for metric in labels for key, value in metric.items() if first.get(key) != value}
+    return sorted(key for key in seen if key != "__name__" and (seen[key] < len(labels) or key in other))
 
 
 def _title(metric: dict[str, str], varying: list[str]) -> str:

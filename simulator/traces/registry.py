@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from forecasting.errors import DataError, UsageError, suggest
-from forecasting.panel import Panel
+from forecasting.panel import LARGEST, Panel
 from simulator.traces.grid import time_text
 from simulator.traces.prometheus import read_prometheus
 from simulator.traces.requests import read_mooncake_lines, read_requests, request_columns
@@ -193,6 +193,7 @@ def _finish(trace: Trace, demand: str | None, step_s: float | None, raw: bool) -
     panel = trace.panel
     chosen = demand or trace.demand
     panel.position(chosen)
+    _refuse_absurd(panel)
     if not raw:
         panel = panel.with_demand(chosen).counters_as_rates()
     panel = _coarsened(panel, step_s)
@@ -210,6 +211,19 @@ def _finish(trace: Trace, demand: str | None, step_s: float | None, raw: bool) -
             f"{panel.name}: demand {chosen!r} has no value at all; with values: {', '.join(others) or 'none'}"
         )
     return replace(trace, panel=panel, demand=chosen)
+
+
+def _refuse_absurd(panel: Panel) -> None:
+    """`DataError` that names a number which is too large to be meant."""
+    with np.errstate(invalid="ignore"):
+        large = np.abs(panel.values) > LARGEST
+    if large.any():
+        row, column = (int(i) for i in np.argwhere(large)[0])
+        here = time_text(float(panel.times_s[row]), panel.calendar)
+        raise DataError(
+            f"{panel.name}: {panel.names[column]!r} is {panel.values[row, column]:g} at row {row + 1} ({here}); "
+            f"expected numbers of at most {LARGEST:.2g}"
+        )
 
 
 def _coarsened(panel: Panel, step_s: float | None) -> Panel:

@@ -21,7 +21,7 @@ import numpy as np
 
 from forecasting.errors import DataError, suggest
 from forecasting.panel import FloatArray
-from simulator.traces.limits import MOST_BYTES, check_columns, unpacked
+from simulator.traces.limits import MOST_BYTES, MOST_COLUMNS, check_columns, unpacked
 
 __all__ = [
     "META_PREFIX",
@@ -48,6 +48,13 @@ BULK_SIZE = 4_000_000
 """Characters from which on the quick way through a table is tried first (see `bulk`)."""
 _ABSENT = frozenset({"", "nan", "na", "n/a", "null", "none", "-"})
 _DELIMITERS = (",", ";", "\t")
+_ARCHIVES = {
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf": "7z",
+}
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,9 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
     if not data:
         raise DataError(f"{path.name}: the file is empty; expected a header line and rows")
+    archive = next((kind for start, kind in _ARCHIVES.items() if data.startswith(start)), "")
+    if archive:
+        raise DataError(f"{path.name}: a {archive} archive; expected CSV, Parquet or JSON, plain or gzip: unpack it")
     if data[:2] == b"\x1f\x8b":
         data = unpacked(data, path.name)
     elif path.suffix == ".gz":
@@ -199,7 +209,7 @@ class TextTable:
 
     def _rows(self) -> Iterator[list[str]]:
         """Cells of every line that is not blank, header first; csv mistakes become `DataError`."""
-        reader = csv.reader(io.StringIO(self._body, newline=""), delimiter=self._delimiter, strict=True)
+        reader = csv.reader(self._lines(), delimiter=self._delimiter, strict=True)
         while True:
             try:
                 row = next(reader)
@@ -209,6 +219,14 @@ class TextTable:
                 raise DataError(f"{self.name}, line {self._skipped + reader.line_num}: not a table ({exc})") from exc
             if row:
                 yield row
+
+    def _lines(self) -> Iterator[str]:
+        """The lines, none of which has more fields than a table has columns: a list of each would take memory."""
+        for number, line in enumerate(io.StringIO(self._body, newline=""), self._skipped + 1):
+            if len(line) > MOST_COLUMNS:
+                where = self.name if number == self._skipped + 1 else f"{self.name}, line {number}"
+                check_columns(where, line.count(self._delimiter) + 1)
+            yield line
 
     def _blocks(self) -> Iterator[tuple[int, list[list[str]]]]:
         """(number of the first row, rows) in pieces, every row as long as the header."""
@@ -392,4 +410,4 @@ class FilteredTable:
     def times(self, column: str) -> ParsedTimes:
         """The kept rows' times."""
         times = self._base.times(column)
-        return ParsedTimes(times.seconds[self._rows], times.calendar)
+        return ParsedTimes(times.seconds[self._rows], times.calendar, times.local)

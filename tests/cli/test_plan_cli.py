@@ -86,6 +86,39 @@ def test_mistakes_end_in_one_line(tmp_path: Path, text: str, words: str, capsys:
     assert told.count("\n") == 1
 
 
+def lists_in_lists() -> str:
+    """Sixty short lines that stand for a list of a billion billion numbers."""
+    lines = ["l0: &l0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 18)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (lists_in_lists() + "\ntypes: *l17\n", "expected"),
+        (lists_in_lists() + "\n" + SMALL.replace("price: 3", "price: *l17"), "price"),
+        (lists_in_lists() + "\n" + SMALL.replace("[2, 2]", "*l17"), "demand"),
+        (SMALL.replace("price: 3", "price: " + "9" * 400), "price"),
+        (SMALL.replace("price: 3", "price: " + "9" * 5000), ""),
+        (SMALL.replace("price: 3", "price: -0.0x"), "price"),
+        (SMALL.replace("price: 3", "price: .inf"), "price"),
+        (SMALL.replace("[2, 2]", "[2, " + "9" * 400 + "]"), "demand"),
+        (SMALL.replace("price: 3", "price: 2026-99-99"), "not YAML"),
+        ("a: " + "[" * 5000, "not YAML"),
+    ],
+)
+def test_absurd_files_end_in_one_line_too(
+    tmp_path: Path, text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fleet.yaml").write_text(text)
+    assert run(["plan", "-f", str(tmp_path / "fleet.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said) < 500 + len(str(tmp_path))
+    assert said.count("\n") == 1
+
+
 def test_a_file_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "-f", "none.yaml"]) == 2
     assert "none.yaml: cannot be read" in capsys.readouterr().err

@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.prometheus.answers import at_each_moment, parse_answer
+from controller.prometheus.errors import PrometheusUnreachable
+from controller.prometheus.history import History
 from forecasting.distribution import ForecastDistribution
+from forecasting.panel import LARGEST
 from harmony.decision.turn import decide_turn
 from harmony.model.capacity import Capacity
 from harmony.model.decision import Decision, Reason
@@ -22,7 +26,7 @@ from harmony.policies.hpa import HpaPolicy
 from harmony.policies.quantile import QuantilePolicy
 from harmony.policies.reactive import ReactivePolicy
 from harmony.policies.registry import create_policy, policy_names
-from tests.harmony.builders import forecast, observation
+from tests.harmony.builders import DEMAND, forecast, observation
 
 WITHOUT_READINGS = ("static", "oracle", "oracle-free")  # a count that is given, or that is made of the future
 STAGED = Behavior(stages=Stages(25, 120.0))
@@ -119,6 +123,34 @@ def test_absurd_values_give_a_count_within_the_bounds(
     assert 1 <= decision.replicas <= 10
     if decision.candidates is not None:
         assert np.isfinite(decision.candidates.expected_cost).all()
+
+
+ODD = ("-0.0", "5e-324", "1e-300", "1e308", "1e400", "-1e308", "9" * 5000, "+Inf", "NaN", "1e39")
+ODD_NUMBERS = ("9223372036854775808", "1" + "0" * 30, "1e308", "-0", "5e-324", "true")  # without quotes around them
+NO_NUMBERS = ("1" + "0" * 400, "1e999", "null", "[1]", "{}", '""', '"0x10"', '"nothing"')
+
+
+def answer(value: str) -> bytes:
+    series = f'{{"metric":{{}},"values":[[60,"100"],[120,{value}]]}}'
+    return f'{{"status":"success","data":{{"resultType":"matrix","result":[{series}]}}}}'.encode()
+
+
+@pytest.mark.parametrize("value", [*(f'"{odd}"' for odd in ODD), *ODD_NUMBERS])
+def test_odd_numbers_of_prometheus_are_demand_or_absent_and_lower_no_count_by_being_odd(value: str) -> None:
+    """As text and as numbers, of any size and length: read, kept and decided upon as it happens live."""
+    found = at_each_moment(parse_answer(answer(value), "Prometheus").series)
+    history = History((DEMAND,), 60.0, 3)
+    history.write(0, found.times_s, np.where(found.values < 0, np.nan, found.values))
+    demand = history.demand_between(60.0, 120.0)[1][0]
+    assert math.isnan(demand) or 0.0 <= demand <= LARGEST
+    decision = turn(QuantilePolicy(), demand=float(demand), ordered=3, ready=3, objective=Objective(max_replicas=10))
+    assert decision.replicas == 3 if math.isnan(demand) else 1 <= decision.replicas <= 10
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_what_is_no_number_is_no_answer(value: str) -> None:
+    with pytest.raises(PrometheusUnreachable):
+        parse_answer(answer(value), "Prometheus")
 
 
 @pytest.mark.parametrize("ordered", [10, 11, 25])
