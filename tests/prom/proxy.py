@@ -30,7 +30,7 @@ class FaultyProxy:
         self.next: deque[Fault] = deque()
         self.choose: Callable[[str], Fault] | None = None  # by the text of the query, where neither is set
         self.seen: list[tuple[str, str, dict[str, str], dict[str, str]]] = []  # method, path, parameters, headers
-        self._kept = b""
+        self._kept: dict[str, bytes] = {}  # the last answer to each query
 
     async def __aenter__(self) -> Self:
         self._client = aiohttp.ClientSession()
@@ -69,12 +69,12 @@ class FaultyProxy:
         if fault == "hang":
             await asyncio.sleep(3600)
         if fault == "replay":
-            return web.Response(body=self._kept, content_type="application/json")
+            return web.Response(body=self._kept.get(form.get("query", ""), b""), content_type="application/json")
         status, body = await self._upstream(request, form)
         if fault == "cut":
             return await _cut(request, body)
         if fault == "pass":
-            self._kept = body
+            self._kept[form.get("query", "")] = body
         return web.Response(status=status, body=_altered(fault, body), content_type="application/json")
 
     async def _upstream(self, request: web.Request, form: dict[str, str]) -> tuple[int, bytes]:
