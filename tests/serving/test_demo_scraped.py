@@ -21,6 +21,7 @@ from harmony.metrics.docs import QUERIES
 from simulator.demo import DemoCluster
 from tests.helm.chart import CHART
 from tests.prom.real import RealPrometheus, need_prometheus
+from tests.sharing import made_once
 
 pytestmark = pytest.mark.prometheus
 
@@ -43,7 +44,10 @@ NOT_IN_A_DEMO = ("harmony_kube_requests_total", "harmony_keda_requests_total", "
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """All queries by name, answered by Prometheus after it has scraped a running demo."""
     need_prometheus()
-    return asyncio.run(scraped(tmp_path_factory.mktemp("prometheus")))
+    found: dict[str, list[dict[str, Any]]] = made_once(
+        tmp_path_factory, "demo-scraped", lambda: asyncio.run(scraped(tmp_path_factory.mktemp("prometheus")))
+    )
+    return found
 
 
 async def scraped(folder: Path) -> dict[str, list[dict[str, Any]]]:

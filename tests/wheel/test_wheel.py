@@ -18,6 +18,7 @@ import pytest
 import typer
 
 from harmony.cli.main import app
+from tests.sharing import made_once
 from tests.wheel.environment import ROOT, Fresh, build_wheel, fresh
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ ALL = {name: words for name, words in WORDS.items() if name not in NEEDS}
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+    return Path(made_once(tmp_path_factory, "wheel", lambda: str(build_wheel(tmp_path_factory.mktemp("wheel")))))
 
 
 def made(folder: Path, wheel: Path, *extras: str) -> Fresh:
