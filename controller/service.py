@@ -29,13 +29,12 @@ from harmony.loop.shadow import Regret
 from harmony.loop.state import Learned, Look, ScalePlan, State, Terms, Turn
 from harmony.model.authority import Mode
 from harmony.model.record import Record
-from harmony.policies.harmony import HarmonyPolicy
+from harmony.policies.harmony import SERVED, HarmonyPolicy
 
 __all__ = ["Service", "terms_of"]
 
 LATE_STEPS = 1  # a reading may not be in yet
 INCOMPLETE = "its metrics are incomplete"
-KEPT = (12_600, 0.0)  # rows of a service's past that are kept at least: 8.75 days of minutes, about 0.4 MB
 SETTLED_STEPS = 3  # a step that has no demand after so many more gets none any more
 
 
@@ -43,7 +42,7 @@ def terms_of(settings: ServiceSettings, interval_s: float) -> Terms:
     """What is agreed about a service, as a person said it."""
     return Terms(
         objective=settings.objective,
-        policy=HarmonyPolicy(limits=settings.objective.behavior, kept=KEPT),
+        policy=HarmonyPolicy(limits=settings.objective.behavior, kept=SERVED),
         capacity=settings.capacity,
         lead_time=settings.lead_time,
         step_s=settings.step_s,

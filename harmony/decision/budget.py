@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
+
 from forecasting.errors import UsageError
+from harmony.decision.blocks import Blocks
 
 __all__ = ["ErrorBudget", "Hour"]
 
 HOUR_S = 3600.0
 DAY_S = 86_400.0
 LARGEST = 1e12
+BLOCK = 64  # hours that are kept together
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +40,16 @@ class ErrorBudget:
         epsilon: the violation rate allowed, 0..1.
         window_s: the rolling window, seconds.
         step_s: seconds of one step.
-        hours: counts, oldest first.
-        counted: sums over `hours`.
+        newest: the hour that is being counted; None before any.
+        earlier: (hours, 4) the numbers of those before it, oldest first, their start in hours.
+        counted: sums over all of them.
     """
 
     epsilon: float
     window_s: float = 30 * 86_400.0
     step_s: float = 60.0
-    hours: tuple[Hour, ...] = ()
+    newest: Hour | None = None
+    earlier: Blocks = field(default_factory=lambda: Blocks.empty(4, np.float32, BLOCK))
     counted: Hour = Hour(0.0)
 
     SLOWEST: ClassVar[float] = 0.3  # the pace stays between these multiples of epsilon
@@ -59,6 +65,16 @@ class ErrorBudget:
             raise UsageError(
                 f"error budget over {self.window_s} s in steps of {self.step_s} s: expected an hour or more"
             )
+
+    @property
+    def hours(self) -> tuple[Hour, ...]:
+        """Every hour's counts, oldest first."""
+        newest = () if self.newest is None else (self.newest,)
+        return (*(_hour(row) for row in self.earlier.rows.tolist()), *newest)
+
+    def anew(self) -> ErrorBudget:
+        """With nothing counted yet."""
+        return replace(self, newest=None, earlier=self.earlier.newest(0), counted=Hour(0.0))
 
     @property
     def total(self) -> float:
@@ -79,10 +95,11 @@ class ErrorBudget:
 
     def burn_rate(self, last_s: float = HOUR_S) -> float:
         """Violated share of the last ``last_s`` seconds over epsilon: 1 spends the budget just in time."""
-        if not self.hours or self.epsilon == 0.0:
+        if self.newest is None or self.epsilon == 0.0:
             return 0.0
-        since = self.hours[-1].start_s + HOUR_S - last_s
-        recent = [h for h in self.hours if h.start_s >= since] or [self.hours[-1]]
+        recent, since = [self.newest], self.newest.start_s + HOUR_S - last_s
+        if last_s > HOUR_S:
+            recent = [h for h in self.hours if h.start_s >= since]
         steps = sum(h.steps for h in recent)
         return sum(h.violated for h in recent) / steps / self.epsilon if steps else 0.0
 
@@ -127,10 +144,13 @@ class ErrorBudget:
                 later = not hours or start > hours[-1].start_s
                 if later and 0.0 <= violated <= steps and stated >= 0.0:
                     hours.append(Hour(start, steps, violated, stated))
+        if not hours:
+            return self.anew()
         counted = Hour(0.0)
         for hour in hours:
             counted = _plus(counted, hour, 1.0)
-        return replace(self, hours=tuple(hours), counted=counted)
+        earlier = self.earlier.newest(0).extended(_rows(hours[:-1]))
+        return replace(self, newest=hours[-1], earlier=earlier, counted=counted)
 
     def learn(self, now_s: float, steps: float, violated: float, stated: float = 0.0) -> ErrorBudget:
         """After ``steps`` known steps up to ``now_s``, ``violated`` of them; ``stated`` is the sum of stated risks.
@@ -142,19 +162,27 @@ class ErrorBudget:
         if steps == 0.0:
             return self
         start = math.floor(now_s / HOUR_S) * HOUR_S
-        hours, total = self.hours, self.counted
-        if hours and start <= hours[-1].start_s:
-            newest, hours = hours[-1], hours[:-1]
-        else:
+        earlier, newest, total = self.earlier, self.newest, self.counted
+        if newest is None:
             newest = Hour(start)
+        elif start > newest.start_s:
+            earlier, newest = earlier.extended(_rows([newest])), Hour(start)
         since = newest.start_s + HOUR_S - self.window_s
-        gone = 0
-        while gone < len(hours) and hours[gone].start_s < since:
-            total = _plus(total, hours[gone], -1.0)
-            gone += 1
+        while len(earlier) and earlier.column(0, 0, 1)[0] * HOUR_S < since:
+            oldest = _hour([float(earlier.column(at, 0, 1)[0]) for at in range(4)])
+            total, earlier = _plus(total, oldest, -1.0), earlier.newest(len(earlier) - 1)
         more = Hour(0.0, steps, violated, stated)
-        total = _plus(total, more, 1.0)
-        return replace(self, hours=(*hours[gone:], _plus(newest, more, 1.0)), counted=total)
+        return replace(self, newest=_plus(newest, more, 1.0), earlier=earlier, counted=_plus(total, more, 1.0))
+
+
+def _rows(hours: list[Hour]) -> np.ndarray:
+    """(hours, 4) their numbers, as they are kept."""
+    return np.array([(h.start_s / HOUR_S, h.steps, h.violated, h.stated) for h in hours]).reshape(-1, 4)
+
+
+def _hour(row: list[float]) -> Hour:
+    """The hour of one row."""
+    return Hour(row[0] * HOUR_S, *row[1:])
 
 
 def number_or_nan(value: object) -> float:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ from scipy.special import ndtri
 
 from forecasting.panel import FloatArray
 from forecasting.specialists import TARGETS, Features, Fitted, LeadGrid, Target, fit_specialist, targets_of
-from harmony.decision.budget import ErrorBudget, Hour
-from harmony.decision.growing_rows import GrowingRows
+from harmony.decision.blocks import Blocks
+from harmony.decision.budget import ErrorBudget
 from harmony.decision.piece import NO_PRICES, Measure, Piece, Prices
 from harmony.decision.portfolio import (
     RISKS,
@@ -39,19 +39,17 @@ from harmony.decision.portfolio import (
 )
 from harmony.decision.selection import MEMORY_MISSES, MEMORY_S, Tally, Verdict, choose, verdict
 from harmony.decision.tails import quantiles
+from harmony.decision.turn_rows import FORECASTS, TurnRows
 
-__all__ = ["KEPT_ROWS", "KEPT_S", "PAST_SHARE", "Guess", "OwnPast", "TurnRow"]
+__all__ = ["PAST_SHARE", "WHOLE", "Guess", "Keeping", "OwnPast", "TurnRow"]
 
 FIRST_FIT = 200  # rows before specialists are fitted at all
 REFIT_GROWTH = 1.4  # ... and fitted again whenever there are so many times as many
-SCORES = 6000  # newest residuals that a forecast's distribution is made of
 LEAST_SCORES = 50
 REVIEW_SHARE = 0.01  # settings are chosen again on every new piece of this share of the past
 REVIEW_ROWS = 8  # ... of so many rows at least
 REVIEW_S = 6 * 3600.0  # ... and of so long at most
-KEPT_ROWS = 30_240  # the newest rows that are kept at least, and so long; of a quarter more the oldest days go
-KEPT_S = 14 * 86_400.0
-SPARE = 1.25
+SPARE = 1.25  # so many times the rows that are to be kept there may be before the oldest days go
 EARLY = 0.25  # of a step: how much sooner than a whole step after the newest row a turn still begins the next one
 PAST_SHARE = 0.05  # a past that comes at once is replayed in pieces of this share
 GAP_ROWS = 10_000  # rows that are filled in as absent when turns did not come
@@ -59,11 +57,32 @@ BLIND_MARGIN = 1.5  # what stands in for an expert that has no forecast: the lea
 REACH = 2.0  # no forecast above this multiple of the highest demand so far
 LOG_REACH = 5.0  # ... or further than exp(this) from the level
 WARM_KNOWN = 1.0  # violations that the budget must allow in what was replayed before it is trusted
-# Columns of the rows: as seen, absent values filled with the last known one, and four of the forecast.
-DEMAND, FILLED, CAPACITY, PEAK, FORECAST = 0, 1, 2, 3, 4
-
+SCORE_BLOCK = 512
+SHORT_MOST = 6e4  # what a short number holds
 
 Expert = tuple[Base, ...]
+Counts = npt.NDArray[Any]
+
+
+class Keeping(NamedTuple):
+    """How much of a past is kept.
+
+    Attributes:
+        rows, seconds: the newest rows are kept at least, and so long.
+        forecasts: newest rows whose given forecast is kept for a replay under another lead; None for all. What is not
+            replayed yet is kept in any case.
+        scores: newest residuals that the distribution of a forecast is made of.
+        short: whether these are kept to three digits.
+    """
+
+    rows: int = 30_240
+    seconds: float = 14 * 86_400.0
+    forecasts: int | None = None
+    scores: int = 6000
+    short: bool = False
+
+
+WHOLE = Keeping()
 
 
 class TurnRow(NamedTuple):
@@ -97,7 +116,7 @@ class _Learned:
 
     `features` give level and offset; `fits` are the specialists'. Of every expert and target, `scores` (n, 1) are the
     newest standardised residuals, of decisions in rows before `scored`, and `tables` (risks,) their quantiles; of each
-    of their rules, `carry` has the newest counts before holding.
+    of their rules, `carry` has the newest counts before holding, in the shortest type that holds them.
     """
 
     scored: int = 0
@@ -105,8 +124,8 @@ class _Learned:
     features: Features | None = None
     fits: Mapping[tuple[Base, Target], Fitted] = field(default_factory=dict)
     tables: Mapping[tuple[Expert, Target], FloatArray] = field(default_factory=dict)
-    scores: Mapping[tuple[Expert, Target], GrowingRows] = field(default_factory=dict)
-    carry: Mapping[tuple[Expert, Target, RuleName], FloatArray] = field(default_factory=dict)
+    scores: Mapping[tuple[Expert, Target], Blocks] = field(default_factory=dict)
+    carry: Mapping[tuple[Expert, Target, RuleName], Counts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -125,7 +144,7 @@ class OwnPast:
         changes: how often another setting was chosen.
         recent: counts before holding of the newest rows, the last of them of row `counted` - 1.
         clock: which row of a week the first row is.
-        kept: (rows, seconds) of history that are kept at least.
+        kept: how much of it is kept.
         told: what the last review found.
         measure: what is counted as violated; `prices` what else costs.
         capacity_sigma: spread of the logarithm of what one replica carries; 0 where it is known.
@@ -138,7 +157,7 @@ class OwnPast:
     least: int
     most: int
     settings: tuple[PortfolioSetting, ...]
-    history: GrowingRows
+    history: TurnRows
     tally: Tally
     newest_s: float = math.nan
     learned: _Learned = field(default_factory=_Learned)
@@ -151,7 +170,7 @@ class OwnPast:
     recent: tuple[int, ...] = ()
     counted: int = 0
     clock: int = 0
-    kept: tuple[int, float] = (KEPT_ROWS, KEPT_S)
+    kept: Keeping = WHOLE
     told: tuple[Verdict, ...] = ()
     measure: Measure = "time"
     prices: Prices = NO_PRICES
@@ -166,7 +185,7 @@ class OwnPast:
         *,
         cap: float,
         bounds: tuple[int, int] = (1, 100_000),
-        kept: tuple[int, float] = (KEPT_ROWS, KEPT_S),
+        kept: Keeping = WHOLE,
         measure: Measure = "time",
     ) -> OwnPast:
         """Nothing seen yet. ``cap`` is the most risk of one decision, ``bounds`` the replicas that settings keep to."""
@@ -179,7 +198,7 @@ class OwnPast:
             least=max(1, bounds[0]),
             most=bounds[1],
             settings=settings,
-            history=GrowingRows.empty(FORECAST + 4, np.float32),
+            history=TurnRows.empty(),
             tally=Tally.empty(len(settings)),
             allowed=budget.epsilon,
             kept=kept,
@@ -207,16 +226,14 @@ class OwnPast:
         count = self.rows_until(now_s)
         if count == 0:
             return self
-        rows = np.full((count, FORECAST + 4), math.nan)
-        filled, peak = self.history.rows[-1, [FILLED, PEAK]].tolist() if len(self.history) else (0.0, 0.0)
-        rows[:, CAPACITY], rows[:, FILLED], rows[:, PEAK] = row.capacity, filled, peak
-        if row.demand == row.demand:
-            demand = max(0.0, row.demand)
-            rows[-1, [DEMAND, FILLED, PEAK]] = demand, demand, max(peak, demand)
-        rows[-1, FORECAST:] = row.forecast
+        demand = np.full(count, math.nan)
+        demand[-1] = max(0.0, row.demand) if row.demand == row.demand else math.nan
+        forecast = np.full((count, FORECASTS), math.nan)
+        forecast[-1] = row.forecast
+        history = self.history.extended(demand, np.full(count, row.capacity), forecast)
         on_grid = now_s if self.newest_s != self.newest_s else self.newest_s + count * self.grid.step_s
         newest_s = on_grid if abs(now_s - on_grid) < self.grid.step_s else now_s
-        past = replace(self, history=self.history.extended(rows), newest_s=newest_s)
+        past = replace(self, history=history, newest_s=newest_s)
         return past._reviewed() if review and len(past.history) >= past.next_review else past
 
     def backfilled(
@@ -235,20 +252,17 @@ class OwnPast:
         ``demand`` (rows,) NaN where absent; ``forecast`` (rows, 4) as in `TurnRow`, None for none. What the service
         itself violated in that time is not known, so its budget stays as it is.
         """
-        rows = np.full((demand.size, FORECAST + 4), math.nan)
-        known = ~np.isnan(demand)
-        rows[:, DEMAND] = np.where(known, np.maximum(demand, 0.0), math.nan)
-        last = np.maximum.accumulate(np.where(known, np.arange(demand.size), -1))
-        rows[:, FILLED] = np.where(last >= 0, rows[np.maximum(last, 0), DEMAND], 0.0)
-        rows[:, PEAK] = np.maximum.accumulate(rows[:, FILLED])
-        rows[:, CAPACITY] = capacity
-        if forecast is not None:
-            rows[:, FORECAST:] = forecast
+        rows = demand.size
+        demand = np.where(np.isnan(demand), math.nan, np.maximum(demand, 0.0))
+        capacity = np.broadcast_to(np.asarray(capacity, dtype=np.float64), rows)
+        if forecast is None:
+            forecast = np.broadcast_to(math.nan, (rows, FORECASTS))
         past, at = self, 0
-        while at < len(rows):
+        while at < rows:
             until = max(past.next_review - len(past.history), round(piece * len(past.history)), 1)
-            stop = min(len(rows), at + until)
-            past = replace(past, history=past.history.extended(rows[at:stop]), newest_s=now_s)
+            stop = min(rows, at + until)
+            history = past.history.extended(demand[at:stop], capacity[at:stop], forecast[at:stop])
+            past = replace(past, history=history, newest_s=now_s)
             past = past._reviewed() if len(past.history) >= past.next_review else past
             at = stop
         return past
@@ -280,15 +294,13 @@ class OwnPast:
             kept=self.kept,
             measure=self.measure,
         ).within(self.least, self.most, self.prices, self.capacity_sigma)
-        forecast = self.history.rows[:, FORECAST:].astype(np.float64)
-        demand, capacity = self._column(DEMAND), self._column(CAPACITY)
-        again = fresh.backfilled(self.newest_s, demand, capacity, forecast, piece=PAST_SHARE)
+        rows = self.history.rows
+        again = fresh.backfilled(self.newest_s, rows[:, 0], rows[:, 1], rows[:, 2:], piece=PAST_SHARE)
         return again.preferring(self.setting)
 
     def measured(self, measure: Measure) -> OwnPast:
         """With another measure from now on: all of the history is scored again, and the budget begins anew."""
-        budget = replace(self.budget, hours=(), counted=Hour(0.0))
-        return replace(self, measure=measure, budget=budget).leading(self.grid.lead_steps)
+        return replace(self, measure=measure, budget=self.budget.anew()).leading(self.grid.lead_steps)
 
     def preferring(self, setting: PortfolioSetting | None) -> OwnPast:
         """With ``setting``, which was in force before, kept unless another one is better."""
@@ -316,7 +328,7 @@ class OwnPast:
 
     def highest(self) -> float:
         """The highest demand of the last lead."""
-        return float(self._column(FILLED, max(0, len(self.history) - 1 - self.grid.lead_steps)).max())
+        return float(self.history.filled(max(0, len(self.history) - 1 - self.grid.lead_steps)).max())
 
     @property
     def setting(self) -> PortfolioSetting | None:
@@ -361,7 +373,7 @@ class OwnPast:
         """What a rule of thumb says."""
         since = max(0, now + 1 - max(4, setting.hold))
         thumb: Thumb = "percentile" if setting.expert == "percentile" else "reactive"
-        load = self._column(FILLED, since, now + 1) / self._column(CAPACITY, since, now + 1)
+        load = self.history.filled(since, now + 1) / self.history.capacity(since, now + 1)
         wanted = self._bounded(int(thumb_counts(thumb, load, setting.hold, np.array([setting.knob]))[-1, 0]))
         for (
             expert
@@ -387,12 +399,12 @@ class OwnPast:
         piece = min(max(REVIEW_ROWS, round(REVIEW_SHARE * stop)), max(1, round(REVIEW_S / self.grid.step_s)))
         past = replace(past, next_review=stop + piece)
         past = past._chosen() if past.tally.counted * self.budget.epsilon >= WARM_KNOWN else past
-        return past._trimmed()
+        return past._without_old_forecasts()._trimmed()
 
     def _tallied(self, stop: int, bases: _Located) -> OwnPast:
         """With the rows ``reviewed .. stop-1`` replayed under every setting."""
         start, k = self.reviewed, self.grid.lead_steps
-        load = self._column(DEMAND, start, stop) / self._column(CAPACITY, start, stop)
+        load = self.history.demand(start, stop) / self.history.capacity(start, stop)
         piece = Piece(load, k, self.least, self.most, self.measure, self.prices)
         carry = dict(self.learned.carry)
         done: dict[tuple[Expert, Target], list[tuple[FloatArray, FloatArray]]] = {}
@@ -414,7 +426,7 @@ class OwnPast:
         for thumb in self.portfolio.thumbs:
             for hold in self.portfolio.thumb_holds(self.grid):
                 back = min(start, max(4, hold) - 1 + k)
-                past_load = self._column(FILLED, start - back, stop) / self._column(CAPACITY, start - back, stop)
+                past_load = self.history.filled(start - back, stop) / self.history.capacity(start - back, stop)
                 scores.append(piece.score(thumb_counts(thumb, past_load, hold, margins)[-(stop - start + k) :]))
         memory = max(MEMORY_S / self.grid.step_s, MEMORY_MISSES / max(self.budget.epsilon, 1e-6))
         cost, missed = (np.concatenate(parts) for parts in zip(*scores, strict=True))
@@ -433,9 +445,9 @@ class OwnPast:
         for rule in self.portfolio.rules:
             knobs = np.asarray(self.portfolio.knobs(rule, self.cap))
             wanted = self._or_blind(counts, least_risks(self.cap), rule, knobs, start, start + rows)
-            before = self.learned.carry.get((expert, target, rule), np.empty((0, len(knobs)), dtype=np.float32))
+            before = self.learned.carry.get((expert, target, rule), np.empty((0, len(knobs)), dtype=np.uint8))
             whole = np.concatenate([before, np.maximum(wanted, floor[:, None]).astype(np.float32)])
-            carried[rule] = whole[-(max(holds) - 1 + k) :].copy()
+            carried[rule] = _short(whole[-(max(holds) - 1 + k) :])
             scores += [piece.score(held(whole, hold)[-(rows + k) :]) for hold in holds]
         return scores, carried
 
@@ -444,8 +456,8 @@ class OwnPast:
     ) -> FloatArray:
         """(rows, knobs) counts of a rule; where the expert has no forecast, the lead's maximum with a margin."""
         back = min(start, self.grid.lead_steps)
-        highest = held(self._column(FILLED, start - back, stop), self.grid.lead_steps + 1)[back:]
-        blind = replicas(BLIND_MARGIN * highest / self._column(CAPACITY, start, stop))[:, None]
+        highest = held(self.history.filled(start - back, stop), self.grid.lead_steps + 1)[back:]
+        blind = replicas(BLIND_MARGIN * highest / self.history.capacity(start, stop))[:, None]
         if counts is None:
             return np.repeat(blind, len(knobs), axis=1)
         counts = counts[:, -risks.size :]
@@ -454,7 +466,7 @@ class OwnPast:
 
     def _refitted(self, stop: int) -> OwnPast:
         """With specialists fitted on all rows so far; rows that the first ones learned from have no residuals."""
-        demand = self._column(FILLED)
+        demand = self.history.filled()
         features = Features.for_past(demand, self.grid, self.clock)
         fits: dict[tuple[Base, Target], Fitted] = {}
         for base in self.portfolio.bases:
@@ -464,30 +476,39 @@ class OwnPast:
         if not self.fitted_rows:
             keys = [(e, t) for e in self.portfolio.experts for t in TARGETS]
             scored = max(0, stop - self.grid.lead_steps)
-            learned = replace(learned, scored=scored, scores=dict.fromkeys(keys, GrowingRows.empty(1, np.float32)))
+            empty = Blocks.empty(1, np.float16 if self.kept.short else np.float32, SCORE_BLOCK)
+            learned = replace(learned, scored=scored, scores=dict.fromkeys(keys, empty))
         return replace(self, fitted_rows=stop, learned=learned)
 
     def _with_tables(self, stop: int, bases: _Located) -> OwnPast:
         """With standardised residuals of the forecasts whose lead has passed by now, and their quantiles."""
         begin, end = self.learned.scored, max(self.learned.scored, stop - self.grid.lead_steps)
         scores, tables = dict(self.learned.scores), {}
-        demand = self._column(FILLED)
+        demand = self.history.filled()
         level = bases.level[begin - bases.start : end - bases.start]
         for (expert, target), series in self.learned.scores.items():
             location, scale = bases.mean(expert, target, begin, end)
             carried = targets_of(demand, self.grid, target, begin, end)
             fresh = (np.log((carried + bases.offset) / level) - location) / scale
-            longer = series.extended(fresh[~np.isnan(fresh), None])
-            scores[expert, target] = longer if len(longer) < SPARE * SCORES else longer.newest(SCORES)
-            known = np.sort(longer.rows[-SCORES:, 0].astype(np.float64))
+            fresh = fresh[~np.isnan(fresh), None]
+            fresh = np.clip(fresh, -SHORT_MOST, SHORT_MOST) if self.kept.short else fresh
+            scores[expert, target] = series.extended(fresh).newest(self.kept.scores)
+            known = np.sort(scores[expert, target].column(0))
             if known.size >= LEAST_SCORES:
                 tables[expert, target] = quantiles(known, 1.0 - RISKS)
         return replace(self, learned=replace(self.learned, scored=end, scores=scores, tables=tables))
 
+    def _without_old_forecasts(self) -> OwnPast:
+        """Without forecasts that are older than is kept, and replayed."""
+        if self.kept.forecasts is None:
+            return self
+        needed = min(self.reviewed - self.grid.lead_steps, self.learned.scored, len(self.history) - self.kept.forecasts)
+        history = self.history.without_forecasts_before(needed)
+        return self if history is self.history else replace(self, history=history)
+
     def _trimmed(self) -> OwnPast:
         """Without the oldest days, once there is a quarter more than is kept."""
-        rows, seconds = self.kept
-        kept = max(rows, self.grid.steps(seconds))
+        kept = max(self.kept.rows, self.grid.steps(self.kept.seconds))
         gone = (len(self.history) - kept) // self.grid.day * self.grid.day
         if len(self.history) < SPARE * kept or gone <= 0:
             return self
@@ -535,7 +556,7 @@ class OwnPast:
         """Locations and scales of all bases (``only`` those of one expert and target) in these rows."""
         features = self.learned.features
         assert features is not None  # called after the first fit
-        demand = self._column(FILLED, 0, stop)
+        demand = self.history.filled(0, stop)
         level = features.level(demand, start, stop)
         parts: dict[tuple[Base, Target], tuple[FloatArray, FloatArray]] = {}
         bases, targets = (self.portfolio.bases, TARGETS) if only is None else (only[0], (only[1],))
@@ -560,8 +581,8 @@ class OwnPast:
         level = bases.level[start - bases.start : stop - bases.start]
         away = location[:, None] + self._widened(table * scale[:, None])
         rate = level[:, None] * np.exp(np.clip(away, -LOG_REACH, LOG_REACH)) - bases.offset
-        most = REACH * self._column(PEAK, start, stop) + bases.offset
-        load = np.minimum(rate, most[:, None]) / self._column(CAPACITY, start, stop)[:, None]
+        most = REACH * self.history.peak(start, stop) + bases.offset
+        load = np.minimum(rate, most[:, None]) / self.history.capacity(start, stop)[:, None]
         return np.where(np.isnan(load), math.nan, replicas(load))
 
     def _widened(self, spread: FloatArray) -> FloatArray:
@@ -575,19 +596,15 @@ class OwnPast:
         self, offset: float, target: Target, level: FloatArray, start: int, stop: int
     ) -> tuple[FloatArray, FloatArray]:
         """Location and log scale of the forecast that was given in these rows."""
-        at = FORECAST + 2 * TARGETS.index(target)
-        median, high = self._column(at, start, stop), self._column(at + 1, start, stop)
+        at = 2 * TARGETS.index(target)
+        median, high = self.history.forecast(at, start, stop), self.history.forecast(at + 1, start, stop)
         location = np.log((median + offset) / level)
         width = np.log((high + offset) / level) - location
         return location, np.log(np.maximum(width, 0.01))
 
     def _floor(self, start: int, stop: int) -> FloatArray:
         """(rows,) what present demand needs."""
-        return replicas(self._column(FILLED, start, stop) / self._column(CAPACITY, start, stop))
-
-    def _column(self, column: int, start: int = 0, stop: int | None = None) -> FloatArray:
-        """One column of the rows ``start..stop-1``; what was stored short is computed with in full."""
-        return np.asarray(self.history.rows[start:stop, column], dtype=np.float64)
+        return replicas(self.history.filled(start, stop) / self.history.capacity(start, stop))
 
 
 class _Located(NamedTuple):
@@ -636,3 +653,10 @@ def _target(setting: PortfolioSetting) -> Target:
 
 def _rule(setting: PortfolioSetting) -> RuleName:
     return "price" if setting.rule == "price" else "quantile"
+
+
+def _short(counts: FloatArray) -> Counts:
+    """A copy of whole ``counts``, in the shortest type that holds them."""
+    most = counts.max(initial=0.0)
+    kind = np.uint8 if most <= 0xFF else np.uint16 if most <= 0xFFFF else np.float32
+    return counts.astype(kind)

@@ -14,7 +14,7 @@ from forecasting.panel import FloatArray
 from forecasting.specialists import LeadGrid, has_trees
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.in_force import Wish, in_force
-from harmony.decision.own_past import KEPT_ROWS, KEPT_S, PAST_SHARE, Guess, OwnPast, TurnRow
+from harmony.decision.own_past import PAST_SHARE, WHOLE, Guess, Keeping, OwnPast, TurnRow
 from harmony.decision.piece import Prices, violated_part
 from harmony.decision.portfolio import Base, Portfolio, PortfolioSetting
 from harmony.decision.price import CAP
@@ -26,11 +26,13 @@ from harmony.model.objective import Behavior, Objective
 from harmony.model.observation import Observation
 from harmony.policies.base import Past, SettingValue
 
-__all__ = ["HarmonyPolicy", "Kept", "Replayed"]
+__all__ = ["SERVED", "HarmonyPolicy", "Kept", "Replayed"]
 
 HIGH = 0.95  # what the width of a given forecast is read off at
 LEAD_KEPT = 0.7  # a lead time that was learned anew counts when it is longer, or shorter than this part of the last
 ABSENT = (math.nan,) * 4
+# What is kept of each of thousands of services: 8.75 days of minutes, which a weekly rhythm takes to be seen.
+SERVED = Keeping(12_600, 0.0, forecasts=360, short=True)
 HELD = frozenset({Reason.FORECAST, Reason.REACTIVE_FLOOR})
 NO_FORECAST_MARGIN = 1.5  # on the lead's maximum, until there is enough past to choose from
 
@@ -67,7 +69,7 @@ class HarmonyPolicy:
         cap: most risk of one decision, as a multiple of epsilon.
         name: name in tables and on the command line.
         limits: the user's own rate limits and windows, applied to what was chosen.
-        kept: (rows, seconds) of history that are kept at least.
+        kept: how much of the past is kept.
     """
 
     forecaster: str = "base"
@@ -78,7 +80,7 @@ class HarmonyPolicy:
     cap: float = CAP
     name: str = "harmony"
     limits: Behavior | None = None
-    kept: tuple[int, float] = (KEPT_ROWS, KEPT_S)
+    kept: Keeping = WHOLE
 
     @property
     def behavior(self) -> Behavior | None:
@@ -199,7 +201,7 @@ class HarmonyPolicy:
         elif isinstance(observation.memory, Replayed):
             setting = observation.memory.past.setting
         fresh = replace(self._started(observation).past, budget=before.budget)
-        known = demand[-max(self.kept[0], before.grid.steps(self.kept[1])) :]
+        known = demand[-max(self.kept.rows, before.grid.steps(self.kept.seconds)) :]
         newest_s, capacity = observation.now_s - before.grid.step_s, observation.capacity.median
         past = fresh.backfilled(newest_s, known, capacity, forecast, piece=PAST_SHARE)
         return Replayed(past.preferring(setting), memory.stated, recalled=True)

@@ -20,7 +20,7 @@ from harmony.model.authority import Mode
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 from harmony.model.record import Record
-from harmony.policies.harmony import HarmonyPolicy
+from harmony.policies.harmony import SERVED, HarmonyPolicy
 from harmony.policies.hpa import HpaPolicy
 from simulator.demo.demand import STEP_S, Readings
 from simulator.demo.specs import DemoSpec
@@ -31,7 +31,6 @@ __all__ = ["DemoService", "Enacted", "terms_of"]
 PATIENCE_S = 600.0  # a request that waits longer is given up
 DAY_ROWS = 1440
 PAST_DAYS = 7  # of demand that a service is told of at its first turn, as Prometheus would
-KEPT = (12_600, 0.0)  # rows of its past that it keeps at least
 LATE_STEPS = 1  # the reading of the present row may be lost
 
 
@@ -50,7 +49,7 @@ def terms_of(spec: DemoSpec) -> Terms:
     """What is agreed about a service of the demo."""
     return Terms(
         objective=spec.objective,
-        policy=HarmonyPolicy(limits=spec.objective.behavior, kept=KEPT),
+        policy=HarmonyPolicy(limits=spec.objective.behavior, kept=SERVED),
         capacity=Capacity.known(spec.per_replica),
         lead_time=LeadTime.measured(spec.guess_s),
         step_s=STEP_S,

@@ -15,7 +15,7 @@ from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.growing_rows import GrowingRows
-from harmony.decision.own_past import OwnPast, TurnRow
+from harmony.decision.own_past import Keeping, OwnPast, TurnRow
 from harmony.decision.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of
 from harmony.decision.selection import Tally, choose, verdict
 from harmony.policies.reactive import ReactivePolicy
@@ -233,7 +233,7 @@ def test_a_long_life_keeps_its_newest_days_and_goes_on() -> None:
     """Rows are let go in whole days; the setting in force and the tally stay as they were."""
     demand = daily(1700, seed=4)
     whole = begun(RIDGE).backfilled(1699 * STEP_S, demand, 100.0)
-    short = replace(begun(RIDGE), kept=(500, 0.0)).backfilled(1699 * STEP_S, demand, 100.0)
+    short = replace(begun(RIDGE), kept=Keeping(500, 0.0)).backfilled(1699 * STEP_S, demand, 100.0)
     assert len(whole.history) == 1700
     assert 500 <= len(short.history) < 500 + 2 * 144
     assert np.array_equal(short.history.rows, whole.history.rows[-len(short.history) :], equal_nan=True)
