@@ -333,6 +333,7 @@ def consider(terms: Terms, state: State, look: Look, outcome: Outcome) -> tuple[
         indicators=look.indicators,
         past=look.past,
         may_review=look.may_review,
+        missed=_missed_between(terms, outcome),
     )
     policy = terms.policy
     before = TurnMemory(
@@ -361,6 +362,13 @@ def consider(terms: Terms, state: State, look: Look, outcome: Outcome) -> tuple[
     plan = _plan(terms, decided, look, observation, decision.replicas)
     after_turn = State(decided, state.ledger, shadow, state.shadow_since_s, scores, *state[5:])
     return after_turn, Turn(observation, decision, plan, outcome, before)
+
+
+def _missed_between(terms: Terms, outcome: Outcome) -> float:
+    """The violated share of the steps since the last turn, where there is more than one; NaN otherwise."""
+    if terms.interval_s <= terms.step_s or not outcome.steps:
+        return math.nan
+    return outcome.violated / outcome.steps
 
 
 def _present(terms: Terms, demand: float, age_s: float) -> float:

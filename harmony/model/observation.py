@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,9 @@ class Observation:
         past: (rows,) demand before this moment, oldest first, NaN where absent: every `interval_s` (`step_s` where
             that is longer), the newest so long ago. None where it is not (yet) known, or was given before.
         may_review: False where long work that can wait should wait for a later turn.
+        missed: violated share of the known steps since the last turn, 0..1, as far as decisions answer for them; NaN
+            where none is known, and where every step has a turn of its own (`interval_s` up to `step_s`). The journal
+            does not keep it.
     """
 
     now_s: float
@@ -70,3 +74,4 @@ class Observation:
     indicators: Mapping[str, float] | None = None
     past: FloatArray | None = None
     may_review: bool = True
+    missed: float = math.nan

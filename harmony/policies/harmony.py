@@ -233,8 +233,10 @@ class HarmonyPolicy:
         past = past.within(*bounds, _prices(objective, past.grid.step_s), observation.capacity.sigma)
         past = past.with_objective(objective.epsilon)
         capacity = observation.capacity.median
-        if demand == demand and past.rows_until(now_s) > 0:
+        missed = math.nan if past.measure == "requests" else observation.missed  # which is a share of time
+        if missed != missed and demand == demand:
             missed = violated_part(past.measure, demand / capacity, observation.ready)
+        if missed == missed and past.rows_until(now_s) > 0:
             past = past.with_outcome(now_s, missed, memory.stated)
         given = ABSENT
         if self.forecaster and paths is not None:

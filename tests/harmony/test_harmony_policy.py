@@ -191,6 +191,18 @@ def test_a_lead_time_that_is_learned_anew_keeps_the_past(lead_s: float, steps: i
     assert past.budget.counted.steps == 501
 
 
+def test_the_budget_counts_what_was_violated_between_rare_turns() -> None:
+    def counted(**changes: object) -> tuple[float, float]:
+        seen = observation(**({"interval_s": 300.0, "demand": 1000.0, "ready": 10, "missed": 0.4} | changes))
+        budget = OWN.decide(seen).memory.past.budget.counted
+        return budget.steps, budget.violated
+
+    assert counted() == (1.0, 0.4)
+    assert counted(demand=math.nan) == (1.0, 0.4)  # the steps before were read, this one was not
+    assert counted(missed=math.nan) == (1.0, 0.0)
+    assert counted(demand=1600.0, objective=Objective(measure="requests")) == (1.0, 0.375)  # that is no share of time
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.001, 0.01, 0.1]), st.sampled_from([60.0, 300.0]))
 def test_any_few_turns_give_counts_within_bounds(seed: int, epsilon: float, interval_s: float) -> None:

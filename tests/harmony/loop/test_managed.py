@@ -210,6 +210,22 @@ def test_bounds_of_the_hour_are_in_force() -> None:
     assert counts == [30, 30, 15]  # at 00:00, 00:01 and 00:02
 
 
+@pytest.mark.parametrize(("interval_s", "told"), [(300.0, 0.4), (60.0, NAN)])
+def test_turns_rarer_than_steps_are_told_which_share_was_violated_in_between(interval_s: float, told: float) -> None:
+    terms = Terms(
+        objective=Objective(), policy=ReactivePolicy(), capacity=Capacity.known(100.0), lead_time=LeadTime.known(60.0),
+        step_s=60.0, interval_s=interval_s,
+    )  # fmt: skip
+    service = ManagedService(terms)
+    first = Look(0.0, 1000.0, 0.0, 10, 10)
+    turn = service.consider(first)
+    assert math.isnan(turn.observation.missed)
+    service.conclude(turn, 10)
+    rows = [(60.0 * i, demand, NAN) for i, demand in enumerate((1000.0, 1100.0, NAN, 900.0, 1200.0, 1000.0))]
+    seen = service.consider(Look(300.0, 1000.0, 0.0, 10, 10, rows=rows, settled_before_s=300.0)).observation
+    assert seen.missed == pytest.approx(told, nan_ok=True)  # two of five that are known
+
+
 # ---- data that are missing -----------------------------------------------------------------------------------
 class Patchy(ScriptedWorld):
     """A world whose forecast is missing in some turns."""
