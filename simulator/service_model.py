@@ -8,8 +8,7 @@ One step of a replica is what a continuous-batching inference engine does:
 - ``n`` requests decode together, one token each per step; a step takes ``a + b n`` seconds, where a lone request
   decodes `decode_tokens_per_s` and the replica as a whole never more than `decode_limit_tokens_per_s`.
 - Its key-value cache holds `kv_tokens`. A request reserves prompt and answer while it holds a slot, and waits in the
-queue
-  until they fit (an empty replica takes any request).
+  queue until they fit (an empty replica takes any request).
 
 `Clients` says what those do who wait for a first token.
 """

@@ -90,7 +90,7 @@ def read_fleet(path: Path) -> Fleet:
     services = tuple(_service(one, path.parent) for one in fields.parts("services"))
     budget = fields.number("budget", math.inf)
     price = fields.number("violationPrice") if fields.has("violationPrice") else None
-    epsilon = fields.number("epsilon") if fields.has("epsilon") else None
+    epsilon = fields.number("epsilon", most=1) if fields.has("epsilon") else None
     fields.done()
     if not types or not services:
         raise UsageError(f"{path}: expected types and services, each a list")
@@ -110,19 +110,17 @@ def _type(fields: Fields) -> GpuType:
 
 def _service(fields: Fields, folder: Path) -> FleetService:
     demand = _demand(fields, folder)
-    try:
+    with fields.here():
         service = FleetService(
             fields.text("name"),
             demand,
             fields.mapping("perReplica"),
             {k: _count(fields, "gpusPerReplica", v) for k, v in fields.mapping("gpusPerReplica").items()},
             {k: _count(fields, "current", v) for k, v in fields.mapping("current").items()},
-            fields.number("priority", 1.0),
+            fields.number("priority", 1.0, above=True),
             fields.whole("minReplicas", 0),
-            fields.number("maxRisk", 1.0),
+            fields.number("maxRisk", 1.0, most=1),
         )
-    except UsageError as error:
-        raise error if fields.where in str(error) else UsageError(f"{fields.where}: {error}") from None
     fields.done()
     return service
 

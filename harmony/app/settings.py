@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from forecasting.errors import UsageError
+from forecasting.errors import UsageError, suggest
 from harmony.settings import Setting, Value
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 WITH_API = "api.enabled"
+OF_A_SWEEP = ("--epsilons", "--rungs", "--resamples", "--workers", "--ray")
 GROUPS = {"items": {"type": "string", "pattern": r"^\S+$"}, "uniqueItems": True}
 
 
@@ -213,14 +215,22 @@ class RivalSettings:
     ] = None
 
     def __post_init__(self) -> None:
-        named = [*self.policies, *([self.fail_on] if self.fail_on else [])]
-        if not named:
+        if not self.policies:
             return  # nothing to check: `harmony --help` makes the default, and need not import the policies
         from harmony.policies.registry import create_policy
 
-        for name in named:
+        for name in self.policies:
             create_policy(name)
-        if self.fail_on and self.fail_on not in self.names:
+
+    def fails_on_one_of(self, names: Iterable[str], where: str = "") -> None:
+        """Raises `UsageError` where `--fail-on` names none of the policies that run; ``where`` they are named."""
+        known = list(names)
+        if self.fail_on and self.fail_on not in known:
+            from harmony.policies.registry import create_policy
+
+            if where:
+                raise UsageError(f"--fail-on {self.fail_on}: no policy of {where}; {suggest(self.fail_on, known)}")
+            create_policy(self.fail_on)
             raise UsageError(f"--fail-on {self.fail_on}: that policy is not replayed; add --policy {self.fail_on}")
 
     @property
@@ -297,10 +307,16 @@ class SweepSettings:
     def __post_init__(self) -> None:
         _ = self.objectives
 
+    def goes_with(self, given: Iterable[str]) -> None:
+        """Raises `UsageError` where one of the flags ``given`` says something of a sweep and there is none."""
+        for flag in given:
+            if flag in OF_A_SWEEP and not self.sweep:
+                raise UsageError(f"{flag} says something of a sweep: add --sweep")
+
     @property
     def objectives(self) -> tuple[float, ...]:
-        """The epsilons; empty for the objective's own alone."""
+        """The epsilons, each once; empty for the objective's own alone."""
         try:
-            return tuple(float(e) for e in (self.epsilons or "").split(",") if e.strip())
+            return tuple(dict.fromkeys(float(e) for e in (self.epsilons or "").split(",") if e.strip()))
         except ValueError:
             raise UsageError(f"--epsilons {self.epsilons!r}: expected numbers such as 0.001,0.01,0.05") from None

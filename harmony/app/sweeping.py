@@ -63,7 +63,9 @@ def broken(result: SweepResult, policy: str | None) -> bool:
 # ---- a study's file ------------------------------------------------------------------------------------------------
 def read_study(path: Path) -> Study:
     """The study of a YAML file; raises as `study_in`."""
-    return study_in(read_fields(path), path.parent)
+    fields = read_fields(path)
+    with fields.here():
+        return study_in(fields, path.parent)
 
 
 def study_in(given: Fields, folder: Path) -> Study:
@@ -98,7 +100,7 @@ def study_in(given: Fields, folder: Path) -> Study:
     )
     rungs, resamples = given.whole("rungs", 0), given.whole("resamples", 200)
     given.done()
-    return Study(traces, policies, tuple(epsilons or (objective.epsilon,)), settings, rungs, resamples)
+    return Study(traces, policies, tuple(dict.fromkeys(epsilons or (objective.epsilon,))), settings, rungs, resamples)
 
 
 def _world(given: Fields) -> list[tuple[str, Any]]:
@@ -130,4 +132,5 @@ def _trace(given: Fields, folder: Path) -> TraceChoice:
 
 def _policy(given: Fields) -> PolicyChoice:
     name, label = given.text("policy"), given.text("label", " ").strip()
-    return PolicyChoice(name, label, tuple(given.rest().items()))
+    with given.here():
+        return PolicyChoice(name, label, tuple(given.rest().items()))

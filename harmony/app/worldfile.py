@@ -20,9 +20,7 @@ def read_world(path: Path | None, ttft_slo_s: float | None) -> WorldSettings:
     if path is None:
         return WorldSettings(ttft_slo_s=ttft_slo_s)
     fields = read_fields(path)
-    utilisation = fields.number("utilisation", 0.8)
-    if not 0 < utilisation <= 1:
-        raise UsageError(f"{path}: utilisation {utilisation:g}: expected more than 0 and at most 1")
+    utilisation = fields.number("utilisation", 0.8, above=True, most=1)
     world = WorldSettings(
         _replica(fields.part("replica")),
         utilisation,
@@ -47,12 +45,18 @@ def _replica(fields: Fields | None) -> ServiceModel:
     usual = ServiceModel()
     if fields is None:
         return usual
+    alone = fields.number("decodeTokensPerSecond", usual.decode_tokens_per_s, above=True)
+    limit = fields.number("decodeLimitTokensPerSecond", usual.decode_limit_tokens_per_s, above=True)
+    if limit < alone:
+        raise UsageError(
+            f"{fields.where}: decodeLimitTokensPerSecond {limit:g}: expected at least decodeTokensPerSecond ({alone:g})"
+        )
     model = ServiceModel(
-        fields.number("prefillTokensPerSecond", usual.prefill_tokens_per_s),
-        fields.number("decodeTokensPerSecond", usual.decode_tokens_per_s),
-        fields.number("decodeLimitTokensPerSecond", usual.decode_limit_tokens_per_s),
-        fields.whole("maxConcurrency", usual.max_concurrency),
-        fields.number("kvTokens", math.inf),
+        fields.number("prefillTokensPerSecond", usual.prefill_tokens_per_s, above=True),
+        alone,
+        limit,
+        fields.whole("maxConcurrency", usual.max_concurrency, least=1),
+        fields.number("kvTokens", math.inf, above=True),
     )
     fields.done()
     return model
@@ -61,7 +65,10 @@ def _replica(fields: Fields | None) -> ServiceModel:
 def _clients(fields: Fields | None) -> Clients:
     if fields is None:
         return Clients()
-    clients = Clients(fields.seconds("timeout", math.inf), fields.whole("retries", 0), fields.seconds("backoff", 1.0))
+    with fields.here():
+        clients = Clients(
+            fields.seconds("timeout", math.inf), fields.whole("retries", 0), fields.seconds("backoff", 1.0)
+        )
     fields.done()
     return clients
 
@@ -70,26 +77,27 @@ def _supply(fields: Fields | None) -> Supply:
     if fields is None:
         return Supply()
     kinds = tuple(_kind(one) for one in fields.parts("kinds")) or (Kind("gpu"),)
-    supply = Supply(
-        kinds,
-        fields.whole("replicasPerNode", 1),
-        fields.whole("warmNodes", 0),
-        fields.distribution("nodeProvisioning"),
-        fields.distribution("imagePull"),
-        fields.number("slowPullShare", 0.0),
-        fields.number("slowPullFactor", 5.0),
-        fields.number("failedStartShare", 0.0),
-        fields.number("preemptedPerHour", 0.0),
-    )
+    with fields.here():
+        supply = Supply(
+            kinds,
+            fields.whole("replicasPerNode", 1, least=1),
+            fields.whole("warmNodes", 0),
+            fields.distribution("nodeProvisioning"),
+            fields.distribution("imagePull"),
+            fields.number("slowPullShare", 0.0, most=1),
+            fields.number("slowPullFactor", 5.0),
+            fields.number("failedStartShare", 0.0, most=1),
+            fields.number("preemptedPerHour", 0.0),
+        )
     fields.done()
     return supply
 
 
 def _kind(fields: Fields) -> Kind:
-    kv_tokens = fields.number("kvTokens") if fields.has("kvTokens") else None
+    kv_tokens = fields.number("kvTokens", above=True) if fields.has("kvTokens") else None
     kind = Kind(
         fields.text("name"),
-        fields.number("speed", 1.0),
+        fields.number("speed", 1.0, above=True),
         fields.number("price", 1.0),
         fields.whole("nodes", 1_000_000),
         kv_tokens,

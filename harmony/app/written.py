@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ __all__ = ["Fields", "read_fields", "start_up"]
 
 _SHORT = reprlib.Repr()  # of a file that names one list in another, in another, `repr` is longer than any memory
 _SHORT.maxstring = _SHORT.maxother = 60
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 
 
 def start_up(text: str, where: str = "--lead-time") -> StartUp:
@@ -33,7 +38,7 @@ def read_fields(path: Path) -> Fields:
     import yaml
 
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), _loader())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (
@@ -53,12 +58,34 @@ def _is_number(value: object) -> bool:
     return -sys.float_info.max <= value <= sys.float_info.max  # False for NaN; a whole number may be of any length
 
 
+@cache
+def _loader() -> Any:  # noqa: ANN401 - a class of a library that is imported late
+    """YAML's safe loader, for which 1e-3 is a number too (YAML 1.1 wants 1.0e-3) and a field given twice a mistake."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: ANN401
+            names: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in names:
+                        raise yaml.constructor.ConstructorError(
+                            None, None, f"{key.value} is there twice", key.start_mark
+                        )
+                    names.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789."))
+    return Loader
+
+
 class Fields:
     """One mapping of a file; each getter takes a field, `done` refuses those that nobody took."""
 
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise UsageError(f"{where}: expected fields with values, got {_shown(value)}")
+            got = "nothing" if value is None else _shown(value)
+            raise UsageError(f"{where}: expected fields with values, got {got}")
         self._left: dict[str, Any] = dict(value)
         self._asked: list[str] = []
         self.where = where
@@ -70,17 +97,30 @@ class Fields:
     def _wrong(self, name: str, value: object, expected: str) -> UsageError:
         return UsageError(f"{self.where}: {name} {_shown(value)}: expected {expected}")
 
+    @contextmanager
+    def here(self, name: str = "") -> Iterator[None]:
+        """Mistakes that are found within say where: in this file, or in field ``name`` of it."""
+        try:
+            yield
+        except UsageError as error:
+            said = str(error).removeprefix(f"{self.where.rpartition(': ')[2]}: ")
+            if said.startswith(self.where):
+                raise
+            inside = f"{name} " if name and not said.startswith(name) else ""
+            raise UsageError(f"{self.where}: {inside}{said}") from None
+
     def has(self, name: str) -> bool:
         """Whether the field is there."""
         return name in self._left
 
-    def number(self, name: str, default: float | None = None, *, least: float = 0.0) -> float:
-        """A finite number of at least ``least``; without a ``default`` it must be there."""
+    def number(self, name: str, default: float | None = None, *, above: bool = False, most: float = math.inf) -> float:
+        """A finite number of 0 (``above`` it) to ``most``; without a ``default`` it must be there."""
         value = self._take(name)
         if value is None and default is not None:
             return default
-        if not _is_number(value) or value < least:
-            raise self._wrong(name, value, f"a number of {least:g} or more")
+        if not _is_number(value) or not 0 <= value <= most or (above and value == 0):
+            least = "above 0" if above else "of 0 or more"
+            raise self._wrong(name, value, f"a number {least}" + (f" and at most {most:g}" if most < math.inf else ""))
         return float(value)
 
     def whole(self, name: str, default: int | None = None, *, least: int = 0) -> int:
@@ -108,7 +148,8 @@ class Fields:
             return default
         if not isinstance(value, str):
             raise self._wrong(name, value, "a duration such as 90s")
-        return parse_duration(value)
+        with self.here(name):
+            return parse_duration(value)
 
     def distribution(self, name: str) -> StartUp | None:
         """A duration or ``median*spread``; None where it is not given."""
@@ -117,7 +158,8 @@ class Fields:
             return None
         if not isinstance(value, str):
             raise self._wrong(name, value, "a duration (5m) or median*spread (5m*1.4)")
-        return start_up(value, f"{self.where}: {name}")
+        with self.here(name):
+            return start_up(value, name)
 
     def numbers(self, name: str) -> list[float] | None:
         """A list of finite numbers, 0 or more; None where it is not given."""

@@ -10,7 +10,7 @@ import typer
 
 from harmony.app.settings import ReplayTerms, RivalSettings, SweepSettings
 from harmony.cli.extras import needing
-from harmony.cli.options import pair, with_settings
+from harmony.cli.options import flags_given, pair, with_settings
 
 __all__ = ["backtest"]
 
@@ -18,6 +18,7 @@ __all__ = ["backtest"]
 @with_settings
 @needing("controller")
 def backtest(
+    context: typer.Context,
     prometheus: Annotated[
         str | None, typer.Option(envvar="HARMONY_PROMETHEUS_URL", help="Address of Prometheus, with any path prefix.")
     ] = None,
@@ -78,9 +79,12 @@ def backtest(
     from forecasting.errors import UsageError
     from harmony.app import backtesting
     from harmony.app.manifest import written
+    from harmony.app.sweeping import choices
     from harmony.cli.showing import files, print_sweep, print_table, progress, sweep_files
     from harmony.durations import parse_duration
 
+    swept.goes_with(flags_given(context))
+    rivals.fails_on_one_of([p.title for p in choices(rivals.policies)] if swept.sweep else rivals.names)
     spec = backtesting.read_manifest(file) if file is not None else None
     history = backtesting.history_of(spec, demand, indicator or [], None if step is None else parse_duration(step))
     settings = backtesting.replay_settings_of(spec, rivals, terms, per_replica=per_replica)

@@ -15,7 +15,9 @@ from forecasting.errors import UsageError
 from harmony.durations import format_duration, parse_duration
 from harmony.settings import Chosen, settings_of
 
-__all__ = ["with_settings"]
+__all__ = ["flags_given", "with_settings"]
+
+GIVEN = frozenset({"COMMANDLINE", "ENVIRONMENT"})
 
 
 def with_settings(verb: Callable[..., int]) -> Callable[..., int]:
@@ -43,6 +45,14 @@ def with_settings(verb: Callable[..., int]) -> Callable[..., int]:
 
     command.__signature__ = inspect.Signature(shown, return_annotation=int)  # type: ignore[attr-defined]
     return command
+
+
+def flags_given(context: typer.Context) -> list[str]:
+    """The flags that stand on the command line (or in the environment), long names, in the order of the help."""
+    sources = {p.name: context.get_parameter_source(p.name) for p in context.command.params if p.name}
+    said = {name for name, source in sources.items() if source is not None and source.name in GIVEN}
+    options = [p for p in context.command.params if p.name in said and p.param_type_name == "option"]
+    return [max(p.opts, key=len) for p in options]
 
 
 def variable(one: Chosen) -> str:

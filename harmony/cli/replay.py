@@ -10,13 +10,16 @@ import typer
 
 from harmony.app.settings import ReplayTerms, RivalSettings, SweepSettings
 from harmony.cli.extras import needing
-from harmony.cli.options import with_settings
+from harmony.cli.options import flags_given, with_settings
 
 __all__ = ["replay"]
+
+BESIDE_A_STUDY = ("--study", "--sweep", "--workers", "--ray", "--out", "--fail-on", "--json")  # the file says the rest
 
 
 @with_settings
 def replay(
+    context: typer.Context,
     trace: Annotated[
         list[str] | None,
         typer.Argument(
@@ -88,11 +91,8 @@ def replay(
     if study is not None:
         if traces:
             raise UsageError(f"--study {study} names its traces itself; leave out {traces[0]!r}")
-        from harmony.app.sweeping import read_study
-
-        with needing("controller"):
-            read = read_study(study)
-        return _sweep(read, swept, rivals, as_json=as_json)
+        return _study(study, flags_given(context), swept, rivals, as_json=as_json)
+    swept.goes_with(flags_given(context))
     if not traces:
         raise UsageError("no trace given; name a file or a bundled one, such as synthetic")
     if world_file is not None and world != "requests":
@@ -114,7 +114,12 @@ def replay(
     if swept.sweep:
         from harmony.app.sweeping import study_of
 
-        return _sweep(study_of(chosen, settings, rivals, swept), swept, rivals, as_json=as_json)
+        if decisions:
+            raise UsageError("--decisions writes those of a single replay: leave it out, or --sweep")
+        asked = study_of(chosen, settings, rivals, swept)
+        rivals.fails_on_one_of(p.title for p in asked.policies)
+        return _sweep(asked, swept, rivals, as_json=as_json)
+    rivals.fails_on_one_of(rivals.names)
     if len(chosen) > 1:
         raise UsageError(f"{len(chosen)} traces: several are compared by --sweep; add it")
     if decisions and rivals.out is None:
@@ -129,6 +134,19 @@ def replay(
         if rivals.out is not None:
             print(f"\n{files(rivals.out)}")
     return 1 if replaying.failed(result, rivals) else 0
+
+
+def _study(path: Path, given: list[str], swept: SweepSettings, rivals: RivalSettings, *, as_json: bool) -> int:
+    """Do what a file says; flags ``given`` that would say something else are refused."""
+    from forecasting.errors import UsageError
+    from harmony.app.sweeping import read_study
+
+    for flag in given:
+        if flag not in BESIDE_A_STUDY:
+            raise UsageError(f"--study {path} says itself how it is done; leave out {flag}")
+    study = read_study(path)
+    rivals.fails_on_one_of((p.title for p in study.policies), str(path))
+    return _sweep(study, swept, rivals, as_json=as_json)
 
 
 def _sweep(study: object, swept: SweepSettings, rivals: RivalSettings, *, as_json: bool) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from forecasting.errors import UsageError, suggest
 from harmony.policies.base import Policy
@@ -22,6 +23,8 @@ SWEPT = (
     "harmony", "hpa", "keda", "kpa", "reactive", "percentile", "predictive-hpa", "mimir-like", "dynamo-like",
     "aws-predictive", "bacc", "static", "oracle", "oracle-free",
 )  # fmt: skip
+# Settings that something is divided by, or that time goes on by.
+ABOVE_ZERO = frozenset({"target", "sync_s", "tick_s", "stable_s", "period_s", "polling_s", "adjust_s", "window_s"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,12 @@ class PolicyChoice:
     def __post_init__(self) -> None:
         policy = create_policy(self.name)
         known = [f.name for f in dataclasses.fields(policy) if f.name != "name"]  # type: ignore[arg-type]
-        for key, _ in self.changes:
+        for key, value in self.changes:
             if key not in known:
                 raise UsageError(f"policy {self.name}: no setting {key!r}; {suggest(key, known)}")
+            expected = _expected(policy, key, value)
+            if expected:
+                raise UsageError(f"policy {self.name}: {key} {value!r}: expected {expected}")
 
     @property
     def title(self) -> str:
@@ -48,6 +54,25 @@ class PolicyChoice:
         """The policy, called by its title."""
         policy: Any = create_policy(self.name, forecaster)
         return dataclasses.replace(policy, **dict(self.changes), name=self.title)  # type: ignore[no-any-return]
+
+
+def _expected(policy: Policy, key: str, value: object) -> str:
+    """What a setting of a policy takes, in words, where ``value`` is not that; empty where it is."""
+    kind, usual = get_type_hints(type(policy))[key], getattr(policy, key)
+    if get_origin(kind) is Literal:
+        return "" if value in get_args(kind) else " or ".join(str(one) for one in get_args(kind))
+    if kind is str:
+        return "" if isinstance(value, str) else "a text"
+    if kind in (bool, bool | None):
+        return "" if isinstance(value, bool) else "true or false"
+    if kind not in (int, float):
+        return "nothing: it cannot be set in a study"
+    least = min(0, usual)  # some are negative where they follow the lead time
+    number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if number and math.isfinite(value) and value >= least and (value != 0 or key not in ABOVE_ZERO):  # type: ignore[arg-type]
+        return ""
+    amount = "above 0" if key in ABOVE_ZERO else f"of {least:g} or more"
+    return f"a {'whole ' if kind is int else ''}number {amount}"
 
 
 @dataclass(frozen=True, slots=True)

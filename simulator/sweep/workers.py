@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
-from forecasting.errors import UsageError
+from forecasting.errors import DataError, UsageError
 
 __all__ = ["Job", "Processes", "RayCluster", "Workers"]
 
@@ -40,14 +42,22 @@ class Processes:
             return results
         # Fresh processes: a copy of this one would share whatever threads and files it has open.
         context = multiprocessing.get_context("spawn")
-        with _one_thread(), ProcessPoolExecutor(min(self.count, len(jobs)), mp_context=context) as pool:
+        others = set(multiprocessing.active_children())
+        count = min(self.count, len(jobs))
+        with _one_thread(), ProcessPoolExecutor(count, mp_context=context, initializer=_deaf) as pool:
             numbers = {pool.submit(function, *given): i for i, (function, given) in enumerate(jobs)}
             try:
                 for future in as_completed(numbers):
                     results[numbers[future]] = future.result()
                     done(numbers[future])
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
+            except BaseException as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in set(multiprocessing.active_children()) - others:
+                    worker.terminate()  # nobody waits for jobs whose results nobody wants
+                if isinstance(error, BrokenProcessPool):
+                    raise DataError(
+                        "a process of the sweep ended by itself, perhaps for want of memory; try fewer --workers"
+                    ) from error
                 raise
         return results
 
@@ -89,6 +99,11 @@ class RayCluster:
         finally:
             ray.shutdown()
         return results
+
+
+def _deaf() -> None:
+    """A terminal's Ctrl-C reaches every process; it is for the one that asked, which ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _call(function: Callable[..., Any], *given: Any) -> Any:  # noqa: ANN401 - whatever the job is

@@ -66,7 +66,7 @@ def test_the_example_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     ("text", "words"),
     [
         (SMALL, "either violationPrice"),
-        (SMALL + "epsilon: 2\n", "share of time"),
+        (SMALL + "epsilon: 2\n", "epsilon 2: expected a number of 0 or more and at most 1"),
         ("types: []\nservices: []\nepsilon: 0.1", "expected types and services"),
         (SMALL.replace("price: 3", "prise: 3") + "epsilon: 0.1", "price is missing"),
         (SMALL.replace("perReplica: {small: 1}", "perReplica: {tiny: 1}") + "epsilon: 0.1", "no GPU type 'tiny'"),

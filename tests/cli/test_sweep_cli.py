@@ -103,6 +103,11 @@ def test_surgery_is_done_to_a_single_replay_too(trace: Path, capsys: pytest.Capt
         (["{trace}", "--sweep", "--epsilons", "2"], "epsilons between 0 and 1"),
         (["{trace}", "--surgery", "spike"], "no at and no height and no length"),
         (["scenario:nothing"], "no scenario 'nothing'"),
+        (["{trace}", "--epsilons", "0.1"], "--epsilons says something of a sweep: add --sweep"),
+        (["{trace}", "--workers", "2"], "--workers says something of a sweep"),
+        (["{trace}", "--sweep", "--decisions"], "--decisions writes those of a single replay"),
+        (["{trace}", "--sweep", "-p", "hpa", "--fail-on", "keda"], "add --policy keda"),
+        (["{trace}", "--sweep", "--fail-on", "quantile"], "add --policy quantile"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -114,7 +119,7 @@ def test_mistakes_end_in_one_line(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "expected fields with values, got is missing"),
+        ("", "expected fields with values, got nothing"),
         ("a: [", "not YAML"),
         ("traces: synthetic", "traces 'synthetic': expected a list"),
         ("traces: [{label: x}]", "traces[0]: trace is missing: expected a text"),
@@ -128,6 +133,18 @@ def test_mistakes_end_in_one_line(
         ("traces: [synthetic]\nleadTime: soon", "'soon' is no duration"),
         ("traces: [synthetic]\nepsilons: [often]", "epsilons ['often']: expected a list of numbers"),
         ("traces: [synthetic]\ntestFraction: 2", "test fraction 2"),
+        ("traces: [synthetic]\nleadTime: soon", "study.yaml: leadTime 'soon'"),
+        ("traces: [synthetic]\ndecideEvery: often", "study.yaml: decideEvery 'often'"),
+        ("traces: [synthetic]\nseed: 1\nseed: 2", "seed is there twice"),
+        ("traces: [synthetic]\npolicies: [{policy: hpa, target: high}]", "target 'high': expected a number above 0"),
+        ("traces: [synthetic]\npolicies: [{policy: hpa, target: 0}]", "target 0: expected a number above 0"),
+        (
+            "traces: [synthetic]\npolicies: [{policy: reactive, margin: -1}]",
+            "margin -1: expected a number of 0 or more",
+        ),
+        ("traces: [synthetic]\npolicies: [{policy: hpa, starting: idle}]", "'idle': expected unready or missing"),
+        ("traces: [synthetic]\npolicies: [{policy: hpa, behavior_: {}}]", "cannot be set in a study"),
+        ("traces: [synthetic]\npolicies: [{policy: harmony, thumbs: 1}]", "thumbs 1: expected true or false"),
     ],
 )
 def test_a_study_that_cannot_be_read_says_where(
@@ -136,6 +153,29 @@ def test_a_study_that_cannot_be_read_says_where(
     path = tmp_path / "study.yaml"
     path.write_text(text)
     assert words in error_line(capsys, "-f", path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--epsilon", "0.1"], "says itself how it is done; leave out --epsilon"),
+        (["-p", "hpa"], "leave out --policy"),
+        (["--fail-on", "hpc"], "no policy of"),
+        (["--fail-on", "wide-one"], "did you mean 'wide'?"),
+    ],
+)
+def test_flags_beside_a_study_are_not_passed_over(
+    trace: Path, tmp_path: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    assert words in error_line(capsys, "-f", path, *flags)
+
+
+def test_numbers_are_written_as_people_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("traces: [synthetic]\nepsilons: [1e-3, .5e-1, 0.1, 0.001]\n")
+    assert read_study(path).epsilons == (0.001, 0.05, 0.1)
 
 
 def test_traces_of_a_study_are_looked_for_beside_it(trace: Path, tmp_path: Path) -> None:

@@ -196,6 +196,14 @@ def test_the_example_s_world_is_read_and_changes_what_happens(
     ("text", "words"),
     [
         ("utilisation: 2", "utilisation 2"),
+        (
+            "replica: {prefillTokensPerSecond: 0}",
+            "world.yaml: replica: prefillTokensPerSecond 0: expected a number above 0",
+        ),
+        ("replica: {decodeLimitTokensPerSecond: 1}", "decodeLimitTokensPerSecond 1: expected at least"),
+        ("supply: {slowPullShare: 2}", "world.yaml: supply: slowPullShare 2: expected"),
+        ("supply: {failedStartShare: 1}", "world.yaml: supply: the shares of"),
+        ("clients: {timeout: soon}", "world.yaml: clients: timeout 'soon' is no duration"),
         ("clients: {timeout: 5}", "clients: timeout 5: expected a duration"),
         ("supply: {kinds: [{speed: 2}]}", "supply: kinds[0]: name is missing"),
         ("suply: {}", "no field 'suply'; did you mean 'supply'?"),
