@@ -159,6 +159,7 @@ class Tokens:
     def __init__(self, state: ApiState) -> None:
         self._settings, self._monotonic_s = state.settings, state.monotonic_s
         self._known: OrderedDict[bytes, tuple[float, Caller | Stranger | None]] = OrderedDict()
+        self._asked: dict[bytes, asyncio.Task[Caller | Stranger | None]] = {}  # reviews that are under way
         self._wrong = Buckets(state.settings.failed_rate, state.settings.failed_burst)  # look-ups in vain, by address
 
     async def caller(self, token: str, review: TokenReviewer, address: str) -> Caller | None:
@@ -170,14 +171,32 @@ class Tokens:
         digest, now_s = hashlib.sha256(token.encode()).digest(), self._monotonic_s()
         until_s, known = self._known.get(digest, (-float("inf"), None))
         if now_s >= until_s:
-            if known is None and (wait_s := self._wrong.wait_s(address, now_s)):
-                raise too_often(wait_s)
-            known = await self._looked_up(token, digest, review, now_s)
-            if known is None:
-                self._wrong.take(address, now_s)
+            known = await asyncio.shield(self._asked.get(digest) or self._ask(token, digest, review, address, known))
         if isinstance(known, Stranger):
             raise Problem("forbidden", "That token is good, but none of its groups has a role here.")
         return known
+
+    def _ask(
+        self, token: str, digest: bytes, review: TokenReviewer, address: str, known: Caller | Stranger | None
+    ) -> asyncio.Task[Caller | Stranger | None]:
+        """One look-up of a token for all who wait for it.
+
+        That it may be in vain is counted before it begins, and given back where it was not: a hundred at once must not
+        all begin because none of them has failed yet, nor may they while the API server answers with faults.
+        """
+        now_s = self._monotonic_s()
+        if known is None and (wait_s := self._wrong.take(address, now_s)):
+            raise too_often(wait_s)
+
+        async def ask() -> Caller | Stranger | None:
+            found = await self._looked_up(token, digest, review, now_s)
+            if found is not None and known is None:
+                self._wrong.give_back(address)
+            return found
+
+        asked = self._asked[digest] = asyncio.create_task(ask())
+        asked.add_done_callback(lambda done: (self._asked.pop(digest, None), done.cancelled() or done.exception()))
+        return asked
 
     async def _looked_up(
         self, token: str, digest: bytes, review: TokenReviewer, now_s: float

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from harmony.api.auth import Authenticator, read_credentials
 from harmony.api.bodies import is_json, json_depth, read_body, replay
 from harmony.api.fast import forecast_path, ready_forecast
-from harmony.api.limits import Buckets
+from harmony.api.limits import Buckets, counted_as
 from harmony.api.problems import Problem, render, too_often
 from harmony.api.roles import Caller
 from harmony.api.state import ApiState
@@ -149,7 +149,7 @@ class Gate:
     async def _admitted(self, scope: Scope, asked: Asked, path: str, method: str) -> Caller | None:
         """Who asks; None on a path that needs nobody. `Problem` for those who may not, or not so often."""
         settings, now_s = self._settings, self._state.monotonic_s()
-        address = scope["client"][0] if scope.get("client") else "unknown"
+        address = counted_as(scope["client"][0]) if scope.get("client") else "unknown"
         caller, by_cookie = None, False
         if path not in settings.open_paths and not (settings.open_prefixes and path.startswith(settings.open_prefixes)):
             credentials = read_credentials(scope["headers"])

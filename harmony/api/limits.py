@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 from collections import OrderedDict
 
-__all__ = ["Buckets"]
+__all__ = ["Buckets", "counted_as"]
 
 MOST = 10_000
+SITE_BITS = 64
+
+
+@functools.lru_cache(1024)
+def counted_as(host: str) -> str:
+    """The address that a peer's limits are kept for: its own, of IPv6 the /64 of which it can take any address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address) or address.is_loopback:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address) >> SITE_BITS << SITE_BITS, SITE_BITS)))
 
 
 class Buckets:
@@ -31,11 +48,11 @@ class Buckets:
             self._levels.popitem(last=False)
         return wait_s
 
-    def wait_s(self, who: str, now_s: float) -> float:
-        """Seconds until there will be a token, 0 where there is one now; nothing is taken."""
-        level, at_s = self._levels.get(who, (self._burst, now_s))
-        level = min(self._burst, level + max(0.0, now_s - at_s) * self._rate)
-        return max(0.0, 1.0 - level) / self._rate
+    def give_back(self, who: str, cost: float = 1.0) -> None:
+        """What was taken was not used; a bucket holds no more than before."""
+        if who in self._levels:
+            level, at_s = self._levels[who]
+            self._levels[who] = (min(self._burst, level + cost), at_s)
 
     def __len__(self) -> int:
         """Callers in the table."""

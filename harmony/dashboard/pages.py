@@ -11,7 +11,8 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 
 from harmony.api.auth import Credentials
 from harmony.api.depends import require
-from harmony.api.problems import Problem, too_often
+from harmony.api.limits import counted_as
+from harmony.api.problems import Problem
 from harmony.api.roles import Role
 from harmony.api.transport import is_secure
 from harmony.dashboard import sessions
@@ -189,20 +190,19 @@ async def login(request: Request, our: Our) -> Response:
     except ValueError:
         raise Problem("bad-request", "Send the two fields of the form.") from None
     key, following = fields.get("key", [""])[0].strip(), inside(fields.get("next", ["/"])[0])
-    address = request.client.host if request.client is not None else "unknown"
-    now_s = our.state.monotonic_s()
+    address = counted_as(request.client.host) if request.client is not None else "unknown"
+    if wait_s := our.guesses.take(address, our.state.monotonic_s()):  # before anybody is asked whose token it is
+        said = f"Too many wrong keys; try again in {wait_s:.0f} s."
+        return page(request, our, "login", 429, problem=said, next=following)
     try:
-        if wait_s := our.guesses.wait_s(address, now_s):  # before anybody is asked whose token it is
-            raise too_often(wait_s)
         await request.app.state.authenticator.caller(Credentials(key), address)
     except Problem as problem:
-        wait_s = our.guesses.take(address, now_s)
-        if problem.slug == "unauthenticated":
+        wrong = problem.slug == "unauthenticated"
+        if wrong:
             log.info("a wrong key or token", extra={"address": address})
-        said = "That key is unknown, revoked or expired." if problem.slug == "unauthenticated" else problem.detail
-        if wait_s:
-            said = f"Too many wrong keys; try again in {wait_s:.0f} s."
-        return page(request, our, "login", 429 if wait_s else problem.status, problem=said, next=following)
+        said = "That key is unknown, revoked or expired." if wrong else problem.detail
+        return page(request, our, "login", problem.status, problem=said, next=following)
+    our.guesses.give_back(address)
     answer = RedirectResponse(following, 303)
     _set_session(request, answer, our.sessions.begin(key))
     return answer

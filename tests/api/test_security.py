@@ -28,7 +28,7 @@ from harmony.api import keys as api_keys
 from harmony.api.app import create_app
 from harmony.api.bodies import json_depth
 from harmony.api.keys import hash_secret, new_key, parse_key, verify
-from harmony.api.limits import MOST, Buckets
+from harmony.api.limits import MOST, Buckets, counted_as
 from harmony.api.ports import TokenUser
 from harmony.api.roles import Role
 from harmony.api.state import ApiSettings, ApiState
@@ -235,6 +235,132 @@ def test_known_keys_work_on_while_the_journal_does_not_answer(lived: Lived, monk
         frozen.set()
 
 
+def at_once(url: str, headers: list[dict[str, str]], path: str = "/api/v1/me") -> list[int]:
+    """What requests with these headers are answered that are all under way together."""
+
+    async def run() -> list[int]:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            answers = await asyncio.gather(*(client.get(path, headers=one) for one in headers))
+        return [answer.status_code for answer in answers]
+
+    return asyncio.run(run())
+
+
+def test_wrong_tokens_that_come_all_at_once_are_looked_up_no_more_often(lived: Lived) -> None:
+    """None of them has failed yet while the first is looked up: each counts before it is."""
+    asked: list[str] = []
+
+    async def review(token: str) -> TokenUser | None:
+        asked.append(token)
+        await asyncio.sleep(0.05)
+        return TokenUser("ann", ("devs",)) if token == "good" else None
+
+    settings = dataclasses.replace(GENEROUS, groups={"devs": Role.READ}, failed_rate=0.001, failed_burst=5)
+    with api(lived, settings, token_review=review, monotonic_s=lambda: 0.0) as (client, _, _):
+        url = str(client.base_url)
+        good = [{"authorization": "Bearer good"}] * 20
+        assert at_once(url, good) == [200] * 20
+        assert asked == ["good"], "one look-up for all who wait for it, and it costs nothing"
+        codes = at_once(url, [{"cookie": f"harmony_key=wrong{i}"} for i in range(40)])  # as a browser sends them
+        assert sorted(codes) == [401] * 5 + [429] * 35
+        assert len(asked) == 6
+
+
+def test_wrong_tokens_are_not_looked_up_without_end_while_the_api_server_fails(lived: Lived) -> None:
+    asked: list[str] = []
+
+    async def review(token: str) -> TokenUser | None:
+        asked.append(token)
+        raise HarmonyError("too many requests")
+
+    settings = dataclasses.replace(GENEROUS, groups={"devs": Role.READ}, failed_rate=0.001, failed_burst=5)
+    with api(lived, settings, token_review=review, monotonic_s=lambda: 0.0) as (client, _, _):
+        long = "x" * 20_000  # as long as headers may be
+        codes = at_once(str(client.base_url), [{"authorization": f"Bearer {long}{i}"} for i in range(30)])
+        assert sorted(codes) == [429] * 25 + [503] * 5
+        assert len(asked) == 5
+
+
+def test_an_address_is_its_site_where_it_can_take_any_address_of_it() -> None:
+    assert counted_as("2001:db8:1:2::1") == counted_as("2001:db8:1:2:ffff:ffff:ffff:1") == "2001:db8:1:2::/64"
+    assert counted_as("2001:db8:1:3::1") != counted_as("2001:db8:1:2::1")
+    assert counted_as("::ffff:192.0.2.7") == counted_as("192.0.2.7") == "192.0.2.7"
+    assert [counted_as(a) for a in ("::1", "127.0.0.1", "unknown", "fe80::1%eth0")] == [
+        "::1", "127.0.0.1", "unknown", "fe80::/64",
+    ]  # fmt: skip
+
+
+def test_known_keys_and_health_pass_reads_that_never_come_back(lived: Lived, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen server holds every thread that reads the journal; what needs none of them goes on."""
+    frozen, held = threading.Event(), threading.Semaphore(0)
+    settings = dataclasses.replace(GENEROUS, time_limit_s=1.0)
+    with api(lived, settings) as (client, state, _):
+
+        def decisions(*_: object, **__: object) -> object:
+            held.release()
+            assert frozen.wait(60)
+            return []
+
+        monkeypatch.setattr(state.journal, "decisions", decisions)
+        url, key = str(client.base_url), {"x-api-key": client.headers["x-api-key"]}
+        codes: list[int] = []
+        path = "/api/v1/services/serving/chat/decisions"
+        reads = threading.Thread(target=lambda: codes.extend(at_once(url, [key] * 60, path)))
+        reads.start()
+        try:
+            assert held.acquire(timeout=60)
+            assert client.get("/healthz").status_code == 200
+            assert client.get("/api/v1/services").status_code == 200
+            assert client.get("/api/v1/me", headers={"x-api-key": new_key().text}).status_code == 401
+        finally:
+            frozen.set()
+            reads.join(60)
+        assert set(codes) <= {200, 504}
+        assert len(codes) == 60
+
+
+def test_health_passes_all_that_waits_for_others(lived: Lived) -> None:
+    """An API server that does not answer, a forecast that does not end, metrics that nobody gives out."""
+    go, at_work, waiting = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def stuck(*_: object, **__: object) -> object:
+        at_work.release()
+        assert go.wait(60)
+        raise HarmonyError("too late")
+
+    async def review(token: str) -> TokenUser | None:
+        waiting.release()
+        while not go.is_set():
+            await asyncio.sleep(0.02)
+        return None
+
+    class Stuck:
+        exposition = staticmethod(stuck)
+
+    settings = dataclasses.replace(GENEROUS, time_limit_s=1.0)
+    with api(lived, settings, token_review=review, forecast=stuck, metrics=Stuck()) as (client, _, _):
+        url, key = str(client.base_url), {"x-api-key": client.headers["x-api-key"]}
+        history = {"indicators": [{"name": "a"}], "step_seconds": 60, "values": [[1.0]] * 10}
+        others = [
+            threading.Thread(target=at_once, args=(url, [{"authorization": f"Bearer w{i}"} for i in range(40)])),
+            threading.Thread(target=at_once, args=(url, [key] * 40, "/api/v1/metrics")),
+            threading.Thread(target=lambda: client.post("/api/v1/forecast", json=history)),
+        ]
+        for thread in others:
+            thread.start()
+        try:
+            assert waiting.acquire(timeout=60)
+            assert at_work.acquire(timeout=60)
+            assert at_work.acquire(timeout=60)
+            for path in ("/healthz", "/api/v1/healthz"):
+                assert httpx.get(url + path, timeout=60).status_code == 200
+            assert not go.is_set()
+        finally:
+            go.set()
+            for thread in others:
+                thread.join(60)
+
+
 # ---- connections ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "sent",
@@ -252,6 +378,87 @@ def test_a_request_that_never_comes_ends_its_connection(
             held.sendall(sent)
             while held.recv(65_536):  # ends when the server closes; waits for ever (60 s) where it does not
                 pass
+
+
+@pytest.mark.parametrize(
+    ("first", "drips"),
+    [
+        ("POST /api/v1/forecast HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n", "x"),
+        ("POST /api/v1/forecast HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n"),
+        ("GET /api/v1/me HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "\x81"),
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "PRI * HTTP/2.0"),
+        ("GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "G"),
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n", "x"),
+    ],
+    ids=["slow body", "slow chunks", "websocket", "http/2", "http/1.0", "expect"],
+)
+def test_bytes_that_drip_after_the_answer_keep_no_connection(
+    lived: Lived, first: str, drips: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADERS_S", 0.2)
+    monkeypatch.setattr("harmony.api.server.KEEP_ALIVE_S", 1)
+    with api(lived, GENEROUS) as (client, _, _):
+        url = httpx.URL(str(client.base_url))
+        with socket.create_connection((url.host, url.port or 80), timeout=60) as held:
+            held.sendall(first.encode())
+            assert held.recv(65_536).startswith((b"HTTP/1.1 200", b"HTTP/1.1 401"))
+            held.settimeout(0.05)
+            for _ in range(1200):  # a minute at the least; over as soon as the server closes
+                try:
+                    held.sendall(drips.encode("latin-1"))
+                    if not held.recv(65_536):
+                        return
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return
+            pytest.fail("the connection was kept")
+
+
+@pytest.mark.parametrize("ahead", ["GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"])
+def test_only_so_many_requests_wait_on_one_connection(lived: Lived, ahead: str) -> None:
+    """Each takes some kilobytes of memory, of a few bytes; a thousand connections may send as much as they like."""
+    with api(lived, GENEROUS) as (client, _, _):
+        text = ahead.encode()
+        assert raw_count(str(client.base_url), text * 20, 20) == 20, "as browsers and proxies do"
+        assert raw_count(str(client.base_url), text * 3000, 3000) <= 2 * connections.MOST_AHEAD
+        assert client.get("/healthz").status_code == 200
+
+
+def raw_count(url: str, text: bytes, most: int) -> int:
+    """How many answers there are to these bytes until the server closes, or there are ``most``."""
+    host, port = url.removeprefix("http://").split(":")
+    out = b""
+    with socket.create_connection((host, int(port)), timeout=60) as link:
+        with contextlib.suppress(OSError):
+            link.sendall(text)
+        with contextlib.suppress(ConnectionResetError):
+            while out.count(b"HTTP/1.1 ") < most and (part := link.recv(65_536)):
+                out += part
+    return out.count(b"HTTP/1.1 ")
+
+
+def test_who_does_not_read_the_answers_is_let_go(lived: Lived, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks again and again and reads nothing: what waits for it is not kept for ever."""
+    monkeypatch.setattr(connections, "READS_S", 0.2)
+    with api(lived, GENEROUS) as (client, _, _):
+        url = httpx.URL(str(client.base_url))
+        ask = (
+            b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: x\r\nX-API-Key: %b\r\n\r\n"
+            % client.headers["x-api-key"].encode()
+        )
+        with socket.socket() as held:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            held.settimeout(60)
+            held.connect((url.host, url.port or 80))
+
+            def ask_on() -> None:
+                for _ in range(10_000):
+                    held.sendall(ask)
+                    time.sleep(0.01)
+
+            with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                ask_on()
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------
@@ -535,6 +742,67 @@ def test_a_stream_ends_once_its_key_is_revoked(lived: Lived) -> None:
             assert client.delete(f"/api/v1/keys/{made['id']}").status_code < 300
             hub.publish(lived[0].all())
             assert not any(line.startswith("data: ") for line in lines)  # it ends, and nothing more is told
+
+
+def test_a_stream_ends_once_its_key_expires(lived: Lived) -> None:
+    hub = Hub()
+    hub.publish(lived[0].all())
+    now = [0.0]
+    with api((hub, lived[1]), GENEROUS, now_s=lambda: 1_000_000.0 + now[0]) as (client, state, _):
+        short = key_for(state.journal, "read", expires_s=1_000_060.0)  # type: ignore[arg-type]
+        reader = httpx.Client(base_url=client.base_url, headers={"x-api-key": short}, timeout=60)
+        with reader, reader.stream("GET", "/api/v1/events") as response:
+            lines = response.iter_lines()
+            assert next_event(lines)["version"] == 1
+            now[0] = 61.0
+            hub.publish(lived[0].all())
+            assert not any(line.startswith("data: ") for line in lines)
+
+
+@pytest.mark.parametrize("groups", [(), ("others",), None], ids=["no group", "another group", "gone"])
+def test_a_stream_ends_once_its_user_has_lost_the_role(lived: Lived, groups: tuple[str, ...] | None) -> None:
+    """A token is looked up again after its minute; wrong ones of the same address keep it from nothing."""
+    hub = Hub()
+    hub.publish(lived[0].all())
+    now = [0.0]
+    users: dict[str, TokenUser | None] = {"dev": TokenUser("ann", ("devs",))}
+
+    async def review(token: str) -> TokenUser | None:
+        return users.get(token)
+
+    settings = dataclasses.replace(GENEROUS, groups={"devs": Role.READ}, failed_rate=0.001, failed_burst=2)
+    with api((hub, lived[1]), settings, token_review=review, monotonic_s=lambda: now[0]) as (client, _, _):
+        reader = httpx.Client(base_url=client.base_url, headers={"authorization": "Bearer dev"}, timeout=60)
+        with reader, reader.stream("GET", "/api/v1/events") as response:
+            lines = response.iter_lines()
+            assert next_event(lines)["version"] == 1
+            users["dev"] = None if groups is None else TokenUser("ann", groups)
+            url = str(client.base_url)
+            wrong = [
+                httpx.get(f"{url}/api/v1/me", headers={"authorization": f"Bearer w{i}"}).status_code for i in range(4)
+            ]
+            assert wrong == [401, 401, 429, 429]
+            now[0] = 61.0
+            hub.publish(lived[0].all())
+            assert not any(line.startswith("data: ") for line in lines)
+
+
+def test_two_tokens_of_one_user_share_what_a_caller_may_hold(lived: Lived) -> None:
+    async def review(token: str) -> TokenUser | None:
+        return TokenUser("bob" if token == "other" else "ann", ("devs",))
+
+    settings = dataclasses.replace(GENEROUS, groups={"devs": Role.READ}, streams=8, streams_each=2)
+    with api(lived, settings, token_review=review) as (client, _, _), contextlib.ExitStack() as open_ones:
+        url, held = str(client.base_url), []
+        for token in ("one", "two"):
+            reader = open_ones.enter_context(httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"}))
+            held.append(open_ones.enter_context(reader.stream("GET", "/api/v1/events?seconds=20")).iter_lines())
+        assert all(next_event(lines) for lines in held)
+        answers = [
+            httpx.get(f"{url}/api/v1/events?seconds=0.1", headers={"authorization": f"Bearer {t}"}).status_code
+            for t in ("three", "other")
+        ]
+        assert answers == [429, 200]
 
 
 # ---- secrets ----------------------------------------------------------------------------------------------------

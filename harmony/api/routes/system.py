@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from harmony import __version__
 from harmony.api.auth import read_credentials
 from harmony.api.depends import Reader, StateOf, needed
+from harmony.api.limits import counted_as
 from harmony.api.models import Health
 from harmony.api.problems import Problem
 from harmony.api.state import ApiState
@@ -88,7 +89,7 @@ async def events(
 
 async def _may_still(request: Request) -> bool:
     """Whether the key or token that opened the stream is still good: it may have been revoked since."""
-    address = request.client.host if request.client is not None else "unknown"
+    address = counted_as(request.client.host) if request.client is not None else "unknown"
     try:
         await request.app.state.authenticator.caller(read_credentials(request.headers.raw), address)
     except Problem as problem:
