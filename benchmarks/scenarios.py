@@ -1,8 +1,8 @@
 """How policies do in the ten scenarios: `python benchmarks/scenarios.py`, a table for docs/scenarios.md.
 
-Every scenario is replayed with nothing tuned, at 1 %, `harmony` deciding every five minutes (one lead time), the others
-every step; starts take 5 minutes, in `cold-start-doubling` about that (5m*1.2, so that it is learned). Finished replays
-are kept in `--cache`: an interrupted table goes on where it stopped.
+Every scenario is replayed with nothing tuned, at 1 %, every policy deciding every minute; starts take 5 minutes, in
+`cold-start-doubling` about that (5m*1.2, so that it is learned). Finished replays are kept in `--cache`: an interrupted
+table goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def found(name: str, cache: Path) -> dict:
         lead = "5m*1.2" if name == "cold-start-doubling" else "5m"
         asked = [a for p in POLICIES for a in ("--policy", p)]
         command = [sys.executable, "-m", "harmony.cli", "replay", f"scenario:{name}", *asked]
-        command += ["--lead-time", lead, "--decide-every", "5m", "--json"]
+        command += ["--lead-time", lead, "--json"]
         kept.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return json.loads(kept.read_text())["policies"]
 
