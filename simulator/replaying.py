@@ -91,6 +91,8 @@ class ReplaySettings:
             raise UsageError(f"test fraction {self.test_fraction}: expected between 0 and 1, say 0.4")
         if self.decide_every_s is not None and not self.decide_every_s > 0:
             raise UsageError(f"decide every {self.decide_every_s} s: expected a positive duration such as 5m")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed}: expected 0 or more")
         if self.samples < 1 or (self.lookback is not None and self.lookback < 1):
             raise UsageError(f"samples {self.samples} and lookback {self.lookback} must be 1 or more")
 

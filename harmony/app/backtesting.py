@@ -22,6 +22,7 @@ from harmony.app import replaying, sweeping
 from harmony.app.manifest import manifest
 from harmony.app.replaying import settings_with, start_up
 from harmony.app.settings import ReplayTerms, RivalSettings, SweepSettings
+from harmony.app.written import loader
 from harmony.durations import format_duration
 from harmony.model.objective import Objective
 from simulator.actual import ACTUAL, actual_run
@@ -188,7 +189,7 @@ class HistoryQueries:
 def read_manifest(path: Path) -> ServiceSettings:
     """The first GPUAutoscaler, or opted-in HPA or ScaledObject, of a YAML file."""
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), loader()))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

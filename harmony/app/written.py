@@ -16,7 +16,7 @@ from forecasting.errors import UsageError, suggest
 from harmony.durations import parse_duration
 from simulator.pool import StartUp
 
-__all__ = ["Fields", "read_fields", "start_up"]
+__all__ = ["Fields", "loader", "read_fields", "start_up"]
 
 _SHORT = reprlib.Repr()  # of a file that names one list in another, in another, `repr` is longer than any memory
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -38,7 +38,7 @@ def read_fields(path: Path) -> Fields:
     import yaml
 
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), _loader())
+        value = yaml.load(path.read_text(encoding="utf-8"), loader())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (
@@ -59,7 +59,7 @@ def _is_number(value: object) -> bool:
 
 
 @cache
-def _loader() -> Any:  # noqa: ANN401 - a class of a library that is imported late
+def loader() -> Any:  # noqa: ANN401 - a class of a library that is imported late
     """YAML's safe loader, for which 1e-3 is a number too (YAML 1.1 wants 1.0e-3) and a field given twice a mistake."""
     import yaml
 

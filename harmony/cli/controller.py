@@ -144,9 +144,10 @@ def _manifest(path: Path, namespace: str) -> dict[str, Any]:
     import yaml
 
     from forecasting.errors import DataError
+    from harmony.app.written import loader
 
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), loader()))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; expected a YAML file with a GPUAutoscaler") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -24,7 +24,7 @@ DATASETS = {"fisher": "fisher-paper", "traces": "split"}
 
 Lookback = Annotated[int, typer.Option(help="Rows of history that a forecast reads.")]
 Horizon = Annotated[int, typer.Option(help="Steps ahead.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Demand = Annotated[str | None, typer.Option(help="Column that replicas are counted for.")]
 

@@ -121,6 +121,6 @@ def because(found: tuple[Verdict, ...]) -> str:
     own, *others = found
     kept = "within the budget" if own.keeps else "which is more than the budget, and least of all"
     tried = [v for v in others if (v.replicas, v.share) != (own.replicas, own.share)]  # else: not known yet
-    beside = ", ".join(f"{v.setting.family} {v.replicas:.3g} ({100 * v.share:.2g} %)" for v in tried)
+    beside = ", ".join(f"{v.setting.family} {v.replicas:.3g} replicas ({100 * v.share:.2g} %)" for v in tried)
     said = f"{own.replicas:.3g} replicas in the mean and {100 * own.share:.2g} % violated, {kept}"
-    return said + (f"; the best of the others {beside}" if beside else "")
+    return said + (f"; the best of the others: {beside}" if beside else "")

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from forecasting.errors import UsageError, suggest
 from forecasting.panel import FloatArray
 from harmony.durations import parse_duration
@@ -44,9 +46,12 @@ def operate(trace: Trace, operations: Sequence[str]) -> Trace:
     for text in operations:
         name, values = _parsed(text)
         act = _operation(name, values, panel.step_s)
-        seen = act(seen)
-        if name != "dropout":
-            asked = act(asked)
+        with np.errstate(over="ignore"):
+            seen = act(seen)
+            if name != "dropout":
+                asked = act(asked)
+        if np.isinf(asked).any():
+            raise UsageError(f"surgery {text!r}: that is more demand than a number holds")
     left_out = [n for n in panel.names if n != trace.demand]
     notes: tuple[str, ...] = (f"surgery: {'; '.join(operations)}",)
     if left_out:
@@ -85,7 +90,10 @@ def _value(text: str, key: str, value: str, kind: str) -> float | str:
     if kind == "time":
         sign = -1.0 if value.startswith("-") else 1.0
         plain = value.removeprefix("-")
-        return 0.0 if plain in ("0", "0s") else sign * parse_duration(plain)
+        try:
+            return 0.0 if plain in ("0", "0s") else sign * parse_duration(plain)
+        except UsageError as error:
+            raise UsageError(f"surgery {text!r}: {key}: {error}") from None
     try:
         return float(value)
     except ValueError:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harmony.app.backtesting import read_manifest
 from harmony.app.sweeping import read_study
 from harmony.cli.main import run
 from simulator.traces.trace import Trace
@@ -103,6 +104,9 @@ def test_surgery_is_done_to_a_single_replay_too(trace: Path, capsys: pytest.Capt
         (["{trace}", "--sweep", "--epsilons", "2"], "epsilons between 0 and 1"),
         (["{trace}", "--surgery", "spike"], "no at and no height and no length"),
         (["scenario:nothing"], "no scenario 'nothing'"),
+        (["{trace}", "--seed", "-1"], "seed -1: expected 0 or more"),
+        (["{trace}", "--surgery", "scale:by=1e308,from=1h"], "more demand than a number holds"),
+        (["{trace}", "--surgery", "shift:by=soon"], "surgery 'shift:by=soon': by: 'soon' is no duration"),
         (["{trace}", "--epsilons", "0.1"], "--epsilons says something of a sweep: add --sweep"),
         (["{trace}", "--workers", "2"], "--workers says something of a sweep"),
         (["{trace}", "--sweep", "--decisions"], "--decisions writes those of a single replay"),
@@ -176,6 +180,17 @@ def test_numbers_are_written_as_people_write_them(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("traces: [synthetic]\nepsilons: [1e-3, .5e-1, 0.1, 0.001]\n")
     assert read_study(path).epsilons == (0.001, 0.05, 0.1)
+
+
+def test_an_object_s_numbers_are_read_as_kubectl_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "chat.yaml"
+    path.write_text(
+        "apiVersion: autoscaling.harmony-autoscaler.io/v1alpha1\nkind: GPUAutoscaler\nmetadata: {name: chat}\nspec:\n"
+        "  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: chat}\n  maxReplicas: 20\n"
+        "  indicators: [{name: requests, query: up}]\n"
+        "  objective: {demand: requests, perReplica: 25, epsilon: 1e-2}\n"
+    )
+    assert read_manifest(path).objective.epsilon == 0.01
 
 
 def test_traces_of_a_study_are_looked_for_beside_it(trace: Path, tmp_path: Path) -> None:
