@@ -37,7 +37,7 @@ from harmony.decision.portfolio import (
     settings_of,
     thumb_counts,
 )
-from harmony.decision.selection import MEMORY_MISSES, MEMORY_S, Tally, Verdict, choose, verdict
+from harmony.decision.selection import MEMORY_MISSES, MEMORY_S, Families, Tally, Verdict, choose, families_of, verdict
 from harmony.decision.tails import quantiles
 from harmony.decision.turn_rows import FORECASTS, TurnRows
 
@@ -530,10 +530,10 @@ class OwnPast:
 
     def _chosen(self) -> OwnPast:
         """With the setting chosen that is cheapest at the budget's pace, and the best of every family told."""
-        thumbs = _thumbs(self.settings)
+        thumbs, families = _kinds(self.portfolio, self.grid, self.cap)
         allowed = self.budget.pace
         best = choose(self.tally, allowed, self.chosen, thumbs)
-        told = verdict(self.tally, self.settings, allowed, best)
+        told = verdict(self.tally, self.settings, allowed, best, families)
         if best == self.chosen:
             return replace(self, allowed=allowed, told=told)
         changes = self.changes + (self.chosen is not None)
@@ -624,9 +624,10 @@ class _Located(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _thumbs(settings: tuple[PortfolioSetting, ...]) -> npt.NDArray[np.bool_]:
-    """(settings,) which are rules of thumb."""
-    return np.array([s.rule == "margin" for s in settings])
+def _kinds(portfolio: Portfolio, grid: LeadGrid, cap: float) -> tuple[npt.NDArray[np.bool_], Families]:
+    """(settings,) which are rules of thumb, and the families; kept by what the settings follow from, which is short."""
+    settings = settings_of(portfolio, grid, cap)
+    return np.array([s.rule == "margin" for s in settings]), families_of(settings)
 
 
 def _by_rule(rule: str, counts: FloatArray, risks: FloatArray, knobs: FloatArray) -> FloatArray:

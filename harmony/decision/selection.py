@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from forecasting.panel import FloatArray
 from harmony.decision.portfolio import PortfolioSetting
 
-__all__ = ["HANDICAP", "HYSTERESIS", "MEMORY_S", "Tally", "Verdict", "because", "choose", "verdict"]
+__all__ = [
+    "HANDICAP",
+    "HYSTERESIS",
+    "MEMORY_S",
+    "Families",
+    "Tally",
+    "Verdict",
+    "because",
+    "choose",
+    "families_of",
+    "verdict",
+]
+
+Families = Mapping[str, npt.NDArray[np.int_]]
 
 HYSTERESIS = 0.002  # what a change of setting must save
 HANDICAP = 0.05  # what a rule of thumb must save against the experts: replayed luck is cheap, and it has more of it
@@ -93,17 +108,32 @@ class Verdict:
     chosen: bool
 
 
-def verdict(tally: Tally, settings: tuple[PortfolioSetting, ...], allowed: float, chosen: int) -> tuple[Verdict, ...]:
-    """Why the chosen setting was chosen: every family's best beside it, the chosen one first, then by cost."""
+def families_of(settings: tuple[PortfolioSetting, ...]) -> Families:
+    """The numbers of the settings of every family."""
+    found: dict[str, list[int]] = {}
+    for i, setting in enumerate(settings):
+        found.setdefault(setting.family, []).append(i)
+    return {family: np.array(numbers) for family, numbers in found.items()}
+
+
+def verdict(
+    tally: Tally,
+    settings: tuple[PortfolioSetting, ...],
+    allowed: float,
+    chosen: int,
+    families: Families | None = None,
+) -> tuple[Verdict, ...]:
+    """Why the chosen setting was chosen: every family's best beside it, the chosen one first, then by cost.
+
+    ``families`` are those of ``settings``, where they are known already.
+    """
     if tally.steps == 0.0:
         return ()
-    best: dict[str, int] = {}
     share = tally.share
-    for i, setting in enumerate(settings):
-        rank = (share[i] > allowed, share[i] if share[i] > allowed else 0.0, tally.cost[i])
-        j = best.get(setting.family)
-        if j is None or rank < (share[j] > allowed, share[j] if share[j] > allowed else 0.0, tally.cost[j]):
-            best[setting.family] = i
+    above = np.where(share > allowed, share, 0.0)  # who keeps the budget comes first, then who breaks it least
+    best: dict[str, int] = {}
+    for family, numbers in (families or families_of(settings)).items():
+        best[family] = int(numbers[np.lexsort((tally.cost[numbers], above[numbers], share[numbers] > allowed))[0]])
     best[settings[chosen].family] = chosen
     rows = [
         Verdict(

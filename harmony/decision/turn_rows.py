@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,19 +19,21 @@ class TurnRows:
     """Rows of one service, oldest first; a value like `Blocks`.
 
     `_demand` holds the last known demand of each row, its sign set where the row itself had none; `_capacity` and
-    `_forecast` (NaN where absent) what they say. `_before` is the highest demand of rows that are kept no more.
+    `_forecast` (NaN where absent) what they say. `_before` is the highest demand of rows that are kept no more,
+    `_highest` that of all.
     """
 
     _demand: Blocks
     _capacity: Blocks
     _forecast: Blocks
     _before: float = 0.0
+    _highest: float = 0.0
 
     @classmethod
     def empty(cls) -> TurnRows:
         """No rows yet."""
-        one, four = (Blocks.empty(width, np.float32, block) for width, block in ((1, 512), (FORECASTS, 128)))
-        return cls(one, Blocks.empty(1, np.float32, 512), four)
+        one = Blocks.empty(1, np.float32, 1024)
+        return cls(one, one, Blocks.empty(FORECASTS, np.float32, 128))
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -39,26 +41,30 @@ class TurnRows:
 
     def extended(self, demand: FloatArray, capacity: FloatArray, forecast: FloatArray) -> TurnRows:
         """With more rows: ``demand`` (n,) >= 0 and ``forecast`` (n, 4), NaN where absent, ``capacity`` (n,)."""
+        if not demand.size:
+            return self
         known = ~np.isnan(demand)
         last = np.maximum.accumulate(np.where(known, np.arange(demand.size), -1))
         newest = float(self.filled(len(self) - 1)[0]) if len(self) else 0.0
-        filled = np.where(last >= 0, np.abs(demand[last]), newest)
+        filled = np.where(last >= 0, np.abs(demand[last]), newest).astype(np.float32)
         return TurnRows(
-            self._demand.extended(np.copysign(filled, np.where(known, 1.0, -1.0))[:, None]),
+            self._demand.extended(np.where(known, filled, -filled)[:, None]),
             self._capacity.extended(capacity[:, None]),
             self._forecast.extended(forecast),
             self._before,
+            max(self._highest, float(filled.max())),
         )
 
     def newest(self, rows: int) -> TurnRows:
         """The last ``rows`` of them."""
         before = max(self._before, float(self.filled(0, len(self) - rows).max(initial=0.0)))
-        return TurnRows(self._demand.newest(rows), self._capacity.newest(rows), self._forecast.newest(rows), before)
+        demand, capacity, forecast = (x.newest(rows) for x in (self._demand, self._capacity, self._forecast))
+        return TurnRows(demand, capacity, forecast, before, self._highest)
 
     def without_forecasts_before(self, row: int) -> TurnRows:
         """The same, forecasts of rows before ``row`` gone for the most part."""
         left = self._forecast.blank_before(row)
-        return self if left is self._forecast else TurnRows(self._demand, self._capacity, left, self._before)
+        return self if left is self._forecast else replace(self, _forecast=left)
 
     # ---- (rows,) of the rows start..stop-1 -------------------------------------------------------------------
     def demand(self, start: int = 0, stop: int | None = None) -> FloatArray:
@@ -72,6 +78,8 @@ class TurnRows:
 
     def peak(self, start: int, stop: int) -> FloatArray:
         """The highest demand of all rows up to each."""
+        if start == len(self) - 1 and stop == len(self):
+            return np.array([self._highest])
         before = max(self._before, float(self.filled(0, start).max(initial=0.0)))
         return np.maximum.accumulate(np.maximum(self.filled(start, stop), before))
 

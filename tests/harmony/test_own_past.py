@@ -125,6 +125,22 @@ def test_a_smaller_epsilon_never_costs_less(tally: Tally, a: float, b: float) ->
         assert tally.cost[strict] >= tally.cost[loose]
 
 
+@LAWS
+@given(tallies, st.floats(0, 0.1), st.integers(0, 29))
+def test_the_verdict_names_the_best_of_every_family(tally: Tally, allowed: float, chosen: int) -> None:
+    """Of a family the cheapest that keeps the budget, else the one that breaks it least."""
+    tried = THUMBS.settings(LeadGrid(STEP_S, 2), 0.1) + RIDGE.settings(LeadGrid(STEP_S, 2), 0.1)
+    tried = tried[: 2 * 10] + tried[-10:]
+    share = tally.share
+    for row in verdict(tally, tried, allowed, chosen):
+        own = [i for i, s in enumerate(tried) if s.family == row.setting.family]
+        at = min(own, key=lambda i: (share[i] > allowed, max(0.0, share[i]) * (share[i] > allowed), tally.cost[i]))
+        at = chosen if row.chosen else at
+        assert row.setting == tried[at]
+        assert (row.replicas, row.share) == (tally.cost[at] / tally.steps, share[at])
+        assert row.keeps == (share[at] <= allowed)
+
+
 def test_a_rule_of_thumb_must_be_clearly_cheaper() -> None:
     tally = Tally(np.array([100.0, 97.0, 90.0]), np.zeros(3), 10.0, 10.0)
     assert choose(tally, 0.01, None, np.array([False, True, False])) == 2
