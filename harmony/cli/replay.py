@@ -125,6 +125,8 @@ def replay(
     if decisions and rivals.out is None:
         raise UsageError("--decisions needs a folder to write to: add --out DIR")
     loaded = chosen[0].loaded()
+    if ttft_slo is not None and world == "rates" and loaded.requests is None:
+        raise UsageError(f"--ttft-slo: {traces[0]} has no single requests; --world requests draws them")
     with progress("replay") as report:
         result = replaying.replay(loaded, settings, rivals, report, decisions=decisions)
     if as_json:

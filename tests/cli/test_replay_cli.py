@@ -91,6 +91,7 @@ def test_an_unreachable_objective_is_stated_in_table_and_json(trace: Path, capsy
         (["--forecaster", "no/such/model"], "no/such/model"),
         (["--decisions"], "--out"),
         (["--colour", "red"], "No such option"),
+        (["--ttft-slo", "1s"], "no single requests; --world requests draws them"),
     ],
 )
 def test_wrong_options(trace: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
