@@ -22,6 +22,7 @@ from forecasting.panel import FloatArray
 from forecasting.specialists import TARGETS, Features, Fitted, LeadGrid, Target, fit_specialist, targets_of
 from harmony.decision.blocks import Blocks
 from harmony.decision.budget import ErrorBudget
+from harmony.decision.limited import Limited, limited
 from harmony.decision.piece import NO_PRICES, Measure, Piece, Prices
 from harmony.decision.portfolio import (
     RISKS,
@@ -40,6 +41,7 @@ from harmony.decision.portfolio import (
 from harmony.decision.selection import MEMORY_MISSES, MEMORY_S, Families, Tally, Verdict, choose, families_of, verdict
 from harmony.decision.tails import quantiles
 from harmony.decision.turn_rows import FORECASTS, TurnRows
+from harmony.model.objective import Behavior
 
 __all__ = ["PAST_SHARE", "WHOLE", "Guess", "Keeping", "OwnPast", "TurnRow"]
 
@@ -116,7 +118,8 @@ class _Learned:
 
     `features` give level and offset; `fits` are the specialists'. Of every expert and target, `scores` (n, 1) are the
     newest standardised residuals, of decisions in rows before `scored`, and `tables` (risks,) their quantiles; of each
-    of their rules, `carry` has the newest counts before holding, in the shortest type that holds them.
+    of their rules, `carry` has the newest counts before holding, in the shortest type that holds them. `limited` is what
+    the user's limits remember of every setting; None without any.
     """
 
     scored: int = 0
@@ -126,6 +129,7 @@ class _Learned:
     tables: Mapping[tuple[Expert, Target], FloatArray] = field(default_factory=dict)
     scores: Mapping[tuple[Expert, Target], Blocks] = field(default_factory=dict)
     carry: Mapping[tuple[Expert, Target, RuleName], Counts] = field(default_factory=dict)
+    limited: Limited | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -148,6 +152,7 @@ class OwnPast:
         told: what the last review found.
         measure: what is counted as violated; `prices` what else costs.
         capacity_sigma: spread of the logarithm of what one replica carries; 0 where it is known.
+        limits: the user's rate limits and windows, under which settings are scored as they would have been applied.
     """
 
     portfolio: Portfolio
@@ -175,6 +180,7 @@ class OwnPast:
     measure: Measure = "time"
     prices: Prices = NO_PRICES
     capacity_sigma: float = 0.0
+    limits: Behavior | None = None
 
     @classmethod
     def start(
@@ -187,6 +193,7 @@ class OwnPast:
         bounds: tuple[int, int] = (1, 100_000),
         kept: Keeping = WHOLE,
         measure: Measure = "time",
+        limits: Behavior | None = None,
     ) -> OwnPast:
         """Nothing seen yet. ``cap`` is the most risk of one decision, ``bounds`` the replicas that settings keep to."""
         settings = settings_of(portfolio, grid, cap)
@@ -203,6 +210,7 @@ class OwnPast:
             allowed=budget.epsilon,
             kept=kept,
             measure=measure,
+            limits=limits,
         )
 
     # ---- seeing ---------------------------------------------------------------------------------------------
@@ -293,6 +301,7 @@ class OwnPast:
             bounds=(self.least, self.most),
             kept=self.kept,
             measure=self.measure,
+            limits=self.limits,
         ).within(self.least, self.most, self.prices, self.capacity_sigma)
         rows = self.history.rows
         again = fresh.backfilled(self.newest_s, rows[:, 0], rows[:, 1], rows[:, 2:], piece=PAST_SHARE)
@@ -301,6 +310,10 @@ class OwnPast:
     def measured(self, measure: Measure) -> OwnPast:
         """With another measure from now on: all of the history is scored again, and the budget begins anew."""
         return replace(self, measure=measure, budget=self.budget.anew()).leading(self.grid.lead_steps)
+
+    def under(self, limits: Behavior | None) -> OwnPast:
+        """With other limits of the user's from now on: all of the history is replayed again under them."""
+        return self if limits == self.limits else replace(self, limits=limits).leading(self.grid.lead_steps)
 
     def preferring(self, setting: PortfolioSetting | None) -> OwnPast:
         """With ``setting``, which was in force before, kept unless another one is better."""
@@ -407,7 +420,7 @@ class OwnPast:
         load = self.history.demand(start, stop) / self.history.capacity(start, stop)
         piece = Piece(load, k, self.least, self.most, self.measure, self.prices)
         carry = dict(self.learned.carry)
-        done: dict[tuple[Expert, Target], list[tuple[FloatArray, FloatArray]]] = {}
+        done: dict[tuple[Expert, Target], list[FloatArray]] = {}
         for expert in self.portfolio.experts:
             for target in TARGETS:
                 counts = self._counts(expert, target, bases, start, stop)
@@ -418,38 +431,50 @@ class OwnPast:
                     continue
                 if other is not None:
                     counts = _filled(counts, self._counts(other, target, bases, start, stop))
-                scores, carried = self._scored(piece, expert, target, counts)
-                done[expert, target] = scores
+                done[expert, target], carried = self._held(piece, expert, target, counts)
                 carry |= {(expert, target, rule): rows for rule, rows in carried.items()}
-        scores = [score for expert in self.portfolio.experts for target in TARGETS for score in done[expert, target]]
+        columns = [block for expert in self.portfolio.experts for target in TARGETS for block in done[expert, target]]
         margins = np.asarray(self.portfolio.margins)
         for thumb in self.portfolio.thumbs:
             for hold in self.portfolio.thumb_holds(self.grid):
                 back = min(start, max(4, hold) - 1 + k)
                 past_load = self.history.filled(start - back, stop) / self.history.capacity(start - back, stop)
-                scores.append(piece.score(thumb_counts(thumb, past_load, hold, margins)[-(stop - start + k) :]))
+                columns.append(thumb_counts(thumb, past_load, hold, margins)[-(stop - start + k) :])
         memory = max(MEMORY_S / self.grid.step_s, MEMORY_MISSES / max(self.budget.epsilon, 1e-6))
-        cost, missed = (np.concatenate(parts) for parts in zip(*scores, strict=True))
+        columns, after = self._under_limits(columns, stop - start)
+        scores = {id(block): piece.score(block) for block in columns}  # some stand in for others
+        cost, missed = (np.concatenate(parts) for parts in zip(*(scores[id(b)] for b in columns), strict=True))
         tally = self.tally.plus(cost, missed, stop - start, piece.weight, int(piece.known.sum()), memory)
-        return replace(self, tally=tally, reviewed=stop, learned=replace(self.learned, carry=carry))
+        return replace(self, tally=tally, reviewed=stop, learned=replace(self.learned, carry=carry, limited=after))
 
-    def _scored(
+    def _under_limits(self, columns: list[FloatArray], rows: int) -> tuple[list[FloatArray], Limited | None]:
+        """What would have been set of the counts in ``columns``, the last ``rows`` of which are new; and what goes on."""
+        if self.limits is None:
+            return columns, None
+        before, bounds = self.learned.limited, (self.least, self.most)
+        wanted = np.concatenate([block[len(block) - rows :] for block in columns], axis=1)
+        counts, after = limited(wanted, self.limits, self.grid.step_s, bounds, before, self.grid.lead_steps)
+        if before is not None:
+            counts = np.concatenate([before.set[-self.grid.lead_steps :], counts])
+        return [counts], after
+
+    def _held(
         self, piece: Piece, expert: Expert, target: Target, counts: FloatArray | None
-    ) -> tuple[list[tuple[FloatArray, FloatArray]], dict[RuleName, FloatArray]]:
-        """Every rule and hold of one expert and target on a piece of the past; and counts that go on into the next."""
+    ) -> tuple[list[FloatArray], dict[RuleName, Counts]]:
+        """Counts of every rule and hold of one expert and target on a piece; and those that go on into the next."""
         start, rows, k = self.reviewed, piece.load.size, self.grid.lead_steps
         floor = self._floor(start, start + rows)
         holds = self.portfolio.holds(self.grid, target)
-        scores: list[tuple[FloatArray, FloatArray]] = []
-        carried: dict[RuleName, FloatArray] = {}
+        out: list[FloatArray] = []
+        carried: dict[RuleName, Counts] = {}
         for rule in self.portfolio.rules:
             knobs = np.asarray(self.portfolio.knobs(rule, self.cap))
             wanted = self._or_blind(counts, least_risks(self.cap), rule, knobs, start, start + rows)
             before = self.learned.carry.get((expert, target, rule), np.empty((0, len(knobs)), dtype=np.uint8))
             whole = np.concatenate([before, np.maximum(wanted, floor[:, None]).astype(np.float32)])
             carried[rule] = _short(whole[-(max(holds) - 1 + k) :])
-            scores += [piece.score(held(whole, hold)[-(rows + k) :]) for hold in holds]
-        return scores, carried
+            out += [held(whole, hold)[-(rows + k) :] for hold in holds]
+        return out, carried
 
     def _or_blind(
         self, counts: FloatArray | None, risks: FloatArray, rule: RuleName, knobs: FloatArray, start: int, stop: int

@@ -83,7 +83,6 @@ class Portfolio:
         holds_s: holds on the way down besides one lead time, seconds.
         thumbs: rules of thumb that are tried too.
         margins: factors on demand that these try.
-        least_hold_s: no count is held for less than this, seconds, because the user's own window holds it anyway.
     """
 
     experts: tuple[tuple[Base, ...], ...] = (("ridge",), ("forecast",), ("ridge", "forecast"))
@@ -92,7 +91,6 @@ class Portfolio:
     holds_s: tuple[float, ...] = HOLDS_S
     thumbs: tuple[Thumb, ...] = ("reactive", "percentile")
     margins: tuple[float, ...] = field(default=MARGINS)
-    least_hold_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.experts or self.thumbs):
@@ -117,8 +115,7 @@ class Portfolio:
         Ready replicas are the minimum of what was set over the lead, so a point's count serves only if held.
         """
         k = grid.lead_steps
-        least = 1 if self.least_hold_s <= 0.0 else grid.steps(self.least_hold_s)
-        every = {max(h, least) for h in (1, k + 1, *(grid.steps(s) for s in self.holds_s))}
+        every = {1, k + 1, *(grid.steps(s) for s in self.holds_s)}
         return tuple(h for h in sorted(every) if target == "max" or h > k)
 
     def knobs(self, rule: RuleName, cap: float) -> tuple[float, ...]:
@@ -141,9 +138,7 @@ class Portfolio:
 
     def thumb_holds(self, grid: LeadGrid) -> tuple[int, ...]:
         """Steps that rules of thumb hold (or look back)."""
-        least = 1 if self.least_hold_s <= 0.0 else grid.steps(self.least_hold_s)
-        every = (grid.lead_steps + 1, *(grid.steps(s) for s in THUMB_HOLDS_S))
-        return tuple(sorted({max(h, least) for h in every}))
+        return tuple(sorted({grid.lead_steps + 1, *(grid.steps(s) for s in THUMB_HOLDS_S)}))
 
 
 @lru_cache(maxsize=64)

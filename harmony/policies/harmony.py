@@ -68,7 +68,7 @@ class HarmonyPolicy:
         window_s: the rolling window of the error budget, seconds.
         cap: most risk of one decision, as a multiple of epsilon.
         name: name in tables and on the command line.
-        limits: the user's own rate limits and windows, applied to what was chosen.
+        limits: the user's own rate limits and windows: applied to what was chosen, and to every setting that is tried.
         kept: how much of the past is kept.
     """
 
@@ -105,7 +105,6 @@ class HarmonyPolicy:
             experts=tuple(experts),
             rules=("quantile",) if self.rule == "quantile" else ("price",),
             thumbs=("reactive", "percentile") if self.thumbs else (),
-            least_hold_s=0.0 if self.limits is None else self.limits.scale_down.stabilization_window_s,
         )
 
     @property
@@ -230,7 +229,7 @@ class HarmonyPolicy:
         if not LEAD_KEPT * past.grid.lead_steps <= leads <= past.grid.lead_steps:
             past = past.leading(leads)
         bounds = (objective.min_replicas, objective.max_replicas)
-        past = past.within(*bounds, _prices(objective, past.grid.step_s), observation.capacity.sigma)
+        past = past.under(self.limits).within(*bounds, _prices(objective, past.grid.step_s), observation.capacity.sigma)
         past = past.with_objective(objective.epsilon)
         capacity = observation.capacity.median
         missed = math.nan if past.measure == "requests" else observation.missed  # which is a share of time
@@ -254,6 +253,7 @@ class HarmonyPolicy:
             bounds=(objective.min_replicas, objective.max_replicas),
             kept=self.kept,
             measure=objective.measure,
+            limits=self.limits,
         )
         return Replayed(past)
 

@@ -1,0 +1,58 @@
+"""Limits on a whole past at once, against the guards turn by turn."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harmony.decision.guards import apply_behavior
+from harmony.decision.limited import Limited, limited
+from harmony.model.memory import GuardMemory
+from harmony.model.objective import Behavior, ScalingPolicy, ScalingRules, Stages
+
+ROW_S = 60.0
+policies = st.builds(
+    ScalingPolicy,
+    st.sampled_from(["Pods", "Percent"]),
+    st.integers(1, 100),
+    st.sampled_from([15.0, 60.0, 90.0, 180.0, 600.0]),
+)
+rules = st.builds(
+    ScalingRules,
+    st.sampled_from([0.0, 60.0, 100.0, 300.0]),
+    st.lists(policies, max_size=2).map(tuple),
+    st.sampled_from(["Max", "Max", "Min", "Disabled"]),
+)
+stages = st.none() | st.builds(Stages, st.integers(1, 100), st.sampled_from([60.0, 150.0, 600.0]))
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.builds(Behavior, rules, rules, stages), st.integers(0, 10**6), st.lists(st.integers(0, 30), max_size=3))
+def test_every_row_is_what_the_guards_set_in_its_turn(behavior: Behavior, seed: int, cuts: list[int]) -> None:
+    """However the past is cut into pieces, for any windows, policies, selections and stages, within the bounds."""
+    rng = np.random.default_rng(seed)
+    wanted = np.maximum(1, np.abs(np.cumsum(rng.integers(-9, 10, (30, 2)), axis=0))).astype(float)
+    bounds = (2, 25)
+    got, before = [], None
+    edges = [0, *sorted(cuts), 30]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        if stop > start:
+            rows, before = limited(wanted[start:stop], behavior, ROW_S, bounds, before, keep=3)
+            got.append(rows)
+    assert isinstance(before, Limited)
+    assert len(before.set) >= 3
+    assert np.array_equal(np.concatenate(got), [*zip(*(by_turns(c, behavior, bounds) for c in wanted.T), strict=True)])
+
+
+def by_turns(wanted: np.ndarray, behavior: Behavior, bounds: tuple[int, int]) -> list[int]:
+    memory, current, out = GuardMemory(), int(np.clip(wanted[0], *bounds)), []
+    for i, count in enumerate(wanted.astype(int).tolist()):
+        guarded = apply_behavior(memory, behavior, i * ROW_S, current, count)
+        applied = int(np.clip(guarded.replicas, *bounds))
+        memory = guarded.memory
+        if applied != guarded.replicas:
+            memory = memory.corrected(i * ROW_S, current, applied)
+        current = applied
+        out.append(current)
+    return out
