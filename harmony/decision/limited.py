@@ -85,7 +85,7 @@ def _rows_of(seconds: float, row_s: float) -> int:
 
 def _limits(rules: ScalingRules, out: FloatArray, at: int, row_s: float, *, rising: bool) -> FloatArray:
     """(settings,) most (``rising``) or fewest replicas that one direction's policies allow in row ``at``."""
-    current = out[at - 1]
+    current: FloatArray = out[at - 1]
     if rules.select == "Disabled":
         return current
     if not rules.policies:
@@ -101,7 +101,7 @@ def _limits(rules: ScalingRules, out: FloatArray, at: int, row_s: float, *, risi
             allowed.append(np.floor(np.round(start * (1 - p.value / 100), 9)))
     pick = np.maximum if rising == (rules.select == "Max") else np.minimum
     found = pick.reduce(allowed)
-    return np.maximum(found, current) if rising else np.minimum(found, current)
+    return np.asarray(np.maximum(found, current) if rising else np.minimum(found, current))
 
 
 def _staged(

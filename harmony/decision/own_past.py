@@ -118,8 +118,8 @@ class _Learned:
 
     `features` give level and offset; `fits` are the specialists'. Of every expert and target, `scores` (n, 1) are the
     newest standardised residuals, of decisions in rows before `scored`, and `tables` (risks,) their quantiles; of each
-    of their rules, `carry` has the newest counts before holding, in the shortest type that holds them. `limited` is what
-    the user's limits remember of every setting; None without any.
+    of their rules, `carry` has the newest counts before holding, in the shortest type that holds them; `limited` is
+    what the user's limits remember of every setting, None without any.
     """
 
     scored: int = 0
@@ -448,7 +448,7 @@ class OwnPast:
         return replace(self, tally=tally, reviewed=stop, learned=replace(self.learned, carry=carry, limited=after))
 
     def _under_limits(self, columns: list[FloatArray], rows: int) -> tuple[list[FloatArray], Limited | None]:
-        """What would have been set of the counts in ``columns``, the last ``rows`` of which are new; and what goes on."""
+        """What would have been set of the counts in ``columns``, whose last ``rows`` are new; and what goes on."""
         if self.limits is None:
             return columns, None
         before, bounds = self.learned.limited, (self.least, self.most)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def test_every_row_is_what_the_guards_set_in_its_turn(behavior: Behavior, seed: 
     bounds = (2, 25)
     got, before = [], None
     edges = [0, *sorted(cuts), 30]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         if stop > start:
             rows, before = limited(wanted[start:stop], behavior, ROW_S, bounds, before, keep=3)
             got.append(rows)
