@@ -241,7 +241,9 @@ STATUS = StatusSurface(
         ),
         Decision: Spelling(
             names={"replicas": "recommended_replicas", "expected_cost": "expected_cost_per_hour"},
-            without=frozenset({"current", "unconstrained", "wanted", "held", "why"}),
+            without=frozenset(
+                {"current", "unconstrained", "wanted", "held", "why", "tried", "budget_least", "budget_most"}
+            ),
             digits={
                 "violation_probability": 2,
                 "expected_cost": 3,

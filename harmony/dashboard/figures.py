@@ -17,7 +17,7 @@ from harmony.model.decision import Candidates
 from harmony.schema.fields import columns_of
 from harmony.serving import Snapshot, forecast_json, history_json
 from harmony.serving.views import number
-from harmony.serving.words import amount, chance, percent
+from harmony.serving.words import amount, chance, percent, within_band
 
 __all__ = ["Figure", "calibration", "candidates", "demand", "replicas", "shown_candidates"]
 
@@ -197,12 +197,24 @@ def budget(snapshot: Snapshot, points: list[Point]) -> Figure | None:
     first, last = span_s(snapshot)
     points = [p for p in points if p.at_s >= first - snapshot.record.observation.interval_s]
     x, left = _steps(points, snapshot, lambda p: p.budget_left)
-    lowest = min((p.budget_left for p in points if not math.isnan(p.budget_left)), default=0.0)
-    data = [_line("left", x, left, "@green", width=3, line={"shape": "hv"}, connectgaps=False)]
+    least, most = (_steps(points, snapshot, lambda p, at=at: p.budget_band[at])[1] for at in (0, 1))
+    known = [v for p in points for v in (p.budget_left, *p.budget_band) if not math.isnan(v)]
+    bare = {"width": 0, "color": "@blue/0", "shape": "hv"}
+    hidden = {"hoverinfo": "skip", "showlegend": False}
+    band: list[Json] = [
+        {"type": "scatter", "mode": "lines", "x": x, "y": least, "line": bare, **hidden},
+        {"type": "scatter", "mode": "lines", "name": "objective kept exactly: 95 %", "x": x, "y": most, "line": bare,
+         "fill": "tonexty", "fillcolor": "@blue/18", "hoverinfo": "skip"},
+    ]  # fmt: skip
+    data = band if any(v is not None for v in most) else []
+    data.append(_line("left", x, left, "@green", width=3, line={"shape": "hv"}, connectgaps=False))
     text = f"Share of the error budget of 30 days that is left: now {percent(snapshot.record.decision.budget_left)}."
+    text += f" {within_band(snapshot.record.decision)}".rstrip()
+    lowest, highest = min(known, default=0.0), max(known, default=1.0)
+    margin = max(0.01, 0.08 * (highest - lowest))
     layout: Json = {
         "xaxis": _time_axis(first, last),
-        "yaxis": {"title": {"text": "budget left"}, "range": [min(0.0, lowest), 1.02], "tickformat": ".0%"},
+        "yaxis": {"title": {"text": "budget left"}, "range": [lowest - margin, highest + margin], "tickformat": ".2~%"},
     }
     return Figure("budget", text, data, layout)
 

@@ -10,6 +10,7 @@ from harmony.dashboard import figures
 from harmony.dashboard.fleet import FleetTableRow, table_row
 from harmony.dashboard.states import Ages
 from harmony.dashboard.trail import Point
+from harmony.decision.tried import why_not
 from harmony.serving import Snapshot, sentence
 from harmony.serving.further import Further, further
 from harmony.serving.views import forecast_json, number, utc
@@ -41,6 +42,7 @@ class Page:
     stated: float | None
     level: float | None
     budget: dict[str, float | None] | None
+    tried: list[Json]
     further: tuple[Further, ...]
 
     @property
@@ -97,8 +99,27 @@ def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
             "burn": number(decision.burn_rate),
             "price": number(decision.price),
         },
+        tried=_tried(snapshot),
         further=further(decision),
     )
+
+
+def _tried(snapshot: Snapshot) -> list[Json]:
+    """What the best setting of every family would have set, cost and violated on the service's own past."""
+    tried, objective = snapshot.record.decision.tried, snapshot.record.observation.objective
+    if tried is None:
+        return []
+    return [
+        {
+            "family": str(tried.family[i]),
+            "setting": str(tried.setting[i]),
+            "replicas": number(float(tried.replicas[i])),
+            "cost": number(float(tried.replicas[i]) * objective.replica_price_per_hour),
+            "violated": number(float(tried.violated[i])),
+            "why": why_not(tried, i),
+        }
+        for i in range(len(tried))
+    ]
 
 
 def _forecast(snapshot: Snapshot) -> list[Json]:

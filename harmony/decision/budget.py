@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
+from scipy.special import bdtrik
 
 from forecasting.errors import UsageError
 from harmony.decision.blocks import Blocks
@@ -17,6 +19,7 @@ HOUR_S = 3600.0
 DAY_S = 86_400.0
 LARGEST = 1e12
 BLOCK = 64  # hours that are kept together
+BAND = np.array([0.025, 0.975])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,19 @@ class ErrorBudget:
         if self.total > 0.0:
             return 1.0 - self.spent / self.total
         return 1.0 if self.spent == 0.0 else -math.inf
+
+    def band(self, steps_together: int) -> tuple[float, float]:
+        """Least and most of what is `left` in 95 % of the services that keep the objective exactly; NaN for none seen.
+
+        Violations come in runs of a lead time: ``steps_together`` of them count as one draw, and the draws that are
+        violated are binomial.
+        """
+        draws = math.floor(self.counted.steps / max(1, steps_together))
+        if self.total <= 0.0 or draws < 1:
+            return math.nan, math.nan
+        fewest, most = _violated_draws(draws, self.epsilon)
+        share = max(1, steps_together) / self.total
+        return 1.0 - most * share, 1.0 - fewest * share
 
     def burn_rate(self, last_s: float = HOUR_S) -> float:
         """Violated share of the last ``last_s`` seconds over epsilon: 1 spends the budget just in time."""
@@ -173,6 +189,14 @@ class ErrorBudget:
             total, earlier = _plus(total, oldest, -1.0), earlier.newest(len(earlier) - 1)
         more = Hour(0.0, steps, violated, stated)
         return replace(self, newest=_plus(newest, more, 1.0), earlier=earlier, counted=_plus(total, more, 1.0))
+
+
+@lru_cache(maxsize=4096)
+def _violated_draws(draws: int, epsilon: float) -> tuple[float, float]:
+    """The central 95 % of a binomial count."""
+    found = np.nan_to_num(bdtrik(BAND, draws, epsilon))  # not a number where none at all is likelier than that
+    fewest, most = np.maximum(0.0, np.ceil(found - 1e-6)).tolist()
+    return fewest, most
 
 
 def _rows(hours: list[Hour]) -> np.ndarray:

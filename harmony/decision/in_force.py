@@ -83,4 +83,6 @@ def again(observation: Observation, decision: Decision, *, expects_forecast: boo
 
 
 # What a decision says of its setting and budget, which are not found again from one observation.
-CARRIED = ("setting", "price", "wanted", "held", "budget_left", "burn_rate", "why")
+CARRIED = (
+    "setting", "price", "wanted", "held", "budget_left", "burn_rate", "budget_least", "budget_most", "tried", "why",
+)  # fmt: skip

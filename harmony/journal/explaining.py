@@ -10,17 +10,18 @@ import numpy as np
 
 from harmony.decision.in_force import again
 from harmony.decision.rule import lead_window
+from harmony.decision.tried import why_not
 from harmony.decision.turn import decide_turn
 from harmony.journal.inputs import whole
 from harmony.journal.store import JournalStore
 from harmony.journal.stored import StoredDecision
-from harmony.model.decision import Decision, Reason
+from harmony.model.decision import Decision, Reason, Tried
 from harmony.model.observation import Observation
 from harmony.schema.fields import Field, Shape, columns_of, fields_of
 from harmony.serving.further import further
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.views import decision_json, number, utc
-from harmony.serving.words import amount, chance, duration, percent, sentence
+from harmony.serving.words import amount, chance, duration, percent, sentence, within_band
 
 __all__ = ["Difference", "Explanation", "explain", "recompute"]
 
@@ -155,10 +156,13 @@ def _table_differences(name: str, stored: Any, again: Any) -> list[Difference]: 
         mine, new = getattr(stored, column.name), getattr(again, column.name)
         if mine.shape != new.shape:
             return [Difference(name, f"{mine.size} of them", f"{new.size} of them")]
-        differ = ~((mine == new) | (np.isnan(mine.astype(float)) & np.isnan(new.astype(float))))
+        differ = mine != new
+        if not column.is_text:
+            differ &= ~(np.isnan(mine.astype(float)) & np.isnan(new.astype(float)))
         if differ.any():
             at = int(np.argmax(differ))
-            where = f"{name}.{column.name} at {int(key[at])} {columns[0].name}"
+            row = str(key[at]) if columns[0].is_text else int(key[at])
+            where = f"{name}.{column.name} at {row} {columns[0].name}"
             out.append(Difference(where, repr(mine[at].item()), repr(new[at].item())))
     return out
 
@@ -220,14 +224,30 @@ def _setting(decision: Decision) -> list[str]:
             "" if math.isnan(decision.price) else f"; a violated hour is worth {amount(decision.price)} replica-hours"
         )
         out.append(f"In force: {decision.setting}{paid}.")
-    if decision.why:
+    if decision.tried is not None:
+        out += _tried(decision.tried)
+    elif decision.why:
         out.append(f"Chosen on the service's own past: {decision.why}.")
     if not math.isnan(decision.budget_left):
         out.append(
             f"Error budget: {percent(decision.budget_left)} left, spent in the last hour at "
-            f"{amount(decision.burn_rate)} times the rate that lasts."
+            f"{amount(decision.burn_rate)} times the rate that lasts. {within_band(decision)}".rstrip()
         )
     return out
+
+
+def _tried(tried: Tried) -> list[str]:
+    """The best of every family on the own past, the one in force first."""
+    wide = max(map(len, tried.family.tolist()))
+    out = [
+        f"Replayed on the service's own past, {percent(tried.allowed)} aimed at, the best of every family would have "
+        "set and violated:",
+        "",
+    ]
+    for i, family in enumerate(tried.family.tolist()):
+        replicas, violated = amount(float(tried.replicas[i])), percent(float(tried.violated[i]))
+        out.append(f"  {family:<{wide}}  {replicas:>6} replicas  {violated:>9}  {why_not(tried, i)}")
+    return [*out, ""]
 
 
 def _candidates(snapshot: Snapshot) -> list[str]:

@@ -14,7 +14,7 @@ from forecasting.panel import FloatArray
 from harmony.schema.fields import PRIVATE, About, columns_of
 from harmony.schema.surface import plain
 
-__all__ = ["Candidates", "Decision", "Reason"]
+__all__ = ["Candidates", "Decision", "Reason", "Tried"]
 
 
 class Reason(StrEnum):
@@ -73,6 +73,27 @@ class Candidates:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Tried:
+    """The best setting of every family on the service's own past: what it would have set and violated there.
+
+    A replay of what was, never what is: the service itself ran under one setting at a time. The first row is the one in
+    force.
+    """
+
+    family: Annotated[npt.NDArray[np.str_], About("Who forecasts and which rule decides; or the rule of thumb.")]
+    setting: Annotated[npt.NDArray[np.str_], About("Its best setting, with target, knob and hold.")]
+    replicas: Annotated[FloatArray, About("What it would have set in the mean, newer days counting for more.", least=0)]
+    violated: Annotated[FloatArray, About("Which share it would have violated, in the objective's measure.", 0, 1)]
+    allowed: Annotated[
+        float, About("The violated share that settings are chosen for: who is above it breaks the budget.", 0, 1)
+    ] = math.nan
+
+    def __len__(self) -> int:
+        """Number of families."""
+        return int(self.replicas.size)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Decision:
     """What one policy decided at one moment, and everything that led to it.
 
@@ -112,6 +133,17 @@ class Decision:
     burn_rate: Annotated[
         float, About("Violated share of the last hour over epsilon: 1 spends the budget just in time.", 0)
     ] = math.nan
+    budget_least: Annotated[
+        float,
+        About("What is left of the budget lies above this 97.5 % of the time, where the objective is kept exactly."),
+    ] = math.nan
+    budget_most: Annotated[
+        float,
+        About("What is left of the budget lies below this 97.5 % of the time, where the objective is kept exactly."),
+    ] = math.nan
+    tried: Annotated[
+        Tried | None, About("The best of every family of settings on the service's own past; null where none chose.")
+    ] = None
     why: Annotated[
         str, About("What the setting would have cost and violated on the service's own past, beside the best others.")
     ] = ""

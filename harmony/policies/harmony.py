@@ -21,6 +21,7 @@ from harmony.decision.price import CAP
 from harmony.decision.risk import ROUND
 from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, hold
 from harmony.decision.selection import Verdict, because
+from harmony.decision.tried import tried_of
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.objective import Behavior, Objective
 from harmony.model.observation import Observation
@@ -174,6 +175,7 @@ class HarmonyPolicy:
         if paths is not None and not decision.quantiles:
             decision = replace(decision, quantiles=demand_quantiles(paths))
         past, setting = memory.past, None if guess is None else memory.past.setting
+        least, most = past.budget.band(past.grid.lead_steps + 1)
         return replace(
             decision,
             setting="" if setting is None else setting.label,
@@ -182,6 +184,9 @@ class HarmonyPolicy:
             held=guess.replicas if guess is not None else -1,
             budget_left=past.budget.left if math.isfinite(past.budget.left) else math.nan,
             burn_rate=past.budget.burn_rate(),
+            budget_least=least,
+            budget_most=most,
+            tried=tried_of(past.told, past.allowed),
             why=because(past.told),
             memory=memory._replace(past=past.with_wanted(wanted), stated=_as_modelled(decision)),
         )

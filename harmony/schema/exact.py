@@ -33,7 +33,7 @@ def jsonable(value: Any) -> Any:  # noqa: ANN401
     """The same as plain values, for a larger JSON."""
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
-    if isinstance(value, np.ndarray) and bool(np.isfinite(value).all()):
+    if isinstance(value, np.ndarray) and (value.dtype.kind == "U" or bool(np.isfinite(value).all())):
         return value.tolist()
     return orjson.loads(_written(value))
 

@@ -40,7 +40,7 @@ class Shape(Enum):
     WHOLE = "int"
     FLAG = "bool"
     WORD = "str, or a closed set of them"
-    SERIES = "array of numbers"
+    SERIES = "array of numbers, in a table of texts too"
     CURVES = "arrays by level (a number)"
     TABLE = "dataclass whose arrays are columns"
 
@@ -72,6 +72,11 @@ class Field:
     def is_whole(self) -> bool:
         """True for a series of whole numbers."""
         return np.issubdtype(self.dtype, np.integer)
+
+    @property
+    def is_text(self) -> bool:
+        """True for a column of texts."""
+        return np.issubdtype(self.dtype, np.str_)
 
 
 def fields_of(kind: Class) -> tuple[Field, ...]:

@@ -55,6 +55,8 @@ class Types:
 
     def element(self, told: Told) -> Any:  # noqa: ANN401
         """One number of an array."""
+        if told.is_text:
+            return str
         return self.whole(told.about) if told.is_whole else self.number(told.about)
 
 

@@ -95,7 +95,8 @@ class Surface:
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _column(self, told: Field, values: Any, spelling: Spelling) -> list[Any]:  # noqa: ANN401
-        out: list[Any] = values.tolist() if told.is_whole else self.series(spelling.digits.get(told.name))(values)
+        as_it_is = told.is_whole or told.is_text
+        out: list[Any] = values.tolist() if as_it_is else self.series(spelling.digits.get(told.name))(values)
         return out
 
     def _plan(self, kind: Class) -> tuple[tuple[str, str, Encode], ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from forecasting.distribution import ForecastDistribution
 from harmony.decision.rule import lead_window
-from harmony.model.decision import Candidates, Decision
+from harmony.model.decision import Candidates, Decision, Tried
 from harmony.schema.surface import Spelling, Surface, number, numbers
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.words import sentence
@@ -33,6 +33,11 @@ Json = dict[str, Any]
 TOLD = Surface(
     {
         Candidates: Spelling("Candidate", "One replica count that was weighed."),
+        Tried: Spelling(
+            "TriedSetting",
+            "The best setting of one family on the service's own past; the first one is in force.",
+            digits={"replicas": 6, "violated": 6},
+        ),
         Decision: Spelling(digits={"quantiles": 6}),
     }
 )

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 from harmony.decision.rule import lead_window
-from harmony.model.decision import Reason
+from harmony.model.decision import Decision, Reason
 from harmony.model.record import Record
 from harmony.serving.snapshot import Snapshot
 
-__all__ = ["Said", "amount", "chance", "duration", "in_words", "percent", "sentence"]
+__all__ = ["Said", "amount", "chance", "duration", "in_words", "percent", "sentence", "within_band"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,20 @@ def chance(probability: float | None, paths: int) -> str:
     if probability is None:
         return "unknown"
     return f"< {percent(1 / paths)}" if probability == 0.0 and paths > 0 else percent(probability)
+
+
+def within_band(decision: Decision) -> str:
+    """What is left of the error budget beside what chance makes of an objective kept exactly; empty for nothing known.
+
+    The band is the central 95 %, with violations in runs of one lead time.
+    """
+    left, least, most = decision.budget_left, decision.budget_least, decision.budget_most
+    if math.isnan(left) or math.isnan(least):
+        return ""
+    band = f"chance leaves {percent(least)} to {percent(most)} where the objective is kept exactly (95 %)"
+    if left > most:
+        return f"Less is spent than might be: {band}."
+    return f"Within the band: {band}." if left >= least else f"More is spent than chance explains: {band}."
 
 
 def amount(value: float) -> str:

@@ -15,7 +15,7 @@ from harmony.dashboard.sessions import Sessions
 from harmony.dashboard.sliders import sliders
 from harmony.dashboard.states import Ages, service_state
 from harmony.dashboard.trail import Point, Trail
-from harmony.model.decision import Reason
+from harmony.model.decision import Reason, Tried
 from harmony.serving import Snapshot
 from harmony.serving.words import chance
 from tests.dashboard.site import Clock, Site
@@ -165,6 +165,39 @@ def test_the_error_budget_is_drawn_where_one_is_kept() -> None:
     before = replace(now, at_s=now.at_s - turn.observation.interval_s, budget_left=0.1)
     drawn = figures.budget(spent, [before, now])
     assert drawn is not None
-    assert drawn.data[0]["y"] == [0.1, -0.25]
-    assert drawn.layout["yaxis"]["range"][0] == -0.25
+    assert [line["y"] for line in drawn.data] == [[0.1, -0.25]]
+    assert drawn.layout["yaxis"]["range"][0] < -0.25
     assert page_of(spent, [before, now], NOW).budget == {"left": -0.25, "burn": 3.0, "price": None}
+
+
+@pytest.mark.parametrize(
+    ("left", "said"), [(0.97, "Within the band"), (0.99, "Less is spent"), (0.9, "More is spent than chance")]
+)
+def test_the_budget_lies_in_a_band_that_is_drawn_and_said(left: float, said: str) -> None:
+    turn = builders.record()
+    decision = replace(turn.decision, budget_left=left, budget_least=0.95, budget_most=0.98)
+    shown = builders.snapshot(record=replace(turn, decision=decision))
+    drawn = figures.budget(shown, [Point.of(shown)])
+    assert drawn is not None
+    assert [line["y"] for line in drawn.data] == [[0.95], [0.98], [left]]
+    assert said in drawn.text
+    assert "95 % to 98 %" in drawn.text
+
+
+def test_what_else_was_tried_is_a_table_of_what_would_have_been() -> None:
+    """Every family's best with what it would have cost by the hour, and why it is (not) in force."""
+    turn = builders.record()
+    tried = Tried(
+        np.array(["price on ridge", "price on forecast", "reactive", "percentile"]),
+        np.array(["a", "b", "c", "d"]),
+        np.array([10.0, 12.0, 9.7, 8.0]),
+        np.array([0.009, 0.01, 0.01, 0.02]),
+        allowed=0.01,
+    )
+    rows = page_of(builders.snapshot(record=replace(turn, decision=replace(turn.decision, tried=tried))), [], NOW).tried
+    hourly = turn.observation.objective.replica_price_per_hour
+    assert [r["cost"] for r in rows] == pytest.approx([10.0 * hourly, 12.0 * hourly, 9.7 * hourly, 8.0 * hourly])
+    assert [r["why"] for r in rows] == [
+        "in force", "needs 20 % more", "saves too little: a rule of thumb must save 5 %", "breaks the budget",
+    ]  # fmt: skip
+    assert page_of(builders.snapshot(), [], NOW).tried == []

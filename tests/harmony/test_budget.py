@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from forecasting.errors import UsageError
-from harmony.decision.budget import HOUR_S, ErrorBudget
+from harmony.decision.budget import HOUR_S, ErrorBudget, Hour
 
 LAWS = settings(max_examples=200, deadline=None)
 DAY_S = 86_400.0
@@ -103,3 +107,18 @@ def test_impossible_counts_are_refused(counts: tuple[float, float, float]) -> No
 def test_impossible_budgets_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         ErrorBudget(**bad)
+
+
+@LAWS
+@given(st.integers(6, 40_000), st.integers(1, 20), st.sampled_from([0.001, 0.01, 0.1]))
+def test_the_band_is_the_central_part_of_the_binomial(steps: int, together: int, epsilon: float) -> None:
+    """By blocks of steps, against SciPy's own quantiles; what an objective of 0 leaves is not chance's."""
+    budget = replace(ErrorBudget(epsilon), counted=Hour(0.0, float(steps)))
+    least, most = budget.band(together)
+    draws = steps // together
+    if draws == 0:
+        assert math.isnan(least)
+        return
+    few, many = binom.ppf([0.025, 0.975], draws, epsilon) * together / budget.total
+    assert (least, most) == pytest.approx((1.0 - many, 1.0 - few))
+    assert math.isnan(ErrorBudget(0.0).band(1)[0])

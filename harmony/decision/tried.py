@@ -1,0 +1,44 @@
+"""What the families of settings came to on the own past, as a table for people, and why one of them is in force."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from harmony.decision.selection import HANDICAP, HYSTERESIS, Verdict
+from harmony.model.decision import Tried
+
+__all__ = ["tried_of", "why_not"]
+
+
+@lru_cache(maxsize=4096)
+def tried_of(told: tuple[Verdict, ...], allowed: float) -> Tried | None:
+    """The table of what a review ``told``, one for all turns until the next; None before there was one."""
+    if not told:
+        return None
+    return Tried(
+        family=np.array([v.setting.family for v in told]),
+        setting=np.array([v.setting.label for v in told]),
+        replicas=np.array([v.replicas for v in told]),
+        violated=np.array([v.share for v in told]),
+        allowed=allowed,
+    )
+
+
+def why_not(tried: Tried, row: int) -> str:
+    """Why the best of a family is in force (row 0), or is not."""
+    own, replicas = float(tried.replicas[0]), float(tried.replicas[row])
+    keeps = tried.violated <= tried.allowed
+    if row == 0:
+        return "in force" if keeps[0] else "in force: nothing that was tried keeps the budget, and this breaks it least"
+    if not keeps[row]:
+        return "breaks the budget"
+    if replicas > own:
+        return f"needs {100 * (replicas / own - 1):.2g} % more"
+    saves = 1 - replicas / own
+    if " on " not in str(tried.family[row]) and saves < HANDICAP:
+        return f"saves too little: a rule of thumb must save {100 * HANDICAP:.0f} %"
+    if saves <= HYSTERESIS:
+        return f"saves less than {100 * HYSTERESIS:.1f} %, which is no reason to change"
+    return "cheaper since the last choice"
