@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Two more than the cores of a small machine: the end-to-end tests mostly wait.
-WORKERS ?= 4
-# The fast ones compute.
-FAST_WORKERS ?= 2
+# More than the cores of a small machine: the end-to-end tests mostly wait.
+WORKERS ?= 5
+# The fast ones compute, but for some that wait for a server.
+FAST_WORKERS ?= 3
 # What starts little; the markers stand in pyproject.toml, and tests/kinds.py gives them.
 FAST := not (browser or cluster or prometheus or triton or slow)
 export OMP_NUM_THREADS ?= 1
 export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg
+# Where this is set, every process would compile all that it imports anew: dozens of commands, and every test worker.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test demo test test-fast coverage lint format bench clean e2e debian-packages generated test-api fuzz audit hashes sbom docs serve-demo wheel-test
@@ -82,10 +84,14 @@ LINT := $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(
 lint: $(VENV)/.installed-test ## format check, lint, strict types, layer contracts
 	$(LINT)
 
+# Collecting once beforehand compiles what all workers import, and the tests; in a fresh clone each would do it for itself.
+COLLECT := $(BIN)/python -m pytest --collect-only -q -q
+
 test: ## everything that CI runs: all tests, and lint beside them
 	@$(MAKE) --no-print-directory -j2 setup-test debian-packages
 	@mkdir -p out
 	@{ ( $(LINT) ) >out/lint.txt 2>&1 || { cat out/lint.txt; exit 1; }; } & lint=$$!; \
+	$(COLLECT) >out/collected.txt || cat out/collected.txt; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30; tests=$$?; \
 	if wait $$lint; then echo "lint: nothing to say"; else echo "lint: see out/lint.txt"; exit 1; fi; exit $$tests
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import scoringrules
 
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
@@ -25,6 +24,8 @@ def crps(paths: FloatArray, observed: FloatArray) -> FloatArray:
     Exact for the empirical distribution of the samples: the mean absolute error less half the mean absolute
     difference over all M^2 pairs (Gneiting and Raftery 2007, eq. 21).
     """
+    import scoringrules  # here and below: it compiles for seconds when it is imported
+
     _check(paths, observed)
     out = np.full(observed.shape, np.nan)
     for s in _blocks(paths):
@@ -39,6 +40,8 @@ def energy_score(paths: FloatArray, observed: FloatArray) -> FloatArray:
     Components that are absent (in the outcome or in a path) are left out of a window's norm; NaN where all are.
     Costs O(samples^2); put indicators on one scale first (Gneiting and Raftery 2007, eq. 22).
     """
+    import scoringrules
+
     _check(paths, observed)
     windows, samples = paths.shape[:2]
     flat = paths.reshape(windows, samples, -1)
@@ -57,6 +60,8 @@ def energy_score(paths: FloatArray, observed: FloatArray) -> FloatArray:
 
 def pinball(paths: FloatArray, observed: FloatArray, levels: npt.ArrayLike) -> FloatArray:
     """(levels, windows, horizon, indicators) quantile (pinball) loss of the paths' sample quantiles."""
+    import scoringrules
+
     _check(paths, observed)
     taus = np.atleast_1d(np.asarray(levels, dtype=np.float64))
     if taus.size == 0 or not bool(((taus > 0) & (taus < 1)).all()):

@@ -30,9 +30,9 @@ def data_dir() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test is marked with what it starts, and waiting ones stand between the others (tests/kinds.py)."""
+    """Every test is marked with what it starts, and long ones stand between the others (tests/kinds.py)."""
     kinds.mark(items)
-    kinds.spread(items)
+    kinds.spread(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 @pytest.hookimpl(tryfirst=True)

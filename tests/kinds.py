@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent
 PIECE = 5
+QUICK_END = 0.25  # of each worker's share: tests that take no time
 
 FOLDERS: dict[str, tuple[str, ...]] = {
     "controller/e2e": ("cluster", "prometheus"),
@@ -39,25 +40,28 @@ def mark(items: list[pytest.Item]) -> None:
             item.add_marker("no_cover")  # it repeats, often, what others cover; tracing nearly doubles what it costs
 
 
-def spread(items: list[pytest.Item]) -> None:
-    """Put tests that mostly wait (for a Prometheus, a cluster) evenly between those that compute.
+def spread(items: list[pytest.Item], workers: int = 1) -> None:
+    """Put the long tests (those that wait for a Prometheus or a cluster, and slow ones) evenly between quick ones.
 
-    Workers take tests in this order: where all the waiting stands together, processors stand idle meanwhile. Tests of a
-    module, or of a browser, stay together, but for long modules of waiting tests, which are taken in pieces.
+    Each worker takes its share in this order: where all the waiting stands together, processors stand idle meanwhile,
+    and where a share ends in a long test, the others have nothing left to do beside it; so the end of every share is of
+    quick ones. Tests of a module, or of a browser, stay together, but for long modules of waiting tests, which are
+    taken in pieces.
     """
-    waiting: list[list[pytest.Item]] = []
-    busy: list[list[pytest.Item]] = []
-    for (_, waits), group in itertools.groupby(items, key=lambda item: (_together(item), _waits(item))):
+    long: list[list[pytest.Item]] = []
+    quick: list[list[pytest.Item]] = []
+    for (_, is_long, waits), group in itertools.groupby(items, key=lambda i: (_together(i), _long(i), _waits(i))):
         tests = list(group)
         if waits:
-            waiting += [tests[first : first + PIECE] for first in range(0, len(tests), PIECE)]
+            long += [tests[first : first + PIECE] for first in range(0, len(tests), PIECE)]
         else:
-            busy.append(tests)
-    total, done = sum(map(len, busy)), 0
-    spaced: list[tuple[float, list[pytest.Item]]] = [
-        ((number + 0.5) / len(waiting), piece) for number, piece in enumerate(waiting)
-    ]
-    for tests in busy:
+            (long if is_long else quick).append(tests)
+    total, done = max(1, sum(map(len, quick))), 0
+    spaced: list[tuple[float, list[pytest.Item]]] = []
+    for number, piece in enumerate(long):
+        share, at = divmod((number + 0.5) / len(long) * workers, 1)
+        spaced.append(((share + at * (1 - QUICK_END)) / workers, piece))
+    for tests in quick:
         spaced.append((done / total, tests))
         done += len(tests)
     items[:] = [item for _, tests in sorted(spaced, key=lambda one: one[0]) for item in tests]
@@ -69,6 +73,10 @@ def _together(item: pytest.Item) -> str:
 
 def _waits(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(kind) for kind in ("cluster", "prometheus"))
+
+
+def _long(item: pytest.Item) -> bool:
+    return _waits(item) or any(item.get_closest_marker(kind) for kind in ("slow", "browser"))
 
 
 def began(item: pytest.Item) -> None:

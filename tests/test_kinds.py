@@ -22,12 +22,16 @@ def test_folders_that_are_marked_are_there() -> None:
     assert all((kinds.ROOT / folder).is_dir() for folder in kinds.FOLDERS)
 
 
-def test_spreading_keeps_every_test_and_the_order_within_a_module(request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("workers", [1, 4, 5])
+def test_spreading_keeps_every_test_and_the_order_within_a_module(request: pytest.FixtureRequest, workers: int) -> None:
     items = list(request.session.items)
     spread = list(items)
-    kinds.spread(spread)
+    kinds.spread(spread, workers)
     assert sorted(i.nodeid for i in spread) == sorted(i.nodeid for i in items)
-    for path in {i.path for i in items}:
-        for waits in (False, True):
-            of = [[i.nodeid for i in found if i.path == path and kinds._waits(i) is waits] for found in (items, spread)]
-            assert of[0] == of[1]
+    orders = []
+    for found in (items, spread):
+        order: dict[tuple[str, bool], list[str]] = {}
+        for item in found:
+            order.setdefault((str(item.path), kinds._long(item)), []).append(item.nodeid)
+        orders.append(order)
+    assert orders[0] == orders[1]

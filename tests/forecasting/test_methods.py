@@ -29,7 +29,7 @@ def test_an_unknown_name_is_answered_with_near_ones() -> None:
 
 def test_baselines_and_scores_import_no_torch() -> None:
     code = (
-        "import sys, forecasting.evaluation, forecasting.methods as m;"
+        "import sys, scoringrules, forecasting.evaluation, forecasting.methods as m;"
         "[m.create_method(n) for n in m.method_names()[1:]];"
         "sys.exit('torch' in sys.modules)"
     )
