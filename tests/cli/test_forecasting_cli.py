@@ -86,7 +86,9 @@ def test_evaluate_prints_the_promised_json(fisher: str, capsys: pytest.CaptureFi
 
 def test_evaluate_prints_a_table_best_first(fisher: str, capsys: pytest.CaptureFixture[str]) -> None:
     methods = ["--method", "window_quantiles", "--method", "last_value"]
-    said = output(["evaluate", "fisher", fisher, *methods, "--series", "container2", "--lookback", "12"], capsys)
+    said = output(
+        ["evaluate", "fisher", fisher, *methods, "--series", "container2", "--lookback", "12", "--jobs", "1"], capsys
+    )
     assert "fisher, protocol fisher-paper: 1 series, lookback 12, horizon 1" in said
     assert [line.split()[0] for line in said.splitlines()[-2:]] == ["last_value", "window_quantiles"]
     assert "…" not in said
