@@ -19,7 +19,7 @@ from harmony.loop.managed import ManagedService
 from harmony.loop.ports import ForecastSource
 from harmony.loop.state import Terms
 from harmony.model.capacity import Capacity
-from harmony.model.decision import Reason
+from harmony.model.decision import Reason, Tried
 from harmony.model.lead_time import LeadTime
 from harmony.model.objective import Objective
 from harmony.model.record import Record
@@ -148,11 +148,13 @@ class _Log:
         self.stated: list[float] = []
         self.unreachable = 0
         self.fan: list[tuple[float, dict[float, float]]] = []
+        self.tried: Tried | None = None
         self._from_s, self._name, self._sink, self._lead = from_s, name, sink, lead_steps
 
     def append(self, record: Record) -> None:
         decision = record.decision
         now = record.observation.now_s
+        self.tried = decision.tried
         if decision.quantiles:
             at = {q: float(v[min(self._lead, v.size) - 1]) for q, v in decision.quantiles.items()}
             self.fan.append((now, at))
@@ -337,6 +339,7 @@ class _Bench:
             seconds=seconds,
             fan=self._fan(log),
             requests=self._requests(timeline),
+            tried=log.tried,
         )
 
     def _cost(self, timeline: Timeline, gpu_hours: float) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from harmony.decision.tried import why_not
 from simulator import findings as words
 from simulator.charts import timelines
 from simulator.charts.axes import duration_label, moment, percent_label
@@ -94,6 +95,7 @@ def render_report(result: ReplayResult) -> str:
         charts=_charts(result),
         requests=_request_table(result),
         reasons=_reasons(result),
+        tried=None if focus is None else _tried(result.policies[focus]),
         setup=_setup(result),
         notes=[clean_text(n) for n in result.notes],
         has_fan=focus is not None and ChartView(result, result.scored_from, result.demand.size, WIDE).fan() is not None,
@@ -146,7 +148,8 @@ def _charts(result: ReplayResult) -> dict[str, Picture]:
         "budget": _picture(
             result, (lo, hi), "budget", "When the error budget was spent",
             "Violated time so far as a share of the error budget of the scored part. A line that leaves the chart "
-            "at the top spent it many times over.", (HALF,), timelines.budget_figure,
+            "at the top spent it many times over. The shaded band is where 95 % of all policies would be that keep the "
+            "objective exactly, violated in runs of one lead time.", (HALF,), timelines.budget_figure,
         ),
         "hours": _picture(
             result, (lo, hi), "hours", "What it cost along the way",
@@ -322,6 +325,20 @@ def _reasons(result: ReplayResult) -> list[dict[str, Any]]:
             ]
             out.append({"name": display_name(name, 60), "bars": bars})
     return out
+
+
+def _tried(run: PolicyRun) -> dict[str, Any] | None:
+    """What the best setting of every family would have set and violated on the past, for a policy that tried them."""
+    if run.tried is None:
+        return None
+    rows = [
+        (
+            clean_text(str(run.tried.setting[i])), f"{float(run.tried.replicas[i]):.3g}",
+            percent_label(float(run.tried.violated[i])), why_not(run.tried, i),
+        )
+        for i in range(len(run.tried))
+    ]  # fmt: skip
+    return {"rows": rows, "allowed": percent_label(run.tried.allowed)}
 
 
 def _setup(result: ReplayResult) -> list[tuple[str, str]]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from forecasting.panel import BoolArray, FloatArray, IntArray
+from harmony.decision.budget import chance_band
+from harmony.model.decision import Tried
+from harmony.schema.surface import PLAIN
 
 __all__ = ["Fan", "PolicyRun", "ReplayResult"]
 
@@ -41,6 +47,7 @@ class PolicyRun:
         seconds: time the replay of this policy took.
         fan: forecast fan, None without forecasts.
         requests: latency figures of the request-level world, empty for a rate-level one.
+        tried: what a policy that replays its own past found there at last; None for others.
     """
 
     name: str
@@ -60,6 +67,7 @@ class PolicyRun:
     seconds: float
     fan: Fan | None = None
     requests: dict[str, float] = field(default_factory=dict)
+    tried: Tried | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The figures (no arrays)."""
@@ -68,6 +76,8 @@ class PolicyRun:
             "objective_met", "unreachable_steps", "reasons", "seconds",
         )  # fmt: skip
         out = {n: getattr(self, n) for n in names}
+        if self.tried is not None:
+            out["tried"] = {"allowed": self.tried.allowed, "families": PLAIN.rows(self.tried)}
         return out | ({"requests": self.requests} if self.requests else {})
 
 
@@ -96,6 +106,25 @@ class ReplayResult:
     policies: dict[str, PolicyRun]
     notes: tuple[str, ...] = ()
 
+    def chance_band(self) -> tuple[FloatArray, FloatArray]:
+        """(scored steps,) fewest and most violated steps so far, of 95 % of the policies that keep epsilon exactly."""
+        known = np.cumsum(np.isfinite(self.demand[self.scored_from :])).astype(np.float64)
+        together = max(1, math.ceil(round(self.lead_time_s / self.step_s, 9))) + 1  # a lead time, as decisions have it
+        return chance_band(known, self.epsilon, together)
+
+    def error_budget(self, run: PolicyRun) -> dict[str, Any]:
+        """What the scored part allows to be violated, what was, and the band in which chance alone would leave it."""
+        few, many = self.chance_band()
+        spent = np.cumsum(run.violated[self.scored_from :])
+        inside = (few <= spent) & (spent <= many)
+        return {
+            "allowed_steps": self.epsilon * float(np.isfinite(self.demand[self.scored_from :]).sum()),
+            "spent_steps": int(spent[-1]),
+            "band_steps": [float(few[-1]), float(many[-1])],
+            "within_band": bool(inside[-1]),
+            "time_within_band": float(inside.mean()),
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The promised `replay.json`; only the keys named "seconds" differ between two runs of one replay."""
         return {
@@ -113,5 +142,7 @@ class ReplayResult:
             "tuned": self.tuned,
             "world": self.world,
             "notes": list(self.notes),
-            "policies": {name: run.to_json() for name, run in self.policies.items()},
+            "policies": {
+                name: run.to_json() | {"error_budget": self.error_budget(run)} for name, run in self.policies.items()
+            },
         }

@@ -11,9 +11,10 @@ import numpy as np
 from scipy.special import bdtrik
 
 from forecasting.errors import UsageError
+from forecasting.panel import FloatArray
 from harmony.decision.blocks import Blocks
 
-__all__ = ["ErrorBudget", "Hour"]
+__all__ = ["ErrorBudget", "Hour", "chance_band"]
 
 HOUR_S = 3600.0
 DAY_S = 86_400.0
@@ -191,9 +192,21 @@ class ErrorBudget:
         return replace(self, newest=_plus(newest, more, 1.0), earlier=earlier, counted=_plus(total, more, 1.0))
 
 
+def chance_band(steps: FloatArray, epsilon: float, steps_together: int) -> tuple[FloatArray, FloatArray]:
+    """Fewest and most of (n,) known ``steps`` that are violated in 95 % of the services that keep ``epsilon`` exactly.
+
+    ``steps_together`` of them, a lead time, are violated together or not at all.
+    """
+    draws, at = np.unique(np.floor(steps / max(1, steps_together)), return_inverse=True)
+    fewest, most = np.array([_violated_draws(int(d), epsilon) for d in draws]).reshape(-1, 2).T * max(1, steps_together)
+    return fewest[at], most[at]
+
+
 @lru_cache(maxsize=4096)
 def _violated_draws(draws: int, epsilon: float) -> tuple[float, float]:
     """The central 95 % of a binomial count."""
+    if draws < 1 or epsilon <= 0.0:
+        return 0.0, 0.0
     found = np.nan_to_num(bdtrik(BAND, draws, epsilon))  # not a number where none at all is likelier than that
     fewest, most = np.maximum(0.0, np.ceil(found - 1e-6)).tolist()
     return fewest, most

@@ -37,6 +37,8 @@ def why_not(tried: Tried, row: int) -> str:
     if replicas > own:
         return f"needs {100 * (replicas / own - 1):.2g} % more"
     saves = 1 - replicas / own
+    if saves == 0 and tried.violated[row] == tried.violated[0]:
+        return "the same so far"
     if " on " not in str(tried.family[row]) and saves < HANDICAP:
         return f"saves too little: a rule of thumb must save {100 * HANDICAP:.0f} %"
     if saves <= HYSTERESIS:

@@ -34,6 +34,8 @@ from simulator.charts.view import ChartView, clean_text, display_name
 
 __all__ = ["budget_figure", "demand_figure", "extra_hours_figure", "overview_figure", "replicas_figure"]
 
+BAND_POINTS = 200
+
 
 def demand_figure(view: ChartView, policies: Sequence[str], *, height: float = 300.0) -> Figure:
     """Demand, the forecast fan, and what the ready replicas of ``policies`` carried."""
@@ -104,6 +106,10 @@ def budget_figure(view: ChartView, *, height: float = 250.0) -> Figure:
     axes.axhspan(1.0, top, color=MISSED, alpha=0.07, linewidth=0)
     axes.axhline(1.0, color=MISSED, linewidth=1.2)
     draw_note(axes, "all of it spent", 1.0, left=True)
+    few, many = (part / max(budget, 1e-12) for part in view.result.chance_band())
+    at = np.unique(np.linspace(0, few.size - 1, BAND_POINTS).round().astype(int))
+    x, shade = at * view.result.step_s, ROLES["axis"][0]
+    axes.fill_between(x, few[at], many[at], color=shade, alpha=0.2, linewidth=0, step="post", zorder=1)
     draw_values(axes, "share of the error budget", top)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
     draw_times(view, axes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
 import re
 import subprocess
@@ -16,7 +17,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from scipy.stats import binom
 
+from harmony.model.decision import Tried
 from simulator.charts.axes import percent_label
 from simulator.findings import headline, met, sentences
 from simulator.report import render_report, save_overview_png, write_report
@@ -333,3 +336,34 @@ def test_overview_picture_is_written(result: ReplayResult, tmp_path: Path) -> No
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(head[16:20]) == 1920
     save_overview_png(replace(result, policies={"static": result.policies["static"]}), tmp_path / "three.png")
+
+
+# ---- what was tried, and the budget's band ----------------------------------------------------------------------
+@pytest.mark.usefixtures("words_only")
+def test_what_else_was_tried_is_a_table_of_what_would_have_been(result: ReplayResult) -> None:
+    tried = Tried(
+        np.array(["price on ridge", "reactive"]), np.array(["price on ridge max", "reactive, margin 1.2"]),
+        np.array([12.3, 14.0]), np.array([0.008, 0.01]), allowed=0.009,
+    )  # fmt: skip
+    text = Page(render_report(with_run(result, "harmony", tried=tried))).text()
+    assert "What else HARMONY tried" in text
+    assert "price on ridge max 12.3 0.8% in force reactive, margin 1.2 14 1% breaks the budget" in text
+    assert "What else" not in Page(render_report(result)).text()
+    told = with_run(result, "harmony", tried=tried).to_json()["policies"]
+    assert [row["family"] for row in told["harmony"]["tried"]["families"]] == ["price on ridge", "reactive"]
+    assert "tried" not in told["hpa"]
+
+
+def test_the_budget_is_told_with_the_band_that_chance_makes(result: ReplayResult) -> None:
+    """Recounted from violated steps and SciPy's binomial quantiles of runs of one lead time."""
+    known = np.isfinite(result.demand[result.scored_from :])
+    run_steps = math.ceil(result.lead_time_s / result.step_s) + 1
+    few, many = binom.ppf([0.025, 0.975], known.sum() // run_steps, result.epsilon) * run_steps
+    for name, told in result.to_json()["policies"].items():
+        budget = told["error_budget"]
+        spent = int(result.policies[name].violated[result.scored_from :].sum())
+        assert budget["spent_steps"] == spent
+        assert budget["allowed_steps"] == pytest.approx(result.epsilon * known.sum())
+        assert budget["band_steps"] == pytest.approx([few, many])
+        assert budget["within_band"] == (few <= spent <= many)
+        assert 0.0 <= budget["time_within_band"] <= 1.0
