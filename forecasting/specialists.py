@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,11 +21,12 @@ from forecasting.errors import UsageError
 from forecasting.panel import FloatArray
 from forecasting.windows import DAY_S
 
-__all__ = ["TARGETS", "Features", "Fitted", "LeadGrid", "Target", "fit_specialist", "has_trees", "targets_of"]
+__all__ = ["TARGETS", "Features", "Fitted", "LeadGrid", "Target", "fit_specialists", "has_trees", "targets_of"]
 
 Target = Literal["point", "max"]
 TARGETS: tuple[Target, ...] = ("point", "max")
 Method = Literal["ridge", "boosted"]
+_Predict = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
 LEVEL_S = 1800.0  # what demand is measured against is its mean over this time, 3 to 60 steps
 LEVEL_STEPS = (3, 60)
@@ -114,8 +115,16 @@ class Features:
 
     def design(self, demand: FloatArray, target: Target, start: int, stop: int) -> tuple[FloatArray, FloatArray]:
         """Features (rows, terms) and level (rows,) of rows ``start..stop-1``, each from rows up to itself."""
+        designs, level = self.designs(demand, (target,), start, stop)
+        return designs[target], level
+
+    def designs(
+        self, demand: FloatArray, targets: Sequence[Target], start: int, stop: int
+    ) -> tuple[dict[Target, FloatArray], FloatArray]:
+        """`design` of every one of ``targets``: what they read alike is computed once."""
         if stop - start == 1 and start >= self._deepest:
-            return self._row(demand, target, start)
+            rows_of = {target: self._row(demand, target, start) for target in targets}
+            return {target: row for target, (row, _) in rows_of.items()}, rows_of[targets[0]][1]
         level = self.level(demand, start, stop)
         rows = stop - start
         deepest = max(self.lags)
@@ -133,10 +142,12 @@ class Features:
                 np.log1p(spread / level),
                 np.log(-_last_max(-x, m)[m - 1 :] + self.offset) - log_level,
             ]
-        for lag in self.seasons:
-            columns += self._season(demand, target, start, stop, lag, log_level)
-        columns += self._clock(start, stop)
-        return np.clip(np.column_stack(columns), -CLIP, CLIP), level
+        clock, designs = self._clock(start, stop), {}
+        for target in targets:
+            seasons = [c for lag in self.seasons for c in self._season(demand, target, start, stop, lag, log_level)]
+            design = np.column_stack([*columns, *seasons, *clock])
+            designs[target] = np.clip(design, -CLIP, CLIP, out=design)
+        return designs, level
 
     @property
     def _deepest(self) -> int:
@@ -196,7 +207,7 @@ class Fitted(NamedTuple):
 
     features: Features
     target: Target
-    predict: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+    predict: _Predict
 
     def locate(self, demand: FloatArray, start: int, stop: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Location, scale and level (each (stop - start,)) of decisions made in these rows of ``demand``."""
@@ -210,48 +221,64 @@ def has_trees() -> bool:
     return importlib.util.find_spec("lightgbm") is not None
 
 
-def fit_specialist(
-    method: Method, demand: FloatArray, grid: LeadGrid, target: Target, features: Features | None = None
-) -> Fitted:
+def fit_specialists(
+    methods: Sequence[Method], demand: FloatArray, grid: LeadGrid, features: Features | None = None
+) -> dict[tuple[Method, Target], Fitted]:
     """Fit on ``demand`` (rows,), known in every row: decisions whose lead has passed, the newest `FIT_ROWS` of them.
 
-    Without ``features``, those that the past is long enough for. Raises `UsageError` for an unknown method, or for
-    "boosted" without LightGBM.
+    Every method for every target. Without ``features``, those that the past is long enough for. Raises `UsageError`
+    for an unknown method, or for "boosted" without LightGBM.
     """
     features = features or Features.for_past(demand, grid)
     stop = demand.size - grid.lead_steps
     start = max(0, stop - FIT_ROWS)
-    design, level = features.design(demand, target, start, stop)
-    z = np.log((targets_of(demand, grid, target, start, stop) + features.offset) / level)
+    designs, level = features.designs(demand, TARGETS, start, stop)
+    fits: dict[tuple[Method, Target], Fitted] = {}
+    for target in TARGETS:
+        z = np.log((targets_of(demand, grid, target, start, stop) + features.offset) / level)
+        for method in methods:
+            fits[method, target] = Fitted(features, target, _fit_of(method)(designs[target], z))
+    return fits
+
+
+def _fit_of(method: Method) -> Callable[[FloatArray, FloatArray], _Predict]:
     if method == "ridge":
-        return Fitted(features, target, _ridge(design, z))
+        return _ridge
     if method == "boosted":
-        return Fitted(features, target, _boosted(design, z))
+        return _boosted
     raise UsageError(f"specialist {method!r}: expected ridge or boosted")
 
 
-def _ridge(design: FloatArray, z: FloatArray) -> Callable[[FloatArray], tuple[FloatArray, FloatArray]]:
-    """Ridge regression of the location, and of the logarithm of what it misses by."""
+@dataclass(frozen=True, eq=False, slots=True)
+class _Ridge:
+    """Ridge regression of the location, and of the logarithm of what it misses by, on standardised features."""
+
+    middle: FloatArray
+    spread: FloatArray
+    location: FloatArray
+    width: FloatArray
+
+    def __call__(self, design: FloatArray) -> tuple[FloatArray, FloatArray]:
+        own = _terms(design, self.middle, self.spread)
+        return own @ self.location, np.exp(np.clip(own @ self.width, -6.5, 1.0))
+
+
+def _terms(design: FloatArray, middle: FloatArray, spread: FloatArray) -> FloatArray:
+    return np.column_stack([np.clip((design - middle) / spread, -8.0, 8.0), np.ones(len(design))])
+
+
+def _ridge(design: FloatArray, z: FloatArray) -> _Ridge:
     middle, spread = design.mean(axis=0), design.std(axis=0) + 1e-9
-
-    def terms(x: FloatArray) -> FloatArray:
-        return np.column_stack([np.clip((x - middle) / spread, -8.0, 8.0), np.ones(len(x))])
-
-    own = terms(design)
+    own = _terms(design, middle, spread)
     penalty = np.full(own.shape[1], 3.0 + 0.001 * len(z))
     penalty[-1] = 1e-6
     normal = own.T @ own + np.diag(penalty)
     location = np.linalg.solve(normal, own.T @ z)
     width = np.linalg.solve(normal, own.T @ np.log(np.abs(z - own @ location) + 1e-3))
-
-    def predict(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        own = terms(x)
-        return own @ location, np.exp(np.clip(own @ width, -6.5, 1.0))
-
-    return predict
+    return _Ridge(middle, spread, location, width)
 
 
-def _boosted(design: FloatArray, z: FloatArray) -> Callable[[FloatArray], tuple[FloatArray, FloatArray]]:
+def _boosted(design: FloatArray, z: FloatArray) -> _Predict:
     """LightGBM's median as location, its 95 % quantile less the median as scale."""
     if not has_trees():
         raise UsageError("boosted specialists need LightGBM: install the extra, harmony-autoscaler[trees]")

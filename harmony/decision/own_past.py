@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from forecasting.panel import FloatArray
-from forecasting.specialists import TARGETS, Features, Fitted, LeadGrid, Target, fit_specialist, targets_of
+from forecasting.specialists import TARGETS, Features, Fitted, LeadGrid, Target, fit_specialists, targets_of
 from harmony.decision.blocks import Blocks
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.limited import Limited, limited
@@ -53,7 +53,7 @@ REVIEW_ROWS = 8  # ... of so many rows at least
 REVIEW_S = 6 * 3600.0  # ... and of so long at most
 SPARE = 1.25  # so many times the rows that are to be kept there may be before the oldest days go
 EARLY = 0.25  # of a step: how much sooner than a whole step after the newest row a turn still begins the next one
-PAST_SHARE = 0.05  # a past that comes at once is replayed in pieces of this share
+PAST_SHARE = REFIT_GROWTH - 1.0  # a past that comes at once is replayed in pieces of this share: one a fit
 GAP_ROWS = 10_000  # rows that are filled in as absent when turns did not come
 BLIND_MARGIN = 1.5  # what stands in for an expert that has no forecast: the lead's maximum times this
 REACH = 2.0  # no forecast above this multiple of the highest demand so far
@@ -419,18 +419,18 @@ class OwnPast:
         start, k = self.reviewed, self.grid.lead_steps
         load = self.history.demand(start, stop) / self.history.capacity(start, stop)
         piece = Piece(load, k, self.least, self.most, self.measure, self.prices)
-        carry = dict(self.learned.carry)
+        carry, allowed = dict(self.learned.carry), least_risks(self.cap).size
         done: dict[tuple[Expert, Target], list[FloatArray]] = {}
         for expert in self.portfolio.experts:
             for target in TARGETS:
-                counts = self._counts(expert, target, bases, start, stop)
+                counts = self._counts(expert, target, bases, start, stop, allowed)
                 other = self.portfolio.stand_in(expert)
                 if counts is None and other is not None and (other, target) in done:
                     done[expert, target] = done[other, target]
                     carry |= {(expert, target, r): carry[other, target, r] for r in self.portfolio.rules}
                     continue
                 if other is not None:
-                    counts = _filled(counts, self._counts(other, target, bases, start, stop))
+                    counts = _filled(counts, self._counts(other, target, bases, start, stop, allowed))
                 done[expert, target], carried = self._held(piece, expert, target, counts)
                 carry |= {(expert, target, rule): rows for rule, rows in carried.items()}
         columns = [block for expert in self.portfolio.experts for target in TARGETS for block in done[expert, target]]
@@ -485,7 +485,6 @@ class OwnPast:
         blind = replicas(BLIND_MARGIN * highest / self.history.capacity(start, stop))[:, None]
         if counts is None:
             return np.repeat(blind, len(knobs), axis=1)
-        counts = counts[:, -risks.size :]
         absent = np.isnan(counts[:, :1])
         return np.where(absent, blind, _by_rule(rule, np.where(absent, 1.0, counts), risks, knobs))
 
@@ -493,10 +492,9 @@ class OwnPast:
         """With specialists fitted on all rows so far; rows that the first ones learned from have no residuals."""
         demand = self.history.filled()
         features = Features.for_past(demand, self.grid, self.clock)
+        methods = [base for base in self.portfolio.bases if base != "forecast"]
         fits: dict[tuple[Base, Target], Fitted] = {}
-        for base in self.portfolio.bases:
-            if base != "forecast":
-                fits |= {(base, t): fit_specialist(base, demand, self.grid, t, features) for t in TARGETS}
+        fits.update(fit_specialists(methods, demand, self.grid, features).items())
         learned = replace(self.learned, fits=fits, features=features)
         if not self.fitted_rows:
             keys = [(e, t) for e in self.portfolio.experts for t in TARGETS]
@@ -585,23 +583,26 @@ class OwnPast:
         level = features.level(demand, start, stop)
         parts: dict[tuple[Base, Target], tuple[FloatArray, FloatArray]] = {}
         bases, targets = (self.portfolio.bases, TARGETS) if only is None else (only[0], (only[1],))
+        designs: Mapping[Target, FloatArray] = {}
+        if any(base != "forecast" for base in bases):  # one for all specialists: they were fitted on one past
+            designs = features.designs(demand, targets, start, stop)[0]
         for target in targets:
-            design = None  # the same for all specialists of a target: they were fitted on one past
             for base in bases:
                 if base == "forecast":
                     parts[base, target] = self._given(features.offset, target, level, start, stop)
                     continue
-                if design is None:
-                    design = features.design(demand, target, start, stop)[0]
-                location, scale = self.learned.fits[base, target].predict(design)
+                location, scale = self.learned.fits[base, target].predict(designs[target])
                 parts[base, target] = (location, np.log(scale))
         return _Located(start, level, features.offset, parts)
 
-    def _counts(self, expert: Expert, target: Target, bases: _Located, start: int, stop: int) -> FloatArray | None:
-        """(rows, risks) replicas of an expert at every risk, NaN rows where it has no forecast; None without any."""
+    def _counts(
+        self, expert: Expert, target: Target, bases: _Located, start: int, stop: int, least: int = RISKS.size
+    ) -> FloatArray | None:
+        """(rows, ``least``) replicas of an expert at the least risks, NaN rows without its forecast; None if none."""
         table = self.learned.tables.get((expert, target))
         if table is None:
             return None
+        table = table[-least:]
         location, scale = bases.mean(expert, target, start, stop)
         level = bases.level[start - bases.start : stop - bases.start]
         away = location[:, None] + self._widened(table * scale[:, None])
@@ -614,7 +615,7 @@ class OwnPast:
         """``spread`` (rows, risks) of log demand, and what is not known of a replica's capacity beside it."""
         if self.capacity_sigma <= 0.0:
             return spread
-        more = np.maximum(ndtri(1.0 - RISKS), 0.0) * self.capacity_sigma
+        more = np.maximum(ndtri(1.0 - RISKS[-spread.shape[1] :]), 0.0) * self.capacity_sigma
         return np.asarray(spread + np.hypot(spread, more) - np.abs(spread))
 
     def _given(

@@ -60,18 +60,21 @@ class Piece:
         ordered = np.clip(counts, self.least, self.most)
         ready = ready_of(ordered, self.lead_steps)[len(counts) - rows :]
         inside = ordered[len(counts) - rows :]
-        cost = inside.sum(axis=0)
+        cost = inside.sum(axis=0, dtype=np.float64)
         if self.prices.switch > 0.0:
             cost = cost + self.prices.switch * np.abs(np.diff(ordered[-(rows + 1) :], axis=0)).sum(axis=0)
-        short = self.load[self.known, None] - ready[self.known]
-        if self.prices.miss > 0.0:
-            cost = cost + self.prices.miss * np.maximum(short, 0.0).sum(axis=0)
-        if self.measure == "requests":
-            return cost, np.maximum(short, 0.0).sum(axis=0)
-        late = short > ROUND
+        load = self.load[:, None]
+        if not (known := self.known).all():
+            load, ready = load[known], ready[known]
+        if self.prices.miss > 0.0 or self.measure == "requests":
+            short = np.maximum(load - ready, 0.0).sum(axis=0)
+            cost = cost + self.prices.miss * short
+            if self.measure == "requests":
+                return cost, short
+        late = (ready < load - ROUND).astype(np.float64)
         if self.measure == "window":
-            return cost, held(late.astype(np.float64), self.lead_steps).sum(axis=0)
-        return cost, late.sum(axis=0).astype(np.float64)
+            late = held(late, self.lead_steps)
+        return cost, late.sum(axis=0)
 
 
 def violated_part(measure: Measure, load: float, ready: float) -> float:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from scipy.ndimage import maximum_filter1d
+from scipy.ndimage import rank_filter
 
 from forecasting.errors import UsageError
 from forecasting.panel import FloatArray
@@ -157,22 +157,34 @@ def least_risks(cap: float) -> FloatArray:
 def priced(counts: FloatArray, risks: FloatArray, prices: FloatArray) -> FloatArray:
     """(rows, prices) the cheapest of ``counts`` (rows, risks) at each price: argmin n + price x risk.
 
-    ``counts`` rise as ``risks`` (descending) fall, so of equal counts the least risk stands for all.
+    ``counts``, which are whole, rise as ``risks`` (descending) fall, so of equal counts the least risk stands for all.
     """
-    rows = np.arange(len(counts))
-    return np.column_stack([counts[rows, np.argmin(counts + p * risks, axis=1)] for p in prices])
+    rows, most = np.arange(len(counts)), float(risks[0])
+    dear = [p for p in prices if p * most >= 1.0]  # for less than that nobody takes one replica more
+    picked = [counts[rows, np.argmin(counts + p * risks, axis=1)] for p in dear]
+    return np.column_stack([counts[:, 0]] * (len(prices) - len(dear)) + picked)
 
 
 def held(counts: FloatArray, steps: int) -> FloatArray:
     """Maximum of the last ``steps`` rows at every row (fewer at the beginning)."""
-    if steps <= 1:
-        return counts
-    return np.asarray(maximum_filter1d(counts, steps, axis=0, origin=(steps - 1) // 2, mode="nearest"))
+    return _swept(np.maximum, counts, steps)
 
 
 def ready_of(ordered: FloatArray, lead_steps: int) -> FloatArray:
     """Ready replicas: the minimum of what was set over the lead, (rows, settings)."""
-    return -held(-ordered, lead_steps + 1)
+    return _swept(np.minimum, ordered, lead_steps + 1)
+
+
+def _swept(of: np.ufunc, counts: FloatArray, steps: int) -> FloatArray:
+    """``of`` the last ``steps`` rows at every row: windows grow by as much as they are long, all columns at once."""
+    out, reach = counts, 1
+    while reach < min(steps, len(counts)):
+        more = min(reach, steps - reach)
+        longer = np.empty_like(out)
+        longer[:more] = out[:more]
+        of(out[more:], out[:-more], out=longer[more:])
+        out, reach = longer, reach + more
+    return out
 
 
 def replicas(load: FloatArray) -> FloatArray:
@@ -192,9 +204,5 @@ def thumb_counts(thumb: Thumb, load: FloatArray, hold: int, margins: FloatArray)
 
 
 def _percentile(load: FloatArray, steps: int) -> FloatArray:
-    padded = np.concatenate([np.repeat(load[:1], steps - 1), load])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, steps)
     at = min(steps - 1, math.ceil(0.95 * steps) - 1)
-    if steps <= 16:
-        return np.asarray(np.sort(windows, axis=1)[:, at])
-    return np.concatenate([np.partition(windows[i : i + 512], at, axis=1)[:, at] for i in range(0, len(windows), 512)])
+    return np.asarray(rank_filter(load, at, size=steps, origin=(steps - 1) // 2, mode="nearest"))

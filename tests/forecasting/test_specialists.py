@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.errors import UsageError
-from forecasting.specialists import Features, LeadGrid, Target, fit_specialist, targets_of
+from forecasting.specialists import TARGETS, Features, LeadGrid, Target, fit_specialists, targets_of
 
 LAWS = settings(max_examples=200, deadline=None)
 targets = st.sampled_from(["point", "max"])
@@ -45,6 +45,7 @@ def test_a_row_reads_its_past_alone_and_is_the_same_in_any_piece(
     alone, its_level = features.design(demand, target, now, now + 1)
     assert alone[0] == pytest.approx(whole[-1], abs=1e-8)
     assert its_level[0] == pytest.approx(level[-1])
+    assert np.array_equal(features.designs(demand, TARGETS, max(0, now - 20), now + 1)[0][target], whole)
     changed = demand.copy()
     changed[now + 1 :] = 7.0
     assert np.array_equal(features.design(changed, target, now, now + 1)[0], alone)
@@ -57,7 +58,7 @@ def test_a_daily_rhythm_is_learned(method: str, target: Target) -> None:
     at = np.arange(48 * 30)
     rng = np.random.default_rng(0)
     demand = 100.0 * np.exp(0.8 * np.sin(2 * np.pi * at / 48) + 0.05 * rng.standard_normal(at.size))
-    fitted = fit_specialist(method, demand[:1200], grid, target)  # type: ignore[arg-type]
+    fitted = fit_specialists((method,), demand[:1200], grid)[method, target]  # type: ignore[arg-type, index]
     location, scale, level = fitted.locate(demand, 1200, 1400)
     truth = np.log((targets_of(demand, grid, target, 1200, 1400) + fitted.features.offset) / level)
     persistence = np.log((demand[1200:1400] + fitted.features.offset) / level)
@@ -67,4 +68,4 @@ def test_a_daily_rhythm_is_learned(method: str, target: Target) -> None:
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(UsageError, match="expected ridge or boosted"):
-        fit_specialist("magic", walk(0, 300), LeadGrid(60.0, 1), "max")  # type: ignore[arg-type]
+        fit_specialists(("magic",), walk(0, 300), LeadGrid(60.0, 1))  # type: ignore[arg-type]
