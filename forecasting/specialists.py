@@ -275,7 +275,7 @@ def _ridge(design: FloatArray, z: FloatArray) -> _Ridge:
     normal = own.T @ own + np.diag(penalty)
     location = np.linalg.solve(normal, own.T @ z)
     width = np.linalg.solve(normal, own.T @ np.log(np.abs(z - own @ location) + 1e-3))
-    return _Ridge(middle, spread, location, width)
+    return _Ridge(middle, spread, np.asarray(location, dtype=np.float64), np.asarray(width, dtype=np.float64))
 
 
 def _boosted(design: FloatArray, z: FloatArray) -> _Predict:
