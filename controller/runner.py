@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import platform
 import signal
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from controller.kube.lease import LeaseElection
 from controller.observing.targets import Targets
 from controller.outputs.actuation import Actuator
 from controller.process.clock import LiveClock
-from controller.process.http import Check, Listener, serve_health, serve_metrics
+from controller.process.http import serve_metrics
 from controller.process.malloc import settle
+from controller.process.probes import CONTROLLER, Check, Probes
 from controller.process.settings import ControllerSettings
 from controller.prometheus.errors import PrometheusError
 from controller.prometheus.sources import Sources
@@ -76,8 +78,10 @@ class Controller:
         clock: LiveClock,
         given: Sequence[dict[str, Any]] = (),
         publish: Publish | None = None,
+        probes: Probes | None = None,
     ) -> None:
         self.settings = settings
+        self._probes = probes
         self.clock = clock
         self.metrics = Metrics(__version__)
         self.board = Board(closed="this controller is in a dry run" if settings.dry_run else "")
@@ -133,12 +137,16 @@ class Controller:
         model: ForecastModel | None = None,
         given: Sequence[dict[str, Any]] = (),
         publish: Publish | None = None,
+        probes: Probes | None = None,
     ) -> Controller:
-        """Connect and load the model; raises `HarmonyError` naming what is missing."""
+        """Connect and load the model; raises `HarmonyError` naming what is missing.
+
+        Without ``probes`` of the process around it, it answers them itself at the settings' health address.
+        """
         kube = await Kube.connect(settings.kubeconfig or None, settings.context or None)
         try:
             loaded = model if model is not None else await asyncio.to_thread(load_model, settings.forecaster)
-            return cls(settings, kube, loaded, LiveClock(), given, publish)
+            return cls(settings, kube, loaded, LiveClock(), given, publish, probes)
         except BaseException:
             await kube.close()
             raise
@@ -161,29 +169,32 @@ class Controller:
     async def run(self) -> None:
         """Serve until `stop`."""
         s = self.settings
-        listeners: list[Listener] = []
         keda = KedaScaler(
             self.board,
             self.clock,
             max_age_s=max(180.0, 3 * s.interval_s),
             observe=self.metrics.observe_keda_request,
         )
-        try:
-            if s.health_address:
-                listeners.append(await serve_health(s.health_address, self._live(), self._ready(keda)))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.close)
+            ports: list[int] = []
+            probes = self._probes
+            if probes is None and s.health_address:
+                probes = stack.enter_context(Probes(s.health_address, [CONTROLLER]))
+                ports.append(probes.port)
+            if probes is not None:
+                stack.enter_context(_speaking(probes, self._live(), self._ready(keda)))
             if s.metrics_address:
-                listeners.append(await serve_metrics(s.metrics_address, self.metrics))
+                listener = await serve_metrics(s.metrics_address, self.metrics)
+                stack.push_async_callback(listener.stop)
+                ports.append(listener.port)
+            stack.push_async_callback(keda.stop)
             if s.keda_address:
                 tls = Tls(s.keda_cert_file, s.keda_key_file, s.keda_ca_file) if s.keda_cert_file else None
                 self.keda_port = await keda.start(s.keda_address, tls)
-            self.ports = tuple(listener.port for listener in listeners)
+            self.ports = tuple(ports)
             await self.begin()
             await self._serve()
-        finally:
-            await keda.stop()
-            for listener in listeners:
-                await listener.stop()
-            await self.close()
 
     async def close(self) -> None:
         """Give up watches and connections."""
@@ -371,6 +382,16 @@ class Controller:
             return self._waiting_for or "still reading what exists"
         stale = [str(c.resource.plural) for c in (*self.fleet.caches, *self.targets.caches) if not c.is_synced]
         return f"not in step with the API server: {', '.join(stale)}" if stale else None
+
+
+@contextlib.contextmanager
+def _speaking(probes: Probes, live: Sequence[Check], ready: Sequence[Check]) -> Iterator[None]:
+    """Tell the probes from this event loop how things stand, while the block runs."""
+    speaking = asyncio.create_task(probes.speak(CONTROLLER, live, ready))
+    try:
+        yield
+    finally:
+        speaking.cancel()
 
 
 def load_model(name: str) -> ForecastModel:

@@ -18,7 +18,7 @@ from controller.keda import externalscaler_pb2 as pb
 from controller.keda.answers import DEFAULT_MAX_AGE_S, METRIC, TARGET, Answers, Refusal, names_of
 from controller.keda.board import Board, Name
 from controller.keda.tls import Tls, credentials
-from controller.process.http import parse_address
+from controller.process.listening import parse_address
 from forecasting.errors import HarmonyError, UsageError
 from harmony.loop.ports import Clock
 

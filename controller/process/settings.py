@@ -287,7 +287,7 @@ class AddressSettings:
     health_address: Annotated[
         str,
         Setting(
-            "Where the loop's /healthz and /readyz listen.",
+            "Where probes are answered (/healthz, /readyz), by a process of its own; empty for nowhere.",
             value=Value("controller.ports.health", "Port of `/healthz` and `/readyz`.", 8081, PORT, form=":%v"),
         ),
     ] = ":8081"

@@ -11,7 +11,7 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["HEADERS_S", "MOST_AHEAD", "MOST_CONNECTIONS", "READS_S", "Connection"]
+__all__ = ["CROWDED", "HEADERS_S", "MOST_AHEAD", "MOST_CONNECTIONS", "READS_S", "SPARE_CONNECTIONS", "Connection"]
 
 HEADERS_S = 15.0
 """Seconds within which all headers of a request must have come (bodies are covered by the gate's time limit)."""
@@ -20,7 +20,11 @@ READS_S = 30.0
 MOST_AHEAD = 64
 """Requests that wait on one connection for the answers before them."""
 MOST_CONNECTIONS = 1000
-"""Open connections; a request on a further one is told to come again (503)."""
+"""Open connections; a request on a further one is told to come again (503), health is answered all the same."""
+SPARE_CONNECTIONS = 200
+"""Connections beyond those that may ask that; further ones are closed at once, or descriptors would run out."""
+CROWDED = "crowded"
+"""In a request's state: whether it came on a connection too many."""
 
 
 class Connection(HttpToolsProtocol):
@@ -32,6 +36,9 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request must come now."""
         super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS + SPARE_CONNECTIONS:
+            transport.abort()
+            return
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -66,6 +73,7 @@ class Connection(HttpToolsProtocol):
         self._arrived()
         if len(self.pipeline) >= MOST_AHEAD:
             raise ValueError(f"more than {MOST_AHEAD} requests ahead of their answers")
+        self.scope["state"][CROWDED] = len(self.connections) > MOST_CONNECTIONS
         super().on_headers_complete()
 
     def _expect(self) -> None:

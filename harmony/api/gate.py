@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harmony.api.auth import Authenticator, read_credentials
 from harmony.api.bodies import is_json, json_depth, read_body, replay
+from harmony.api.connections import CROWDED
 from harmony.api.fast import forecast_path, ready_forecast
 from harmony.api.limits import Buckets, counted_as
 from harmony.api.problems import Problem, render, too_often
@@ -115,6 +116,8 @@ class Gate:
         if path in HEALTH:
             await self._app(scope, receive, send)
             return
+        if scope.get("state", {}).get(CROWDED):
+            raise Problem("unavailable", "Too many connections are open.", {"retry-after": "1", "connection": "close"})
         caller = await self._admitted(scope, asked, path, method)
         if method == "GET" and caller is not None and not scope["query_string"] and (name := forecast_path(path)):
             ready = ready_forecast(self._state.hub, name, asked.if_none_match, asked.accept_encoding)

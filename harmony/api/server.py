@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
+import resource
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 import uvicorn
 from fastapi import FastAPI
 
 from forecasting.errors import UsageError
-from harmony.api.connections import MOST_CONNECTIONS, Connection
+from harmony.api.connections import MOST_CONNECTIONS, SPARE_CONNECTIONS, Connection
 
 __all__ = ["ApiServer", "is_loopback", "listen"]
 
@@ -22,17 +24,20 @@ STOP_S = 5
 KEEP_ALIVE_S = 30
 BACKLOG = 512
 SWITCH_S = 0.001
+OTHER_FILES = 500  # journal, model, pipes, clients of our own
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn with our settings. Claims of proxies are not believed, and event streams end when the server does."""
+    """uvicorn with our settings. Claims of proxies are not believed, and event streams end when the server does.
 
-    def __init__(self, app: FastAPI) -> None:
+    ``beside`` runs on the server's own event loop from when it serves until it has ended.
+    """
+
+    def __init__(self, app: FastAPI, beside: Callable[[], Coroutine[None, None, None]] | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 http=Connection,
-                limit_concurrency=MOST_CONNECTIONS,
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
@@ -46,6 +51,7 @@ class ApiServer(uvicorn.Server):
             )
         )
         self._app = app
+        self._beside = beside
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -67,15 +73,33 @@ class ApiServer(uvicorn.Server):
         """
         before_s = sys.getswitchinterval()
         sys.setswitchinterval(min(SWITCH_S, before_s))
+        _allow_descriptors(MOST_CONNECTIONS + SPARE_CONNECTIONS + OTHER_FILES)
         try:
             super().run(sockets)
         finally:
             sys.setswitchinterval(before_s)
 
+    async def main_loop(self) -> None:
+        """What is done while requests are served."""
+        beside = None if self._beside is None else asyncio.create_task(self._beside())
+        try:
+            await super().main_loop()
+        finally:
+            if beside is not None:
+                beside.cancel()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell streams first, then wait for what is under way."""
         self._app.state.stopping.set()
         await super().shutdown(sockets)
+
+
+def _allow_descriptors(count: int) -> None:
+    """Let this process open so many files, where the machine permits it: many shells begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def listen(address: str) -> tuple[socket.socket, str, int]:

@@ -56,6 +56,8 @@ class Demo:
         """What is wrong."""
         return self._watch.problem()
 
+    stuck = health
+
     @contextlib.contextmanager
     def running(self, server: uvicorn.Server) -> Iterator[None]:
         """Live through the past, then go on beside the server."""
@@ -86,6 +88,8 @@ class DemoApart:
     def health(self) -> str:
         """What is wrong."""
         return self._watch.problem()
+
+    stuck = health
 
     @contextlib.contextmanager
     def running(self, server: uvicorn.Server) -> Iterator[None]:

@@ -15,6 +15,7 @@ from harmony.serving import Hub, Snapshot
 if TYPE_CHECKING:
     import uvicorn
 
+    from controller.process.probes import Probes
     from controller.process.settings import ControllerSettings
     from controller.runner import Controller
     from harmony.api.ports import MetricsPort
@@ -56,8 +57,9 @@ class Cluster:
     While another process leads, this one shows what that one writes into the journal they share.
     """
 
-    def __init__(self, settings: ControllerSettings, store: JournalStore | None) -> None:
+    def __init__(self, settings: ControllerSettings, store: JournalStore | None, probes: Probes | None = None) -> None:
         self.settings = settings
+        self._probes = probes
         self.hub, self.speed = Hub(), 1.0
         self.turns: Hub | None = Hub()  # our own: what is read from the journal is not written into it again
         self.trouble = ""
@@ -75,6 +77,10 @@ class Cluster:
             return self._watch.problem()
         return self._newest.trouble
 
+    def stuck(self) -> str:
+        """Nothing: the controller tells the probes itself."""
+        return ""
+
     @property
     def _leads(self) -> bool:
         return self._controller is not None and self._controller.is_leading
@@ -88,7 +94,7 @@ class Cluster:
         held: dict[str, asyncio.AbstractEventLoop] = {}
 
         async def live() -> None:
-            controller = await Controller.create(self.settings, publish=self._publish)
+            controller = await Controller.create(self.settings, publish=self._publish, probes=self._probes)
             held["loop"], self._controller = asyncio.get_running_loop(), controller
             config: Any = server.config.app
             config.state.api.metrics = controller.metrics
@@ -147,6 +153,10 @@ class Follower:
     def health(self) -> str:
         """What is wrong with the journal."""
         return self._newest.trouble
+
+    def stuck(self) -> str:
+        """Nothing: another start would find the same journal."""
+        return ""
 
     @contextlib.contextmanager
     def running(self, server: uvicorn.Server) -> Iterator[None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from forecasting.errors import UsageError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from controller.process.probes import Probes
     from controller.process.settings import ControllerSettings
     from harmony.api.ports import TokenReviewer
     from harmony.api.roles import Role
@@ -26,6 +28,7 @@ __all__ = ["Server", "serve"]
 
 log = logging.getLogger(__name__)
 BESIDE = 20  # a larger demo gets a process of its own: sharing an interpreter, loop and server slow each other down
+VOICE = "api"  # among those that probes hear
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -40,6 +43,7 @@ class Server:
         reports: folder with replay reports for the dashboard.
         forecaster: "base", or a model folder.
         machine: whether the log is read by machines, so that nobody is greeted.
+        probes: what is told how the server stands; None where nobody probes.
     """
 
     where: str
@@ -49,6 +53,7 @@ class Server:
     reports: Path | None
     forecaster: str
     machine: bool
+    probes: Probes | None = None
 
 
 def serve(
@@ -75,13 +80,16 @@ def serve(
         raise UsageError("nothing to serve: add --demo, --cluster, or --journal of a journal that others write")
     if door.wait_for_key and not journal.journal:
         raise UsageError("--wait-for-key: keys are kept in a journal; add --journal")
-    with keeping.opened(journal.journal, temporary=demo is not None) as (store, url):
+    with (
+        _probes(loop.health_address, cluster=cluster) as probes,
+        keeping.opened(journal.journal, temporary=demo is not None) as (store, url),
+    ):
         source: Source
         if demo is not None:
             few = demo.services <= BESIDE
             source = Demo(demo) if few else DemoApart(demo, url)
         elif cluster:
-            source = following.Cluster(loop, store)
+            source = following.Cluster(loop, store, probes)
         else:
             assert store is not None  # there is a --journal
             source = following.Follower(store)
@@ -93,6 +101,7 @@ def serve(
             reports=reports,
             forecaster=loop.forecaster,
             machine=loop.log_format == "json",
+            probes=probes,
         )
         with keeping.retaining(store, source, journal.retain_days, journal.retain_inputs_days):
             return run(server, store, source)
@@ -122,7 +131,7 @@ def run(server: Server, store: JournalStore | None, source: Source) -> int:
             settings=settings,
             health=source.health,
         )
-        api = ApiServer(_application(state, source.speed, server.reports))
+        api = ApiServer(_application(state, source.speed, server.reports), _speaking(server.probes, source))
         with keeping.recording(store, source) as state.notice, source.running(api):
             if server.machine:
                 log.info("serving", extra={"address": f"{host}:{port}", "open": settings.is_open})
@@ -131,6 +140,25 @@ def run(server: Server, store: JournalStore | None, source: Source) -> int:
             settle()  # or the search for cycles would stop all answers for a moment, now and then
             api.run(sockets=[listening])
     return 0
+
+
+def _probes(address: str, *, cluster: bool) -> contextlib.AbstractContextManager[Probes | None]:
+    """Answers to probes from the first moment on: not alive until server and, with a cluster, its loop have begun."""
+    if not address:
+        return contextlib.nullcontext()
+    from controller.process.probes import CONTROLLER, Probes
+
+    return Probes(address, [CONTROLLER, VOICE] if cluster else [VOICE])
+
+
+def _speaking(probes: Probes | None, source: Source) -> Callable[[], Coroutine[None, None, None]] | None:
+    """What the server's event loop does to tell the probes that it moves, and whether the source does."""
+    if probes is None:
+        return None
+    from controller.process.probes import Check
+
+    checks = [Check("source", lambda: source.stuck() or None)]
+    return lambda: probes.speak(VOICE, checks, checks)
 
 
 def _application(state: ApiState, speed: float, reports: Path | None) -> FastAPI:

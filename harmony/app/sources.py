@@ -35,6 +35,10 @@ class Source(Protocol):
         """What is wrong; empty for nothing."""
         ...
 
+    def stuck(self) -> str:
+        """What is wrong and only a new start mends; empty for nothing. A controller says its own to the probes."""
+        ...
+
     def running(self, server: uvicorn.Server) -> contextlib.AbstractContextManager[None]:
         """Begin, and end on leaving; a source that fails ends the server."""
         ...

@@ -425,6 +425,31 @@ def test_only_so_many_requests_wait_on_one_connection(lived: Lived, ahead: str) 
         assert client.get("/healthz").status_code == 200
 
 
+def test_beside_more_connections_than_are_served_health_answers(lived: Lived, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(connections, "SPARE_CONNECTIONS", 5)
+    with api(lived, GENEROUS) as (client, _, _), contextlib.ExitStack() as held:
+        url = httpx.URL(str(client.base_url))
+        address = url.host, url.port or 80
+        key = {"x-api-key": client.headers["x-api-key"]}
+        others = [held.enter_context(socket.create_connection(address, timeout=60)) for _ in range(20)]
+        for path in ("/healthz", "/api/v1/healthz"):
+            assert httpx.get(f"{url}{path}", timeout=60).status_code == 200
+        refused = httpx.get(f"{url}/api/v1/me", headers=key, timeout=60)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.headers["x-content-type-options"] == "nosniff"
+        last = [held.enter_context(socket.create_connection(address, timeout=60)) for _ in range(10)][-1]
+        with contextlib.suppress(ConnectionResetError):
+            assert last.recv(1) == b"", "closed at once"
+        for other in others:
+            other.close()
+        for _ in range(600):  # a minute: the server hears of their ends one after another
+            if httpx.get(f"{url}/api/v1/me", headers=key, timeout=60).status_code == 200:
+                return
+            time.sleep(0.1)
+        pytest.fail("nobody was let in again")
+
+
 def raw_count(url: str, text: bytes, most: int) -> int:
     """How many answers there are to these bytes until the server closes, or there are ``most``."""
     host, port = url.removeprefix("http://").split(":")

@@ -127,6 +127,15 @@ async def health(running: Running, path: str) -> tuple[int, str]:
     return await asyncio.to_thread(ask)
 
 
+async def answers(world: World, running: Running, path: str) -> None:
+    """Wait for 200: what changes is heard a moment later."""
+
+    async def fine() -> bool:
+        return (await health(running, path))[0] == 200
+
+    await world.until(fine, f"{path} answers 200")
+
+
 def status_of(world: World, name: str = NAME) -> Json:
     found: Json = world.api.must("GET", f"{GROUP}/namespaces/{NAMESPACE}/gpuautoscalers/{name}")
     return found.get("status") or {}
