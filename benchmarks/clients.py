@@ -1,12 +1,15 @@
 """Two hundred clients at once for a minute, some of them rude, and how soon health answers meanwhile.
 
     python benchmarks/clients.py --clients 200 --seconds 60
+    python benchmarks/clients.py --clients 200 --seconds 60 --silent 1000
 
-The server is `harmony serve --demo` with a journal and a key for every client, as anybody would start it. Clients read
-services, forecasts, decisions, explanations and pages, ask what-ifs and forecasts, start and cancel backtests, follow
-events, send wrong keys, bodies that are no JSON and bodies that are too large, and go away in the middle of an answer.
-A process beside them asks for health twenty times a second, each time on a connection of its own. Exit code 1 where an
-answer is a fault of the server (5xx that does not say when to come again), or health took 100 ms or more.
+The server is `harmony serve --demo` with a journal, a key for every client and an address for probes, as anybody would
+start it. Clients read services, forecasts, decisions, explanations and pages, ask what-ifs and forecasts, start and
+cancel backtests, follow events, send wrong keys, bodies that are no JSON and bodies that are too large, and go away in
+the middle of an answer; with --silent so many more connections are open that say nothing. Two processes beside them ask
+for health twenty times a second, each time on a connection of its own: one as the kubelet does, at the address for
+probes, one at the API's own port. Exit code 1 where an answer is a fault of the server (5xx that does not say when to
+come again), health was not 200, or a probe took 100 ms or more.
 """
 
 from __future__ import annotations
@@ -29,11 +32,12 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
+PROBES, OWN = "health, as probes ask", "health, at the API's port"
 HEALTH_S = 0.1
 SERVICE = "/api/v1/services/serving/chat"
 
 
-def health(port: int, stop, answers) -> None:
+def health(what: str, port: int, stop, answers) -> None:
     """Asks every 50 ms; how long each answer took, connecting included, and those that were not 200."""
     found, wrong = [], []
     request = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
@@ -48,7 +52,7 @@ def health(port: int, stop, answers) -> None:
             wrong.append(type(error).__name__)
         found.append(time.perf_counter() - began)
         time.sleep(max(0.0, 0.05 - found[-1]))
-    answers.put((found, wrong))
+    answers.put((what, (found, wrong)))
 
 
 class Tally:
@@ -170,11 +174,13 @@ def keys_in(journal: str, count: int) -> list[str]:
 
 @contextlib.contextmanager
 def server(folder: str, clients: int):
-    """The real command; its port and the clients' keys."""
+    """The real command; its port, that of its probes, and the clients' keys."""
     journal = f"sqlite:///{folder}/journal.db"
     keys = keys_in(journal, clients)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        probes = free.getsockname()[1]
     command = [
         sys.executable,
         "-m",
@@ -185,6 +191,8 @@ def server(folder: str, clients: int):
         f"127.0.0.1:{port}",
         "--journal",
         journal,
+        "--health-address",
+        f"127.0.0.1:{probes}",
     ]
     log = Path(folder) / "log"
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
@@ -193,7 +201,7 @@ def server(folder: str, clients: int):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, "the server did not begin"
             time.sleep(0.5)
-        yield port, keys
+        yield port, probes, keys
         process.terminate()
 
 
@@ -211,13 +219,27 @@ def ready(port: int, key: str) -> bool:
     return True
 
 
-async def load(port: int, keys: list[str], seconds: float, think_s: float) -> Tally:
+async def say_nothing(port: int) -> None:
+    """A connection without a request; another one when the server has had enough of it."""
+    while True:
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await reader.read()
+            writer.close()
+        await asyncio.sleep(0.1)
+
+
+async def load(port: int, keys: list[str], seconds: float, think_s: float, silent: int) -> Tally:
     tally = Tally()
+    others = [asyncio.create_task(say_nothing(port)) for _ in range(silent)]
+    await asyncio.sleep(1.0 if others else 0.0)
     until = time.monotonic() + seconds
     base = f"http://127.0.0.1:{port}"
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(base, connector=connector, timeout=aiohttp.ClientTimeout(60)) as session:
         await asyncio.gather(*(client(session, key, until, think_s, tally, i) for i, key in enumerate(keys)))
+    for other in others:
+        other.cancel()
     return tally
 
 
@@ -226,16 +248,20 @@ def main() -> int:
     told.add_argument("--clients", type=int, default=200)
     told.add_argument("--seconds", type=float, default=60.0)
     told.add_argument("--think", type=float, default=0.7, help="seconds between requests of one client, on average")
+    told.add_argument("--silent", type=int, default=0, help="connections beside them that say nothing")
     given = told.parse_args()
     context = multiprocessing.get_context("spawn")
     stop, answers = context.Event(), context.Queue()
-    with tempfile.TemporaryDirectory() as folder, server(folder, given.clients) as (port, keys):
-        asker = context.Process(target=health, args=(port, stop, answers))
-        asker.start()
-        tally = asyncio.run(load(port, keys, given.seconds, given.think))
+    with tempfile.TemporaryDirectory() as folder, server(folder, given.clients) as (port, probes, keys):
+        asked = {PROBES: probes, OWN: port}
+        askers = [context.Process(target=health, args=(what, at, stop, answers)) for what, at in asked.items()]
+        for asker in askers:
+            asker.start()
+        tally = asyncio.run(load(port, keys, given.seconds, given.think, given.silent))
         stop.set()
-        found, wrong = answers.get(timeout=30)
-        asker.join()
+        beats = dict(answers.get(timeout=30) for _ in askers)
+        for asker in askers:
+            asker.join()
     print("| asked | answers | by status | p50 ms | p99 ms | worst ms |\n|---|---|---|---|---|---|")
     for what in sorted(tally.status):
         took = np.array(tally.took[what])
@@ -244,20 +270,24 @@ def main() -> int:
             f"| {what} | {len(took):,} | {by} |"
             + "".join(f" {1000 * np.quantile(took, q):.0f} |" for q in (0.5, 0.99, 1))
         )
-    beats = np.array(found)
-    by = f"{len(beats) - len(wrong)} x 200" + "".join(f", {n} x {w}" for w, n in collections.Counter(wrong).items())
-    print(
-        f"| **health** | {len(beats):,} | {by} |"
-        + "".join(f" {1000 * np.quantile(beats, q):.0f} |" for q in (0.5, 0.99, 1))
-    )
+    slow = {}
+    for what in asked:
+        found, wrong = beats[what]
+        took = np.array(found)
+        slow[what] = f"{int((took >= HEALTH_S).sum())} of {len(took):,}"
+        by = f"{len(took) - len(wrong)} x 200" + "".join(f", {n} x {w}" for w, n in collections.Counter(wrong).items())
+        print(
+            f"| **{what}** | {len(took):,} | {by} |"
+            + "".join(f" {1000 * np.quantile(took, q):.0f} |" for q in (0.5, 0.99, 1))
+        )
     total = sum(len(took) for took in tally.took.values())
-    slow = int((beats >= HEALTH_S).sum())
     print(
         f"\n{total / given.seconds:,.0f} requests/s; "
         f"faults of the server: {len(tally.dishonest)} {tally.dishonest[:5]}; "
-        f"health at {HEALTH_S * 1000:.0f} ms or more: {slow} of {len(beats):,}"
+        f"{HEALTH_S * 1000:.0f} ms or more: " + ", ".join(f"{count} ({what})" for what, count in slow.items())
     )
-    return 1 if tally.dishonest or slow or wrong else 0
+    failed = any(wrong for _, wrong in beats.values()) or max(beats[PROBES][0]) >= HEALTH_S
+    return 1 if tally.dishonest or failed else 0
 
 
 if __name__ == "__main__":
