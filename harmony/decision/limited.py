@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray
-from harmony.decision.portfolio import held
+from harmony.decision.portfolio import held, ready_of
 from harmony.model.objective import Behavior, ScalingRules, Stages
 
 __all__ = ["Limited", "limited"]
@@ -36,12 +36,17 @@ class Limited(NamedTuple):
 
 
 def limited(
-    counts: FloatArray, behavior: Behavior, row_s: float, bounds: tuple[int, int], before: Limited | None, keep: int
-) -> tuple[FloatArray, Limited]:
+    counts: npt.NDArray[Any],
+    behavior: Behavior,
+    row_s: float,
+    bounds: tuple[int, int],
+    before: Limited | None,
+    keep: int,
+) -> tuple[npt.NDArray[Any], Limited]:
     """(rows, settings) what is set where ``counts`` are wanted, and what to go on from; at least ``keep`` rows of it.
 
-    Rows are ``row_s`` seconds apart; ``bounds`` are the least and the most replicas. Without anything ``before`` the
-    first count stands.
+    ``counts`` are floats of any type, and what is set is of the same. Rows are ``row_s`` seconds apart; ``bounds`` are
+    the least and the most replicas. Without anything ``before`` the first count stands.
     """
     up, down = behavior.scale_up, behavior.scale_down
     longest = max(_rows_of(up.stabilization_window_s, row_s), _rows_of(down.stabilization_window_s, row_s))
@@ -49,15 +54,25 @@ def limited(
         first = np.clip(counts[:1], *bounds)
         settings = counts.shape[1]
         before = Limited(counts[:0], first, 0, np.full(settings, NO_STAGE), np.zeros(settings))
-    wanted = np.concatenate([before.wanted, counts])
+    wanted = np.concatenate([before.wanted, counts], dtype=counts.dtype)
     rows = len(counts)
     most = held(wanted, _rows_of(down.stabilization_window_s, row_s))[len(before.wanted) :]
-    least = -held(-wanted, _rows_of(up.stabilization_window_s, row_s))[len(before.wanted) :]
+    least = ready_of(wanted, _rows_of(up.stabilization_window_s, row_s) - 1)[len(before.wanted) :]
     past = len(before.set)
-    out = np.concatenate([before.set, np.empty_like(counts)])
+    out = np.concatenate([before.set, np.empty_like(counts)], dtype=counts.dtype)
     began, stood = before.began, before.stood
-    for i in range(rows):
+    reach = max((_rows_of(p.period_s, row_s) for r in (up, down) for p in r.policies), default=1)
+    free, breaks = _free(behavior, before.set, wanted[-rows:], most, bounds, row_s)
+    i = 0
+    while i < rows:
         at = past + i
+        if i < breaks.size and np.array_equal(out[max(0, at - reach) : at], free[max(0, at - reach) : at]):
+            ahead = np.flatnonzero(breaks[i:])
+            until = i + int(ahead[0]) if ahead.size else rows
+            out[at : past + until] = free[at : past + until]
+            if until > i:
+                i = until
+                continue
         current = out[at - 1]
         stable = np.minimum(np.maximum(current, least[i]), most[i])
         floor, ceiling = _limits(down, out, at, row_s, rising=False), _limits(up, out, at, row_s, rising=True)
@@ -67,15 +82,39 @@ def limited(
                 behavior.stages, count, current, counts[i], began, stood, before.rows + i, row_s
             )
         out[at] = np.clip(count, *bounds)
-    reach = max((_rows_of(p.period_s, row_s) for r in (up, down) for p in r.policies), default=1)
+        i += 1
     after = Limited(_newest(wanted, longest - 1), _newest(out, max(reach, keep, 1)), before.rows + rows, began, stood)
     return out[past:], after
+
+
+def _free(
+    behavior: Behavior, before: FloatArray, wanted: FloatArray, most: FloatArray, bounds: tuple[int, int], row_s: float
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """What is set where no rate limit binds, after the rows ``before``; and the new rows in which one then binds.
+
+    That is what the window on the way down leaves (`most`), which needs no walk row by row. No rows at all where
+    limits also depend on what stood long ago: stages, and a window on the way up.
+    """
+    up, down = behavior.scale_up, behavior.scale_down
+    if behavior.stages is not None or _rows_of(up.stabilization_window_s, row_s) > 1:
+        return before, np.zeros(0, dtype=bool)
+    free = np.concatenate([before, np.clip(most, *bounds)], dtype=most.dtype)
+    past = len(before)
+    breaks = np.zeros(len(most), dtype=bool)
+    breaks[0] = bool(((free[past - 1] < free[past]) & (wanted[0] < most[0])).any())  # what stands was not all wanted
+    now, then = free[past:], free[past - 1 : -1]
+    for rules, sign, moved in ((up, 1, now > then), (down, -1, now < then)):
+        row, column = np.nonzero(moved)
+        limit = _limits(rules, free, row + past, row_s, rising=sign > 0, columns=column)
+        breaks[row[sign * free[row + past, column] > sign * limit]] = True
+    return free, breaks
 
 
 def _newest(counts: FloatArray, rows: int) -> npt.NDArray[Any]:
     """A copy of the last ``rows``, whole counts as the shortest numbers that are exact for them."""
     last = counts[len(counts) - min(rows, len(counts)) :]
-    return last.astype(np.uint16 if last.max(initial=0.0) <= 0xFFFF else np.float64)
+    most = last.max(initial=0.0)
+    return last.astype(np.uint8 if most <= 0xFF else np.uint16 if most <= 0xFFFF else np.float64)
 
 
 def _rows_of(seconds: float, row_s: float) -> int:
@@ -83,16 +122,28 @@ def _rows_of(seconds: float, row_s: float) -> int:
     return max(1, math.ceil(round(seconds / row_s, 9)))
 
 
-def _limits(rules: ScalingRules, out: FloatArray, at: int, row_s: float, *, rising: bool) -> FloatArray:
-    """(settings,) most (``rising``) or fewest replicas that one direction's policies allow in row ``at``."""
-    current: FloatArray = out[at - 1]
+def _limits(
+    rules: ScalingRules,
+    out: FloatArray,
+    at: int | npt.NDArray[np.int_],
+    row_s: float,
+    *,
+    rising: bool,
+    columns: npt.NDArray[np.int_] | slice = slice(None),
+) -> FloatArray:
+    """Most (``rising``) or fewest replicas that one direction's policies allow in row ``at`` of these ``columns``.
+
+    ``at`` and ``columns`` may be of equal length: then of each such pair.
+    """
+    current = np.asarray(out[at - 1, columns], dtype=np.float64)
     if rules.select == "Disabled":
         return current
     if not rules.policies:
         return np.full_like(current, np.inf if rising else 0.0)
     allowed = []
     for p in rules.policies:
-        start = out[max(0, at - _rows_of(p.period_s, row_s))]  # what stood when the period began
+        stood = out[np.maximum(0, at - _rows_of(p.period_s, row_s)), columns]  # when the period began
+        start = np.asarray(stood, dtype=np.float64)
         if p.type == "Pods":
             allowed.append(start + p.value if rising else start - p.value)
         elif rising:

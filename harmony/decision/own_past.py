@@ -452,7 +452,7 @@ class OwnPast:
         if self.limits is None:
             return columns, None
         before, bounds = self.learned.limited, (self.least, self.most)
-        wanted = np.concatenate([block[len(block) - rows :] for block in columns], axis=1)
+        wanted = np.concatenate([block[len(block) - rows :] for block in columns], axis=1, dtype=np.float32)
         counts, after = limited(wanted, self.limits, self.grid.step_s, bounds, before, self.grid.lead_steps)
         if before is not None:
             counts = np.concatenate([before.set[-self.grid.lead_steps :], counts])

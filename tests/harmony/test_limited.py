@@ -30,11 +30,20 @@ stages = st.none() | st.builds(Stages, st.integers(1, 100), st.sampled_from([60.
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.builds(Behavior, rules, rules, stages), st.integers(0, 10**6), st.lists(st.integers(0, 30), max_size=3))
-def test_every_row_is_what_the_guards_set_in_its_turn(behavior: Behavior, seed: int, cuts: list[int]) -> None:
+@given(
+    st.builds(Behavior, rules, rules, stages),
+    st.integers(0, 10**6),
+    st.lists(st.integers(0, 30), max_size=3),
+    st.sampled_from([0.1, 1.0]),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_every_row_is_what_the_guards_set_in_its_turn(
+    behavior: Behavior, seed: int, cuts: list[int], busy: float, kind: type[np.floating]
+) -> None:
     """However the past is cut into pieces, for any windows, policies, selections and stages, within the bounds."""
     rng = np.random.default_rng(seed)
-    wanted = np.maximum(1, np.abs(np.cumsum(rng.integers(-9, 10, (30, 2)), axis=0))).astype(float)
+    moves = np.where(rng.random((30, 2)) < busy, rng.integers(-9, 10, (30, 2)), 0)
+    wanted = np.maximum(1, np.abs(np.cumsum(moves, axis=0))).astype(kind)
     bounds = (2, 25)
     got, before = [], None
     edges = [0, *sorted(cuts), 30]
