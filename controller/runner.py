@@ -79,6 +79,7 @@ class Controller:
         given: Sequence[dict[str, Any]] = (),
         publish: Publish | None = None,
         probes: Probes | None = None,
+        gpu_budget: Callable[[], int | None] | None = None,
     ) -> None:
         self.settings = settings
         self._probes = probes
@@ -123,6 +124,7 @@ class Controller:
             deadline_s=settings.read_deadline_s,
             publish=publish,
             together=self.sources.together,
+            gpu_budget=gpu_budget or (lambda: settings.gpu_budget or None),
         )
         self.reporter = reporter
         self.ports: tuple[int, ...] = ()
@@ -138,15 +140,17 @@ class Controller:
         given: Sequence[dict[str, Any]] = (),
         publish: Publish | None = None,
         probes: Probes | None = None,
+        gpu_budget: Callable[[], int | None] | None = None,
     ) -> Controller:
         """Connect and load the model; raises `HarmonyError` naming what is missing.
 
-        Without ``probes`` of the process around it, it answers them itself at the settings' health address.
+        Without ``probes`` of the process around it, it answers them itself at the settings' health address;
+        ``gpu_budget`` says before every tick which budget of GPUs is in force, by default the settings' own.
         """
         kube = await Kube.connect(settings.kubeconfig or None, settings.context or None)
         try:
             loaded = model if model is not None else await asyncio.to_thread(load_model, settings.forecaster)
-            return cls(settings, kube, loaded, LiveClock(), given, publish, probes)
+            return cls(settings, kube, loaded, LiveClock(), given, publish, probes, gpu_budget)
         except BaseException:
             await kube.close()
             raise

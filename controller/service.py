@@ -22,7 +22,7 @@ from forecasting.panel import FloatArray
 from forecasting.windows import WEEK_S
 from harmony.decision.trust import Trust
 from harmony.loop.ledger import Row
-from harmony.loop.managed import ManagedService
+from harmony.loop.managed import GPU_BUDGET, ManagedService
 from harmony.loop.ports import RecordSink
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Regret
@@ -216,6 +216,16 @@ class Service:
         self._turn = self._managed.consider(look)
         self._plan = self._turn.plan
         return self._plan
+
+    def granted(self, replicas: int) -> ScalePlan:
+        """The plan with so many replicas where a budget of GPUs allows no more."""
+        plan, turn = self._plan, self._turn
+        assert plan is not None
+        assert turn is not None
+        if replicas < plan.desired:
+            plan = self._plan = plan._replace(desired=replicas, held_by=GPU_BUDGET)
+            self._turn = turn._replace(plan=plan)
+        return plan
 
     def _look(self, now_s: float, forecast: ForecastDistribution | None) -> Look:
         """What was read, as the turn takes it."""

@@ -31,6 +31,7 @@ from controller.service import Service
 from forecasting.distribution import ForecastDistribution
 from forecasting.errors import HarmonyError
 from forecasting.fleet import FleetForecaster, Forecasts
+from harmony.decision.shared_gpus import Asking, share_gpus
 from harmony.loop.state import ScalePlan
 from harmony.metrics import Metrics
 from harmony.model.record import Record
@@ -79,6 +80,7 @@ class Tick:
         deadline_s: float,
         publish: Publish | None = None,
         together: Together | None = None,
+        gpu_budget: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._kube = kube
         self._clock = clock
@@ -92,6 +94,7 @@ class Tick:
         self._deadline_s = deadline_s
         self._show = publish
         self._together = together or Together()
+        self._gpu_budget = gpu_budget
         self._gone: list[str] = []
         self._busy: dict[tuple[bool, ServiceKey], asyncio.Task[bool]] = {}  # (is it its status, whose)
         self._reviewed_s = 0.0
@@ -111,7 +114,7 @@ class Tick:
         with _Stage(self, report, "read"):
             self._together.begin((s.feed for s in services if (False, s.settings.key) not in self._busy), now_s)
             read = await self._each("read", services, lambda s: self._read(s, now_s), report)
-        planned = await self._plan(read, now_s, report)
+        planned = self._shared(services, await self._plan(read, now_s, report), await self._budget())
         acted: dict[ServiceKey, Acted] = {}
         with _Stage(self, report, "act"):
             orders = self._orders(services, planned)
@@ -196,6 +199,22 @@ class Tick:
         plan = service.consider(now_s, forecast, failure)
         self._reviewed_s += self._clock.monotonic_s() - began
         return plan
+
+    async def _budget(self) -> int | None:
+        """GPUs that all services share in this tick; None for no budget."""
+        return await asyncio.to_thread(self._gpu_budget)
+
+    def _shared(
+        self, services: list[Service], planned: list[tuple[Service, ScalePlan]], budget: int | None
+    ) -> list[tuple[Service, ScalePlan]]:
+        """The plans within a budget of GPUs; what services hold that had no turn counts as in use."""
+        if budget is None:
+            return planned
+        asking = {str(service.settings.key): _asking(service, plan) for service, plan in planned}
+        others = [s for s in services if str(s.settings.key) not in asking]
+        in_use = sum(s.view.ordered * s.settings.objective.gpus_per_replica for s in others)
+        granted = share_gpus(asking, budget, others=in_use).replicas
+        return [(service, service.granted(granted[str(service.settings.key)])) for service, _ in planned]
 
     def _orders(self, services: list[Service], planned: list[tuple[Service, ScalePlan]]) -> dict[ServiceKey, Order]:
         """What is to be done for whom; outputs have looked at everybody by then, planned or not."""
@@ -354,6 +373,13 @@ class Tick:
         """Wait for what still goes on in the background, as long as one deadline."""
         if self._busy:
             await asyncio.wait(list(self._busy.values()), timeout=self._deadline_s)
+
+
+def _asking(service: Service, plan: ScalePlan) -> Asking:
+    """What a planned service asks of a shared budget of GPUs."""
+    turn = service.turn
+    table = None if turn is None else turn.decision.candidates
+    return Asking(service.view.ordered, plan.desired, service.settings.objective.gpus_per_replica, table)
 
 
 class _Stage:

@@ -160,6 +160,15 @@ class Client:
         """Forecasters of the server."""
         return self._get("/models", models.ModelPage).items
 
+    # ---- the fleet's budget ---------------------------------------------------------------------------------
+    def gpu_budget(self) -> models.GpuBudget:
+        """GPUs that all services share."""
+        return self._get("/gpu-budget", models.GpuBudget)
+
+    def set_gpu_budget(self, gpus: int) -> models.GpuBudget:
+        """Another budget from the next turn on; nobody loses a replica by it."""
+        return models.GpuBudget.model_validate_json(self._ask("PUT", "/gpu-budget", json={"gpus": gpus}))
+
     # ---- administration -------------------------------------------------------------------------------------
     def me(self) -> models.Me:
         """Whom the server takes us for."""

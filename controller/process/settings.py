@@ -234,10 +234,11 @@ class ActingSettings:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How often it decides.
+    """How often it decides, and how much it may order.
 
     Attributes:
         interval_s: jittered by a tenth so that shards do not ask Prometheus in step.
+        gpu_budget: GPUs that all of its services share; 0 for no budget.
         read_deadline_s: what has not been read by then counts as stale in this tick and does not delay it.
     """
 
@@ -251,6 +252,20 @@ class LoopSettings:
         ),
     ] = 30.0
     read_deadline_s: float = 10.0
+    gpu_budget: Annotated[
+        int,
+        Setting(
+            "GPUs that all services of this controller share; 0 for no budget. With an API and a journal it is changed "
+            "at run time.",
+            value=Value(
+                "controller.gpuBudget",
+                "GPUs that all services of this release share; 0 for no budget. Where they do not suffice nobody loses "
+                "a replica, and whoever lowers its risk most per GPU grows first. With the API and its journal it is "
+                "changed at run time.",
+                schema={"minimum": 0},
+            ),
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True)

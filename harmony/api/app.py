@@ -27,7 +27,7 @@ from harmony.api.auth import Authenticator
 from harmony.api.gate import Gate
 from harmony.api.models import ProblemDetails
 from harmony.api.problems import Problem, render
-from harmony.api.routes import admin, decisions, services, system, work
+from harmony.api.routes import admin, budget, decisions, services, system, work
 from harmony.api.state import ApiState
 
 __all__ = ["create_app"]
@@ -35,7 +35,7 @@ __all__ = ["create_app"]
 log = logging.getLogger(__name__)
 PREFIX = "/api/v1"
 RENDERING = 4  # threads
-PARTS = (services, decisions, work, admin, system)
+PARTS = (services, decisions, work, admin, system, budget)
 PROBLEM: dict[str, Any] = {
     "model": ProblemDetails,
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},

@@ -38,8 +38,8 @@ class JournalPort(Protocol):
         """Write down a mutation."""
         ...
 
-    def audits(self, *, before: str | None, limit: int) -> Sequence[AuditEntry]:
-        """Newest first, older than the id ``before``."""
+    def audits(self, *, before: str | None, limit: int, action: str | None = None) -> Sequence[AuditEntry]:
+        """Newest first, older than the id ``before``; of one ``action`` if given."""
         ...
 
     def add_key(self, key: ApiKey, /) -> None:

@@ -83,5 +83,6 @@ class ApiState:
     settings: ApiSettings = field(default_factory=ApiSettings)
     health: Callable[[], str] = lambda: ""  # what is wrong with the loop behind the hub; empty for nothing
     notice: Callable[[], str] = lambda: ""  # what is wrong beside it while it goes on; for those who may read
+    gpu_budget: int = 0  # what the loop was started with; 0 for no budget
     now_s: Callable[[], float] = time.time  # noqa: TID251 - the web is the live world
     monotonic_s: Callable[[], float] = time.monotonic

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harmony.app.gpu_budget import GpuBudget
 from harmony.app.sources import STILL_S, Watch, beside
 from harmony.serving import Hub, Snapshot
 
@@ -66,6 +67,7 @@ class Cluster:
         self.metrics: MetricsPort | None = None
         self.what = "The controller runs in this process."
         self._watch = Watch(self.hub, max(STILL_S, 5 * settings.interval_s))
+        self._store = store
         self._newest = None if store is None else Newest(store, self.hub)
         self._publishing = threading.Lock()
         self._followed: set[str] = set()  # services that we know from the journal only
@@ -94,10 +96,16 @@ class Cluster:
         held: dict[str, asyncio.AbstractEventLoop] = {}
 
         async def live() -> None:
-            controller = await Controller.create(self.settings, publish=self._publish, probes=self._probes)
+            controller = await Controller.create(
+                self.settings,
+                publish=self._publish,
+                probes=self._probes,
+                gpu_budget=GpuBudget(self.settings.gpu_budget, self._store),
+            )
             held["loop"], self._controller = asyncio.get_running_loop(), controller
             config: Any = server.config.app
             config.state.api.metrics = controller.metrics
+            config.state.api.gpu_budget = self.settings.gpu_budget
             ready.set()
             await controller.run()
 

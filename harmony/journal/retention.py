@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select, text
+from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, text
 
 from forecasting.errors import UsageError
 from harmony.journal.ids import first_id_at
+from harmony.journal.stored import GPU_BUDGET_SET
 from harmony.journal.tables import AUDIT, DECISIONS, INPUTS, META, SERVICES
 
 __all__ = ["Removed", "remove_old"]
@@ -47,7 +48,8 @@ def remove_old(
     with write() as connection:
         now = float(connection.execute(select(clock)).scalar_one())
         newest = connection.execute(select(DECISIONS.c.at_s).order_by(DECISIONS.c.id.desc()).limit(1)).scalar()
-    audit = 0 if audit_days is None else _remove(write, AUDIT, "at_s", now - audit_days * DAY_S)
+    over = AUDIT.c.action != GPU_BUDGET_SET  # the newest of them is in force, however old it is
+    audit = 0 if audit_days is None else _remove(write, AUDIT, "at_s", now - audit_days * DAY_S, over)
     if newest is None:
         return Removed(0, 0, 0, audit)
     from_s = min(now, float(newest))
@@ -59,12 +61,12 @@ def remove_old(
     return Removed(_remove(write, DECISIONS, "id", mark), inputs, services, audit)
 
 
-def _remove(write: Write, table: Table, column: str, mark: str | float) -> int:
-    """Remove the rows before ``mark``, in portions; returns how many."""
+def _remove(write: Write, table: Table, column: str, mark: str | float, over: ColumnElement[bool] | None = None) -> int:
+    """Remove the rows before ``mark`` (of which ``over`` is true), in portions; returns how many."""
     by, key = table.c[column], next(iter(table.primary_key.columns))
     total = 0
     while True:
-        old = select(key).where(by < mark).order_by(by).limit(PORTION)
+        old = select(key).where(by < mark, *(() if over is None else (over,))).order_by(by).limit(PORTION)
         with write() as connection:
             _open_gate(connection, table.name, mark)
             count = connection.execute(delete(table).where(key.in_(old))).rowcount

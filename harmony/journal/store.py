@@ -237,8 +237,10 @@ class JournalStore:
             key = made.inserted_primary_key
         return str(key[0]) if key is not None else ""
 
-    def audits(self, *, before: str | None = None, limit: int = 50, actor: str | None = None) -> list[AuditEntry]:
-        """Newest first, older than the id ``before``."""
+    def audits(
+        self, *, before: str | None = None, limit: int = 50, actor: str | None = None, action: str | None = None
+    ) -> list[AuditEntry]:
+        """Newest first, older than the id ``before``; of one ``actor``, of one ``action`` if given."""
         query = select(AUDIT).order_by(AUDIT.c.id.desc())
         if before is not None:
             if not (before.isascii() and before.isdigit() and len(before) < 19):
@@ -246,6 +248,8 @@ class JournalStore:
             query = query.where(AUDIT.c.id < int(before))
         if actor is not None:
             query = query.where(AUDIT.c.actor == actor)
+        if action is not None:
+            query = query.where(AUDIT.c.action == action)
         return self._listed("audit entry", query.limit(_page(limit)), _audit)
 
     # ---- keys -----------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from typing import Any
 
 from harmony.serving.snapshot import Snapshot
 
-__all__ = ["ApiKey", "AuditEntry", "Info", "StoredDecision", "StoredJob"]
+__all__ = ["GPU_BUDGET_SET", "ApiKey", "AuditEntry", "Info", "StoredDecision", "StoredJob", "gpus_of"]
+
+GPU_BUDGET_SET = "gpu-budget.set"  # the audit's newest entry of this is the budget in force
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +40,14 @@ class AuditEntry:
     actor: str
     action: str
     detail: Mapping[str, Any]
+
+
+def gpus_of(entry: AuditEntry) -> int | None:
+    """The GPUs that an entry "gpu-budget.set" names; None for anything else."""
+    gpus = entry.detail.get("gpus")
+    if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 0 or entry.action != GPU_BUDGET_SET:
+        return None
+    return gpus
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,12 @@ from harmony.model.memory import GuardMemory, TurnMemory
 from harmony.model.observation import Observation, Outcome
 from harmony.model.record import Record
 
-__all__ = ["WARM_UP_ROWS", "ZERO_BY_HAND", "ManagedService", "conclude", "consider", "observe"]
+__all__ = ["GPU_BUDGET", "WARM_UP_ROWS", "ZERO_BY_HAND", "ManagedService", "conclude", "consider", "observe"]
 
 WARM_UP_ROWS = 12  # known readings before the first forecast
 MOST_STEPS = 96  # furthest look ahead, unless the terms themselves speak of more
 ZERO_BY_HAND = "scaled to zero by hand"
+GPU_BUDGET = "GPU budget"
 WARMING_UP = "warming up"
 ONE_WAY = frozenset({"paused-scale-in", "paused-scale-out"})
 NO_PAUSE = Pause()
@@ -268,7 +269,7 @@ def _answers_from(terms: Terms, state: State, look: Look, mode: Mode) -> float:
         return math.inf
     if look.rival and terms.writes_count and mode.moves_count:
         return math.inf
-    if _is_zero_by_hand(terms, look):
+    if _is_zero_by_hand(terms, look) or state.held_by == GPU_BUDGET:
         return math.inf
     if state.answers_from_s == math.inf:
         return look.now_s + state.learned.lead_time.quantile_s(0.9)

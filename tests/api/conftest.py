@@ -76,6 +76,7 @@ GENEROUS = ApiSettings(rate=1e6, burst=1e6, failed_rate=1e6, failed_burst=1e6)
 
 def make_state(hub: Hub, journal: MemoryJournal, settings: ApiSettings = GENEROUS) -> ApiState:
     return ApiState(
+        gpu_budget=20,
         hub=hub,
         journal=journal,
         explain=journal.explain,

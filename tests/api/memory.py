@@ -54,9 +54,10 @@ class MemoryJournal:
         self._check()
         self._audits.append(AuditEntry(str(len(self._audits) + 1), self.now_s, actor, action, dict(detail)))
 
-    def audits(self, *, before: str | None, limit: int) -> Sequence[AuditEntry]:
+    def audits(self, *, before: str | None, limit: int, action: str | None = None) -> Sequence[AuditEntry]:
         self._check()
-        return [a for a in reversed(self._audits) if before is None or int(a.id) < int(before)][:limit]
+        found = [a for a in reversed(self._audits) if action is None or a.action == action]
+        return [a for a in found if before is None or int(a.id) < int(before)][:limit]
 
     def add_key(self, record: ApiKey, /) -> None:
         self._check()

@@ -48,6 +48,8 @@ ROUTES = [
     ("GET", "/api/v1/keys", None, "admin", models.KeyPage),
     ("POST", "/api/v1/keys", {"name": "grafana", "role": "read"}, "admin", models.NewKeyAnswer),
     ("GET", "/api/v1/audit", None, "admin", models.AuditPage),
+    ("GET", "/api/v1/gpu-budget", None, "read", models.GpuBudget),
+    ("PUT", "/api/v1/gpu-budget", {"gpus": 40}, "operate", models.GpuBudget),
     ("GET", "/api/v1/metrics", None, "read", None),
     ("GET", "/api/v1/events?seconds=0.2", None, "read", None),
     ("GET", "/api/v1/openapi.json", None, "read", None),
@@ -320,6 +322,22 @@ def test_key_is_shown_once_works_at_once_and_ends_at_once_when_revoked(world: Wo
         actions = [(a["action"], a["detail"].get("id")) for a in client.get("/api/v1/audit").json()["items"]]
         assert actions[:2] == [("keys.revoke", made.id), ("keys.create", made.id)]
         assert made.key.rpartition("_")[2] not in client.get("/api/v1/audit").text
+
+
+def test_a_budget_of_gpus_is_set_by_its_entry_in_the_audit(world: World) -> None:
+    with world.client("operate") as client, world.client("admin") as admin:
+        assert client.put("/api/v1/gpu-budget", json={"gpus": 12}).json()["gpus"] == 12
+        told = client.get("/api/v1/gpu-budget").json()
+        newest = admin.get("/api/v1/audit").json()["items"][0]
+        assert (newest["action"], newest["detail"], newest["actor"]) == ("gpu-budget.set", {"gpus": 12}, told["set_by"])
+        assert (told["gpus"], told["given"], told["at"]) == (12, 20, newest["at"])
+        assert client.put("/api/v1/gpu-budget", json={"gpus": -1}).status_code == 422
+        world.state.gpu_budget = 0
+        try:
+            assert client.put("/api/v1/gpu-budget", json={"gpus": 1}).status_code == 503
+            assert "--gpu-budget" in client.get("/api/v1/gpu-budget").json()["detail"]
+        finally:
+            world.state.gpu_budget = 20
 
 
 def test_what_cannot_be_audited_is_not_done(world: World) -> None:

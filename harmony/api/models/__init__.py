@@ -5,6 +5,7 @@ Absent numbers are null; times are RFC 3339 in UTC unless a name ends in `_s` (s
 
 from harmony.api.models.admin import Audit, AuditPage, Key, KeyPage, KeyRequest, Me, NewKeyAnswer
 from harmony.api.models.base import Health, Model, ProblemDetails
+from harmony.api.models.budget import GpuBudget, GpuBudgetRequest
 from harmony.api.models.decisions import Candidate, Decision, DecisionPage, Explanation, Side, WhatIf, WhatIfRequest
 from harmony.api.models.forecasts import (
     AdHocForecast,
@@ -32,6 +33,8 @@ __all__ = [
     "FleetRow",
     "Forecast",
     "ForecastIndicator",
+    "GpuBudget",
+    "GpuBudgetRequest",
     "Health",
     "History",
     "IndicatorRequest",

@@ -13,6 +13,7 @@ from typing import Any
 from controller.kube.client import Kube
 from controller.kube.lease import LeaseElection
 from controller.process.clock import LiveClock
+from controller.reporting.publishing import Publish
 from controller.runner import Controller
 from forecasting.base import ForecastModel
 from tests.controller.e2e.world import GROUP, NAME, NAMESPACE, WITHIN_S, Running, World, base_model
@@ -45,12 +46,16 @@ async def controller(
     agent: str = "harmony-controller/test",
     elect: tuple[float, float, float] | None = None,
     prepare: Callable[[Controller], None] = lambda _: None,
+    publish: Publish | None = None,
+    gpu_budget: Callable[[], int | None] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Running]:
     """A controller with its own model, clock, user agent and lease times (duration, renew deadline, retry)."""
     settings = world.settings(leader_elect=elect is not None, **changes)
     kube = await Kube.connect(settings.kubeconfig, user_agent=agent)
-    made = Controller(settings, kube, model or base_model(), clock or LiveClock())
+    made = Controller(
+        settings, kube, model or base_model(), clock or LiveClock(), publish=publish, gpu_budget=gpu_budget
+    )
     if elect is not None:
         duration_s, deadline_s, retry_s = elect
         made.election = LeaseElection(
