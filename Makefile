@@ -120,7 +120,7 @@ bench: $(VENV)/.installed-test ## time forecasting and replaying
 test-api: $(VENV)/.installed-test ## thousands of generated requests against the API's own description
 	HARMONY_API_CASES=2000 $(BIN)/python -m pytest tests/api/test_schema.py -q
 
-fuzz: $(VENV)/.installed-test ## hostile input by the thousands: traces, API, model folders, KEDA, journals (`FUZZ="--seed 7"`)
+fuzz: $(VENV)/.installed-test ## hostile input by the thousands: traces, API, model folders, KEDA, journals, lies of Prometheus (`FUZZ="--seed 7"`)
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # Fresh environments, filled by pip: several hundred megabytes each. `make test` runs the same tests with links instead.

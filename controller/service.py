@@ -33,6 +33,7 @@ from harmony.policies.harmony import SERVED, HarmonyPolicy
 
 __all__ = ["Service", "terms_of"]
 
+GROUP = "group"  # among what is saved: how many pods a replica is
 LATE_STEPS = 1  # a reading may not be in yet
 INCOMPLETE = "its metrics are incomplete"
 SETTLED_STEPS = 3  # a step that has no demand after so many more gets none any more
@@ -77,7 +78,8 @@ class Service:
         self._notes = self._managed.notes
         self._starts = PodStarts(since_s=self._managed.state.starts_since_s)
         self._view = TargetView(problem="not looked at yet")
-        self._groups = Groups()
+        known = saved.get(GROUP) if isinstance(saved, dict) else None
+        self._groups = Groups.from_json(known, str(settings.target))
         self._feed_state: FeedState | None = None
         self._forecast: ForecastDistribution | None = None
         self._forecast_error = ""
@@ -114,6 +116,8 @@ class Service:
         )
         if others:
             self._feed, self._feed_state = feed, None
+        if old.target != settings.target:
+            self._groups = Groups()
         self._settings = settings
         self._managed.adopt(terms_of(settings, self._interval_s), other_readings=others)
 
@@ -400,4 +404,5 @@ class Service:
 
     def to_json(self) -> dict[str, Any]:
         """All that must survive a restart, small enough for an object's status."""
-        return self._managed.to_json()
+        group = self._groups.to_json(str(self._settings.target))
+        return self._managed.to_json() | ({GROUP: group} if group else {})

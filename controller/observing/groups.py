@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from harmony.loop.saved import number_or
+
 __all__ = ["Groups"]
 
 SETTLED_S = 600.0
+LARGEST = 10_000  # pods a replica that are believed of what was saved
 
 
 class Groups(NamedTuple):
@@ -45,6 +48,18 @@ class Groups(NamedTuple):
     def ready(self, pods: int) -> int:
         """Replicas that so many ready pods are: whole groups."""
         return pods // self.size
+
+    def to_json(self, target: str) -> list[object] | None:
+        """What must survive a restart; None while a replica is one pod."""
+        return None if self.size == 1 else [self.size, target]
+
+    @classmethod
+    def from_json(cls, saved: object, target: str) -> Groups:
+        """What `to_json` wrote of this target; never raises, whatever stands there."""
+        if not isinstance(saved, list) or len(saved) != 2 or saved[1] != target:
+            return cls()
+        size = number_or(saved[0], 1)
+        return cls(int(size)) if 1 <= size <= LARGEST and size == int(size) else cls()
 
     @property
     def problem(self) -> str:

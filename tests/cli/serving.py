@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,11 +31,19 @@ class Served:
     url: str
     greeting: str
     errors: list[str]
+    probes: int = 0  # the port for them, where one was given
 
     def stop(self) -> int:
         """Ctrl-C; returns the exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(PATIENCE_S)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at, for values: a container has its ports to itself."""
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(one.getsockname()[1]) for one in found]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.cli.serving import PATIENCE_S, ROOT, eventually
+from tests.cli.serving import PATIENCE_S, ROOT, eventually, free_ports
 from tests.cli.test_controller_cli import in_world
 from tests.controller.e2e.world import NAME, NAMESPACE, World
 from tests.helm.chart import JOURNAL_FOLDER, RELEASE, container, documents, environment
@@ -41,13 +41,6 @@ MONITORING = "system:serviceaccounts:monitoring"
 @pytest.fixture(autouse=True)
 def _prometheus() -> None:
     need_prometheus()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at, for values: a container has its ports to itself."""
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(one.getsockname()[1]) for one in found]
 
 
 @dataclass
@@ -180,6 +173,8 @@ def test_a_default_installation_with_the_api_is_ready_keeps_strangers_out_and_an
             assert "0 failed" in one.execute("doctor")
             assert one.probe("/healthz")
             assert one.probe("/readyz")
+            told = one.get(values["controller"]["ports"]["health"], "/healthz?verbose").text
+            assert told == "[+]controller ok\n[+]loop ok\n[+]api ok\n[+]source ok\nok\n", "both event loops are heard"
             assert one.stop() == 0
         assert {"serving", "leading", "tick"} <= {line["message"] for line in logged(one)}
         assert key not in one.log.read_text()

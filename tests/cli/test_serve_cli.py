@@ -13,7 +13,7 @@ import pytest
 from harmony.api import models
 from harmony.cli.main import run
 from harmony.client import Client
-from tests.cli.serving import Served, eventually, harmony_serve, health
+from tests.cli.serving import Served, eventually, free_ports, harmony_serve, health
 
 CHAT = "serving/chat"
 
@@ -22,7 +22,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Served]:
-    with harmony_serve("--demo") as served:
+    (port,) = free_ports(1)
+    with harmony_serve("--demo", "--health-address", f"127.0.0.1:{port}") as served:
+        served.probes = port
         yield served
         assert served.stop() == 0
     assert served.errors == []
@@ -34,6 +36,8 @@ def test_it_greets_and_shows_the_fleet(demo: Served) -> None:
     assert page.status_code == 200
     assert page.text.count('id="row-') == 5
     assert health(demo)["status"] == "ok"
+    probed = httpx.get(f"http://127.0.0.1:{demo.probes}/healthz?verbose", timeout=30)
+    assert (probed.status_code, probed.text) == (200, "[+]api ok\n[+]source ok\nok\n")
     with Client(demo.url) as client:
         (chat,) = client.services(search=CHAT)
         assert chat.violation_probability is not None  # the day before has been lived through

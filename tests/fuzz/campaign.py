@@ -19,6 +19,7 @@ KINDS = {  # cases, besides 30 bombs among the traces
     "models": ("model folders", 200),
     "keda": ("messages to KEDA's scaler", 1_500),
     "journals": ("damaged journals", 300),
+    "lies": ("stories of a lying source", 300),
 }
 MOST_MB = 1_000
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,6 +79,25 @@ def test_what_a_group_carries_is_learned() -> None:
     assert of.learned.capacity.median > 40
     assert of.view.ready == 2
     assert of.warnings == ()
+
+
+def test_the_size_of_a_group_outlives_a_restart() -> None:
+    saved = json.loads(json.dumps(lived(2, 6).to_json()))
+    again = service(**BOUND, saved=saved)
+    turn(again, T0 + 3600, 100.0, 2, starts=Starts(pods=6, ready=4))
+    assert again.view.ready == 1, "two of three pods of one group are not ready"
+    other = service(
+        **BOUND, scaleTargetRef={"apiVersion": "apps/v1", "kind": "Deployment", "name": "other"}, saved=saved
+    )
+    turn(other, T0 + 3600, 100.0, 2, starts=Starts(pods=6, ready=6))
+    assert other.view.ready == 6, "it was learned of another target"
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.just("x"), st.lists, max_leaves=5))
+def test_whatever_was_saved_a_group_has_a_sane_size(saved: object) -> None:
+    assert 1 <= Groups.from_json(saved, "x").size <= 10_000
+    assert Groups.from_json([4, "x"], "x").size == 4
+    assert Groups.from_json([4, "y"], "x").size == 1
 
 
 def test_a_canary_keeps_capacity_unlearned_and_says_so() -> None:
