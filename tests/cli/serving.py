@@ -20,7 +20,7 @@ from typing import Any
 import httpx2 as httpx
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0  # a busy machine takes its time to import and to live through a demo's past
+PATIENCE_S = 600.0  # a busy machine takes its time to import and to live through a demo's past
 
 
 @dataclass
