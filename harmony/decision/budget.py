@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -57,8 +58,11 @@ class ErrorBudget:
     counted: Hour = Hour(0.0)
 
     SLOWEST: ClassVar[float] = 0.3  # the pace stays between these multiples of epsilon
-    FASTEST: ClassVar[float] = 2.0
+    FASTEST: ClassVar[float] = 1.0
     HOUR_SHARE: ClassVar[float] = 0.25  # one hour moves the pace by at most this share of a window's budget
+    RECENT_S: ClassVar[float] = 3 * DAY_S  # what was violated so lately slows the pace at once ...
+    RECENT_MISSES: ClassVar[float] = 3.0  # (or in as many steps as allow so many violations)
+    ROOM: ClassVar[float] = 1.5  # ... where it is more than so many times what the objective allows
     SCALE: ClassVar[float] = 4.0  # stated risks are rescaled by at most this factor
     PRIOR: ClassVar[float] = 1.0  # violations that "what is stated is realised" is worth
 
@@ -125,14 +129,26 @@ class ErrorBudget:
         """The violated share to aim at now.
 
         What is left of the steps seen so far and of one whole window to come, spread over that window:
-        (epsilon (seen + whole) - spent) / whole, within `SLOWEST`..`FASTEST` times epsilon. No hour counts for more
-        than `HOUR_SHARE` of a window's budget: an outage that lasts all night is not paid back with idle weeks.
+        (epsilon (seen + whole) - spent) / whole, within `SLOWEST`..`FASTEST` times epsilon. Where more than `ROOM`
+        times epsilon was violated in the last days, it slows at once, by the same arithmetic over these days. No hour
+        counts for more than `HOUR_SHARE` of either budget: an outage that lasts all night is not paid back with idle
+        weeks.
         """
-        whole = self.window_s / self.step_s
-        most = max(1.0, self.HOUR_SHARE * self.total)
-        spent = sum(min(h.violated, most) for h in self.hours) if self.spent > most else self.spent
-        aim = (self.epsilon * (self.counted.steps + whole) - spent) / whole
+        hours = self.hours
+        aim = self._aim(hours, self.window_s, 1.0)
+        if self.epsilon > 0.0 and self.newest is not None:
+            recent_s = min(self.window_s, max(self.RECENT_S, self.RECENT_MISSES / self.epsilon * self.step_s))
+            since = self.newest.start_s + HOUR_S - recent_s
+            slowed = self._aim([h for h in hours if h.start_s >= since], recent_s, self.ROOM)
+            aim = min(aim, slowed) if slowed < self.epsilon else aim
         return min(max(aim, self.SLOWEST * self.epsilon), self.FASTEST * self.epsilon)
+
+    def _aim(self, hours: Sequence[Hour], window_s: float, room: float) -> float:
+        """The share at which a window to come would spend what these hours left of ``room`` times their budget."""
+        whole = window_s / self.step_s
+        most = max(1.0, self.HOUR_SHARE * self.epsilon * whole)
+        seen, spent = sum(h.steps for h in hours), sum(min(h.violated, most) for h in hours)
+        return (self.epsilon * (room * seen + whole) - spent) / whole
 
     @property
     def realised_over_stated(self) -> float:

@@ -57,6 +57,7 @@ PAST_SHARE = REFIT_GROWTH - 1.0  # a past that comes at once is replayed in piec
 GAP_ROWS = 10_000  # rows that are filled in as absent when turns did not come
 BLIND_MARGIN = 1.5  # what stands in for an expert that has no forecast: the lead's maximum times this
 REACH = 2.0  # no forecast above this multiple of the highest demand so far
+CEILING_DAYS = 2  # so many days must be known before the highest demand of a week bounds anything
 LOG_REACH = 5.0  # ... or further than exp(this) from the level
 WARM_KNOWN = 1.0  # violations that the budget must allow in what was replayed before it is trusted
 SCORE_BLOCK = 512
@@ -371,10 +372,15 @@ class OwnPast:
             return None
         risks = least_risks(self.cap)
         allowed = counts[:, -risks.size :]
-        picked = _by_rule(setting.rule, allowed, risks, np.array([setting.knob]))
-        wanted = self._bounded(max(int(picked[0, 0]), int(self._floor(now, now + 1)[0])))
+        picked = _by_rule(setting.rule, allowed, risks, np.array([setting.knob]))[0, 0]
+        table, stated = counts[0], RISKS
+        if setting.ceiling:
+            highest = self._ceiling(now, now + 1)[0]
+            table, stated = _cut(table, stated, highest, picked)
+            picked = min(picked, highest)
+        wanted = self._bounded(max(int(picked), int(self._floor(now, now + 1)[0])))
         before = self.recent[-(setting.hold - 1) :] if setting.hold > 1 else ()
-        return Guess(wanted, max((wanted, *before)), counts[0], RISKS, int(allowed[0, 0]))
+        return Guess(wanted, max((wanted, *before)), table, stated, int(min(allowed[0, 0], table[-1])))
 
     def _counts_now(self, expert: Expert, target: Target, now: int) -> FloatArray | None:
         """(1, risks) replicas of an expert at every risk for the newest row; None where it has no forecast."""
@@ -385,7 +391,7 @@ class OwnPast:
     def _thumb(self, setting: PortfolioSetting, now: int) -> Guess:
         """What a rule of thumb says."""
         since = max(0, now + 1 - max(4, setting.hold))
-        thumb: Thumb = "percentile" if setting.expert == "percentile" else "reactive"
+        thumb = cast(Thumb, setting.expert)
         load = self.history.filled(since, now + 1) / self.history.capacity(since, now + 1)
         wanted = self._bounded(int(thumb_counts(thumb, load, setting.hold, np.array([setting.knob]))[-1, 0]))
         for (
@@ -436,7 +442,7 @@ class OwnPast:
         columns = [block for expert in self.portfolio.experts for target in TARGETS for block in done[expert, target]]
         margins = np.asarray(self.portfolio.margins)
         for thumb in self.portfolio.thumbs:
-            for hold in self.portfolio.thumb_holds(self.grid):
+            for hold in self.portfolio.thumb_holds(self.grid, thumb):
                 back = min(start, max(4, hold) - 1 + k)
                 past_load = self.history.filled(start - back, stop) / self.history.capacity(start - back, stop)
                 columns.append(thumb_counts(thumb, past_load, hold, margins)[-(stop - start + k) :])
@@ -473,7 +479,11 @@ class OwnPast:
             before = self.learned.carry.get((expert, target, rule), np.empty((0, len(knobs)), dtype=np.uint8))
             whole = np.concatenate([before, np.maximum(wanted, floor[:, None]).astype(np.float32)])
             carried[rule] = _short(whole[-(max(holds) - 1 + k) :])
-            out += [held(whole, hold)[-(rows + k) :] for hold in holds]
+            for ceiling in self.portfolio.ceilings:
+                cut = whole
+                if ceiling:
+                    cut = np.minimum(whole, self._ceiling(start - len(before), start + rows)[:, None])
+                out += [held(cut, hold)[-(rows + k) :] for hold in holds]
         return out, carried
 
     def _or_blind(
@@ -571,8 +581,11 @@ class OwnPast:
         rule = _rule(setting)
         key = (_expert(setting), _target(setting), rule)
         ladder = self.portfolio.knobs(rule, self.cap)
-        column = self.learned.carry[key][:-1, ladder.index(setting.knob)]
-        return tuple(self._bounded(int(c)) for c in column[-(setting.hold - 1) :])
+        column = self.learned.carry[key][:-1, ladder.index(setting.knob)][-(setting.hold - 1) :]
+        if setting.ceiling:
+            last = self.reviewed - 1
+            column = np.minimum(column, self._ceiling(last - len(column), last))
+        return tuple(self._bounded(int(c)) for c in column)
 
     # ---- forecasts ------------------------------------------------------------------------------------------
     def _located_bases(self, start: int, stop: int, only: tuple[Expert, Target] | None = None) -> _Located:
@@ -628,6 +641,15 @@ class OwnPast:
         width = np.log((high + offset) / level) - location
         return location, np.log(np.maximum(width, 0.01))
 
+    def _ceiling(self, start: int, stop: int) -> FloatArray:
+        """(rows,) what the highest demand of the week up to each row needs; infinite in the first days."""
+        week = 7 * self.grid.day
+        back = min(start, week - 1)
+        demand = self.history.filled(start - back, stop)
+        highest = demand.max(keepdims=True) if stop == start + 1 else held(demand, week)[back:]
+        early = np.arange(start, stop) < CEILING_DAYS * self.grid.day
+        return np.where(early, math.inf, replicas(highest / self.history.capacity(start, stop)))
+
     def _floor(self, start: int, stop: int) -> FloatArray:
         """(rows,) what present demand needs."""
         return replicas(self.history.filled(start, stop) / self.history.capacity(start, stop))
@@ -661,6 +683,19 @@ def _by_rule(rule: str, counts: FloatArray, risks: FloatArray, knobs: FloatArray
     if rule == "price":
         return priced(counts, risks, knobs)
     return np.asarray(counts[:, np.searchsorted(-risks, -knobs * (1 + 1e-9))])
+
+
+def _cut(counts: FloatArray, risks: FloatArray, most: float, picked: float) -> tuple[FloatArray, FloatArray]:
+    """A table of ascending ``counts`` that ends at ``most``, which states no more risk than what was ``picked``.
+
+    What lies beyond is not believed in, so a count that is cut risks what the forecast's own choice would have; and
+    the table's cheapest count is the one that was picked, or ``most`` instead of it.
+    """
+    if most >= counts[-1]:
+        return counts, risks
+    within = int(np.searchsorted(counts, most, side="left"))
+    least = risks[max(0, int(np.searchsorted(counts, max(most, picked), side="right")) - 1)]
+    return np.append(counts[:within], most), np.append(risks[:within], least)
 
 
 def _filled(counts: FloatArray | None, others: FloatArray | None) -> FloatArray | None:

@@ -18,6 +18,7 @@ from harmony.decision.risk import ROUND
 __all__ = [
     "PRICES",
     "RISKS",
+    "THUMBS",
     "Base",
     "Portfolio",
     "PortfolioSetting",
@@ -34,7 +35,7 @@ __all__ = [
 
 Base = Literal["forecast", "ridge", "boosted"]
 RuleName = Literal["price", "quantile"]
-Thumb = Literal["reactive", "percentile"]
+Thumb = Literal["reactive", "percentile", "percentile 90", "percentile 98"]
 
 # Risks at which a forecast's demand is read off: every tenth below one in two, finer in the tail.
 RISKS: FloatArray = np.concatenate([np.linspace(0.7, 0.05, 27)[:-1], np.geomspace(0.05, 3e-5, 40)])
@@ -43,6 +44,10 @@ PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(0.5, 1e6, 26))
 MARGINS: tuple[float, ...] = (1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.5, 5.0)
 HOLDS_S: tuple[float, ...] = (1800.0, 3600.0)
 THUMB_HOLDS_S: tuple[float, ...] = (1800.0, 3600.0, 10_800.0)
+THUMBS: tuple[Thumb, ...] = ("reactive", "percentile", "percentile 90", "percentile 98")
+LEVELS: dict[str, float] = {"percentile": 0.95, "percentile 90": 0.9, "percentile 98": 0.98}
+LONG_S: tuple[float, ...] = (43_200.0, 86_400.0)  # what the other percentiles look back
+LONG_ROWS = 100  # ... where that is so many rows at least: a percentile of fewer says nothing of violations of 1 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,8 @@ class PortfolioSetting:
 
     `expert` is the forecasters whose mean is used joined by "+", or a rule of thumb; `target` what is forecast (empty
     for a rule of thumb); `rule` "price" (knob: replica-hours per violated hour), "quantile" (knob: risk) or "margin"
-    (knob: factor on demand); `hold` in steps.
+    (knob: factor on demand); `hold` in steps. With `ceiling` no count is above what the highest demand of the last week
+    needs.
     """
 
     expert: str
@@ -59,6 +65,7 @@ class PortfolioSetting:
     rule: str
     knob: float
     hold: int
+    ceiling: bool = False
 
     @property
     def family(self) -> str:
@@ -69,7 +76,8 @@ class PortfolioSetting:
     def label(self) -> str:
         """All of it, for people."""
         target = f" {self.target}" if self.target else ""
-        return f"{self.family}{target}, {self.rule} {self.knob:.3g}, hold {self.hold} steps"
+        most = ", at most the week's highest" if self.ceiling else ""
+        return f"{self.family}{target}, {self.rule} {self.knob:.3g}, hold {self.hold} steps{most}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +91,24 @@ class Portfolio:
         holds_s: holds on the way down besides one lead time, seconds.
         thumbs: rules of thumb that are tried too.
         margins: factors on demand that these try.
+        ceilings: whether counts of the experts are cut at what the highest demand of the last week needs.
     """
 
     experts: tuple[tuple[Base, ...], ...] = (("ridge",), ("forecast",), ("ridge", "forecast"))
     rules: tuple[RuleName, ...] = ("price",)
     prices: tuple[float, ...] = PRICES
     holds_s: tuple[float, ...] = HOLDS_S
-    thumbs: tuple[Thumb, ...] = ("reactive", "percentile")
+    thumbs: tuple[Thumb, ...] = THUMBS
     margins: tuple[float, ...] = field(default=MARGINS)
+    ceilings: tuple[bool, ...] = (False, True)
 
     def __post_init__(self) -> None:
         if not (self.experts or self.thumbs):
             raise UsageError("portfolio: expected at least one expert or rule of thumb")
         if not self.prices or list(self.prices) != sorted(self.prices) or not all(p > 0 for p in self.prices):
             raise UsageError("portfolio: expected prices above 0 in ascending order")
+        if not self.ceilings or len(set(self.ceilings)) < len(self.ceilings):
+            raise UsageError("portfolio: expected ceilings to be False, True or both")
 
     @property
     def bases(self) -> tuple[Base, ...]:
@@ -125,20 +137,24 @@ class Portfolio:
     def settings(self, grid: LeadGrid, cap: float) -> tuple[PortfolioSetting, ...]:
         """All settings in the order of the table's columns; ``cap`` is the most risk of one decision."""
         out = [
-            PortfolioSetting("+".join(expert), target, rule, knob, hold)
+            PortfolioSetting("+".join(expert), target, rule, knob, hold, ceiling)
             for expert in self.experts
             for target in TARGETS
             for rule in self.rules
+            for ceiling in self.ceilings
             for hold in self.holds(grid, target)
             for knob in self.knobs(rule, cap)
         ]
         for thumb in self.thumbs:
-            out += [PortfolioSetting(thumb, "", "margin", m, h) for h in self.thumb_holds(grid) for m in self.margins]
+            holds = self.thumb_holds(grid, thumb)
+            out += [PortfolioSetting(thumb, "", "margin", m, h) for h in holds for m in self.margins]
         return tuple(out)
 
-    def thumb_holds(self, grid: LeadGrid) -> tuple[int, ...]:
-        """Steps that rules of thumb hold (or look back)."""
-        return tuple(sorted({grid.lead_steps + 1, *(grid.steps(s) for s in THUMB_HOLDS_S)}))
+    def thumb_holds(self, grid: LeadGrid, thumb: Thumb) -> tuple[int, ...]:
+        """Steps that a rule of thumb holds (or looks back)."""
+        if thumb in ("reactive", "percentile"):
+            return tuple(sorted({grid.lead_steps + 1, *(grid.steps(s) for s in THUMB_HOLDS_S)}))
+        return tuple(sorted({h for s in LONG_S if (h := grid.steps(s)) >= LONG_ROWS}))
 
 
 @lru_cache(maxsize=64)
@@ -196,13 +212,13 @@ def thumb_counts(thumb: Thumb, load: FloatArray, hold: int, margins: FloatArray)
     """(rows, margins) counts of a rule of thumb that sees ``load`` (rows,) = demand over capacity.
 
     *reactive*: the last value times a margin, held (what a HorizontalPodAutoscaler without tolerance sets).
-    *percentile*: the 95th percentile of the last ``hold`` steps times a margin.
+    *percentile*: the 95th percentile of the last ``hold`` steps times a margin; *percentile 90*, *percentile 98* those.
     """
-    if thumb == "percentile":
-        return replicas(_percentile(load, max(4, hold))[:, None] * margins)
+    if thumb in LEVELS:
+        return replicas(_percentile(load, max(4, hold), LEVELS[thumb])[:, None] * margins)
     return held(replicas(load[:, None] * margins), hold)
 
 
-def _percentile(load: FloatArray, steps: int) -> FloatArray:
-    at = min(steps - 1, math.ceil(0.95 * steps) - 1)
+def _percentile(load: FloatArray, steps: int, level: float) -> FloatArray:
+    at = min(steps - 1, math.ceil(level * steps) - 1)
     return np.asarray(rank_filter(load, at, size=steps, origin=(steps - 1) // 2, mode="nearest"))

@@ -16,7 +16,7 @@ from harmony.decision.budget import ErrorBudget
 from harmony.decision.in_force import Wish, in_force
 from harmony.decision.own_past import PAST_SHARE, WHOLE, Guess, Keeping, OwnPast, TurnRow
 from harmony.decision.piece import Prices, violated_part
-from harmony.decision.portfolio import Base, Portfolio, PortfolioSetting
+from harmony.decision.portfolio import THUMBS, Base, Portfolio, PortfolioSetting
 from harmony.decision.price import CAP
 from harmony.decision.risk import ROUND
 from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, hold
@@ -105,7 +105,7 @@ class HarmonyPolicy:
         return Portfolio(
             experts=tuple(experts),
             rules=("quantile",) if self.rule == "quantile" else ("price",),
-            thumbs=("reactive", "percentile") if self.thumbs else (),
+            thumbs=THUMBS if self.thumbs else (),
         )
 
     @property
@@ -319,8 +319,8 @@ def _prices(objective: Objective, row_s: float) -> Prices:
 def _setting_of(saved: object) -> PortfolioSetting | None:
     """A setting as it was saved; None for anything else."""
     match saved:
-        case [str(expert), str(target), str(rule), int() | float() as knob, int(hold)]:
-            return PortfolioSetting(expert, target, rule, float(knob), hold)
+        case [str(expert), str(target), str(rule), int() | float() as knob, int(hold), *more] if len(more) <= 1:
+            return PortfolioSetting(expert, target, rule, float(knob), hold, more == [True])
     return None
 
 

@@ -84,12 +84,29 @@ def test_what_left_the_window_is_forgotten() -> None:
     assert budget.learn(2 * DAY_S, 60, 0).left == 1.0
 
 
-def test_an_unspent_budget_quickens_and_a_broken_one_slows() -> None:
+def test_an_unspent_budget_makes_good_what_was_overspent_but_never_aims_above_the_promise() -> None:
     fresh = ErrorBudget(0.01, window_s=2 * DAY_S)
     idle, busy = fresh, fresh
     for hour in range(24):
         idle, busy = idle.learn(hour * HOUR_S, 60, 0), busy.learn(hour * HOUR_S, 60, 2)
-    assert idle.pace > 0.01 > busy.pace
+    assert idle.pace == 0.01 > busy.pace
+    for hour in range(24, 48):
+        busy = busy.learn(hour * HOUR_S, 60, 0)
+    assert busy.pace == pytest.approx(0.01 * 9.6 / 28.8)  # 48 are spent of what two windows of 28.8 allow
+
+
+def test_a_bad_day_slows_at_once_and_is_forgotten_for_it_after_some_days() -> None:
+    """Three times what is allowed for a day, after three weeks without: the whole window would hardly notice."""
+    budget = ErrorBudget(0.01)
+    for hour in range(21 * 24):
+        budget = budget.learn(hour * HOUR_S, 60, 0)
+    for hour in range(21 * 24, 24 * 24):
+        budget = budget.learn(hour * HOUR_S, 60, 2)
+    assert budget.left > 0.5
+    assert budget.pace == ErrorBudget.SLOWEST * 0.01
+    for hour in range(24 * 24, 27 * 24):
+        budget = budget.learn(hour * HOUR_S, 60, 0)
+    assert budget.pace == 0.01
 
 
 def test_an_hour_without_known_steps_changes_nothing() -> None:

@@ -15,8 +15,8 @@ from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.growing_rows import GrowingRows
-from harmony.decision.own_past import Keeping, OwnPast, TurnRow
-from harmony.decision.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of
+from harmony.decision.own_past import Keeping, OwnPast, TurnRow, _cut
+from harmony.decision.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of, thumb_counts
 from harmony.decision.selection import Tally, choose, verdict
 from harmony.model.decision import Decision
 from harmony.model.objective import Behavior, ScalingPolicy, ScalingRules, Stages
@@ -72,6 +72,31 @@ def test_the_priced_count_is_the_cheapest(seed: int, price: float, cap: float) -
     assert (risks <= cap * (1 + 1e-9)).all() or risks.size == 1
     more = priced(counts, risks, np.array([2 * price]))[:, 0]
     assert (more >= got).all()
+
+
+@LAWS
+@given(st.integers(0, 10**6), st.floats(0.5, 1e5), st.integers(1, 80))
+def test_a_table_cut_at_the_highest_demand_has_the_cut_pick_as_its_cheapest(seed: int, price: float, most: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = np.sort(rng.integers(1, 60, RISKS.size)).astype(float)
+    picked = float(priced(counts[None], RISKS, np.array([price]))[0, 0])
+    cut, risks = _cut(counts, RISKS, float(most), picked)
+    assert np.all(np.diff(cut) >= 0.0)
+    assert np.all(np.diff(risks) <= 0.0)
+    assert cut[-1] <= max(most, counts[-1])
+    assert cut[np.argmin(cut + price * risks)] == min(picked, most)
+
+
+def test_percentiles_of_half_a_day_and_a_day_are_tried_where_these_are_a_hundred_rows() -> None:
+    load = daily(400) / 100.0
+    portfolio = Portfolio()
+    assert portfolio.thumb_holds(LeadGrid(3600.0, 1), "percentile 98") == ()
+    assert portfolio.thumb_holds(LeadGrid(600.0, 1), "percentile 98") == (144,)
+    assert portfolio.thumb_holds(LeadGrid(60.0, 5), "percentile 98") == (720, 1440)
+    counts = thumb_counts("percentile 98", load, 144, np.array([1.0, 1.2]))
+    for row in (143, 250, 399):
+        level = np.quantile(load[row - 143 : row + 1], 0.98, method="inverted_cdf")
+        assert counts[row].tolist() == [math.ceil(level), math.ceil(1.2 * level)]
 
 
 def test_risks_fall_from_most_to_least() -> None:
@@ -239,6 +264,9 @@ def test_what_it_guesses_is_what_the_tally_counts() -> None:
         if reviewed and wanted and setting is not None and setting.rule == "price":
             target = "point" if setting.target == "point" else "max"
             column = past.learned.carry[("ridge",), target, "price"][:, past.portfolio.prices.index(setting.knob)]
+            if setting.ceiling:  # what goes on is not cut yet
+                most = [math.ceil(demand[max(0, j - 1007) : j + 1].max() / 100.0) for j in range(i + 1)]
+                column = np.minimum(column, most[-len(column) :])
             n = min(len(wanted), len(column) - 1)
             assert column[-1 - n : -1].tolist() == wanted[-n:]
             compared += n
@@ -247,6 +275,21 @@ def test_what_it_guesses_is_what_the_tally_counts() -> None:
         past = past.with_wanted(guess.wanted)
         wanted = [] if reviewed else [*wanted, guess.wanted]
     assert compared > 50
+
+
+def test_under_a_ceiling_no_count_is_above_what_the_highest_demand_of_the_week_needs() -> None:
+    """Bursts that always reach the same height: the forecast of one goes far beyond it, what is set does not."""
+    rng = np.random.default_rng(3)
+    demand = np.where(rng.random(600) < 0.03, 9000.0, 100.0 * np.exp(0.1 * rng.standard_normal(600)))
+    past = lived(begun(RIDGE), demand)
+    plain = next(i for i, s in enumerate(past.settings) if s.rule == "price" and s.knob > 1e5 and not s.ceiling)
+    twin = past.settings.index(replace(past.settings[plain], ceiling=True))
+    free, bound = (replace(past, chosen=at, recent=()).guess() for at in (plain, twin))
+    assert free is not None
+    assert bound is not None
+    assert bound.wanted == 90 < free.wanted
+    assert bound.counts[-1] == 90
+    assert past.tally.cost[twin] < past.tally.cost[plain]
 
 
 def test_the_verdict_shows_the_chosen_first_and_the_others_beside_it() -> None:
