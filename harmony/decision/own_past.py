@@ -482,7 +482,8 @@ class OwnPast:
             for ceiling in self.portfolio.ceilings:
                 cut = whole
                 if ceiling:
-                    cut = np.minimum(whole, self._ceiling(start - len(before), start + rows)[:, None])
+                    ceilings = self._ceiling(start - len(before), start + rows).astype(np.float32)
+                    cut = np.minimum(whole, ceilings[:, None])
                 out += [held(cut, hold)[-(rows + k) :] for hold in holds]
         return out, carried
 
