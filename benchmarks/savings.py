@@ -5,7 +5,8 @@ of thumb, each tuned *in hindsight* on the scored part itself to the violation t
 and tuned scale-down window), last value plus margin with a hold, sliding percentiles, a fixed count; about 3,000
 settings. A replica carries a twentieth of the trace's mean demand; lead 5 minutes, or one step where that is longer.
 
-Finished runs are kept in `--cache`: an interrupted table goes on where it stopped. Writes benchmarks/savings.md.
+Finished runs are kept in `--cache`: an interrupted table goes on where it stopped. Writes benchmarks/savings.md (with
+`--epsilon 0.05` savings_5_percent.md).
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
+from harmony.decision.portfolio import ready_of
+from harmony.decision.risk import ROUND
 from harmony.model.objective import Objective
-from simulator.hindsight import KINDS, RULES, Curve, Yardstick, at_level, foresight, yardstick
+from simulator.hindsight import KINDS, RULES, Curve, Yardstick, at_level, foresight, rules, yardstick
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
 from simulator.sweep.cells import run_figures
@@ -94,6 +98,8 @@ def _filled(values: np.ndarray) -> np.ndarray:
 
 # ---- rules of thumb in hindsight -----------------------------------------------------------------------------
 Kinds = dict[str, list[list[list[float]]]]
+Row = dict[str, Any]  # figures of one run by name
+Rows = dict[str, Row]
 
 
 def marks_of(yard: Yardstick) -> Kinds:
@@ -114,12 +120,28 @@ def curves_of(marks: Kinds) -> dict[str, list[Curve]]:
     return {**made, "rival": [c for kind in RULES for c in made[kind]]}
 
 
+def hpa_changes(load: np.ndarray, grid: LeadGrid, scored_from: int) -> list[list[float]]:
+    """Violated share, replica-steps and changes of the count of every setting of the HPA with its default window."""
+    counts = next(counts for kind, counts in rules(load, grid, scored_from) if kind == "hpa")
+    ready = ready_of(counts, grid.lead_steps)[scored_from:]
+    shares = (load[scored_from:, None] - ready > ROUND).mean(axis=0)
+    changes = (np.diff(counts[scored_from - 1 :], axis=0) != 0).sum(axis=0)
+    return [shares.tolist(), counts[scored_from:].sum(axis=0).tolist(), changes.tolist()]
+
+
+def changes_at(marks: list[list[float]], share: float) -> float:
+    """Changes of the cheapest setting that violates no more than ``share``; NaN where none does."""
+    shares, hours, changes = (np.asarray(m) for m in marks)
+    kept = np.flatnonzero(shares <= share + 1e-12)
+    return float(changes[kept[np.argmin(hours[kept])]]) if kept.size else math.nan
+
+
 # ---- one run -------------------------------------------------------------------------------------------------
-def measure(folder: Path, name: str, policy: str, epsilon: float, cache: Path) -> dict[str, float]:
+def measure(folder: Path, name: str, policy: str, epsilon: float, cache: Path) -> Row:
     """One policy on one trace, from the cache if it was run before."""
     kept = kept_at(cache, name, policy, epsilon)
     if kept.exists():
-        row: dict[str, float] = json.loads(kept.read_text())
+        row: Row = json.loads(kept.read_text())
         return row
     demand, step_s, lead_s = demand_of(folder, name)
     capacity = float(demand.mean()) / MEAN_REPLICAS
@@ -129,6 +151,9 @@ def measure(folder: Path, name: str, policy: str, epsilon: float, cache: Path) -
     if not marks.exists():
         marks.write_text(json.dumps(marks_of(yardstick(demand, capacity, grid, scored.start))))
     curves = curves_of(json.loads(marks.read_text()))
+    calm = cache / f"{name}-hpa-changes.json"
+    if not calm.exists():
+        calm.write_text(json.dumps(hpa_changes(load, grid, scored.start)))
     panel = Panel(name=name, values=demand[:, None], indicators=(Indicator("demand"),), start_s=1.6e9, step_s=step_s)
     settings = ReplaySettings(
         replica_capacity=capacity, start_up=StartUp(lead_s), objective=Objective(epsilon=epsilon),
@@ -139,6 +164,7 @@ def measure(folder: Path, name: str, policy: str, epsilon: float, cache: Path) -
     run = result.policies[policy]
     figures = run_figures(result, run)
     ordered, share = figures.ordered.sum(), figures.violated
+    days = (scored.stop - scored.start) * step_s / 86_400
     row = {
         "over_oracle": float(ordered / foresight(load, grid.lead_steps)[scored].sum()),
         "violated": share,
@@ -148,6 +174,8 @@ def measure(folder: Path, name: str, policy: str, epsilon: float, cache: Path) -
         "worst_hour": figures.worst_hour,
         "unserved": figures.unserved,
         "changes_per_day": figures.changes_per_day,
+        "hpa_changes_per_day": changes_at(json.loads(calm.read_text()), share) / days,
+        "verdict": figures.verdict,
         "cpu_s": time.process_time() - began,
     }
     kept.write_text(json.dumps(row))
@@ -163,7 +191,6 @@ def kept_at(cache: Path, name: str, policy: str, epsilon: float) -> Path:
 FIGURES = SWEPT | {"CPU seconds, sum": ("cpu_s", "sum", 1.0)}
 TOGETHER = {"most": np.nanmax, "median": np.nanmedian, "mean": np.nanmean, "sum": np.nansum}
 NAMES = {"oracle": "over_oracle"}  # the same figures under older keys of the cache
-Rows = dict[str, dict[str, float]]
 
 
 def page(found: dict[str, Rows], epsilon: float, command: str) -> str:
@@ -233,7 +260,7 @@ def main() -> None:
     ap.add_argument("--out", type=Path, default=Path(__file__).with_name("savings.md"))
     args = ap.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, dict[str, float]]] = {p: {} for p in args.policies}
+    found: dict[str, Rows] = {p: {} for p in args.policies}
     for name in args.only:
         for policy in args.policies:
             if args.finished and not kept_at(args.cache, name, policy, args.epsilon).exists():

@@ -22,6 +22,7 @@ from forecasting.panel import FloatArray
 from forecasting.specialists import TARGETS, Features, Fitted, LeadGrid, Target, fit_specialists, targets_of
 from harmony.decision.blocks import Blocks
 from harmony.decision.budget import ErrorBudget
+from harmony.decision.evidence import RARE, Ladder, drawn_together, ladders_of, memory_misses
 from harmony.decision.limited import Limited, limited
 from harmony.decision.piece import NO_PRICES, Measure, Piece, Prices
 from harmony.decision.portfolio import (
@@ -38,7 +39,7 @@ from harmony.decision.portfolio import (
     settings_of,
     thumb_counts,
 )
-from harmony.decision.selection import MEMORY_MISSES, MEMORY_S, Families, Tally, Verdict, choose, families_of, verdict
+from harmony.decision.selection import MEMORY_S, Families, Tally, Verdict, choose, families_of, verdict
 from harmony.decision.tails import quantiles
 from harmony.decision.turn_rows import FORECASTS, TurnRows
 from harmony.model.objective import Behavior
@@ -446,7 +447,8 @@ class OwnPast:
                 back = min(start, max(4, hold) - 1 + k)
                 past_load = self.history.filled(start - back, stop) / self.history.capacity(start - back, stop)
                 columns.append(thumb_counts(thumb, past_load, hold, margins)[-(stop - start + k) :])
-        memory = max(MEMORY_S / self.grid.step_s, MEMORY_MISSES / max(self.budget.epsilon, 1e-6))
+        epsilon = self.budget.epsilon
+        memory = max(MEMORY_S / self.grid.step_s, memory_misses(epsilon) / max(epsilon, 1e-6))
         columns, after = self._under_limits(columns, stop - start)
         scores = {id(block): piece.score(block) for block in columns}  # some stand in for others
         cost, missed = (np.concatenate(parts) for parts in zip(*(scores[id(b)] for b in columns), strict=True))
@@ -564,10 +566,13 @@ class OwnPast:
 
     def _chosen(self) -> OwnPast:
         """With the setting chosen that is cheapest at the budget's pace, and the best of every family told."""
-        thumbs, families = _kinds(self.portfolio, self.grid, self.cap)
-        allowed = self.budget.pace
-        best = choose(self.tally, allowed, self.chosen, thumbs)
-        told = verdict(self.tally, self.settings, allowed, best, families)
+        thumbs, families, ladders = _kinds(self.portfolio, self.grid, self.cap)
+        allowed, tally = self.budget.pace, self.tally
+        share = None
+        if self.budget.epsilon <= RARE and tally.counted:
+            share = drawn_together(tally.missed, ladders, tally.known / tally.counted) / max(tally.known, 1e-12)
+        best = choose(tally, allowed, self.chosen, thumbs, share)
+        told = verdict(tally, self.settings, allowed, best, families, share)
         if best == self.chosen:
             return replace(self, allowed=allowed, told=told)
         changes = self.changes + (self.chosen is not None)
@@ -673,10 +678,12 @@ class _Located(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _kinds(portfolio: Portfolio, grid: LeadGrid, cap: float) -> tuple[npt.NDArray[np.bool_], Families]:
-    """(settings,) which are rules of thumb, and the families; kept by what the settings follow from, which is short."""
+def _kinds(
+    portfolio: Portfolio, grid: LeadGrid, cap: float
+) -> tuple[npt.NDArray[np.bool_], Families, tuple[Ladder, ...]]:
+    """(settings,) which are rules of thumb, the families, and the ladders; kept by what settings follow from."""
     settings = settings_of(portfolio, grid, cap)
-    return np.array([s.rule == "margin" for s in settings]), families_of(settings)
+    return np.array([s.rule == "margin" for s in settings]), families_of(settings), ladders_of(settings)
 
 
 def _by_rule(rule: str, counts: FloatArray, risks: FloatArray, knobs: FloatArray) -> FloatArray:

@@ -29,8 +29,7 @@ Families = Mapping[str, npt.NDArray[np.int_]]
 
 HYSTERESIS = 0.002  # what a change of setting must save
 HANDICAP = 0.05  # what a rule of thumb must save against the experts: replayed luck is cheap, and it has more of it
-MEMORY_S = 6 * 86_400.0  # what happened so long ago counts for 1 / e
-MEMORY_MISSES = 2.0  # ... but as many steps count as allow this many violations
+MEMORY_S = 6 * 86_400.0  # what happened so long ago counts for 1 / e, or as long as `memory_misses` says
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,13 +75,16 @@ class Tally:
         return self.missed / self.known if self.known else np.zeros_like(self.missed)
 
 
-def choose(tally: Tally, allowed: float, current: int | None, thumbs: np.ndarray) -> int:
+def choose(
+    tally: Tally, allowed: float, current: int | None, thumbs: np.ndarray, share: FloatArray | None = None
+) -> int:
     """Number of the cheapest setting whose replayed share is at most ``allowed``; the safest where none is.
 
     ``thumbs`` (settings,) True for rules of thumb, which must be cheaper than experts by `HANDICAP`. ``current`` is
-    kept unless another one saves `HYSTERESIS`.
+    kept unless another one saves `HYSTERESIS`. ``share`` (settings,) is what each is judged by; None for what was
+    counted.
     """
-    share = tally.share
+    share = tally.share if share is None else share
     keeping = share <= allowed
     if not keeping.any():
         keeping = share <= share.min() + 1e-12
@@ -122,14 +124,15 @@ def verdict(
     allowed: float,
     chosen: int,
     families: Families | None = None,
+    share: FloatArray | None = None,
 ) -> tuple[Verdict, ...]:
     """Why the chosen setting was chosen: every family's best beside it, the chosen one first, then by cost.
 
-    ``families`` are those of ``settings``, where they are known already.
+    ``families`` are those of ``settings``, where they are known already; ``share`` as in `choose`.
     """
     if tally.steps == 0.0:
         return ()
-    share = tally.share
+    share = tally.share if share is None else share
     above = np.where(share > allowed, share, 0.0)  # who keeps the budget comes first, then who breaks it least
     best: dict[str, int] = {}
     for family, numbers in (families or families_of(settings)).items():
