@@ -20,13 +20,14 @@ class Value:
     """The chart's value for a setting.
 
     Attributes:
-        path: where it stands in values.yaml, as `controller.interval`.
+        path: where it stands in values.yaml, as `controller.interval`; empty where it follows from other values.
         help: one sentence in the chart's words; the setting's own by default.
         default: what values.yaml says; the setting's own by default.
         schema: JSON schema besides type and description, which follow from the default and the help.
         form: how the argument is made of it, as `:%v` for a port.
         when: path of the boolean value without which the setting is left out.
-        template: named template that makes the text of several values.
+        template: named template that makes the text of several values; empty text: nothing is said.
+        whole: the template makes all of the environment's entry but its name, where the text is in a Secret.
         shared: given by the environment, so that `harmony doctor` and others run in the container read it too.
     """
 
@@ -37,6 +38,7 @@ class Value:
     form: str = "%v"
     when: str = ""
     template: str = ""
+    whole: bool = False
     shared: bool = False
 
 

@@ -326,10 +326,29 @@ class KedaSettings:
             ),
         ),
     ] = ""
-    keda_cert_file: Annotated[str, Setting("Certificate of the KEDA scaler.", flag="keda-tls-cert-file")] = ""
-    keda_key_file: Annotated[str, Setting("Its key.", flag="keda-tls-key-file")] = ""
+    keda_cert_file: Annotated[
+        str,
+        Setting(
+            "Certificate of the KEDA scaler.",
+            flag="keda-tls-cert-file",
+            value=Value("", when="keda.enabled", template="harmony.kedaCertFile"),
+        ),
+    ] = ""
+    keda_key_file: Annotated[
+        str,
+        Setting(
+            "Its key.",
+            flag="keda-tls-key-file",
+            value=Value("", when="keda.enabled", template="harmony.kedaKeyFile"),
+        ),
+    ] = ""
     keda_ca_file: Annotated[
-        str, Setting("Ask clients for certificates signed by this CA.", flag="keda-tls-ca-file")
+        str,
+        Setting(
+            "Ask clients for certificates signed by this CA.",
+            flag="keda-tls-ca-file",
+            value=Value("", when="keda.enabled", template="harmony.kedaCaFile"),
+        ),
     ] = ""
 
 

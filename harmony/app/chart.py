@@ -33,14 +33,21 @@ SECTION = {"type": "object", "additionalProperties": False}
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
-def settings_of_the_chart() -> list[tuple[Chosen, Value]]:
-    """Every setting that is a value of the chart, in the order of its class."""
+def told_by_the_chart() -> list[tuple[Chosen, Value]]:
+    """Every setting that the chart gives, in the order of its class."""
     found = [(one, one.setting.value) for kind in CLASSES for one in settings_of(kind)]
     return [(one, value) for one, value in found if value is not None]
 
 
+def settings_of_the_chart() -> list[tuple[Chosen, Value]]:
+    """Those that are a value of their own; what is left follows from others."""
+    return [(one, value) for one, value in told_by_the_chart() if value.path]
+
+
 def default_of(one: Chosen, value: Value) -> Any:  # noqa: ANN401 - whatever YAML holds
     """What values.yaml says."""
+    if not value.path:
+        return ""
     default = one.default if value.default is None else value.default
     if one.setting.duration and isinstance(default, float):
         return format_duration(default)
@@ -55,7 +62,7 @@ def text_of(one: Chosen, value: Value) -> str:
 # ---- the template -------------------------------------------------------------------------------------------------
 def template(_: str = "") -> str:
     """`templates/_settings.tpl`: named templates of the arguments and of the environment."""
-    chosen = settings_of_the_chart()
+    chosen = told_by_the_chart()
     told = [pair for pair in chosen if not pair[1].shared]
     shared = [pair for pair in chosen if pair[1].shared]
     return "".join(
@@ -94,6 +101,8 @@ def argument(one: Chosen, value: Value) -> list[str]:
 def entry(one: Chosen, value: Value) -> list[str]:
     """Lines that make the environment variable of the value."""
     item = f"- {{name: {one.env}, value: {{{{ {HERE} | quote }}}}}}"
+    if value.whole:
+        item = f"- {{name: {one.env}, {{{{ {HERE} }}}}}}"
     if one.is_pairs:
         return [
             f"{{{{- with {reading(value)} }}}}",

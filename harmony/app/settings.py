@@ -35,7 +35,12 @@ class JournalSettings:
     """
 
     journal: Annotated[
-        str, Setting("sqlite:///FILE or postgresql://...: decisions and keys.", env="HARMONY_JOURNAL_URL")
+        str,
+        Setting(
+            "sqlite:///FILE or postgresql://...: decisions and keys.",
+            env="HARMONY_JOURNAL_URL",
+            value=Value("", template="harmony.journalSource", whole=True, shared=True),
+        ),
     ] = ""
     retain_days: Annotated[
         float | None,
@@ -108,7 +113,13 @@ class DoorSettings:
     wait_for_key: Annotated[
         bool, Setting("Start before there is a key, and let nobody in until one is made.", env=False)
     ] = False
-    token_review: Annotated[bool, Setting("Accept Kubernetes tokens (asks the API server).")] = False
+    token_review: Annotated[
+        bool,
+        Setting(
+            "Accept Kubernetes tokens (asks the API server).",
+            value=Value("", template="harmony.tokenReview", shared=True),
+        ),
+    ] = False
     read_groups: Annotated[
         tuple[str, ...],
         Setting(

@@ -97,7 +97,10 @@ def test_a_new_setting_makes_its_section_its_flag_and_its_schema(monkeypatch: py
         new("label", tuple[tuple[str, str], ...], (), Value("fresh.labels")),
         new("label_file", str, "", Value("fresh.labelFile", shared=True)),
     ]
-    monkeypatch.setattr(chart, "settings_of_the_chart", lambda: [*SETTINGS, *added])
+    follows = Value("", when="keda.enabled", template="harmony.fresh")
+    source = Value("", template="harmony.source", whole=True, shared=True)
+    given = [*chart.told_by_the_chart(), *added, new("follower", bool, False, follows), new("secret", str, "", source)]
+    monkeypatch.setattr(chart, "told_by_the_chart", lambda: given)
     made = yaml.safe_load(values(VALUES))
     fresh = {"turbo": False, "brake": True, "deep": {"depth": 3}, "labels": {}, "labelFile": ""}
     assert made.pop("fresh") == fresh
@@ -114,4 +117,6 @@ def test_a_new_setting_makes_its_section_its_flag_and_its_schema(monkeypatch: py
     assert (
         '{{- range $key, $value := .Values.fresh.labels }}\n- {{ printf "--label=%s=%s" $key $value | quote }}' in told
     )
+    assert '{{- if include "harmony.fresh" . }}\n- --follower\n{{- end }}' in told
+    assert '{{- with include "harmony.source" . }}\n- {name: HARMONY_SECRET, {{ . }}}\n{{- end }}' in told
     assert "{{- with .Values.fresh.labelFile }}\n- {name: HARMONY_LABEL_FILE, value: {{ . | quote }}}" in told

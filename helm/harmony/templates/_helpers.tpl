@@ -77,9 +77,31 @@ app.kubernetes.io/part-of: harmony
 {{- ternary "/etc/harmony/prometheus-client/tls.key" .Values.prometheus.keyFile (ne .Values.prometheus.clientSecret "") }}
 {{- end }}
 
+{{/* Files of the pod for KEDA's TLS; empty for none. */}}
+{{- define "harmony.kedaCertFile" -}}
+{{- if .Values.keda.tls.existingSecret }}/etc/harmony/keda-tls/tls.crt{{ end }}
+{{- end }}
+
+{{- define "harmony.kedaKeyFile" -}}
+{{- if .Values.keda.tls.existingSecret }}/etc/harmony/keda-tls/tls.key{{ end }}
+{{- end }}
+
+{{- define "harmony.kedaCaFile" -}}
+{{- if and .Values.keda.tls.existingSecret .Values.keda.tls.verifyClients }}/etc/harmony/keda-tls/ca.crt{{ end }}
+{{- end }}
+
 {{/* Whether the journal is a file: one process writes it, so there is one pod, and never two at a time. */}}
 {{- define "harmony.sqlite" -}}
 {{- if and .Values.api.enabled (not .Values.api.journal.existingSecret) }}yes{{ end }}
+{{- end }}
+
+{{/* Where the journal is, for the server and for `harmony keys`, `journal` and `explain` in its container. */}}
+{{- define "harmony.journalSource" -}}
+{{- if include "harmony.sqlite" . -}}
+value: "sqlite:////var/lib/harmony/journal.db"
+{{- else if .Values.api.enabled -}}
+valueFrom: {secretKeyRef: {name: {{ .Values.api.journal.existingSecret }}, key: {{ .Values.api.journal.existingSecretKey | quote }}}}
+{{- end }}
 {{- end }}
 
 {{- define "harmony.replicas" -}}
@@ -95,6 +117,11 @@ app.kubernetes.io/part-of: harmony
 {{- if .Values.api.enabled }}
 {{- with .Values.api.tokenReview }}{{ concat .readGroups .operateGroups .adminGroups | uniq | join ", " }}{{ end }}
 {{- end }}
+{{- end }}
+
+{{/* Whether tokens are reviewed; `harmony doctor` sees by it that this right is needed too. */}}
+{{- define "harmony.tokenReview" -}}
+{{- if include "harmony.tokenGroups" . }}true{{ end }}
 {{- end }}
 
 {{/* Choices that the schema cannot judge; each message says what would be accepted. */}}

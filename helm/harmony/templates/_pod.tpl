@@ -10,13 +10,6 @@
 - controller
 {{- end }}
 {{- include "harmony.settings.args" . }}
-{{- if and .Values.keda.enabled .Values.keda.tls.existingSecret }}
-- --keda-tls-cert-file=/etc/harmony/keda-tls/tls.crt
-- --keda-tls-key-file=/etc/harmony/keda-tls/tls.key
-{{- if .Values.keda.tls.verifyClients }}
-- --keda-tls-ca-file=/etc/harmony/keda-tls/ca.crt
-{{- end }}
-{{- end }}
 {{- with .Values.controller.extraArgs }}
 {{ toYaml . }}
 {{- end }}
@@ -30,17 +23,6 @@
 # Settings that `harmony doctor` and `harmony recommend` share with the controller: all three read them from here.
 {{- include "harmony.settings.env" . }}
 - {name: HARMONY_LEASE_NAMESPACE, value: {{ .Release.Namespace }}}
-{{- if and .Values.api.enabled (include "harmony.tokenGroups" .) }}
-# `harmony doctor` sees by it that this right is needed too.
-- {name: HARMONY_TOKEN_REVIEW, value: "true"}
-{{- end }}
-{{- if include "harmony.sqlite" . }}
-# `harmony keys`, `journal` and `explain`, run in this container, find the journal here too.
-- {name: HARMONY_JOURNAL_URL, value: "sqlite:////var/lib/harmony/journal.db"}
-{{- else if .Values.api.enabled }}
-- name: HARMONY_JOURNAL_URL
-  valueFrom: {secretKeyRef: {name: {{ .Values.api.journal.existingSecret }}, key: {{ .Values.api.journal.existingSecretKey | quote }}}}
-{{- end }}
 # The root file system is read-only: every library that caches does so in /tmp.
 - {name: HOME, value: /tmp}
 - {name: XDG_CACHE_HOME, value: /tmp/cache}

@@ -25,12 +25,27 @@
 - {{ printf "--health-address=:%v" .Values.controller.ports.health | quote }}
 {{- if .Values.keda.enabled }}
 - {{ printf "--keda-address=:%v" .Values.keda.port | quote }}
+{{- with include "harmony.kedaCertFile" . }}
+- {{ printf "--keda-tls-cert-file=%v" . | quote }}
+{{- end }}
+{{- with include "harmony.kedaKeyFile" . }}
+- {{ printf "--keda-tls-key-file=%v" . | quote }}
+{{- end }}
+{{- with include "harmony.kedaCaFile" . }}
+- {{ printf "--keda-tls-ca-file=%v" . | quote }}
+{{- end }}
 {{- end }}
 - {{ printf "--log-format=%v" .Values.controller.logFormat | quote }}
 - {{ printf "--log-level=%v" .Values.controller.logLevel | quote }}
 {{- end }}
 
 {{- define "harmony.settings.env" -}}
+{{- with include "harmony.tokenReview" . }}
+- {name: HARMONY_TOKEN_REVIEW, value: {{ . | quote }}}
+{{- end }}
+{{- with include "harmony.journalSource" . }}
+- {name: HARMONY_JOURNAL_URL, {{ . }}}
+{{- end }}
 {{- with .Values.watch.namespaces }}
 - {name: HARMONY_NAMESPACE, value: {{ join " " . | quote }}}
 {{- end }}
