@@ -45,14 +45,14 @@ def spread(items: list[pytest.Item], workers: int = 1) -> None:
 
     Each worker takes its share in this order: where all the waiting stands together, processors stand idle meanwhile,
     and where a share ends in a long test, the others have nothing left to do beside it; so the end of every share is of
-    quick ones. Tests of a module, or of a browser, stay together, but for long modules of waiting tests, which are
-    taken in pieces.
+    quick ones. Tests of a module, or of a browser, stay together, but for long modules of waiting tests that have nothing
+    in common, which are taken in pieces.
     """
     long: list[list[pytest.Item]] = []
     quick: list[list[pytest.Item]] = []
     for (_, is_long, waits), group in itertools.groupby(items, key=lambda i: (_together(i), _long(i), _waits(i))):
         tests = list(group)
-        if waits:
+        if waits and not any(map(_shares, tests)):
             long += [tests[first : first + PIECE] for first in range(0, len(tests), PIECE)]
         else:
             (long if is_long else quick).append(tests)
@@ -73,6 +73,12 @@ def _together(item: pytest.Item) -> str:
 
 def _waits(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(kind) for kind in ("cluster", "prometheus"))
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Whether it asks for what is made once for its module."""
+    info = getattr(item, "_fixtureinfo", None)
+    return info is not None and any(made[-1].scope == "module" for made in info.name2fixturedefs.values())
 
 
 def _long(item: pytest.Item) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -47,13 +46,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def harmony_serve(*words: str, largest_file: int | None = None) -> Iterator[Served]:
-    """Start it on a free port and wait for its greeting; ``largest_file`` is as many bytes as any file may have."""
+def harmony_serve(*words: str) -> Iterator[Served]:
+    """Start it on a free port and wait for its greeting."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HARMONY_")}
-
-    def limit() -> None:
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
 
     process = subprocess.Popen(
         [sys.executable, "-m", "harmony.cli", "serve", *words, "--port", "0"],
@@ -62,7 +57,6 @@ def harmony_serve(*words: str, largest_file: int | None = None) -> Iterator[Serv
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit,
     )
     assert process.stdout is not None
     assert process.stderr is not None

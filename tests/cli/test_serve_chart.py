@@ -126,7 +126,7 @@ def logged(one: Pod) -> list[dict[str, Any]]:
     return [json.loads(line) for line in one.log.read_text().splitlines()]
 
 
-def test_a_default_installation_with_the_api_is_ready_keeps_strangers_out_and_answers(
+def test_a_default_installation_is_ready_keeps_strangers_out_answers_and_remembers_in_its_next_pod(
     fake_api: FakeApiServer, tmp_path: Path
 ) -> None:
     def test(world: World) -> None:
@@ -158,7 +158,7 @@ def test_a_default_installation_with_the_api_is_ready_keeps_strangers_out_and_an
             )
             decisions = eventually(lambda: one.ask(f"{SERVICE}/decisions", **{"x-api-key": key}).json()["items"])
             told = one.ask(f"/api/v1/decisions/{decisions[0]['id']}/explanation", **{"x-api-key": key}).json()
-            assert told["same"] is True
+            assert told["same"] is True, told
 
             with httpx.Client(base_url=f"http://127.0.0.1:{values['api']['port']}", timeout=30) as browser:
                 origin = {"origin": str(browser.base_url).rstrip("/")}
@@ -178,29 +178,17 @@ def test_a_default_installation_with_the_api_is_ready_keeps_strangers_out_and_an
             assert one.stop() == 0
         assert {"serving", "leading", "tick"} <= {line["message"] for line in logged(one)}
         assert key not in one.log.read_text()
+        with pod(world, values, tmp_path, {}) as one:  # the pod is another, and its volume the same
+            first = one.ask(f"/api/v1/decisions/{decisions[-1]['id']}", **{"x-api-key": key}).json()
+            assert first["id"] == decisions[-1]["id"]
+            assert one.ask("/api/v1/services", **{"x-api-key": key}).json()["items"], "shown before the first turn, too"
+            assert one.stop() == 0
         calls = fake_api.calls_by("controller")
         refused = [(c.verb, c.resource, c.namespace, c.name) for c in calls if c.code == 403]
         assert refused == [], "everything that is asked for is granted"
         assert ("create", 201) in {(c.verb, c.code) for c in calls if c.resource == "tokenreviews"}
 
     in_world(fake_api, tmp_path, test, mode="Full")
-
-
-def test_what_was_decided_and_who_may_ask_outlive_the_pod(fake_api: FakeApiServer, tmp_path: Path) -> None:
-    def test(world: World) -> None:
-        fake_api.ensure_namespace(RELEASE_NAMESPACE)
-        values = values_of(world)
-        with pod(world, values, tmp_path, {}) as one:
-            key = one.execute("keys", "create", "me").strip()
-            first = eventually(lambda: one.ask(f"{SERVICE}/decisions", **{"x-api-key": key}).json().get("items"))[-1]
-            assert one.stop() == 0
-        with pod(world, values, tmp_path, {}) as one:
-            path = f"/api/v1/decisions/{first['id']}"
-            assert one.ask(path, **{"x-api-key": key}).json()["id"] == first["id"]
-            assert one.ask("/api/v1/services", **{"x-api-key": key}).json()["items"], "shown before the first turn, too"
-            assert one.stop() == 0
-
-    in_world(fake_api, tmp_path, test)
 
 
 def test_pods_beside_a_database_answer_alike_and_take_over(fake_api: FakeApiServer, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_service_that_misses_five_times_as_much_loses_authority(epsilon: float
     """Nine of ten services within that many steps, and all of them for good."""
     lost, kept_lost = 0, 0
     for seed in range(10):
-        blocks = missed_blocks(60_000, block, 5 * epsilon, block, seed)
+        blocks = missed_blocks(20_000, block, 5 * epsilon, block, seed)
         trust, seen = changes(Trust.start(epsilon, block), blocks, block)
         lost += bool(seen) and seen[0][0] <= within
         kept_lost += trust.step == 2

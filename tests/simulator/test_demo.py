@@ -154,17 +154,8 @@ def test_floor_holds_under_another_autoscaler() -> None:
         assert after.ordered >= before.recommended
 
 
-@functools.cache
-def long_lived() -> Collected:
-    """Five hours and a half from the first step on, for what happens seldom."""
-    collected = Collected(DemoCluster(0, past_hours=0.0))
-    collected.cluster.advance(330)
-    return collected
-
-
-@pytest.mark.slow
 def test_absent_readings_hold_the_count() -> None:
-    shown = long_lived().by_service["search/rerank"]
+    shown = lived().by_service["search/rerank"]
     held = [s for s in shown if math.isnan(s.record.observation.demand)]
     assert len(held) > 10
     for snapshot in held:
@@ -177,7 +168,7 @@ def test_absent_readings_hold_the_count() -> None:
 
 
 def test_the_nearly_idle_one_keeps_its_minimum() -> None:
-    ordered = Counter(s.ordered for s in long_lived().by_service["research/playground"])
+    ordered = Counter(s.ordered for s in lived().by_service["research/playground"])
     assert ordered.most_common(1)[0][0] == 1
 
 
