@@ -45,8 +45,8 @@ def spread(items: list[pytest.Item], workers: int = 1) -> None:
 
     Each worker takes its share in this order: where all the waiting stands together, processors stand idle meanwhile,
     and where a share ends in a long test, the others have nothing left to do beside it; so the end of every share is of
-    quick ones. Tests of a module, or of a browser, stay together, but for long modules of waiting tests that have nothing
-    in common, which are taken in pieces.
+    quick ones. Tests of a module, or of a browser, stay together, but for long modules of waiting tests that have
+    nothing in common, which are taken in pieces.
     """
     long: list[list[pytest.Item]] = []
     quick: list[list[pytest.Item]] = []

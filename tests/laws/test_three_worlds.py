@@ -32,7 +32,7 @@ from tests.laws.worlds import (
 
 Json = dict[str, Any]
 AT_ONCE = 6
-EXAMPLES = 55  # times `AT_ONCE`: 330 stories
+EXAMPLES = 51  # times `AT_ONCE`: 306 stories
 
 REQUESTS = {"name": "requests", "query": "sum(rate(x[1m]))", "kind": "Rate", "unit": "requests/s"}
 MODES = ("Observe", "Recommend", "Floor", "UpOnly", "Full")
