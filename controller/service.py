@@ -27,6 +27,7 @@ from harmony.loop.ports import RecordSink
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Regret
 from harmony.loop.state import Learned, Look, ScalePlan, State, Terms, Turn
+from harmony.loop.violations import ViolationCounts
 from harmony.model.authority import Mode
 from harmony.model.record import Record
 from harmony.policies.harmony import SERVED, HarmonyPolicy
@@ -365,6 +366,11 @@ class Service:
     def scores(self) -> ForecastScores:
         """Whether forecasts came true."""
         return self._managed.state.scores
+
+    @property
+    def violations(self) -> ViolationCounts:
+        """Steps that the real replicas and the shadow's violated since counting began."""
+        return self._managed.state.violations
 
     @property
     def regret(self) -> Regret:

@@ -311,6 +311,9 @@ class Tick:
         if service.regret.seconds > 0:
             regret = service.regret
             metrics.observe_shadow(key, regret.gpu_hours_saved, regret.misses_avoided_s, regret.misses_caused_s)
+        metrics.observe_agreement(key, service.trust.agreement)
+        if service.record is not None and not service.view.problem:
+            metrics.observe_bill(key, service.view.ordered, service.record.observation)
         metrics.observe_scores(key, service.scores.coverage, service.scores.crps)
 
     # ---- side by side ---------------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ def snapshot_of(service: Service, acted: Acted) -> Snapshot | None:
         crps=service.scores.crps,
         realized=service.trust.realized,
         stated=service.trust.stated,
+        violations=service.violations,
+        agreement=service.trust.agreement,
         gpu_hours_saved=regret.gpu_hours_saved,
         misses_avoided_s=regret.misses_avoided_s,
         misses_caused_s=regret.misses_caused_s,

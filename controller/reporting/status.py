@@ -276,13 +276,16 @@ def _figures(service: Service, desired: int) -> Json:
         "low": _short(low, 3),
         "high": _short(high, 3),
     }
-    trust = service.trust
+    trust, real = service.trust, service.violations.real_rate
+    judged = None if trust.agreement is None else trust.agreement.judgement
     out["risk"] = _present(
         {
             "promised": service.settings.objective.epsilon,
             "stated": None if trust.stated is None else _short(trust.stated, 2),
             "realized": None if trust.realized is None else _short(trust.realized, 2),
             "steps": round(trust.steps),
+            "real": None if real is None else _short(real, 2),
+            "judgement": None if judged is None else str(judged),
         }
     )
     if service.regret.seconds > 0:

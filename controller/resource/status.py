@@ -118,7 +118,14 @@ class RiskStatus(StatusModel):
 
     promised: Number = Field(default=None, description="Tolerated violation probability (epsilon).")
     stated: Number = Field(default=None, description="Mean violation probability that decisions stated.")
-    realized: Number = Field(default=None, description="Share of steps that were violated.")
+    realized: Number = Field(
+        default=None,
+        description="Share of steps that were violated; by the shadow's replicas while there is no authority.",
+    )
+    real: Number = Field(default=None, description="Share of steps that the real replicas violated, whoever set them.")
+    judgement: Text | None = Field(
+        default=None, description="Agrees, Understated or Overstated: whether stated and realised differ beyond chance."
+    )
     steps: int | None = Field(default=None, ge=0, description="Steps that these shares are counted over.")
 
 

@@ -187,8 +187,8 @@ def _show(name: str, namespace: str, status: dict[str, Any]) -> None:
         table = Table(
             "replicas",
             "stated risk",
-            "idle, missing, switching: cost per hour",
-            title="what every count would risk and cost",
+            "weighed cost per hour",
+            title="what every count would risk, and the cost that the rule weighs (not the bill)",
         )
         for c in decision["candidates"]:
             chosen = c["replicas"] == decision["recommendedReplicas"]

@@ -39,7 +39,7 @@ def services(
     descending: Annotated[bool, typer.Option("--desc", help="Largest first.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the services of a running server: replicas, stated risk, savings.
+    """List the services of a running server: replicas, stated risk, violations, bill.
 
     Examples:
     `harmony services`
@@ -59,16 +59,19 @@ def services(
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("service", "mode"):
         table.add_column(title, no_wrap=True)
-    for title in ("demand", "ready", "current", "recommended", "risk", "objective", "saved GPUh"):
+    titles = ("demand", "ready", "current", "recommended", "risk", "objective", "violated", "shadow", "bill/h")
+    for title in (*titles, "would save GPUh"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("reason")
     for row in rows:
         demand = f"{_figure(row.demand)} {row.unit}".strip()
         risk, objective = chance(row.violation_probability, row.paths), percent(row.epsilon)
         counts = (str(row.ready), str(row.ordered), str(row.recommended))
-        table.add_row(
-            row.service, row.effective_mode, demand, *counts, risk, objective, _figure(row.gpu_hours_saved), row.reason
-        )
+        violated = tuple("-" if part is None else percent(part.rate) for part in (row.real, row.shadow))
+        bill = "-" if row.bill_per_hour is None else f"{row.bill_per_hour:,.2f} {row.currency}".rstrip()
+        saved = "-" if row.shadow is None else _figure(row.gpu_hours_saved)
+        figures = (risk, objective, *violated, bill, saved)
+        table.add_row(row.service, row.effective_mode, demand, *counts, *figures, row.reason)
     _print(table)
 
 
@@ -157,7 +160,7 @@ def _sides(currency: str) -> dict[str, Any]:
         "replicas": lambda side: str(side.replicas),
         "stated risk": lambda side: chance(side.violation_probability, side.paths),
         "objective": lambda side: percent(side.epsilon),
-        "expected cost": cost,
+        "weighed cost": cost,
         "bounds": lambda side: f"{side.min_replicas}..{side.max_replicas}",
         "reason": lambda side: f"{side.reason}{f' ({side.bound_by})' if side.bound_by else ''}",
     }

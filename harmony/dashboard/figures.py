@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from harmony.dashboard.trail import Point
+from harmony.decision.bill import bill_per_hour
 from harmony.decision.price import CAP
 from harmony.model.decision import Candidates
 from harmony.schema.fields import columns_of
-from harmony.serving import Snapshot, forecast_json, history_json
-from harmony.serving.views import number
+from harmony.serving import Snapshot, forecast_json
+from harmony.serving.views import number, numbers
 from harmony.serving.words import amount, chance, percent, within_band
 
 __all__ = ["Figure", "calibration", "candidates", "demand", "replicas", "shown_candidates"]
@@ -24,6 +25,7 @@ __all__ = ["Figure", "calibration", "candidates", "demand", "replicas", "shown_c
 Json = dict[str, Any]
 ROWS = 72  # newest readings that are in view
 CANDIDATES = 25  # around the choice
+MINOR = "minor"  # left out of the legend where there is little room
 GAP_INTERVALS = 6.0  # a longer pause between two turns is a gap
 
 
@@ -72,7 +74,9 @@ def demand(snapshot: Snapshot, points: list[Point]) -> Figure:
     """Demand, its forecast fan, and what ready and recommended replicas carry."""
     unit, forecast = snapshot.unit, forecast_json(snapshot)
     first, last = span_s(snapshot)
-    times = [_ms(t) for t in snapshot.history_s.tolist()]
+    shown = snapshot.history_s >= first - snapshot.record.observation.step_s  # an axis fits what it is given
+    points = [p for p in points if p.at_s >= first - snapshot.record.observation.interval_s]
+    times = [_ms(t) for t in snapshot.history_s[shown].tolist()]
     data: list[Json] = []
     shapes, notes = [_upright(_ms(snapshot.at_s), "@axis")], list[Json]()
     text = [f"Demand ({unit or 'own unit'})."]
@@ -90,7 +94,7 @@ def demand(snapshot: Snapshot, points: list[Point]) -> Figure:
         low, mid, high = (levels[q][step] for q in ("0.05", "0.5", "0.95"))
         if None not in (low, mid, high):
             text.append(f"One lead time ahead: {amount(mid)} (90 % interval {amount(low)} to {amount(high)}).")
-    data.append(_line("demand", times, history_json(snapshot)["values"], "@text", width=1.8, connectgaps=False))
+    data.append(_line("demand", times, numbers(snapshot.history[shown]), "@text", width=1.8, connectgaps=False))
     carries = snapshot.record.observation.capacity.median
     data += _capacity(snapshot, points, last)
     text.append(f"{snapshot.ready} ready replicas carry {amount(snapshot.ready * carries)}, ")
@@ -111,15 +115,15 @@ def _fan(ahead: list[int], levels: dict[str, list[float | None]]) -> list[Json]:
         {"type": "scatter", "mode": "lines", "x": ahead, "y": levels["0.05"], "line": bare, **hidden},
         {
             "type": "scatter", "mode": "lines", "name": "90 % interval", "x": ahead, "y": levels["0.95"], "line": bare,
-            "fill": "tonexty", "fillcolor": "@blue/18", "hoverinfo": "skip",
+            "fill": "tonexty", "fillcolor": "@blue/24", "hoverinfo": "skip",
         },
         {"type": "scatter", "mode": "lines", "x": ahead, "y": levels["0.25"], "line": bare, **hidden},
         {
             "type": "scatter", "mode": "lines", "name": "50 % interval", "x": ahead, "y": levels["0.75"], "line": bare,
-            "fill": "tonexty", "fillcolor": "@blue/34", "hoverinfo": "skip",
+            "fill": "tonexty", "fillcolor": "@blue/45", "hoverinfo": "skip", "meta": MINOR,
         },
-        _line("99 % quantile", ahead, levels["0.99"], "@blue", width=1, line={"dash": "dot"}),
-        _line("forecast median", ahead, levels["0.5"], "@blue", width=2),
+        _line("99 % quantile", ahead, levels["0.99"], "@blue", width=1, line={"dash": "dot"}, meta=MINOR),
+        _line("forecast median", ahead, levels["0.5"], "@blue", width=2, meta=MINOR),
     ]  # fmt: skip
 
 
@@ -243,7 +247,7 @@ def shown_candidates(snapshot: Snapshot) -> list[Json]:
 
 
 def candidates(snapshot: Snapshot) -> Figure | None:
-    """Risk (above, logarithmic) and expected cost (below) of every candidate; None when none were weighed."""
+    """Risk (above, logarithmic) and bill (below) of every candidate; None when none were weighed."""
     rows = shown_candidates(snapshot)
     if not rows:
         return None
@@ -256,18 +260,18 @@ def candidates(snapshot: Snapshot) -> Figure | None:
     counts = [row["replicas"] for row in rows]
     said = [percent(p) if p > 0 else f"on none of {paths} paths" for p in risks]
     colours = ["@blue" if r["chosen"] else "@green/55" if r["keeps"] else "@missed/55" for r in rows]
-    costs = [number(row["expected_cost"]) for row in rows]
+    costs = [bill_per_hour(row["replicas"], seen) for row in rows]
     hover = "%{x} replicas: %{customdata}<extra></extra>"
     data: list[Json] = [
         {"type": "bar", "x": counts, "y": [max(p, floor) for p in risks], "customdata": said, "yaxis": "y2",
          "marker": {"color": colours}, "hovertemplate": hover, "name": "stated risk", "showlegend": False},
-        {"type": "bar", "x": counts, "y": costs, "name": "cost", "showlegend": False,
+        {"type": "bar", "x": counts, "y": costs, "name": "bill", "showlegend": False,
          "marker": {"color": ["@blue" if r["chosen"] else "@axis/70" for r in rows]},
          "hovertemplate": "%{x} replicas: %{y:.2f} " + "per hour<extra></extra>"},
     ]  # fmt: skip
     layout: Json = {
         "xaxis": {"title": {"text": "replicas"}, "tickformat": "d", "anchor": "y", "nticks": 14},
-        "yaxis": {"title": {"text": "cost per hour"}, "domain": [0, 0.42], "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "bill per hour"}, "domain": [0, 0.42], "rangemode": "tozero"},
         "yaxis2": {"title": {"text": "stated risk"}, "domain": [0.54, 1], "type": "log", "tickformat": ".2~%",
                    "range": [math.log10(floor / 1.5), 0.05], "nticks": 5, "anchor": "x"},
         "bargap": 0.25,
@@ -279,7 +283,7 @@ def candidates(snapshot: Snapshot) -> Figure | None:
              "text": f"objective {percent(epsilon)}", "showarrow": False, "font": {"color": "@missed", "size": 12}}],
     }  # fmt: skip
     text = (
-        f"Risk and cost of {counts[0]} to {counts[-1]} replicas. {decision.replicas} is chosen: "
+        f"Risk and bill of {counts[0]} to {counts[-1]} replicas. {decision.replicas} is chosen: "
         f"stated risk {chance(decision.violation_probability, paths)}, objective {percent(epsilon)}. "
         "The table below has every figure."
     )

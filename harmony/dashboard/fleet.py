@@ -27,6 +27,9 @@ class FleetTableRow:
     paths: int
     epsilon: float
     realized: float | None
+    real: float | None
+    shadow: float | None
+    judgement: str
     coverage: float | None
     saved_hours: float | None
     saved_money: float | None
@@ -58,12 +61,17 @@ COLUMNS = (
     FleetColumn("replicas", "Replicas", "Ready of current", lambda r: r.snapshot.ordered),
     FleetColumn("recommended", "Recommended", "What full authority would set", lambda r: r.snapshot.recommended),
     FleetColumn("risk", "Stated risk", "Stated probability of a violation, beside the objective", lambda r: r.risk),
-    FleetColumn("realized", "Realised risk", "Share of judged steps that were violated", lambda r: r.realized),
+    FleetColumn(
+        "realized",
+        "Violated",
+        "Share of steps that the real replicas violated, and that HARMONY's would have violated without authority",
+        lambda r: r.real,
+    ),
     FleetColumn(
         "coverage", "Coverage", "Readings inside the central 80 % interval; 80 % is right", lambda r: r.coverage
     ),
     FleetColumn(
-        "saved", "Saved", "GPU-hours and money, HARMONY's counts against what really ran", lambda r: r.saved_hours
+        "saved", "Would save", "GPU-hours and money that following HARMONY would have saved", lambda r: r.saved_hours
     ),
 )
 BY_KEY = {c.key: c for c in COLUMNS}
@@ -123,6 +131,9 @@ class FleetTable:
     modes: tuple[str, ...]
     saved_hours: float
     saved_money: tuple[tuple[str, float], ...]
+    shadow_steps: int
+    shadow_violated: int
+    real_beside: int
     objectives_kept: int
     objectives: int
 
@@ -137,6 +148,8 @@ def table_row(snapshot: Snapshot, ages: Ages) -> FleetTableRow:
     seen, decision = snapshot.record.observation, snapshot.record.decision
     judged = snapshot.shadow_s > 0
     saved = known(snapshot.gpu_hours_saved) if judged else None
+    counts = snapshot.violations
+    judged_as = None if snapshot.agreement is None else snapshot.agreement.judgement
     return FleetTableRow(
         snapshot=snapshot,
         state=service_state(snapshot, ages),
@@ -145,6 +158,9 @@ def table_row(snapshot: Snapshot, ages: Ages) -> FleetTableRow:
         paths=decision.paths,
         epsilon=seen.objective.epsilon,
         realized=known(snapshot.realized),
+        real=None if counts is None else counts.real_rate,
+        shadow=None if counts is None else counts.shadow_rate,
+        judgement="" if judged_as is None else str(judged_as),
         coverage=known(snapshot.coverage.get(0.8)),
         saved_hours=saved,
         saved_money=None if saved is None else saved * seen.objective.price_per_gpu_hour,
@@ -187,7 +203,8 @@ def fleet(snapshots: Iterable[Snapshot], asked: FleetQuery, ages: Ages) -> Fleet
     for r in rows:
         if r.saved_money is not None:
             money[r.snapshot.currency] = money.get(r.snapshot.currency, 0.0) + r.saved_money
-    judged = [r for r in rows if r.realized is not None]
+    counts = [r.snapshot.violations for r in rows if r.snapshot.violations is not None]
+    judged = [r for r in rows if r.real is not None]
     return FleetTable(
         rows=tuple(shown[first : first + PAGE]),
         asked=asked,
@@ -200,7 +217,10 @@ def fleet(snapshots: Iterable[Snapshot], asked: FleetQuery, ages: Ages) -> Fleet
         modes=tuple(sorted({r.snapshot.effective_mode for r in rows})),
         saved_hours=sum(r.saved_hours or 0.0 for r in rows),
         saved_money=tuple(sorted(money.items())),
-        objectives_kept=sum((r.realized or 0.0) <= r.epsilon for r in judged),
+        shadow_steps=sum(c.shadow_steps for c in counts),
+        shadow_violated=sum(c.shadow_violated for c in counts),
+        real_beside=sum(c.real_beside for c in counts),
+        objectives_kept=sum((r.real or 0.0) <= r.epsilon for r in judged),
         objectives=len(judged),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from starlette.responses import HTMLResponse
 import harmony
 from harmony.dashboard.assets import Assets
 from harmony.model.decision import Reason
-from harmony.serving.words import amount, chance, duration, percent
+from harmony.serving.words import QUANTITY, SHARE_OF, amount, chance, duration, percent
 
 __all__ = ["REPORT_HEADERS", "Renderer"]
 
@@ -27,6 +28,7 @@ REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
+UNIT = re.compile(r"(?<=\d) (?=%|(?:s|min|h|GPU-h|[A-Z]{3})\b)")
 PAGE_HEADERS = {
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",
@@ -58,6 +60,7 @@ class Renderer:
             loader=PackageLoader("harmony.dashboard"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=unbroken,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -69,6 +72,8 @@ class Renderer:
             duration=duration,
             percent=percent,
             money=money,
+            QUANTITY=QUANTITY,
+            SHARE_OF=SHARE_OF,
             reason_words=lambda reason: REASONS.get(reason, "as its name says"),
             version=harmony.__version__,
         )
@@ -88,6 +93,13 @@ def safe_json(value: Any) -> Markup:  # noqa: ANN401 (any plain value)
     for sign, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(sign, code)
     return Markup(text)
+
+
+def unbroken(value: Any) -> Any:  # noqa: ANN401 (whatever a template shows)
+    """The same text, in which no line ends between a number and its unit."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return UNIT.sub("\N{NO-BREAK SPACE}", value)
 
 
 def money(value: float | None, currency: str = "") -> str:

@@ -10,10 +10,12 @@ from harmony.dashboard import figures
 from harmony.dashboard.fleet import FleetTableRow, table_row
 from harmony.dashboard.states import Ages
 from harmony.dashboard.trail import Point
+from harmony.decision.bill import bill_per_hour
 from harmony.decision.tried import why_not
 from harmony.serving import Snapshot, sentence
 from harmony.serving.further import Further, further
 from harmony.serving.views import forecast_json, number, utc
+from harmony.serving.words import rescaled_from
 
 __all__ = ["Page", "page_of"]
 
@@ -37,7 +39,9 @@ class Page:
     coverage: list[tuple[float, float]]
     capacity: Json
     lead: Json
-    cost: float | None
+    bill: float | None
+    idle: float | None
+    rescaled: float | None
     crps: float | None
     stated: float | None
     level: float | None
@@ -70,7 +74,7 @@ def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
         if snapshot.desired == snapshot.ordered
         else f"{snapshot.name}: scaling {direction} from {snapshot.ordered} to {snapshot.desired} replicas.",
         figures={f.name: f for f in drawn if f is not None},
-        candidates=figures.shown_candidates(snapshot),
+        candidates=[c | {"bill": bill_per_hour(c["replicas"], seen)} for c in figures.shown_candidates(snapshot)],
         candidates_weighed=0 if decision.candidates is None else len(decision.candidates),
         forecast=_forecast(snapshot),
         readings=[
@@ -88,7 +92,9 @@ def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
             "p90_s": seen.lead_time.quantile_s(0.9),
             "known": seen.lead_time.is_known,
         },
-        cost=number(decision.expected_cost),
+        bill=number(snapshot.bill_per_hour),
+        idle=number(snapshot.idle_per_hour),
+        rescaled=rescaled_from(snapshot.record),
         crps=number(snapshot.crps),
         stated=number(snapshot.stated),
         level=number(seen.risk_level),

@@ -51,6 +51,7 @@ def weigh(need: FloatArray, counts: npt.NDArray[np.int64], objective: Objective,
     total = np.concatenate([[0.0], np.cumsum(flat)])
     missing = (total[-1] - total[flat.size - above] - above * counts) / flat.size
     idle = counts - flat.mean() + missing
+    idle = np.where(idle > ROUND * counts, idle, 0.0)  # what is left of equal sums is no idle replica
     peaks = np.sort(need.max(axis=1))
     missed_paths = peaks.size - np.searchsorted(peaks, counts, side="right")
     cost = (

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from scipy.special import betainc
 
+from harmony.decision.agreement import Agreement, agreement
 from harmony.model.authority import Mode
 from harmony.model.observation import Outcome
 
@@ -33,6 +34,7 @@ class Trust:
         evidence, missed: steps with known demand since the last change of `step`, and those violated (forgetting).
         steps, violated: the same since the beginning, for people.
         stated_steps, stated_sum: steps whose decision stated a probability, and the sum of these (forgetting).
+        stated_violated: of `stated_steps`, those that were violated.
         last_stated: probability that the newest decision stated; None for none.
     """
 
@@ -46,6 +48,7 @@ class Trust:
     stated_steps: float = 0.0
     stated_sum: float = 0.0
     last_stated: float | None = None
+    stated_violated: float = 0.0
 
     FACTOR: ClassVar[float] = 2.0  # feedback keeps the rate near epsilon; twice that, for long, it cannot mend
     DEMOTE: ClassVar[float] = 0.05
@@ -67,6 +70,11 @@ class Trust:
     def stated(self) -> float | None:
         """Mean probability that decisions stated for these steps; None where none was stated."""
         return self.stated_sum / self.stated_steps if self.stated_steps > 0.0 else None
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """Stated beside realised risk of the steps that a probability was stated for; None where there are none."""
+        return agreement(self.stated, self.stated_violated, self.stated_steps, self.block_steps)
 
     @property
     def excess_probability(self) -> float:
@@ -103,6 +111,7 @@ class Trust:
             violated=self.violated * keep + outcome.violated,
             stated_steps=self.stated_steps * keep + stated,
             stated_sum=self.stated_sum * keep + stated * (self.last_stated or 0.0),
+            stated_violated=self.stated_violated * keep + (outcome.violated if stated else 0),
         )
         return seen._judged()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harmony.decision.bill import bill_per_hour
 from harmony.decision.in_force import again
 from harmony.decision.rule import lead_window
 from harmony.decision.tried import why_not
@@ -21,7 +22,7 @@ from harmony.schema.fields import Field, Shape, columns_of, fields_of
 from harmony.serving.further import further
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.views import decision_json, number, utc
-from harmony.serving.words import amount, chance, duration, percent, sentence, within_band
+from harmony.serving.words import QUANTITY, amount, chance, duration, percent, sentence, within_band
 
 __all__ = ["Difference", "Explanation", "explain", "recompute"]
 
@@ -200,8 +201,12 @@ def _seen(snapshot: Snapshot) -> list[str]:
     low, high = seen.capacity.interval(0.9)
     known = f" ({amount(low)} to {amount(high)})" if high > low else ""
     unit = f" {snapshot.unit}" if snapshot.unit else ""
+    counts = f"{seen.ordered} replicas current, {seen.ready} ready"
+    if snapshot.has_shadow:
+        counts = f"{snapshot.ordered} replicas current, {snapshot.ready} ready (the shadow has {seen.ordered}, "
+        counts += f"{seen.ready} ready, and this decision is about those)"
     out = [
-        f"Seen: demand {amount(seen.demand)}{unit}; {seen.ordered} replicas current, {seen.ready} ready; "
+        f"Seen: demand {amount(seen.demand)}{unit}; {counts}; "
         f"a replica carries {amount(seen.capacity.median)}{unit}{known}.",
         f"Window: {duration(steps * seen.step_s)} ({steps} steps): a replica takes "
         f"{duration(seen.lead_time.quantile_s(0.9))} to start (90 % of the time), the next decision is "
@@ -257,16 +262,18 @@ def _candidates(snapshot: Snapshot) -> list[str]:
     if weighed is None or len(weighed) == 0:
         return []
     at = min(int(np.searchsorted(weighed.replicas, decision.replicas)), len(weighed) - 1)
-    cost = f"cost {snapshot.currency}".rstrip() + "/h"
-    out = ["", f"  {'replicas':>8}  {'risk':>9}  {cost:>12}"]
+    seen = snapshot.record.observation
+    bill = f"bill {snapshot.currency}".rstrip() + "/h"
+    out = ["", f"  {'replicas':>8}  {'risk':>9}  {'any violation':>13}  {bill:>12}"]
     for i in range(max(0, at - NEAR), min(len(weighed), at + NEAR + 1)):
         count = int(weighed.replicas[i])
-        risk, money = float(weighed.violation_probability[i]), number(float(weighed.expected_cost[i]))
+        risk, anything = float(weighed.violation_probability[i]), float(weighed.violated_window[i])
         mark = "  <- decided" if count == decision.replicas else ""
         mark += "  <- current" if count == decision.current and count != decision.replicas else ""
-        told = "unknown" if money is None else f"{money:.2f}"
-        out.append(f"  {count:>8}  {chance(risk, weighed.paths):>9}  {told:>12}{mark}")
-    return [*out, ""]
+        cells = f"{chance(risk, weighed.paths):>9}  {chance(anything, weighed.paths):>13}"
+        out.append(f"  {count:>8}  {cells}  {bill_per_hour(count, seen):>12.2f}{mark}")
+    name = QUANTITY[seen.objective.measure]
+    return [*out, f"  risk: {name} over the window, as stated; any violation: as the model has it", ""]
 
 
 def _bound(snapshot: Snapshot) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy import Double, Text
 from forecasting.distribution import ForecastDistribution
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
+from harmony.decision.agreement import Agreement
 from harmony.journal.cells import LATEST_S, checked, json_object, shortened
 from harmony.journal.ids import decision_id
 from harmony.journal.inputs import (
@@ -28,6 +29,7 @@ from harmony.journal.inputs import (
 )
 from harmony.journal.packing import pack, unpack
 from harmony.journal.tables import DECIDED, DECISIONS
+from harmony.loop.violations import ViolationCounts
 from harmony.model.capacity import Capacity
 from harmony.model.decision import Decision
 from harmony.model.lead_time import LeadTime
@@ -128,9 +130,12 @@ def _snapshot_of(row: Mapping[str, Any], blob: bytes | None, summary: str | None
     none = np.empty(0)
     named: dict[str, Any] = {name: row[name] for name in TEXTS}
     named |= {name: None if scores[name] is None else float(scores[name]) for name in SCORES}
+    counts, agreed = scores.get("violations"), scores.get("agreement")  # older rows have neither
     return Snapshot(
         service=row["service"],
         **named,
+        violations=None if counts is None else ViolationCounts.from_json(counts),
+        agreement=None if agreed is None else Agreement(*(float(x) for x in agreed)),
         record=record,
         guards_before=record.before.guards,
         behavior=None if context["behavior"] is None else restored(Behavior, context["behavior"]),
@@ -166,7 +171,9 @@ def _record(
     decided = {name: row[name] for name in DECIDED if row[name] is not None}
     decided |= {name: loads(decided[name]) for name in ("candidates", "quantiles") if name in decided}
     samples, failed = ((), ()) if inputs is None else (inputs.bound_samples, inputs.failed_s)
-    outcome = Outcome(row["outcome_steps"], row["outcome_violated"], samples, failed)
+    outcome = Outcome(
+        row["outcome_steps"], row["outcome_violated"], samples, failed, *map(int, context.get("outcome", ()))
+    )
     return Record(
         seen,
         rebuilt(Decision, decided | context.get("decision", {})),
@@ -218,17 +225,22 @@ def _parts(value: Any) -> Any:  # noqa: ANN401
 
 def _scores(snapshot: Snapshot) -> dict[str, Any]:
     scores = {name: jsonable(getattr(snapshot, name)) for name in SCORES}
+    counts, agreed = snapshot.violations, snapshot.agreement
+    scores["violations"] = None if counts is None else list(counts)
+    scores["agreement"] = None if agreed is None else jsonable(astuple(agreed))
     return scores | {"coverage": {repr(float(k)): jsonable(float(v)) for k, v in snapshot.coverage.items()}}
 
 
 def _context(snapshot: Snapshot, scores: dict[str, Any], decided: dict[str, Any]) -> str:
     seen = snapshot.record.observation
+    came = snapshot.record.outcome
     value: dict[str, Any] = {
         "objective": orjson.Fragment(_settings(seen.objective)),
         "behavior": None if snapshot.behavior is None else orjson.Fragment(_settings(snapshot.behavior)),
         "capacity": capacity_header(seen.capacity),
         "lead_time": orjson.Fragment(_settings(seen.lead_time)),
         "scores": scores,
+        "outcome": [came.real_steps, came.real_violated, came.shadow_steps, came.shadow_violated],
     }
     if decided:
         value["decision"] = {name: _parts(part) for name, part in decided.items()}

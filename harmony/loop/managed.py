@@ -182,12 +182,16 @@ def observe(terms: Terms, state: State, look: Look) -> tuple[State, Outcome]:
         lead_s,
     )
     scores, regret = state.scores, state.regret
-    known = violated = 0
+    known = violated = real_known = real_violated = shadow_violated = 0
     samples: tuple[tuple[float, bool], ...] = ()
     for step in steps:
         if terms.scored:
             scores = scores.settle(step.at_s, step.demand, terms.step_s)
         missed = step.missed if shadow is None else step.shadow_missed
+        if step.missed is not None:
+            real_known += 1
+            real_violated += step.missed
+            shadow_violated += step.shadow_missed
         blameless = shadow is None and step.covered  # the starts are to blame, and ordering more would not help
         if missed is not None and step.note.answers and not blameless:
             known += 1
@@ -199,7 +203,8 @@ def observe(terms: Terms, state: State, look: Look) -> tuple[State, Outcome]:
             gpus = terms.objective.gpus_per_replica
             per_replica = learned.capacity.median
             regret = regret.add(terms.step_s, step.demand, per_replica, Replicas(a, b), Replicas(c, d), gpus)
-    outcome = Outcome(known, violated, samples, look.failed_s)
+    beside = (0, 0) if shadow is None else (real_known, shadow_violated)
+    outcome = Outcome(known, violated, samples, look.failed_s, real_known, real_violated, *beside)
     after = State(  # by position, in the order of its fields: replays make millions of these
         _learned(terms, learned, guards, look, state.gpu_type, outcome),
         book,
@@ -215,6 +220,7 @@ def observe(terms: Terms, state: State, look: Look) -> tuple[State, Outcome]:
         gate,
         answers_from_s,
         state.held_by,
+        state.violations.add(outcome),
     )
     return after, outcome
 

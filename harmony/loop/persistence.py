@@ -17,6 +17,7 @@ from harmony.loop.saved import number_or
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Regret, Shadow
 from harmony.loop.state import Learned, State, Terms
+from harmony.loop.violations import ViolationCounts
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
 
@@ -53,7 +54,7 @@ def learned_to_json(learned: Learned) -> dict[str, Any]:
         lead = learned.lead_time
         out["leadTime"] = {n: _six(getattr(lead, n)) for n in ("mu", "kappa", "alpha", "beta")}
     if learned.trust is not None:
-        names = ("epsilon", "evidence", "missed", "steps", "violated", "stated_steps", "stated_sum")
+        names = ("epsilon", "evidence", "missed", "steps", "violated", "stated_steps", "stated_sum", "stated_violated")
         out["trust"] = {n: _six(getattr(learned.trust, n)) for n in names} | {
             "step": learned.trust.step,
             "block_steps": learned.trust.block_steps,
@@ -111,6 +112,7 @@ def state_to_json(terms: Terms, state: State) -> dict[str, Any]:
         "loop": learned_to_json(state.learned),
         "scores": state.scores.to_json(),
         "regret": state.regret.to_json(),
+        "violations": list(state.violations),
         "starts": state.finished_starts,
         "failed": state.failed_starts,
     }
@@ -154,6 +156,7 @@ def state_from_json(data: object, terms: Terms) -> tuple[State, tuple[str, ...]]
         finished_starts=int(number_or(saved.get("starts"), 0)),
         failed_starts=int(number_or(saved.get("failed"), 0)),
         starts_since_s=number_or(saved.get("starts_since"), -math.inf),
+        violations=ViolationCounts.from_json(saved.get("violations")),
     )
     return state, notes
 
@@ -226,6 +229,8 @@ def _trust(value: Any, default: Trust) -> Trust:  # noqa: ANN401
         raise _DamagedError("the objective (epsilon) has changed")
     names = ("evidence", "missed", "steps", "violated", "stated_steps", "stated_sum")
     counts = {n: _number(fields.get(n), 0.0, 1e12) for n in names}
+    # Before this was kept apart, nearly all steps had a stated probability.
+    counts["stated_violated"] = _number(fields.get("stated_violated", counts["violated"]), 0.0, 1e12)
     if counts["missed"] > counts["evidence"] or counts["violated"] > counts["steps"]:
         raise _DamagedError("more violations than steps")
     step = _whole(fields.get("step"), 0, len(Trust.LEVELS) - 1)

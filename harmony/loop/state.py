@@ -16,6 +16,7 @@ from harmony.loop.lead_times import LeadTimes
 from harmony.loop.ledger import KEEP_S, Ledger, Row
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Regret, Shadow
+from harmony.loop.violations import ViolationCounts
 from harmony.model.authority import Mode, Pause
 from harmony.model.capacity import Capacity
 from harmony.model.decision import Decision
@@ -154,6 +155,7 @@ class State(NamedTuple):
         gate: whether steps may teach what a replica carries.
         answers_from_s: from when on the counts are what was decided.
         held_by: what held the last plan back; None before the first turn (of this process).
+        violations: steps that were violated since counting began, by the real replicas and by the shadow's.
     """
 
     learned: Learned
@@ -170,6 +172,7 @@ class State(NamedTuple):
     gate: LearningGate = LearningGate(SETTLE_S)
     answers_from_s: float = -math.inf
     held_by: str | None = None
+    violations: ViolationCounts = ViolationCounts()
 
     @classmethod
     def fresh(cls, terms: Terms) -> State:

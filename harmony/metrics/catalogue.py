@@ -104,7 +104,15 @@ SERVICE_GAUGES = (
     _gauge("harmony_max_replicas", "Upper bound of the service; nothing overrides it."),
     _gauge("harmony_violation_probability", "Stated probability of a violation at the recommended replicas, 0 to 1."),
     _gauge("harmony_promised_violation_probability", "Violation rate that the objective allows (epsilon), 0 to 1."),
-    _gauge("harmony_realized_violation_ratio", "Share of the judged steps that were violated, 0 to 1."),
+    _gauge(
+        "harmony_realized_violation_ratio",
+        "Violated share of the steps that decisions answer for, lately; the shadow's while there is no authority.",
+    ),
+    _gauge("harmony_stated_violation_ratio", "Mean probability that decisions stated for these steps."),
+    _gauge(
+        "harmony_stated_risk_agrees",
+        "1 while stated and realised risk agree, 0 while they differ beyond chance, absent before enough was judged.",
+    ),
     _gauge(
         "harmony_error_budget_left_ratio",
         "Share of the error budget of 30 days that is not spent; negative when overspent, absent where none is kept.",
@@ -131,7 +139,12 @@ SERVICE_GAUGES = (
         "quantile",
         LEAD_QUANTILES,
     ),
-    _gauge("harmony_expected_cost_per_hour", "Expected money per hour at the recommended replicas."),
+    _gauge(
+        "harmony_expected_cost_per_hour",
+        "What was weighed: expected money per hour for idle and missing replicas and switching, as recommended.",
+    ),
+    _gauge("harmony_bill_per_hour", "Money per hour for the current replicas of the real target, used or not."),
+    _gauge("harmony_idle_cost_per_hour", "The part of the bill for replicas that present demand does not need."),
     _gauge("harmony_fallback_active", "1 while the fallback decides because data is missing, else 0."),
     _gauge("harmony_metrics_age_seconds", "Age of the newest complete reading of demand."),
     _gauge(
@@ -161,9 +174,30 @@ LIMITED = _counter("harmony_decisions_limited_total", "Decisions that a limit bo
 SCALE_ERRORS = _counter(
     "harmony_scale_errors_total", "Changes of the replica count that the target refused or that failed."
 )
-STEPS = _counter("harmony_judged_steps_total", "Steps with known demand that were judged.")
-MISSED = _counter("harmony_missed_steps_total", "Judged steps in which demand exceeded what ready replicas carry.")
-SERVICE_COUNTERS = (DECISIONS, LIMITED, SCALE_ERRORS, STEPS, MISSED)
+STEPS = _counter(
+    "harmony_judged_steps_total",
+    "Steps with known demand that decisions answer for; the shadow's steps while there is no authority.",
+)
+MISSED = _counter(
+    "harmony_missed_steps_total", "Of these, the steps that were violated; by the shadow without authority."
+)
+REAL_STEPS = _counter("harmony_real_steps_total", "Steps with known demand, whoever set the replicas.")
+REAL_VIOLATED = _counter("harmony_real_violated_steps_total", "Of these, the steps that the real replicas violated.")
+SHADOW_STEPS = _counter("harmony_shadow_steps_total", "Steps with known demand while there was a shadow.")
+SHADOW_VIOLATED = _counter(
+    "harmony_shadow_violated_steps_total", "Of these, the steps that the shadow would have violated."
+)
+SERVICE_COUNTERS = (
+    DECISIONS,
+    LIMITED,
+    SCALE_ERRORS,
+    STEPS,
+    MISSED,
+    REAL_STEPS,
+    REAL_VIOLATED,
+    SHADOW_STEPS,
+    SHADOW_VIOLATED,
+)
 STARTS = Definition(
     "harmony_replica_start_seconds",
     "histogram",

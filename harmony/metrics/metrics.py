@@ -13,13 +13,17 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from harmony.decision.agreement import Judgement
+from harmony.decision.bill import bill_per_hour, idle_per_hour
 from harmony.metrics import catalogue as names
 from harmony.metrics.catalogue import Definition, limiter
 from harmony.metrics.series import ServiceName, ServiceSeries, Slot
 
 if TYPE_CHECKING:
+    from harmony.decision.agreement import Agreement
     from harmony.model.capacity import Capacity
     from harmony.model.lead_time import LeadTime
+    from harmony.model.observation import Observation
     from harmony.model.record import Record
 
 __all__ = ["Metrics"]
@@ -129,7 +133,12 @@ class Metrics:
             (names.DECISIONS.name, (direction, str(decision.reason))): 1.0,
             (names.STEPS.name, ()): float(record.outcome.steps),
             (names.MISSED.name, ()): float(record.outcome.violated),
+            (names.REAL_STEPS.name, ()): float(record.outcome.real_steps),
+            (names.REAL_VIOLATED.name, ()): float(record.outcome.real_violated),
         }
+        if record.outcome.shadow_steps:
+            amounts[names.SHADOW_STEPS.name, ()] = float(record.outcome.shadow_steps)
+            amounts[names.SHADOW_VIOLATED.name, ()] = float(record.outcome.shadow_violated)
         for limit in {limiter(said) for said in (decision.bound_by, held_by) if said}:
             amounts[names.LIMITED.name, (limit,)] = 1.0
         self._services.add(key, amounts)
@@ -161,6 +170,23 @@ class Metrics:
             ("harmony_shadow_gpu_hours_saved", ()): gpu_hours_saved,
             ("harmony_shadow_miss_seconds", ("avoided",)): avoided_s,
             ("harmony_shadow_miss_seconds", ("caused",)): caused_s,
+        }
+        self._services.set(key, values)
+
+    def observe_agreement(self, key: ServiceName, agreement: Agreement | None) -> None:
+        """Stated beside realised risk, and whether they agree."""
+        judged = None if agreement is None else agreement.judgement
+        values: dict[Slot, float] = {
+            ("harmony_stated_violation_ratio", ()): NAN if agreement is None else agreement.stated,
+            ("harmony_stated_risk_agrees", ()): NAN if judged is None else float(judged is Judgement.AGREES),
+        }
+        self._services.set(key, values)
+
+    def observe_bill(self, key: ServiceName, ordered: int, seen: Observation) -> None:
+        """What the real target's ``ordered`` replicas cost an hour, and the idle part of it."""
+        values: dict[Slot, float] = {
+            ("harmony_bill_per_hour", ()): bill_per_hour(ordered, seen),
+            ("harmony_idle_cost_per_hour", ()): idle_per_hour(ordered, seen),
         }
         self._services.set(key, values)
 

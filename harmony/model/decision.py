@@ -53,7 +53,11 @@ class Candidates:
     ]
     violated_window: Annotated[FloatArray, About("Probability by the model that any step is violated.", 0, 1)]
     expected_cost: Annotated[
-        FloatArray, About("Expected money per hour for idle and missing replicas and switching, at this count.")
+        FloatArray,
+        About(
+            "What the rule weighed, not the bill: expected money per hour for idle replicas (all of them where a price "
+            "decides), for missing ones and for switching, at this count."
+        ),
     ]
     paths: Annotated[
         int,
@@ -108,7 +112,11 @@ class Decision:
         float, About("Stated probability of a violation at this count; absent when the policy states none.", 0, 1)
     ] = math.nan
     expected_cost: Annotated[
-        float, About("Expected money per hour for idle and missing replicas and switching, at this count.")
+        float,
+        About(
+            "What the rule weighed, not the bill: expected money per hour for idle replicas (all of them where a price "
+            "decides), for missing ones and for switching, at this count."
+        ),
     ] = math.nan
     candidates: Annotated[Candidates | None, About("Alternatives that were weighed, with their risk and cost.")] = None
     unconstrained: Annotated[int, About("What the rule asked for before guards; -1 where it was not asked.")] = -1

@@ -26,12 +26,19 @@ class Outcome:
         bound_samples: what steps showed about capacity, where it is learned: (demand per serving replica, whether the
             indicator bound held); only steps that may teach (see `harmony.decision.learning.LearningGate`).
         failed_s: ages (seconds since they were asked for) at which starts failed.
+        real_steps, real_violated: steps with known demand, and those that the real replicas violated, whoever set
+            them; `steps` are only those that say something about decisions.
+        shadow_steps, shadow_violated: the same of the shadow's replicas; 0 without a shadow.
     """
 
     steps: int = 0
     violated: int = 0
     bound_samples: tuple[tuple[float, bool], ...] = ()
     failed_s: tuple[float, ...] = ()
+    real_steps: int = 0
+    real_violated: int = 0
+    shadow_steps: int = 0
+    shadow_violated: int = 0
 
 
 @dataclass(frozen=True, slots=True)

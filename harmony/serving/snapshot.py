@@ -6,13 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forecasting.panel import FloatArray
+from harmony.decision.agreement import Agreement
+from harmony.decision.bill import bill_per_hour, idle_per_hour
 from harmony.decision.guards import GuardMemory
+from harmony.loop.violations import ViolationCounts
+from harmony.model.authority import Mode
 from harmony.model.objective import Behavior
 from harmony.model.record import Record
 
 __all__ = ["HISTORY_ROWS", "Snapshot"]
 
 HISTORY_ROWS = 288
+SHADOWED = frozenset(str(mode) for mode in Mode if not mode.acts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +41,8 @@ class Snapshot:
         coverage: share of readings inside each central interval of the forecast; NaN before anything was scored.
         crps: mean continuous ranked probability score, in the demand's unit.
         realized, stated: share of judged steps that were violated, and the mean probability stated for them.
+        violations: steps that the real replicas and the shadow's violated since counting began; None where not known.
+        agreement: whether stated and realised risk agree; None where nothing was stated or judged.
         gpu_hours_saved, misses_avoided_s, misses_caused_s, shadow_s: running totals against what really happened
             (`harmony.loop.shadow.Regret`), and the seconds they were counted over.
     """
@@ -63,6 +70,8 @@ class Snapshot:
     crps: float = float("nan")
     realized: float | None = None
     stated: float | None = None
+    violations: ViolationCounts | None = None
+    agreement: Agreement | None = None
     gpu_hours_saved: float = 0.0
     misses_avoided_s: float = 0.0
     misses_caused_s: float = 0.0
@@ -83,6 +92,21 @@ class Snapshot:
     def namespace(self) -> str:
         """The service's namespace; empty where there is none."""
         return self.service.rpartition("/")[0]
+
+    @property
+    def has_shadow(self) -> bool:
+        """Whether the record's counts are a shadow's: without authority nothing that was decided is carried out."""
+        return self.effective_mode in SHADOWED
+
+    @property
+    def bill_per_hour(self) -> float:
+        """What the current replicas of the real target cost, in money per hour, used or not."""
+        return bill_per_hour(self.ordered, self.record.observation)
+
+    @property
+    def idle_per_hour(self) -> float:
+        """The part of `bill_per_hour` for replicas that present demand does not need; NaN where demand is absent."""
+        return idle_per_hour(self.ordered, self.record.observation)
 
     @property
     def recommended(self) -> int:

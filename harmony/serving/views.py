@@ -82,11 +82,33 @@ def _summary(snapshot: Snapshot) -> Json:
         "reason": str(decision.reason),
         "realized": number(snapshot.realized),
         "stated": number(snapshot.stated),
+        "stated_judgement": _judgement(snapshot),
+        "real": _counts(snapshot, "real"),
+        "shadow": _counts(snapshot, "shadow"),
+        "bill_per_hour": number(snapshot.bill_per_hour),
+        "idle_per_hour": number(snapshot.idle_per_hour),
+        "currency": snapshot.currency,
         "gpu_hours_saved": number(snapshot.gpu_hours_saved),
         "misses": {"avoided_s": number(snapshot.misses_avoided_s), "caused_s": number(snapshot.misses_caused_s)},
         "coverage_80": number(snapshot.coverage.get(0.8)),
         "at": utc(snapshot.at_s),
     }
+
+
+def _judgement(snapshot: Snapshot) -> str | None:
+    judged = None if snapshot.agreement is None else snapshot.agreement.judgement
+    return None if judged is None else str(judged)
+
+
+def _counts(snapshot: Snapshot, whose: str) -> Json | None:
+    """Violated steps of the real replicas or of the shadow's since counting began; None where none were judged."""
+    counts = snapshot.violations
+    if counts is None:
+        return None
+    steps, violated = (
+        (counts.real_steps, counts.real_violated) if whose == "real" else (counts.shadow_steps, counts.shadow_violated)
+    )
+    return {"steps": steps, "violated": violated, "rate": violated / steps} if steps else None
 
 
 def decision_json(snapshot: Snapshot) -> Json:
@@ -114,14 +136,23 @@ def _decision(snapshot: Snapshot) -> Json:
         "currency": snapshot.currency,
         "demand": number(seen.demand),
         "unit": snapshot.unit,
-        "ordered": seen.ordered,
-        "ready": seen.ready,
+        "ordered": snapshot.ordered if snapshot.has_shadow else seen.ordered,
+        "ready": snapshot.ready if snapshot.has_shadow else seen.ready,
+        "shadow_ordered": seen.ordered if snapshot.has_shadow else None,
+        "shadow_ready": seen.ready if snapshot.has_shadow else None,
         "min_replicas": objective.min_replicas,
         "max_replicas": objective.max_replicas,
         "capacity": {"median": number(seen.capacity.median), "low": number(low), "high": number(high)},
         "lead_time": {"p50_s": number(seen.lead_time.median_s), "p90_s": number(seen.lead_time.quantile_s(0.9))},
         "window_s": lead_window(seen) * seen.step_s,
-        "outcome": {"steps": record.outcome.steps, "violated": record.outcome.violated},
+        "bill_per_hour": number(snapshot.bill_per_hour),
+        "idle_per_hour": number(snapshot.idle_per_hour),
+        "outcome": {
+            "steps": record.outcome.steps,
+            "violated": record.outcome.violated,
+            "real_steps": record.outcome.real_steps,
+            "real_violated": record.outcome.real_violated,
+        },
     }
 
 

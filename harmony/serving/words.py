@@ -5,12 +5,33 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from harmony.decision.bill import bill_per_hour
 from harmony.decision.rule import lead_window
-from harmony.model.decision import Decision, Reason
+from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.record import Record
 from harmony.serving.snapshot import Snapshot
 
-__all__ = ["Said", "amount", "chance", "duration", "in_words", "percent", "sentence", "within_band"]
+__all__ = [
+    "QUANTITY",
+    "SHARE_OF",
+    "Said",
+    "amount",
+    "chance",
+    "duration",
+    "in_words",
+    "percent",
+    "rescaled_from",
+    "sentence",
+    "within_band",
+]
+
+# What a stated risk is, and what epsilon is a share of, by the objective's measure.
+QUANTITY = {
+    "time": "expected share of violated time",
+    "window": "probability of any violation",
+    "requests": "expected share of violated time",
+}
+SHARE_OF = {"time": "time", "window": "windows", "requests": "demand"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +170,49 @@ def _forecast(said: Said) -> str:
         worth = f"a violated hour is worth {amount(decision.price)} replica-hours"
         if at == 0:
             return f"no count that was weighed is worth less; {worth}."
-        fewer, risk = int(candidates.replicas[at - 1]), float(candidates.violation_probability[at - 1])
-        said_risk = chance(risk, candidates.paths)
-        return f"with {fewer} the risk within the next {window} would be {said_risk}, and {worth}."
+        return f"with {_fewer(said, candidates, at - 1, window)}, and {worth}."
     if decision.bound_by != "epsilon" or at == 0:
         return f"of all counts that keep the objective over the next {window} it costs least."
-    fewer, risk = int(candidates.replicas[at - 1]), float(candidates.violation_probability[at - 1])
-    return f"with {fewer} the risk of a violation within the next {window} would be {chance(risk, candidates.paths)}."
+    return f"with {_fewer(said, candidates, at - 1, window)}."
+
+
+def _fewer(said: Said, candidates: Candidates, at: int, window: str) -> str:
+    """A smaller candidate's stated risk by the name of its quantity, and the model's chance of any violation."""
+    measure = said.record.observation.objective.measure
+    count, risk = int(candidates.replicas[at]), float(candidates.violation_probability[at])
+    text = f"{count} the {QUANTITY[measure]} over the next {window} would be {chance(risk, candidates.paths)}"
+    if measure == "window":
+        return text
+    return text + f" (any violation at all: {chance(float(candidates.violated_window[at]), candidates.paths)})"
+
+
+def rescaled_from(record: Record) -> float | None:
+    """The model's own figure where the stated risk was rescaled by what such statements have realised; else None."""
+    decision = record.decision
+    if decision.candidates is None or not decision.violation_probability < 1.0:
+        return None
+    at = max(0, int(decision.candidates.replicas.searchsorted(decision.replicas, side="right")) - 1)
+    own = decision.candidates
+    model = float((own.violated_window if record.observation.objective.measure == "window" else own.violated_time)[at])
+    return None if math.isclose(model, decision.violation_probability, rel_tol=0.01, abs_tol=1e-6) else model
 
 
 def _risk(said: Said) -> str:
-    """Stated risk beside the objective, and the cost."""
+    """Stated risk by the name of its quantity, beside the objective, and the bill."""
     seen, decision = said.record.observation, said.record.decision
     if math.isnan(decision.violation_probability):
         return ""
-    risk = chance(decision.violation_probability, decision.paths)
-    text = f"Stated risk {risk}, objective {percent(seen.objective.epsilon)}"
-    if not math.isnan(decision.expected_cost):
-        text += f"; expected cost {decision.expected_cost:.2f} {said.currency}".rstrip() + " per hour"
-    return text + "."
+    objective = seen.objective
+    window = duration(lead_window(seen) * seen.step_s)
+    text = f"Stated risk {chance(decision.violation_probability, decision.paths)}: {QUANTITY[objective.measure]} over "
+    text += f"the next {window}"
+    if (model := rescaled_from(said.record)) is not None:
+        text += f", rescaled by what came true from the model's {chance(model, decision.paths)}"
+    text += f"; objective {percent(objective.epsilon)} of the {SHARE_OF[objective.measure]}."
+    if objective.replica_price_per_hour > 0.0:
+        bill = f"{bill_per_hour(decision.replicas, seen):,.2f} {said.currency}".rstrip()
+        text += f" {decision.replicas} replica{'' if decision.replicas == 1 else 's'} cost {bill} per hour."
+    return text
 
 
 def _held(said: Said) -> str:

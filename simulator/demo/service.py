@@ -16,6 +16,7 @@ from harmony.loop.managed import ManagedService
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Regret
 from harmony.loop.state import Look, State, Terms, Turn
+from harmony.loop.violations import ViolationCounts
 from harmony.model.authority import Mode
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
@@ -133,6 +134,11 @@ class DemoService:
     def scores(self) -> ForecastScores:
         """Whether its forecasts came true."""
         return self._managed.state.scores
+
+    @property
+    def violations(self) -> ViolationCounts:
+        """Steps that the real replicas and the shadow's violated since counting began."""
+        return self._managed.state.violations
 
     @property
     def regret(self) -> Regret:

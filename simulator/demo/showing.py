@@ -42,6 +42,8 @@ def measure(service: DemoService, metrics: Metrics) -> None:
     if service.regret.seconds > 0:
         regret = service.regret
         metrics.observe_shadow(key, regret.gpu_hours_saved, regret.misses_avoided_s, regret.misses_caused_s)
+    metrics.observe_agreement(key, service.trust.agreement)
+    metrics.observe_bill(key, service.pool.ordered, record.observation)
     metrics.observe_scores(key, service.scores.coverage, service.scores.crps)
 
 
@@ -74,6 +76,8 @@ def snapshot_of(service: DemoService, readings: Readings) -> Snapshot:
         crps=service.scores.crps,
         realized=service.trust.realized,
         stated=service.trust.stated,
+        violations=service.violations,
+        agreement=service.trust.agreement,
         gpu_hours_saved=regret.gpu_hours_saved,
         misses_avoided_s=regret.misses_avoided_s,
         misses_caused_s=regret.misses_caused_s,

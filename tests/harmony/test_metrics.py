@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from harmony.decision.agreement import agreement
 from harmony.metrics import CATALOGUE, Metrics
 from harmony.metrics.catalogue import LIMITERS, limiter
 from harmony.metrics.docs import PAGE, QUERIES, as_markdown
@@ -65,7 +66,12 @@ def decision(**changes: Any) -> Decision:
 
 
 def record(seen: Observation | None = None, made: Decision | None = None, applied: int = 12) -> Record:
-    return Record(seen or observation(), made or decision(), applied, Outcome(3, 1))
+    return Record(
+        seen or observation(),
+        made or decision(),
+        applied,
+        Outcome(3, 1, real_steps=4, real_violated=2, shadow_steps=4, shadow_violated=1),
+    )
 
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -98,6 +104,8 @@ def filled() -> Metrics:
     metrics.observe_scale_error(Key())
     metrics.observe_shadow(Key(), 31.5, 600.0, 60.0)
     metrics.observe_scores(Key(), {0.5: 0.48, 0.8: 0.83, 0.95: 0.93}, 4.2)
+    metrics.observe_agreement(Key(), agreement(0.02, 6.0, 300.0, 3))
+    metrics.observe_bill(Key(), 10, turn.observation)
     for stage in ("read", "forecast", "decide", "act", "status"):
         metrics.observe_stage(stage, 0.02)
     metrics.observe_tick(1000.0, overrun=True)

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from harmony.decision.agreement import agreement
 from harmony.decision.rule import decide
+from harmony.loop.violations import ViolationCounts
 from harmony.model.decision import Decision
 from harmony.model.memory import TurnMemory
 from harmony.model.objective import Behavior, Objective
@@ -57,6 +59,8 @@ def snapshot(service: str = "serving/chat", **changes: Any) -> Snapshot:
         "held_by": "",
         "history_s": times,
         "history": np.array([980.0, np.nan, 990.0, 995.0, 1000.0]),
+        "violations": ViolationCounts(400, 2, 200, 9, 1),
+        "agreement": agreement(0.04, 9.0, 300.0, 5),
         "coverage": {0.5: 0.52, 0.8: 0.79, 0.95: 0.94},
         "crps": 12.5,
         "realized": 0.03,

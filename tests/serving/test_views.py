@@ -17,6 +17,7 @@ from harmony.serving import decision_json, forecast_json, history_json, sentence
 from tests.serving.builders import NOON_S, PATHS, record, seen, snapshot
 
 NAN = float("nan")
+PRICE = seen().objective.replica_price_per_hour
 
 
 def strict(value: Any) -> Any:
@@ -46,6 +47,12 @@ def test_summary_is_one_row_of_a_fleet_table() -> None:
         "reason": "Forecast",
         "realized": 0.03,
         "stated": 0.04,
+        "stated_judgement": "Agrees",
+        "real": {"steps": 400, "violated": 2, "rate": 0.005},
+        "shadow": {"steps": 200, "violated": 9, "rate": 0.045},
+        "bill_per_hour": 10.0 * PRICE,
+        "idle_per_hour": 0.0,
+        "currency": "USD",
         "gpu_hours_saved": 12.25,
         "misses": {"avoided_s": 120.0, "caused_s": 60.0},
         "coverage_80": 0.79,
@@ -60,6 +67,7 @@ def test_decision_has_every_candidate_and_says_why_not_one_fewer() -> None:
     assert {7, 8, 9, 10, 11, 12} <= set(counts)
     by_count = {c["replicas"]: c for c in shown["candidates"]}
     missed = float((PATHS > 1100.0).mean())  # what 11 replicas do not carry
+    anything = float((PATHS.max(axis=1) > 1100.0).mean())
     assert by_count[11]["violation_probability"] == pytest.approx(missed)
     assert by_count[12]["violation_probability"] == 0.0
     assert shown["bound_by"] == "epsilon"
@@ -69,8 +77,10 @@ def test_decision_has_every_candidate_and_says_why_not_one_fewer() -> None:
     assert shown["quantiles"]["0.5"] == pytest.approx([925, 935, 945, 955, 965], abs=3)
     assert shown["sentence"] == (
         "Up from 10 to 12 replicas: "
-        f"with 11 the risk of a violation within the next 5 min would be {100 * missed:.2g} %. "
-        f"Stated risk < 0.5 %, objective 5 %; expected cost {shown['expected_cost']:.2f} USD per hour."
+        f"with 11 the expected share of violated time over the next 5 min would be {100 * missed:.2g} % "
+        f"(any violation at all: {100 * anything:.2g} %). Stated risk < 0.5 %: expected share of violated time over "
+        "the next 5 min; objective 5 % of the time. "
+        f"12 replicas cost {12 * PRICE:.2f} USD per hour."
     )
 
 
@@ -78,7 +88,7 @@ def test_a_risk_of_no_path_is_no_zero_even_after_the_paths_are_gone() -> None:
     """Between turns a controller lets go of the paths, and writes the sentence into the status afterwards."""
     made = record()
     kept = replace(made, observation=replace(made.observation, forecast=None))
-    assert "Stated risk < 0.5 %, objective 5 %" in sentence(snapshot(record=kept))
+    assert "Stated risk < 0.5 %: expected share of violated time" in sentence(snapshot(record=kept))
 
 
 def test_nothing_known_is_null_everywhere() -> None:
@@ -132,7 +142,8 @@ def test_every_reason_has_a_sentence(reason: Reason) -> None:
     decision = Decision(7, 5, reason, 0.004, 14.0, unconstrained=9, bound_by="stages")
     text = sentence(snapshot(record=record(decision=decision), held_by="mode Recommend", desired=5, ordered=5))
     assert text.startswith("7 replicas recommended, currently 5: ")
-    assert "Stated risk 0.4 %, objective 5 %; expected cost 14.00 USD per hour." in text
+    assert "Stated risk 0.4 %: expected share of violated time" in text
+    assert "objective 5 % of the time. 7 replicas cost" in text
     assert text.endswith("Desired replicas: 5 (mode Recommend).")
     assert "nan" not in text.lower()
     assert len(text.split(": ", 1)[1].split(". ")[0]) > 4

@@ -15,8 +15,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from scipy.stats import binomtest
 
 from forecasting.errors import UsageError
+from harmony.journal import JournalStore
 from harmony.journal.explaining import recompute
 from harmony.metrics import CATALOGUE, Metrics
 from harmony.model.authority import Mode
@@ -372,3 +374,118 @@ def test_two_weeks_on_demand_begins_again() -> None:
     assert math.isfinite(chat.record.observation.demand)
     assert chat.at_s == cluster.now_s()
     assert replace(cluster.specs[0], roll=0) == cluster.specs[0]
+
+
+# ---- every figure from the journal alone -------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Snapshot]]:
+    """What a journal says of the demo's turns of a minute each, by service, oldest first; nothing else is used."""
+    with JournalStore.open(f"sqlite:///{tmp_path_factory.mktemp('journal') / 'demo.db'}") as store:
+        for snapshots in zip(*lived().by_service.values(), strict=True):
+            store.append(snapshots)
+        found: dict[str, list[Snapshot]] = {}
+        newest = {s.service: s for s in store.latest()}
+        for service, last in newest.items():
+            rows = [d.snapshot for d in store.decisions(service, limit=STEPS)][::-1]
+            found[service] = [*rows[:-1], last]
+    return found
+
+
+def steps_of(rows: list[Snapshot]) -> list[tuple[Snapshot, float]]:
+    """Every turn whose step was judged by the newest one, with its demand; NaN where it was never read."""
+    read = dict(zip(rows[-1].history_s.tolist(), rows[-1].history.tolist(), strict=True))
+    return [(row, read[row.at_s]) for row in rows[:-1]]
+
+
+def is_violated(row: Snapshot, demand: float, ready: int) -> bool:
+    return demand / row.record.observation.capacity.median - ready > 1e-9
+
+
+def shadow_ready(row: Snapshot) -> int:
+    """Who would serve after the turn: what is dropped goes at once, and what starts first."""
+    return min(row.record.observation.ready, row.record.applied)
+
+
+def test_real_violations_recount(kept: dict[str, list[Snapshot]]) -> None:
+    """Steps with known demand in which it exceeds what the real ready replicas carry."""
+    for rows in kept.values():
+        known = [(row, demand) for row, demand in steps_of(rows) if not math.isnan(demand)]
+        violated = sum(is_violated(row, demand, row.ready) for row, demand in known)
+        first, last = rows[0].violations, rows[-1].violations
+        assert first is not None
+        assert last is not None
+        assert last.real_steps - first.real_steps == len(known)
+        assert last.real_violated - first.real_violated == violated
+        told = summary_json(rows[-1])["real"]
+        assert told == {
+            "steps": last.real_steps,
+            "violated": last.real_violated,
+            "rate": last.real_violated / last.real_steps,
+        }
+
+
+def test_shadow_violations_and_savings_recount(kept: dict[str, list[Snapshot]]) -> None:
+    """The same of the shadow's replicas, and GPU-hours that the real ones cost more than they would have."""
+    shadowed = {name: rows for name, rows in kept.items() if rows[-1].has_shadow}
+    assert "batch/summaries" in shadowed
+    assert len(shadowed) < len(kept)
+    for name, rows in kept.items():
+        if name not in shadowed:
+            assert summary_json(rows[-1])["shadow"] is None
+            assert decision_json(rows[-1])["shadow_ordered"] is None
+            continue
+        known = [(row, demand) for row, demand in steps_of(rows) if not math.isnan(demand)]
+        judged = [(is_violated(r, d, r.ready), is_violated(r, d, shadow_ready(r))) for r, d in known]
+        gpus = rows[-1].record.observation.objective.gpus_per_replica
+        saved = sum((row.ordered - row.record.applied) * gpus / 60.0 for row, _ in known)
+        first, last = rows[0], rows[-1]
+        assert first.violations is not None
+        assert last.violations is not None
+        assert last.violations.shadow_steps - first.violations.shadow_steps == len(known)
+        assert last.violations.shadow_violated - first.violations.shadow_violated == sum(s for _, s in judged)
+        assert last.violations.real_beside - first.violations.real_beside == sum(r for r, _ in judged)
+        assert last.gpu_hours_saved - first.gpu_hours_saved == pytest.approx(saved)
+        assert last.misses_avoided_s - first.misses_avoided_s == 60.0 * sum(r and not s for r, s in judged)
+        assert last.misses_caused_s - first.misses_caused_s == 60.0 * sum(s and not r for r, s in judged)
+        told = decision_json(last)
+        assert (told["ordered"], told["ready"]) == (last.ordered, last.ready)
+        seen = last.record.observation
+        assert (told["shadow_ordered"], told["shadow_ready"]) == (seen.ordered, seen.ready)
+
+
+def test_bill_and_idle_recount(kept: dict[str, list[Snapshot]]) -> None:
+    """Price times GPUs of the current replicas, and the part for replicas that present demand does not need."""
+    for rows in kept.values():
+        for row in rows:
+            seen, told = row.record.observation, summary_json(row)
+            price = seen.objective.at(row.at_s).price_per_gpu_hour * seen.objective.gpus_per_replica
+            assert told["bill_per_hour"] == pytest.approx(row.ordered * price)
+            if math.isnan(seen.demand):
+                assert told["idle_per_hour"] is None
+                continue
+            needed = math.ceil(seen.demand / seen.capacity.median - 1e-9)
+            assert told["idle_per_hour"] == pytest.approx(max(0, row.ordered - needed) * price)
+
+
+def test_stated_and_realised_recount(kept: dict[str, list[Snapshot]]) -> None:
+    """What decisions stated for the steps that followed, and what was violated of these, older ones counting less."""
+    for rows in kept.values():
+        begin = rows[0].agreement
+        assert begin is not None
+        epsilon = rows[0].record.observation.objective.epsilon
+        block = rows[0].record.observation.lead_time.steps(60.0)
+        steps = begin.blocks * block
+        stated, violated = begin.stated * steps, begin.realised * steps
+        for before, row in itertools.pairwise(rows):
+            outcome, said = row.record.outcome, before.record.decision.violation_probability
+            keep = math.exp(-outcome.steps * epsilon / (20.0 * block))
+            counts = 0 if math.isnan(said) else outcome.steps
+            steps, stated = steps * keep + counts, stated * keep + (counts * said if counts else 0.0)
+            violated = violated * keep + (outcome.violated if counts else 0)
+        last = rows[-1].agreement
+        assert last is not None
+        assert last.stated == pytest.approx(stated / steps, rel=0.02)
+        assert last.realised == pytest.approx(violated / steps, rel=0.02, abs=1e-9)
+        interval = binomtest(round(violated / block), round(steps / block)).proportion_ci(0.95)
+        assert last.low == pytest.approx(interval.low, abs=0.02)
+        assert last.high == pytest.approx(interval.high, abs=0.02)

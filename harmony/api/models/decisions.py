@@ -55,8 +55,10 @@ class LeadTime(Model):
 class Outcome(Model):
     """What came of the decisions since the turn before."""
 
-    steps: int
-    violated: int
+    steps: int = Field(description="Steps that decisions answer for; the shadow's while there is no authority.")
+    violated: int = Field(description="Of these, the violated ones.")
+    real_steps: int = Field(0, description="Steps with known demand, whoever set the replicas.")
+    real_violated: int = Field(0, description="Of these, those that the real replicas violated.")
 
 
 class Decision(model_of(model.Decision, Model, TOLD, TYPES)):  # type: ignore[misc] # its fields are the model's own
@@ -76,8 +78,12 @@ class Decision(model_of(model.Decision, Model, TOLD, TYPES)):  # type: ignore[mi
     currency: str
     demand: Number
     unit: str
-    ordered: int
-    ready: int
+    ordered: int = Field(description="Current replicas of the real target.")
+    ready: int = Field(description="Of these, those that serve.")
+    shadow_ordered: int | None = Field(None, description="The shadow's current replicas; null without a shadow.")
+    shadow_ready: int | None = Field(None, description="Of these, those that would serve.")
+    bill_per_hour: Number = Field(None, description="Money per hour for the real target's current replicas.")
+    idle_per_hour: Number = Field(None, description="The part of it for replicas that present demand does not need.")
     min_replicas: int
     max_replicas: int
     capacity: Capacity

@@ -8,7 +8,7 @@ from harmony.api.models.base import Model, Number, Probability
 from harmony.api.models.decisions import Decision
 from harmony.api.models.forecasts import Forecast
 
-__all__ = ["Calibration", "CalibrationPoint", "FleetPage", "FleetRow", "History", "Misses", "Service"]
+__all__ = ["Calibration", "CalibrationPoint", "FleetPage", "FleetRow", "History", "Misses", "Service", "ViolatedSteps"]
 
 
 class Misses(Model):
@@ -16,6 +16,14 @@ class Misses(Model):
 
     avoided_s: Number
     caused_s: Number
+
+
+class ViolatedSteps(Model):
+    """Violated steps since counting began."""
+
+    steps: int = Field(description="Steps with known demand.")
+    violated: int = Field(description="Of these, those in which demand exceeded what the ready replicas carry.")
+    rate: float = Field(description="Violated over known steps.")
 
 
 class FleetRow(Model):
@@ -38,9 +46,21 @@ class FleetRow(Model):
     paths: int = Field(0, description="Sample paths it was counted on, of which 0 is less than one; 0 for none.")
     epsilon: float = Field(description="The violation rate that the objective allows.")
     reason: str
-    realized: Number = Field(description="Share of judged steps that were violated.")
+    realized: Number = Field(
+        description="Violated share of the steps that decisions answer for, lately; the shadow's without authority."
+    )
     stated: Number = Field(description="Mean probability stated for them.")
-    gpu_hours_saved: Number
+    stated_judgement: str | None = Field(
+        None,
+        description="Agrees, Understated or Overstated: whether stated and realised differ beyond chance; null before "
+        "enough was judged.",
+    )
+    real: ViolatedSteps | None = Field(None, description="What the real replicas violated, whoever set them.")
+    shadow: ViolatedSteps | None = Field(None, description="What the shadow would have violated; null without one.")
+    bill_per_hour: Number = Field(None, description="Money per hour for the current replicas, used or not.")
+    idle_per_hour: Number = Field(None, description="The part of it for replicas that present demand does not need.")
+    currency: str = ""
+    gpu_hours_saved: Number = Field(description="GPU-hours that following HARMONY would have saved (total).")
     misses: Misses
     coverage_80: Number = Field(description="Share of readings inside the central 80 % interval of the forecast.")
     at: str | None
@@ -82,6 +102,9 @@ class Calibration(Model):
     promised: float
     stated: Number
     realized: Number
+    realized_low: Number = Field(None, description="95 % interval of the rate behind the realised share: its low end.")
+    realized_high: Number = Field(None, description="Its high end.")
+    judgement: str | None = Field(None, description="As `stated_judgement` in the fleet.")
     risk_level: Number = Field(description="The model's own probability that has been found to realise epsilon.")
 
 

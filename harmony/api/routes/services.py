@@ -163,7 +163,7 @@ async def calibration(request: Request, state: StateOf, _: Reader, namespace: Na
 
 def calibration_json(snapshot: Snapshot) -> Json:
     """Plain values of `Calibration`."""
-    seen = snapshot.record.observation
+    seen, agreed = snapshot.record.observation, snapshot.agreement
     observed = sorted(snapshot.coverage.items())
     shares = numbers(np.array([share for _, share in observed], dtype=np.float64))
     return {
@@ -174,5 +174,8 @@ def calibration_json(snapshot: Snapshot) -> Json:
         "promised": seen.objective.epsilon,
         "stated": number(snapshot.stated),
         "realized": number(snapshot.realized),
+        "realized_low": None if agreed is None else number(agreed.low),
+        "realized_high": None if agreed is None else number(agreed.high),
+        "judgement": None if agreed is None or agreed.judgement is None else str(agreed.judgement),
         "risk_level": number(seen.risk_level),
     }

@@ -52,6 +52,7 @@
         uirevision: "kept", ...figure.layout,
       };
       for (const name of Object.keys(layout)) if (/^[xy]axis\d*$/.test(name)) layout[name] = axis(narrow ? { ...layout[name], nticks: 5, tickangle: 0 } : layout[name]);
+      if (narrow) for (const trace of figure.data) if (trace.meta === "minor") trace.showlegend = false;
       if (!drawn.has(plot.id)) plot.replaceChildren();
       drawn.set(plot.id, source.textContent);
       window.Plotly.react(plot, coloured(figure.data), coloured(layout), { displayModeBar: false, responsive: true, scrollZoom: false });
