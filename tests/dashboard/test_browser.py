@@ -276,5 +276,5 @@ def test_absent_is_said_and_never_zero(tabs: Tabs) -> None:
     labels, values = page.locator(".tiles .label"), page.locator(".tiles .value")
     tiles = dict(zip(labels.all_inner_texts(), values.all_inner_texts(), strict=True))
     assert tiles["Stated risk"].startswith("–")
-    assert tiles["Saved"].startswith("–")
+    assert tiles["Would save"].startswith("–")
     assert page.evaluate(f"{FAN}.find(t => t.name === 'demand').y") == []
