@@ -21,7 +21,7 @@ from harmony.model.observation import Observation
 from harmony.schema.fields import Field, Shape, columns_of, fields_of
 from harmony.serving.further import further
 from harmony.serving.snapshot import Snapshot
-from harmony.serving.views import decision_json, number, utc
+from harmony.serving.views import decision_json, utc
 from harmony.serving.words import QUANTITY, amount, chance, duration, percent, sentence, within_band
 
 __all__ = ["Difference", "Explanation", "explain", "recompute"]

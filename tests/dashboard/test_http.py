@@ -134,7 +134,7 @@ def test_attention_shows_what_needs_it(web: httpx.Client) -> None:
 
 def test_stale_is_said_without_javascript(web: httpx.Client, site: Site) -> None:
     site.clock.now += 3600
-    page = web.get("/services/serving/chat").text
+    page = web.get("/services/serving/chat").text.replace("\N{NO-BREAK SPACE}", " ")
     assert "stale: as of 60 min ago" in page
     assert "nothing here is current" in page
 
