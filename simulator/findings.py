@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from harmony.decision.agreement import Judgement
 from simulator.charts.axes import percent_label
 from simulator.charts.view import display_name, focus_name, ordered_names
 from simulator.result import PolicyRun, ReplayResult
@@ -69,6 +70,14 @@ def headline(result: ReplayResult) -> str:
         never = "no step had too many late requests" if late(result) else "demand never exceeded what was ready"
         return f"{name} {verb}: {never} {allowed}."
     return f"{name} {verb}: {violation(result)} {percent_label(run.violation_rate)} of the time {allowed}."
+
+
+def judged(result: ReplayResult, run: PolicyRun) -> str:
+    """That stated and realised risk differ beyond chance, in words; empty where they do not, or nothing was stated."""
+    found = result.agreement(run)
+    if found is None or found.judgement in (None, Judgement.AGREES):
+        return ""
+    return f"{str(found.judgement).lower()} beyond chance"
 
 
 def late(result: ReplayResult) -> bool:

@@ -31,7 +31,9 @@ from simulator.forecasters import Forecasters
 from simulator.living import BOUND, LiveRequests, Traffic, WorldSettings
 from simulator.nodes import NodePool
 from simulator.pool import GpuPool, StartUp
+from simulator.requests import demand_per_request
 from simulator.result import Fan, PolicyRun, ReplayResult
+from simulator.service_model import ServiceModel
 from simulator.traces.limits import LEAST
 from simulator.traces.registry import Trace, load_trace
 from simulator.traces.trace import Events
@@ -194,6 +196,7 @@ class _Bench:
             raise DataError(f"{panel.name}: demand {panel.names[0]!r} is never above zero, or hardly; nothing to scale")
         self.capacity = settings.replica_capacity or mean / settings.mean_replicas
         self.mean_need = mean / self.capacity
+        _refuse_hopeless(trace, settings, self.capacity)
         self.need = replicas_needed(self.seen, self.capacity)
         objective = settings.objective
         self.traffic = None
@@ -379,6 +382,31 @@ class _Bench:
             demand=self.panel.indicators[0],
             scored_from=self.scored_from,
             ttft_slo_s=self.settings.ttft_slo_s,
+        )
+
+
+def _refuse_hopeless(trace: Trace, settings: ReplaySettings, capacity: float) -> None:
+    """`UsageError` where no capacity was given, and the one that was made up is too slow for the bound even when idle.
+
+    No count could keep such a bound: it says nothing about policies, and the command that would is in the message.
+    """
+    asked, world = trace.requests, settings.world
+    bound_s = settings.ttft_slo_s if world is None or world.ttft_slo_s is None else world.ttft_slo_s
+    if settings.replica_capacity is not None or asked is None or bound_s is None:
+        return
+    demand = trace.panel.indicators[0]
+    per_request = demand_per_request(asked, demand)
+    if not per_request > 0:
+        return
+    base = ServiceModel() if world is None else world.replica
+    model = ServiceModel.for_capacity(asked, capacity / per_request, base=base)
+    idle_s = float(np.quantile(asked.prompt_tokens, 0.95)) / model.prefill_tokens_per_s
+    if idle_s > bound_s:
+        real = base.requests_per_s(asked) * per_request
+        raise UsageError(
+            f"{trace.panel.name}: without --replica-capacity a replica would carry {capacity:.3g} {demand.unit} and, "
+            f"even idle, answer after {idle_s:.2g} s, so that no count keeps {bound_s:g} s; give what one carries, "
+            f"such as --replica-capacity {real:.3g}"
         )
 
 

@@ -240,6 +240,8 @@ def _tiles(result: ReplayResult) -> list[dict[str, str]]:
                       "state": ""})  # fmt: skip
     if run.stated_risk is not None:
         note = f"realised: {percent_label(run.violation_rate)}" if known else "realised: unknown"
+        said = words.judged(result, run)
+        note += f"; {said}" if said else ""
         tiles.append({"label": "risk it stated", "value": percent_label(run.stated_risk), "note": note, "state": ""})
     return tiles
 
@@ -264,6 +266,7 @@ def _policy_rows(result: ReplayResult) -> list[dict[str, Any]]:
                 "missed_steps": f"{round(run.violated_seconds / result.step_s):,} of {known:,} steps",
                 "missed_for": duration_label(run.violated_seconds),
                 "stated": "-" if run.stated_risk is None else percent_label(run.stated_risk),
+                "judged": words.judged(result, run),
                 "gpu_hours": words.hours(run.gpu_hours),
                 "ratio": f"{ratio:.2f}×" if math.isfinite(ratio) else "-",
                 "cost": words.hours(run.cost),

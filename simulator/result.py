@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from forecasting.panel import BoolArray, FloatArray, IntArray
+from harmony.decision.agreement import Agreement, agreement
 from harmony.decision.budget import chance_band
 from harmony.model.decision import Tried
 from harmony.schema.surface import PLAIN
@@ -112,6 +113,16 @@ class ReplayResult:
         together = max(1, math.ceil(round(self.lead_time_s / self.step_s, 9))) + 1  # a lead time, as decisions have it
         return chance_band(known, self.epsilon, together)
 
+    def agreement(self, run: PolicyRun) -> Agreement | None:
+        """Stated beside realised risk of the scored part; None for a policy that states none."""
+        known = float(np.isfinite(self.demand[self.scored_from :]).sum())
+        block = max(1, math.ceil(round(self.lead_time_s / self.step_s, 9)))
+        return agreement(run.stated_risk, float(run.violated[self.scored_from :].sum()), known, block)
+
+    def _judgement(self, run: PolicyRun) -> str | None:
+        found = self.agreement(run)
+        return None if found is None or found.judgement is None else str(found.judgement)
+
     def error_budget(self, run: PolicyRun) -> dict[str, Any]:
         """What the scored part allows to be violated, what was, and the band in which chance alone would leave it."""
         few, many = self.chance_band()
@@ -143,6 +154,7 @@ class ReplayResult:
             "world": self.world,
             "notes": list(self.notes),
             "policies": {
-                name: run.to_json() | {"error_budget": self.error_budget(run)} for name, run in self.policies.items()
+                name: run.to_json() | {"stated_judgement": self._judgement(run), "error_budget": self.error_budget(run)}
+                for name, run in self.policies.items()
             },
         }

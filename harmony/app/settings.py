@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from forecasting.errors import UsageError, suggest
 from harmony.settings import Setting, Value
+
+if TYPE_CHECKING:
+    from simulator.traces.trace import Trace
 
 __all__ = [
     "DemoSettings",
@@ -18,6 +21,7 @@ __all__ = [
     "ReplayTerms",
     "RivalSettings",
     "SweepSettings",
+    "TraceSettings",
 ]
 
 WITH_API = "api.enabled"
@@ -290,6 +294,71 @@ class ReplayTerms:
             "price_per_gpu_hour": self.price,
         }
         return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """How a trace file is read, the same for every verb that reads one."""
+
+    step: Annotated[
+        str | None, Setting("Average into this step, such as 5m; requests are counted in it.", env=False)
+    ] = None
+    columns: Annotated[
+        tuple[str, ...],
+        Setting(
+            "NAME=COLUMN:UNIT:LEVEL:KIND (repeat; all but COLUMN may be left out): keep these, the first as demand.",
+            flag="column",
+            env=False,
+        ),
+    ] = ()
+    time_column: Annotated[str | None, Setting("The time column, if its name is not a usual one.", env=False)] = None
+    where: Annotated[tuple[str, ...], Setting("COLUMN=TEXT: keep only these rows (repeat).", env=False)] = ()
+    format: Annotated[str | None, Setting("Read as this format instead of the recognised one.", env=False)] = None
+    sort: Annotated[bool, Setting("Put rows in the order of their times, or refuse them.", env=False)] = True
+    timezone: Annotated[
+        str, Setting("Zone of times without an offset, such as Europe/Berlin; UTC by default.", env=False)
+    ] = ""
+    decimal: Annotated[
+        str | None, Setting("Sign before decimals; a comma by default where semicolons separate.", env=False)
+    ] = None
+    dayfirst: Annotated[
+        bool | None,
+        Setting("Whether 05/01/2026 is in January; as the dates tell by default.", env=False),
+    ] = None
+
+    @property
+    def step_s(self) -> float | None:
+        """The step in seconds; None where none was given."""
+        from harmony.durations import parse_duration
+
+        return None if self.step is None else parse_duration(self.step)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `load_trace` but trace, demand and step; raises `UsageError` for a row choice that is none."""
+        rows: dict[str, str] = {}
+        for entry in self.where:
+            column, sep, text = entry.partition("=")
+            if not sep or not column:
+                raise UsageError(f"--where {entry!r}: expected COLUMN=TEXT")
+            rows[column] = text
+        given: dict[str, Any] = {
+            "columns": self.columns or None,
+            "time_column": self.time_column,
+            "where": rows or None,
+            "format": self.format,
+            "timezone": self.timezone,
+            "decimal": self.decimal,
+            "dayfirst": self.dayfirst,
+        }
+        said = {name: value for name, value in given.items() if value not in (None, "")}
+        return said if self.sort else said | {"sort": False}
+
+    def load(self, trace: str, demand: str | None, *, raw: bool = False) -> Trace:
+        """The trace as these settings have it read; raises as `load_trace` does."""
+        from simulator.traces.registry import load_trace
+
+        return load_trace(trace, demand=demand, step_s=self.step_s, raw=raw, **self.reading)
 
 
 @dataclass(frozen=True)

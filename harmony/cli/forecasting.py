@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harmony.app.settings import TraceSettings
+from harmony.cli.options import with_settings
+from harmony.cli.showing import noted
+
 if TYPE_CHECKING:
     from forecasting.base import ForecastModel
     from forecasting.config import ModelConfig
@@ -30,6 +34,7 @@ Demand = Annotated[str | None, typer.Option(help="Column that replicas are count
 
 
 # ---- harmony evaluate -------------------------------------------------------------------------------------------
+@with_settings
 def evaluate(
     dataset: Annotated[
         str, typer.Argument(help="fisher (containers, the paper's protocol) or traces (any trace files).")
@@ -41,6 +46,8 @@ def evaluate(
     series: Annotated[
         list[str] | None, typer.Option("--series", "-s", help="Only this series (repeat); all by default.")
     ] = None,
+    demand: Demand = None,
+    reading: TraceSettings = TraceSettings(),
     lookback: Lookback = 72,
     horizon: Horizon = 1,
     samples: Annotated[int, typer.Option(help="Sample paths per forecast.")] = 200,
@@ -64,7 +71,7 @@ def evaluate(
 
     if dataset not in DATASETS:
         raise UsageError(f"no dataset {dataset!r}; {suggest(dataset, DATASETS)}")
-    panels = read_series(dataset, directory, series, raw=dataset == "fisher")
+    panels = read_series(dataset, directory, series, reading, demand, raw=dataset == "fisher")
     with _progress("evaluate") as report:
         found = run_evaluation(
             panels,
@@ -127,10 +134,12 @@ def _cell(key: str, value: float) -> str:
 
 
 # ---- harmony train ----------------------------------------------------------------------------------------------
+@with_settings
 def train(
     trace: Annotated[str, typer.Argument(help="A trace file, or the bundled one: synthetic.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to save the model in.")],
     demand: Demand = None,
+    reading: TraceSettings = TraceSettings(),
     base: Annotated[
         bool | None,
         typer.Option(
@@ -167,11 +176,10 @@ def train(
     `harmony train metrics.csv --lookback 4032 --temporal-attention wersa --patch 4 --out models/two-weeks`
     """
     from harmony.app.training import TrainingChoice, train_on
-    from simulator.traces.registry import load_trace
 
     shape = _shape(temporal_attention, temporal_option or (), patch, near_rows)
     chosen = TrainingChoice(out, shape, base, lookback, horizon, validation, steps, seed)
-    panel = load_trace(trace, demand=demand).panel
+    panel = noted(reading.load(trace, demand)).panel
     with _progress("train") as report:
         found = train_on(panel, chosen, report)
     if as_json:
@@ -209,12 +217,14 @@ def _validation_line(scores: SeriesScores) -> str:
 
 
 # ---- harmony forecast -------------------------------------------------------------------------------------------
+@with_settings
 def forecast(
     trace: Annotated[str, typer.Argument(help="A trace file, or the bundled one: synthetic.")],
     model: Annotated[
         str, typer.Option(help="base (bundled), a model folder, or a method fitted on the trace, such as ridge.")
     ] = "base",
     demand: Demand = None,
+    reading: TraceSettings = TraceSettings(),
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Only this indicator (repeat); all by default.")
     ] = None,
@@ -237,7 +247,6 @@ def forecast(
     from forecasting.base import LOOKBACK
     from forecasting.errors import UsageError
     from forecasting.fleet import forecast_rows
-    from simulator.traces.registry import load_trace
 
     levels = _levels(quantiles)
     for what, number in (
@@ -247,7 +256,7 @@ def forecast(
     ):
         if number < 1:
             raise UsageError(f"{what} {number}: expected 1 or more")
-    panel = load_trace(trace, demand=demand).panel
+    panel = noted(reading.load(trace, demand)).panel
     for name in only or ():
         panel.position(name)
     with _progress("fit") as report:

@@ -20,7 +20,7 @@ __all__ = ["flags_given", "with_settings"]
 GIVEN = frozenset({"COMMANDLINE", "ENVIRONMENT"})
 
 
-def with_settings(verb: Callable[..., int]) -> Callable[..., int]:
+def with_settings(verb: Callable[..., int | None]) -> Callable[..., int | None]:
     """``verb`` with flags in the place of its settings.
 
     Every settings parameter has a default: an instance, which holds the defaults of the flags.
@@ -36,7 +36,7 @@ def with_settings(verb: Callable[..., int]) -> Callable[..., int]:
             shown.append(parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(verb)
-    def command(**given: Any) -> int:  # noqa: ANN401 - whatever the flags are
+    def command(**given: Any) -> int | None:  # noqa: ANN401 - whatever the flags are
         settings = {}
         for name, default in defaults.items():
             chosen = {one.path: parsed(one, given.pop(variable(one))) for one in settings_of(type(default))}

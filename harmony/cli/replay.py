@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from harmony.app.settings import ReplayTerms, RivalSettings, SweepSettings
+from harmony.app.settings import ReplayTerms, RivalSettings, SweepSettings, TraceSettings
 from harmony.cli.extras import needing
 from harmony.cli.options import flags_given, with_settings
 
@@ -31,7 +31,7 @@ def replay(
         Path | None, typer.Option("-f", "--study", help="Sweep what this file (YAML) says: traces, policies, settings.")
     ] = None,
     demand: Annotated[str | None, typer.Option(help="Column that replicas are counted for.")] = None,
-    step: Annotated[str | None, typer.Option(help="Seconds per step for request traces, such as 15s.")] = None,
+    reading: TraceSettings = TraceSettings(),
     surgery: Annotated[
         list[str] | None,
         typer.Option(help="Change the demand first (repeat), such as spike:at=9d14h,height=4,length=20m."),
@@ -109,8 +109,8 @@ def replay(
         ttft_slo_s=slo_s,
         world=worldfile.read_world(world_file, slo_s) if world == "requests" else None,
     )
-    step_s = None if step is None else parse_duration(step)
-    chosen = [TraceChoice(name, demand=demand, step_s=step_s, surgery=tuple(surgery or ())) for name in traces]
+    read, done = tuple(reading.reading.items()), tuple(surgery or ())
+    chosen = [TraceChoice(name, demand=demand, step_s=reading.step_s, surgery=done, reading=read) for name in traces]
     if swept.sweep:
         from harmony.app.sweeping import study_of
 

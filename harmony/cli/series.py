@@ -10,6 +10,7 @@ from forecasting.errors import DataError, suggest
 
 if TYPE_CHECKING:
     from forecasting.panel import Panel
+    from harmony.app.settings import TraceSettings
 
 __all__ = ["read_series"]
 
@@ -18,13 +19,19 @@ _PREFIXES = {"fisher": "container"}
 _EXPECTED = {"fisher": "container1.csv.gz, container2.csv.gz, ..."}
 
 
-def read_series(dataset: str, directory: Path, wanted: list[str] | None, *, raw: bool) -> dict[str, Panel]:
+def read_series(
+    dataset: str,
+    directory: Path,
+    wanted: list[str] | None,
+    reading: TraceSettings,
+    demand: str | None,
+    *,
+    raw: bool,
+) -> dict[str, Panel]:
     """The series by name; with ``raw`` counters stay levels, as recorded.
 
     Raises `DataError` for a missing folder, a folder without series or a ``wanted`` name that is not there.
     """
-    from simulator.traces.registry import load_trace
-
     if not directory.is_dir():
         raise DataError(f"{directory}: no such folder; {dataset} is read from a folder of trace files")
     files = {_stem(p): p for p in sorted(directory.iterdir(), key=_natural) if _is_trace(p)}
@@ -35,7 +42,7 @@ def read_series(dataset: str, directory: Path, wanted: list[str] | None, *, raw:
     for name in wanted or ():
         if name not in files:
             raise DataError(f"{directory}: no series {name!r}; {suggest(name, files)}")
-    return {name: load_trace(files[name], raw=raw).panel for name in dict.fromkeys(wanted or files)}
+    return {name: reading.load(str(files[name]), demand, raw=raw).panel for name in dict.fromkeys(wanted or files)}
 
 
 def _is_trace(path: Path) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simulator.result import ReplayResult
     from simulator.sweep.running import SweepResult
+    from simulator.traces.trace import Trace
 
-__all__ = ["files", "print_sweep", "print_table", "progress", "sweep_files"]
+__all__ = ["files", "noted", "print_sweep", "print_table", "progress", "sweep_files"]
 
 
 class progress:  # noqa: N801 - used as a context manager function
@@ -39,6 +41,13 @@ class progress:  # noqa: N801 - used as a context manager function
         self._bar.stop()
 
 
+def noted(trace: Trace) -> Trace:
+    """The trace itself, after its notes were told on stderr: what was sorted, averaged, or taken for a counter."""
+    for note in trace.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return trace
+
+
 def files(out: Path) -> str:
     """Where the files of a replay are."""
     return f"report: {out / 'report.html'}   figures: {out / 'replay.json'}   series: {out / 'replicas.csv'}"
@@ -48,6 +57,8 @@ def print_table(result: ReplayResult) -> None:
     """The table on the terminal."""
     from rich.console import Console
     from rich.table import Table
+
+    from simulator.findings import judged
 
     console = Console()
     hours = (result.demand.size - result.scored_from) * result.step_s / 3600
@@ -81,6 +92,15 @@ def print_table(result: ReplayResult) -> None:
         shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
         if shown:
             console.print(f"  {run.name}: {shown}", style="dim", highlight=False)
+    for run in result.policies.values():
+        if said := judged(result, run):
+            found = result.agreement(run)
+            assert found is not None  # it was judged
+            console.print(
+                f"[yellow]{run.name}: stated {found.stated:.3%}, realised {found.realised:.3%} (95 % interval "
+                f"{found.low:.2%} to {found.high:.2%}): {said}[/yellow]",
+                highlight=False,
+            )
     for run in result.policies.values():
         if not run.objective_met:
             console.print(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forecasting.errors import UsageError
+from harmony.app.settings import TraceSettings
+from harmony.cli.options import with_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,14 +25,6 @@ traces_app = typer.Typer(
 
 TraceArgument = Annotated[str, typer.Argument(metavar="TRACE", help="A trace file, or the bundled one: synthetic.")]
 Demand = Annotated[str | None, typer.Option(help="Indicator that replicas are counted for.")]
-Step = Annotated[str | None, typer.Option(help="Average into this step, such as 5m.")]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option("--column", help="NAME=COLUMN:UNIT:LEVEL:KIND (repeat; all but COLUMN may be left out)."),
-]
-TimeColumn = Annotated[str | None, typer.Option(help="The time column, if its name is not a usual one.")]
-Where = Annotated[list[str] | None, typer.Option("--where", help="COLUMN=TEXT: keep only these rows (repeat).")]
-Format = Annotated[str | None, typer.Option("--format", help="Read as this format instead of the recognised one.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Keep cumulative counters as recorded levels.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -61,14 +54,11 @@ def list_command(as_json: AsJson = False) -> None:
 
 
 @traces_app.command("show")
+@with_settings
 def show_command(
     trace: TraceArgument,
     demand: Demand = None,
-    step: Step = None,
-    column: Columns = None,
-    time_column: TimeColumn = None,
-    where: Where = None,
-    format_: Format = None,
+    reading: TraceSettings = TraceSettings(),
     raw: Raw = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +71,7 @@ def show_command(
     """
     from simulator.traces.summary import summarise, weekday_over_weekend
 
-    loaded = _load(trace, demand, step, column, time_column, where, format_, raw)
+    loaded = reading.load(trace, demand, raw=raw)
     panel = loaded.panel
     summaries = summarise(panel)
     if as_json:
@@ -96,15 +86,12 @@ def show_command(
 
 
 @traces_app.command("convert")
+@with_settings
 def convert_command(
     trace: TraceArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .csv, .csv.gz or .parquet.")],
     demand: Demand = None,
-    step: Step = None,
-    column: Columns = None,
-    time_column: TimeColumn = None,
-    where: Where = None,
-    format_: Format = None,
+    reading: TraceSettings = TraceSettings(),
     raw: Raw = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Leave out the line that describes units, levels and kinds.")
@@ -120,7 +107,7 @@ def convert_command(
     """
     from simulator.traces.write import write_trace
 
-    loaded = _load(trace, demand, step, column, time_column, where, format_, raw)
+    loaded = reading.load(trace, demand, raw=raw)
     write_trace(loaded.panel, out, plain=plain, licence=loaded.licence)
     _report_written(loaded, out, as_json)
 
@@ -146,38 +133,6 @@ def generate_command(
     panel = generate(profile=profile, days=days, step_s=parse_duration(step), seed=seed)
     write_trace(panel, out, licence="Apache-2.0")
     _report_written(Trace(panel, panel.names[0], source=profile, licence="Apache-2.0"), out, as_json)
-
-
-def _load(
-    trace: str,
-    demand: str | None,
-    step: str | None,
-    columns: list[str] | None,
-    time_column: str | None,
-    where: list[str] | None,
-    format_: str | None,
-    raw: bool,
-) -> Trace:
-    """The trace that the common options describe."""
-    from harmony.durations import parse_duration
-    from simulator.traces.registry import load_trace
-
-    rows: dict[str, str] = {}
-    for entry in where or []:
-        column, sep, text = entry.partition("=")
-        if not sep or not column:
-            raise UsageError(f"--where {entry!r}: expected COLUMN=TEXT")
-        rows[column] = text
-    return load_trace(
-        trace,
-        demand=demand,
-        step_s=None if step is None else parse_duration(step),
-        columns=columns or None,
-        time_column=time_column,
-        where=rows or None,
-        format=format_,
-        raw=raw,
-    )
 
 
 def _facts(trace: Trace) -> dict[str, object]:

@@ -79,7 +79,7 @@ def _expected(policy: Policy, key: str, value: object) -> str:
 class TraceChoice:
     """A trace (a path, a bundled name, a scenario, or one that is loaded), and how its world differs from the study's.
 
-    `surgery` is done to it after loading, see `simulator.traces.surgery`.
+    `surgery` is done to it after loading, see `simulator.traces.surgery`; `reading` are more arguments of `load_trace`.
     """
 
     trace: str | Trace
@@ -88,6 +88,7 @@ class TraceChoice:
     step_s: float | None = None
     surgery: tuple[str, ...] = ()
     changes: tuple[tuple[str, Any], ...] = ()
+    reading: tuple[tuple[str, Any], ...] = ()
 
     @property
     def title(self) -> str:
@@ -98,7 +99,7 @@ class TraceChoice:
         """The trace itself; raises as `load_trace` and `operate` do."""
         trace = self.trace
         if isinstance(trace, str):
-            trace = load_trace(trace, demand=self.demand, step_s=self.step_s)
+            trace = load_trace(trace, demand=self.demand, step_s=self.step_s, **dict(self.reading))
         return operate(trace, self.surgery)
 
     def settings(self, study: ReplaySettings, epsilon: float) -> ReplaySettings:

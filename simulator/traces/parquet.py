@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import polars as pl
 
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
+from simulator.traces.dialect import PLAIN, Dialect
 from simulator.traces.limits import check_columns, check_size
 from simulator.traces.table import ParsedTimes, TextTable, check_names, numeric_times, parse_meta, pick_column
 
@@ -22,14 +24,16 @@ META_KEY = "harmony-trace"
 LONGEST_CELL = 10_000
 """Bytes of a text: each row gets a copy of its own, however often the file holds it once."""
 
+EPOCH = datetime(1970, 1, 1)
 T = TypeVar("T")
 
 
 class ParquetTable:
     """A table in a Parquet file: numbers from numeric and boolean columns, times from dates, times or numbers."""
 
-    def __init__(self, name: str, data: bytes) -> None:
+    def __init__(self, name: str, data: bytes, dialect: Dialect = PLAIN) -> None:
         self.name = name
+        self._dialect = dialect
         lazy = pl.scan_parquet(io.BytesIO(data))
         self.header = tuple(self._guarded(lambda: lazy.collect_schema().names()))
         check_columns(name, len(self.header))
@@ -110,8 +114,11 @@ class ParquetTable:
         if series.dtype in (pl.Datetime, pl.Date):
             stamps = self._guarded(lambda: series.cast(pl.Datetime("us")).dt.epoch("us").to_numpy())
             local = getattr(series.dtype, "time_zone", None) is None
+            if local and self._dialect.timezone:
+                naive = [EPOCH + timedelta(microseconds=int(at)) for at in np.asarray(stamps)]
+                return ParsedTimes(np.array(self._dialect.seconds(naive)), calendar=True)
             return ParsedTimes(np.asarray(stamps, dtype=np.float64) / 1e6, calendar=True, local=local)
         if series.dtype.is_numeric():
             return numeric_times(self.numbers([column])[:, 0], self, str(self.meta.get("time_unit", "")))
         cells = "\n".join([column, *self.texts(column)])
-        return TextTable(self.name, cells).times(column)
+        return TextTable(self.name, cells, self._dialect).times(column)

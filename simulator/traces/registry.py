@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from forecasting.errors import DataError, UsageError, suggest
 from forecasting.panel import LARGEST, Panel
+from simulator.traces.dialect import Dialect
 from simulator.traces.grid import time_text
 from simulator.traces.prometheus import read_prometheus
 from simulator.traces.requests import read_mooncake_lines, read_requests, request_columns
@@ -76,6 +78,10 @@ def load_trace(
     where: Mapping[str, str] | None = None,
     format: str | None = None,
     raw: bool = False,
+    sort: bool = True,
+    timezone: str = "",
+    decimal: Literal[".", ","] | None = None,
+    dayfirst: bool | None = None,
 ) -> Trace:
     """A trace from a file or a bundled name, checked, with the demand first and counters as rates.
 
@@ -91,10 +97,14 @@ def load_trace(
         where: keep only the rows in which these columns have these texts (for tables of many services).
         format: read as this format instead of the recognised one (see `list_traces`).
         raw: keep cumulative counters as recorded levels and columns in file order.
+        sort: put rows in the order of their times, and say so in the notes; False refuses what is out of order.
+        timezone: IANA name of the zone that times without an offset are local to; empty: UTC.
+        decimal: the sign before decimals; None: a comma where semicolons or tabs separate, else a point.
+        dayfirst: whether 05/01/2026 is in January; None: as the dates themselves tell.
 
     Raises:
         DataError: the file is missing, damaged or not usable: says where, and what would be accepted.
-        UsageError: an unknown format, or a step that is no positive number.
+        UsageError: an unknown format or time zone, or a step that is no positive number.
     """
     if str(source).startswith(PREFIX):
         return _scenario(str(source).removeprefix(PREFIX), demand, step_s)
@@ -106,7 +116,8 @@ def load_trace(
     if time_column is not None:
         format = format or "tidy"
     path = _resolve(source)
-    trace = _read(path, columns, time_column, where, format, step_s, raw)
+    dialect = Dialect(decimal, dayfirst, timezone)
+    trace = _read(path, columns, time_column, where, format, step_s, raw, sort, dialect)
     if columns and trace.format != "tidy":
         panel = map_panel(trace.panel, columns)
         trace = replace(trace, panel=panel, demand=panel.names[0])
@@ -146,13 +157,15 @@ def _read(
     format: str | None,
     step_s: float | None,
     raw: bool,
+    sort: bool,
+    dialect: Dialect,
 ) -> Trace:
     """The file as a trace in the given or the recognised format."""
     data = read_bytes(path)
     if data[:4] == b"PAR1":
         from simulator.traces.parquet import ParquetTable  # polars takes a moment to import
 
-        table: Table = ParquetTable(path.name, data)
+        table: Table = ParquetTable(path.name, data, dialect)
         first: tuple[str, ...] = ()
     else:
         text = decode(path.name, data)
@@ -160,14 +173,14 @@ def _read(
             if where:
                 raise DataError(f"{path.name}: a JSON file has no rows to choose; leave out where")
             return _read_json(path.name, text, format, step_s)
-        table = TextTable(path.name, text)
+        table = TextTable(path.name, text, dialect)
         first = table.first_row()
     if where:
         table = FilteredTable(table, where)
     if format == "prometheus":
         raise DataError(f"{path.name}: not JSON; expected a saved answer of Prometheus query_range")
     if format == "requests" or (format is None and not table.meta and request_columns(table.header)):
-        return read_requests(table, step_s=step_s)
+        return read_requests(table, step_s=step_s, sort=sort)
     if format is None and table.meta:
         format = "tidy"
     if format != "tidy":
@@ -175,8 +188,8 @@ def _read(
         fitting = [s for s in known if format in (None, s.key) and s.matches(table.header, first, stem(path.name))]
         named = [s for s in known if s.key == format]
         if fitting or named:
-            return read_wide(table, (fitting or named[-1:])[0])
-    return read_tidy(table, columns=columns, time_column=time_column, step_s=step_s)
+            return read_wide(table, (fitting or named[-1:])[0], sort=sort)
+    return read_tidy(table, columns=columns, time_column=time_column, step_s=step_s, sort=sort, levels=raw)
 
 
 def _read_json(name: str, text: str, format: str | None, step_s: float | None) -> Trace:

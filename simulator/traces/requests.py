@@ -20,7 +20,7 @@ from forecasting.errors import DataError
 from forecasting.panel import FloatArray
 from simulator.traces.grid import refuse_absurd_gap
 from simulator.traces.request_trace import RequestTrace
-from simulator.traces.table import Located, ParsedTimes, Table
+from simulator.traces.table import Located, ParsedTimes, Table, in_order
 from simulator.traces.trace import Trace
 
 __all__ = ["read_mooncake_lines", "read_requests", "request_columns"]
@@ -42,16 +42,20 @@ def request_columns(header: tuple[str, ...]) -> tuple[str, str, str] | None:
     return next((names for names in _NAMES if set(names) <= set(header)), None)
 
 
-def read_requests(table: Table, *, step_s: float | None = None) -> Trace:
+def read_requests(table: Table, *, step_s: float | None = None, sort: bool = True) -> Trace:
     """Requests of a table with one row a request (Azure, BurstGPT, Mooncake or a file of one's own)."""
     names = request_columns(table.header)
     if names is None:
         raise DataError(f"{table.name}: no columns timestamp, prompt_tokens, output_tokens as in a request-level trace")
+    done = ""
+    if sort:
+        table, done = in_order(table, names[0])
     times = table.times(names[0])
     tokens = table.numbers(names[1:])
     label = next((c for c in ("model", "Model") if c in table.header), None)
     models = tuple(table.texts(label)) if label else ()
-    return _trace(table, times, tokens, models, step_s=step_s)
+    trace = _trace(table, times, tokens, models, step_s=step_s)
+    return replace(trace, notes=(done, *trace.notes)) if done else trace
 
 
 def read_mooncake_lines(name: str, text: str, *, step_s: float | None = None) -> Trace:

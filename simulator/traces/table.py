@@ -18,21 +18,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from forecasting.errors import DataError, suggest
+from forecasting.errors import DataError, UsageError, suggest
 from forecasting.panel import FloatArray
+from simulator.traces.dialect import PLAIN, Dialect
 from simulator.traces.limits import MOST_BYTES, MOST_COLUMNS, check_columns, unpacked
 
 __all__ = [
     "META_PREFIX",
     "FilteredTable",
+    "KnownTimes",
     "Located",
     "ParsedTimes",
+    "SortedTable",
     "Table",
     "TextTable",
     "check_names",
     "decode",
     "find_file",
+    "in_order",
     "numeric_times",
     "parse_meta",
     "pick_column",
@@ -188,8 +193,9 @@ def check_names(name: str, columns: Sequence[str]) -> None:
 class TextTable:
     """A table of delimited text (comma, semicolon or tab) with one header line."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: str, dialect: Dialect = PLAIN) -> None:
         self.name = name
+        self._dialect = dialect
         self.meta: dict[str, Any] = {}
         self._skipped = 0
         body = text
@@ -269,6 +275,8 @@ class TextTable:
             for out, index in enumerate(at):
                 cells = [row[index] for row in block]
                 try:
+                    if self._dialect.decimal == ",":
+                        raise ValueError("one by one: 1.234 may be a thousand")
                     part[:, out] = list(map(float, cells if all(cells) else [cell or "nan" for cell in cells]))
                 except ValueError:
                     part[:, out] = [self._number(first + i, columns[out], cell) for i, cell in enumerate(cells)]
@@ -286,7 +294,7 @@ class TextTable:
         if cell.strip().lower() in _ABSENT:
             return math.nan
         try:
-            return float(cell)
+            return self._dialect.number(cell, self._delimiter)
         except ValueError:
             raise DataError(
                 f"{self.name}, {self.where(row)}, column {column!r}: {cell[:40]!r} is not a number; "
@@ -306,7 +314,7 @@ class TextTable:
 
     def _bulk_numbers(self, at: list[int]) -> FloatArray | None:
         """The columns by the quick way, if the table is large and plainly clean."""
-        if len(self._body) < BULK_SIZE:
+        if len(self._body) < BULK_SIZE or self._dialect.decimal == ",":
             return None
         from simulator.traces.bulk import bulk_numbers
 
@@ -325,26 +333,33 @@ class TextTable:
             if isinstance(exc, DataError):
                 raise
         try:
-            stamps = [datetime.fromisoformat(cell.strip()) for cell in cells]
+            stamps = self._dialect.stamps(cells)
+        except UsageError as exc:
+            raise DataError(f"{self.name}, column {column!r}: {exc}") from None
         except ValueError:
             raise DataError(self._bad_time(column, cells)) from None
         zones = [stamp.tzinfo is not None for stamp in stamps]
         if any(zones) and not all(zones):
             row = zones.index(not zones[0])
             raise DataError(f"{self.name}, {self.where(row)}: some times have a zone and some have none; give all one")
+        local = not zones[0] and not self._dialect.timezone
+        if self._dialect.timezone and not zones[0]:
+            return ParsedTimes(np.array(self._dialect.seconds(stamps)), calendar=True)
         if not zones[0]:
             stamps = [stamp.replace(tzinfo=UTC) for stamp in stamps]
-        return ParsedTimes(np.array([(s - _EPOCH).total_seconds() for s in stamps]), calendar=True, local=not zones[0])
+        return ParsedTimes(np.array([(s - _EPOCH).total_seconds() for s in stamps]), calendar=True, local=local)
 
     def _bad_time(self, column: str, cells: list[str]) -> str:
         """Message for the first cell that is no time (as the majority of cells read: numbers or dates)."""
         for row, cell in enumerate(cells):
             try:
-                datetime.fromisoformat(cell.strip())
+                self._dialect.stamps([cell])
+            except UsageError:
+                continue
             except ValueError:
                 return (
                     f"{self.name}, {self.where(row)}, column {column!r}: {cell[:40]!r} is not a time; "
-                    "expected seconds, or ISO 8601 such as 2026-01-05T00:00:00Z"
+                    "expected seconds, or ISO 8601 such as 2026-01-05T00:00:00Z, or 05.01.2026 00:00"
                 )
         return f"{self.name}: column {column!r} is not a time"
 
@@ -373,6 +388,58 @@ def parse_meta(name: str, text: str) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise DataError(f"{name}, line 1: the metadata is not a JSON object")
     return meta
+
+
+class SortedTable:
+    """The rows of a table in the order of their times; rows of one time keep their order."""
+
+    def __init__(self, base: Table, order: npt.NDArray[np.int64], time_column: str, times: ParsedTimes) -> None:
+        self._base = base
+        self._order = order
+        self._time_column, self._times = time_column, times
+        self.name, self.meta, self.header = base.name, base.meta, base.header
+
+    def where(self, row: int) -> str:
+        """Where a row stands in the file."""
+        return self._base.where(int(self._order[row]))
+
+    def numbers(self, columns: Sequence[str]) -> FloatArray:
+        """(rows, columns) numbers."""
+        return np.asarray(self._base.numbers(columns)[self._order])
+
+    def texts(self, column: str) -> list[str]:
+        """Texts."""
+        cells = self._base.texts(column)
+        return [cells[row] for row in self._order]
+
+    def times(self, column: str) -> ParsedTimes:
+        """Times."""
+        times = self._times if column == self._time_column else self._base.times(column)
+        return ParsedTimes(times.seconds[self._order], times.calendar, times.local)
+
+
+class KnownTimes:
+    """A table whose times were read already."""
+
+    def __init__(self, base: Table, time_column: str, times: ParsedTimes) -> None:
+        self._base, self._time_column, self._times = base, time_column, times
+        self.name, self.meta, self.header = base.name, base.meta, base.header
+        self.where, self.numbers, self.texts = base.where, base.numbers, base.texts
+
+    def times(self, column: str) -> ParsedTimes:
+        """Times, read once."""
+        return self._times if column == self._time_column else self._base.times(column)
+
+
+def in_order(table: Table, time_column: str) -> tuple[Table, str]:
+    """The table with its rows in the order of their times, and what was done in words; empty where they were."""
+    times = table.times(time_column)
+    if len(times.seconds) < 2 or not np.isfinite(times.seconds).all() or not (np.diff(times.seconds) < 0).any():
+        return KnownTimes(table, time_column, times), ""
+    moved = int((np.diff(times.seconds) < 0).sum())
+    order = np.argsort(times.seconds, kind="stable")
+    note = f"sorted {len(order):,} rows by {time_column}: {moved:,} stood before the row above them"
+    return SortedTable(table, order, time_column, times), note
 
 
 class FilteredTable:

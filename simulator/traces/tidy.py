@@ -16,13 +16,19 @@ from forecasting.errors import DataError, suggest
 from forecasting.panel import KINDS, FloatArray, Indicator, Kind, Panel
 from simulator.traces.grid import Grid, bin_rows, mean_by_row, regular_grid
 from simulator.traces.limits import check_size
-from simulator.traces.table import ParsedTimes, Table, check_names, pick_column
+from simulator.traces.table import ParsedTimes, Table, check_names, in_order, pick_column
 from simulator.traces.trace import Trace
 from simulator.traces.wide import stem
 
 __all__ = ["ColumnEntry", "map_panel", "parse_column", "read_tidy", "time_column_of"]
 
 _TIME_NAMES = ("timestamp", "time", "datetime", "date", "ts", "ds", "t", "timestamps", "date_time", "unixtime", "epoch")
+COUNTERS = ("_total", "_count", "_sum")
+"""How Prometheus names what only rises."""
+
+RESETS = 0.05
+"""Share of a counter's steps that may fall: whoever counts is restarted now and then."""
+
 _SERIES_NAMES = ("indicator", "metric", "series", "variable", "name", "unique_id")
 
 
@@ -97,10 +103,23 @@ def map_panel(panel: Panel, columns: Sequence[str]) -> Panel:
 
 
 def read_tidy(
-    table: Table, *, columns: Sequence[str] | None = None, time_column: str | None = None, step_s: float | None = None
+    table: Table,
+    *,
+    columns: Sequence[str] | None = None,
+    time_column: str | None = None,
+    step_s: float | None = None,
+    sort: bool = True,
+    levels: bool = False,
 ) -> Trace:
-    """A table as a trace; times that keep no step are refused, or averaged into ``step_s`` if it is given."""
+    """A table as a trace; times that keep no step are refused, or averaged into ``step_s`` if it is given.
+
+    Rows out of order are sorted, or refused without ``sort``. A column that only rises and is named as Prometheus names
+    counters is one, unless something else is said of its kind; ``levels``: nothing is taken for a counter unsaid.
+    """
     time_name = time_column_of(table, time_column)
+    done = ""
+    if sort and _series_column([c for c in table.header if c != time_name]) is None:
+        table, done = in_order(table, time_name)
     others = [c for c in table.header if c != time_name]
     series = _series_column(others)
     times = table.times(time_name)
@@ -118,12 +137,32 @@ def read_tidy(
         entry.indicator(known.get(entry.column, Indicator(entry.column, level=1 if first == 0 else 2)))
         for first, entry in enumerate(entries)
     ]
+    notes: tuple[str, ...] = (done,) if done else ()
+    unsaid = {entry.name for entry in entries if entry.kind is None and entry.column not in known}
+    if not levels:
+        found = [
+            i.name for i, column in zip(indicators, values.T, strict=True) if i.name in unsaid and _counts(i, column)
+        ]
+        indicators = [replace(i, kind="counter") if i.name in found else i for i in indicators]
+        if found:
+            notes += (
+                f"read as counters, from which rates are made: {', '.join(found)} (--column NAME:::gauge if not)",
+            )
     grid, values = _on_grid(times, table, values, indicators, step_s)
     start_s, calendar = _said_start(table, grid, times)
     name = str(table.meta.get("name") or stem(table.name))
     panel = Panel(values, tuple(indicators), start_s, grid.step_s, name=name, calendar=calendar)
     licence = str(table.meta.get("licence") or "not stated")
-    return Trace(panel, panel.names[0], licence=licence, notes=grid.notes)
+    return Trace(panel, panel.names[0], licence=licence, notes=notes + grid.notes)
+
+
+def _counts(indicator: Indicator, values: FloatArray) -> bool:
+    """Whether a column is a cumulative counter by its name, and rises but for resets."""
+    seen = values[~np.isnan(values)]
+    if not indicator.name.endswith(COUNTERS) or len(seen) < 3 or (seen < 0).any():
+        return False
+    steps = np.diff(seen)
+    return bool((steps > 0).any() and (steps < 0).sum() <= RESETS * len(steps))
 
 
 def _series_column(others: list[str]) -> str | None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray, Indicator, Kind, Panel
 from simulator.traces.grid import Grid, bin_rows, mean_by_row, regular_grid
-from simulator.traces.table import Located, ParsedTimes, Table, pick_column
+from simulator.traces.table import Located, ParsedTimes, Table, in_order, pick_column
 from simulator.traces.trace import Trace
 
 __all__ = ["SourceColumn", "WideSource", "read_wide", "stem"]
@@ -66,7 +66,7 @@ def stem(name: str) -> str:
     return re.sub(r"(\.(csv|tsv|txt|parquet|pq|json|jsonl))?(\.gz)?$", "", name)
 
 
-def read_wide(table: Table, source: WideSource) -> Trace:
+def read_wide(table: Table, source: WideSource, *, sort: bool = True) -> Trace:
     """The series as a trace, demand first; `DataError` if columns or times are not as the source has them."""
     time_name = next((c for c in source.time_names if c in table.header), None)
     if time_name is None:
@@ -77,12 +77,15 @@ def read_wide(table: Table, source: WideSource) -> Trace:
         pick_column(table, source.columns[0].name)
     if source.rest is not None:
         chosen += [source.rest(name) for name in table.header if name != time_name and name not in known]
+    done = ""
+    if sort:
+        table, done = in_order(table, time_name)
     times = table.times(time_name)
     values = table.numbers([c.name for c in chosen]) * np.array([c.scale for c in chosen])
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = (done,) if done else ()
     if source.holes is not None and (holes := source.holes(table)).any():
         values[holes] = np.nan
-        notes = (f"{int(holes.sum())} rows that the source marks as holes are absent, not zero",)
+        notes += (f"{int(holes.sum())} rows that the source marks as holes are absent, not zero",)
     if source.tolerant:
         grid = _tolerant_grid(times, table, len(chosen))
         values = mean_by_row(grid, values)

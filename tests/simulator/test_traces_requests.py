@@ -74,7 +74,6 @@ def test_mooncake_as_published_counts_milliseconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("14.9", "34.9"), "line 4.*before the request above"),
         (("100", "-100"), "line 2.*prompt tokens"),
         (("30,azure", ",azure"), "line 3.*output tokens"),
         (("50", "many"), "line 3, column 'prompt_tokens'.*'many' is not a number"),
@@ -108,3 +107,14 @@ def test_complete_steps_count_every_request_once(gaps: list[float], step: float)
     assert (panel.column("output_tokens_per_second") == 2 * panel.column("prompt_tokens_per_second")).all()
     means, rate = panel.column("mean_prompt_tokens"), panel.column("requests_per_second")
     np.testing.assert_array_equal(np.isnan(means), rate == 0)
+
+
+def test_arrivals_out_of_order_are_sorted_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(PLAIN.replace("14.9", "34.9"))
+    trace = load_trace(path)
+    assert trace.requests is not None
+    assert (np.diff(trace.requests.arrival_s) >= 0).all()
+    assert trace.notes[0].startswith("sorted ")
+    with pytest.raises(DataError, match=r"line 4.*before the request above"):
+        load_trace(path, sort=False)

@@ -137,7 +137,7 @@ MISTAKES = {
     "blank": ("\n\n", "the file is empty"),
     "header only": ("time,rps\n", "only a header line"),
     "one row": ("time,rps\n0,1\n", "1 row; expected at least 2"),
-    "unsorted": (GOOD.replace("00:01:00", "00:09:00"), r"line 4: 2026-01-05T00:02:00Z is earlier than the row before"),
+    "misplaced": (GOOD.replace("00:01:00", "00:09:00"), r"line 4: a step of 120 s to 2026-01-05T00:02:00Z"),
     "duplicate": (GOOD.replace("00:01:00", "00:00:00"), r"line 3: 2026-01-05T00:00:00Z repeats the time"),
     "irregular": ("t,x\n0,1\n60,1\n120,1\n150,1\n210,1\n270,1\n", r"line 5: a step of 30 s to 150 s where.*are 60 s"),
     "negative": (GOOD.replace(",2,", ",-2,"), r"demand 'rps' is -2 at row 2 \(2026-01-05T00:01:00Z\)"),
