@@ -77,7 +77,7 @@ def test_recommend_by_name(fake_api: FakeApiServer, tmp_path: Path, capsys: pyte
         text = " ".join(capsys.readouterr().out.split())
         assert f"{NAMESPACE}/{NAME}: Stay at 4 replicas: " in text
         assert "Stated risk " in text
-        assert ", objective 5 %" in text
+        assert "objective 5 %" in text
         assert "reason " in text
         assert "stated risk" in text
         assert " 0 %" not in text, "a risk that no path took is below one in so many, not 0"

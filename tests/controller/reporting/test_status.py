@@ -201,7 +201,7 @@ def test_the_decision_is_told_with_its_alternatives() -> None:
     assert len(candidates) <= 12
     assert candidates[8] == 0.0
     assert candidates[7] == 1.0
-    assert "with 7 the risk of a violation within" in decision["message"]
+    assert "with 7 the expected share of violated time over the next" in decision["message"]
 
 
 def test_the_hold_that_kept_the_count_is_told() -> None:
