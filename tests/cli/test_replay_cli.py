@@ -108,7 +108,6 @@ def write(path: Path, text: str) -> Path:
     [
         ("", "empty"),
         ("timestamp,load\n", "only a header"),
-        ("timestamp,load\n0,1\n120,1\n60,1\n180,2\n240,2\n", "row"),
         ("timestamp,load\n0,1\n60,1\n60,1\n120,2\n180,1\n", "row"),
         ("timestamp,load\n0,1\n60,1\n100,1\n160,2\n220,1\n280,1\n", "step"),
         ("timestamp,load\n0,1\n60,-3\n120,1\n180,2\n240,2\n", "is -3 at row 2"),
