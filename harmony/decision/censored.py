@@ -16,7 +16,7 @@ import numpy as np
 from forecasting.errors import UsageError
 from forecasting.panel import BoolArray, FloatArray
 
-__all__ = ["offered_demand", "offered_now", "saturated_steps", "uncensored"]
+__all__ = ["MEMORY", "asked_for", "offered_demand", "offered_now", "saturated_steps", "uncensored"]
 
 MEMORY = 1_440  # readings of the past that say what more may mean
 SATURATED = 0.95  # of what is carried: beyond it, what is served says little about what is asked
@@ -53,6 +53,15 @@ def saturated_steps(served: FloatArray, carried: FloatArray, waiting: FloatArray
         return np.asarray(full | (waiting > 0) if waiting is not None else full)
 
 
+def asked_for(reading: float, past: FloatArray) -> float:
+    """What a saturated ``reading`` stands for: the mean of the (n,) known ``past`` readings that are larger.
+
+    The expectation given "more than that"; without any larger one the reading itself.
+    """
+    larger = past[past > reading]
+    return float(larger.mean()) if larger.size else reading
+
+
 def uncensored(demand: FloatArray, censored: BoolArray) -> FloatArray:
     """(steps,) demand with censored steps as what they say: at least so much.
 
@@ -68,7 +77,5 @@ def uncensored(demand: FloatArray, censored: BoolArray) -> FloatArray:
         if not is_censored:
             past.append(value)
             continue
-        larger = [v for v in past[-MEMORY:] if v > value]
-        if larger:
-            out[i] = sum(larger) / len(larger)
+        out[i] = asked_for(value, np.array(past[-MEMORY:]))
     return out

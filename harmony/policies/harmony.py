@@ -13,6 +13,7 @@ import numpy as np
 from forecasting.panel import FloatArray
 from forecasting.specialists import LeadGrid, has_trees
 from harmony.decision.budget import ErrorBudget
+from harmony.decision.censored import MEMORY, asked_for, saturated_steps
 from harmony.decision.in_force import Wish, in_force
 from harmony.decision.own_past import PAST_SHARE, WHOLE, Guess, Keeping, OwnPast, TurnRow
 from harmony.decision.piece import Prices, violated_part
@@ -35,6 +36,7 @@ ABSENT = (math.nan,) * 4
 # What is kept of each of thousands of services: 8.75 days of minutes, which a weekly rhythm takes to be seen.
 SERVED = Keeping(12_600, 0.0, forecasts=360, short=True)
 HELD = frozenset({Reason.FORECAST, Reason.REACTIVE_FLOOR})
+QUEUE = "queue_length"  # indicator of requests that wait, where the world measures it
 NO_FORECAST_MARGIN = 1.5  # on the lead's maximum, until there is enough past to choose from
 
 
@@ -71,6 +73,8 @@ class HarmonyPolicy:
         name: name in tables and on the command line.
         limits: the user's own rate limits and windows: applied to what was chosen, and to every setting that is tried.
         kept: how much of the past is kept.
+        censored: whether readings of a saturated service are taken for lower bounds: where demand is measured as it is
+            served, they say what is carried and not what is asked for.
     """
 
     forecaster: str = "base"
@@ -82,6 +86,7 @@ class HarmonyPolicy:
     name: str = "harmony"
     limits: Behavior | None = None
     kept: Keeping = WHOLE
+    censored: bool = False
 
     @property
     def behavior(self) -> Behavior | None:
@@ -166,6 +171,8 @@ class HarmonyPolicy:
     def decide(self, observation: Observation) -> Decision:
         """Take in what was seen, then order what the setting in force says; equal observations, equal decisions."""
         paths = demand_paths(observation)
+        if self.censored and isinstance(observation.memory, Replayed):
+            observation = replace(observation, demand=_asked(observation, observation.memory.past))
         memory = self._seen(observation, paths)
         guess = memory.past.guess()
         if guess is None:
@@ -290,6 +297,16 @@ class HarmonyPolicy:
         lost = bool(self.forecaster) and observation.forecast is None
         table = _candidates(guess, past, observation)
         return in_force(observation, Wish(guess.wanted, guess.replicas, table, unreachable, lost))
+
+
+def _asked(observation: Observation, past: OwnPast) -> float:
+    """Demand as it was asked for, where all that is ready is in use and requests wait."""
+    demand = observation.demand
+    carried = observation.ready * observation.capacity.median
+    waiting = (observation.indicators or {}).get(QUEUE, math.nan)
+    if demand != demand or not saturated_steps(np.array([demand]), np.array([carried]))[0] or waiting == 0.0:
+        return demand
+    return asked_for(demand, past.history.demand(max(0, len(past.history) - MEMORY)))
 
 
 def _as_modelled(decision: Decision) -> float:

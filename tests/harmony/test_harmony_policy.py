@@ -363,3 +363,24 @@ def test_other_measures_are_counted_in_the_budget_and_in_the_replay() -> None:
     assert found["window"].tally.missed.sum() > found["time"].tally.missed.sum()
     assert found["requests"].tally.share.max() < found["time"].tally.share.max()
     assert 0.0 <= found["requests"].budget.spent <= found["time"].budget.counted.steps
+
+
+@pytest.mark.parametrize(
+    ("demand", "queue", "is_censored"), [(1000.0, 5.0, True), (1000.0, 0.0, False), (900.0, 5.0, False)]
+)
+def test_a_saturated_reading_is_a_lower_bound_where_that_is_asked_for(
+    demand: float, queue: float, is_censored: bool
+) -> None:
+    """All that ten replicas carry is served and requests wait: it stands for the readings so far that were larger."""
+    past = live(OWN, rhythm(400))[-1].memory
+    seen = observation(
+        now_s=400 * 60.0, demand=demand, ordered=10, ready=10, memory=past, indicators={"queue_length": queue}
+    )
+    plain, censored = OWN.decide(seen), replace(OWN, censored=True).decide(seen)
+    known = past.past.history.demand()
+    larger = float(known[known > demand].mean())
+    newest = float(censored.memory.past.history.demand()[-1])
+    assert newest == pytest.approx(larger if is_censored else demand, rel=1e-6)
+    assert float(plain.memory.past.history.demand()[-1]) == pytest.approx(demand)
+    assert censored.replicas >= plain.replicas if is_censored else censored.replicas == plain.replicas
+    assert not is_censored or censored.replicas >= math.ceil(larger / 100.0)
