@@ -37,6 +37,9 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "timeout": (504, "It took too long"),
 }
 
+PASSING = frozenset({"unavailable", "timeout"})
+LATER_S = "5"
+
 
 @dataclass(eq=False)
 class Problem(Exception):  # noqa: N818
@@ -62,10 +65,10 @@ class Problem(Exception):  # noqa: N818
 
 
 def render(problem: Problem) -> Response:
-    """The answer."""
-    return Response(
-        orjson.dumps(problem.body()), problem.status, {**problem.headers, "cache-control": "no-store"}, MEDIA_TYPE
-    )
+    """The answer; it says when to come again, where that helps."""
+    later = {"retry-after": LATER_S} if problem.slug in PASSING else {}
+    headers = {**later, **problem.headers, "cache-control": "no-store"}
+    return Response(orjson.dumps(problem.body()), problem.status, headers, MEDIA_TYPE)
 
 
 def too_often(wait_s: float) -> Problem:

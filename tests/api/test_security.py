@@ -666,6 +666,7 @@ def test_what_takes_too_long_is_given_up(lived: Lived) -> None:
         history = {"indicators": [{"name": "a"}], "step_seconds": 60, "values": [[1.0]] * 10}
         response = client.post("/api/v1/forecast", json=history)  # answered although the forecast has not ended
         assert (response.status_code, response.json()["type"]) == (504, "urn:harmony:problem:timeout")
+        assert response.headers["retry-after"] == "5"
         assert eventually(lambda: client.get("/api/v1/me").status_code == 200)
         key = client.headers["x-api-key"]
         head = f"POST /api/v1/forecast HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
