@@ -23,7 +23,7 @@ from harmony.api.app import create_app
 from tests.api.conftest import World, make_state
 from tests.api.serving import key_for, serving
 
-OPERATIONS = 22
+OPERATIONS = 24
 CASES = int(os.environ.get("HARMONY_API_CASES", "300"))
 PER_OPERATION = -(-CASES // OPERATIONS)  # well-formed ones, and as many again that are wrong on purpose
 
