@@ -82,7 +82,7 @@ def _shares(item: pytest.Item) -> bool:
 
 
 def _long(item: pytest.Item) -> bool:
-    return _waits(item) or any(item.get_closest_marker(kind) for kind in ("slow", "browser"))
+    return _waits(item) or any(item.get_closest_marker(kind) for kind in ("slow", "long", "browser"))
 
 
 def began(item: pytest.Item) -> None:

@@ -49,6 +49,7 @@ def served(store: JournalStore) -> Iterator[tuple[str, str]]:
         yield url, fresh.text
 
 
+@pytest.mark.long
 def test_client_reads_what_the_journal_tells(served: tuple[str, str], lived: tuple[Hub, MemoryJournal]) -> None:
     url, key = served
     with Client(url, key) as client:

@@ -25,6 +25,8 @@ from tests.api.serving import serving
 from tests.journal.postgres import RealPostgres, need_postgres
 from tests.journal.test_writer import eventually
 
+pytestmark = pytest.mark.long
+
 LONG = {"demand": [1.0] * 300, "seed": 4}  # the work of these tests takes a minute with this seed
 QUICK = {"demand": [1.0] * 300, "seed": 0}
 

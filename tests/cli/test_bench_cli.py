@@ -14,6 +14,7 @@ from kernels.bench import BenchSettings, known_methods, peak_bytes
 SMALL = ("--lengths", "48,33", "--heads", "2", "--head-dim", "8", "--window", "16", "--threads", "1")
 
 
+@pytest.mark.long
 def test_every_row_has_what_was_promised(capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
     assert run(["bench", "kernels", "--methods", "sdpa,power,mala", *SMALL, "--batch", "3", "--json"]) == 0

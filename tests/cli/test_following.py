@@ -111,6 +111,7 @@ def test_a_standby_says_when_the_journal_cannot_be_read(lived: list[Snapshot]) -
         eventually(lambda: cluster.health() == "")
 
 
+@pytest.mark.long
 def test_a_journal_is_shortened_by_who_writes_it(store: JournalStore) -> None:
     demo = DemoCluster(past_hours=1.0)
     demo.advance()

@@ -69,6 +69,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 # ---- evaluate ---------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_evaluate_prints_the_promised_json(fisher: str, capsys: pytest.CaptureFixture[str]) -> None:
     methods = ["--method", "ridge", "--method", "last_value"]
     numbers = ["--lookback", "12", "--horizon", "2", "--samples", "20", "--seed", "3", "--jobs", "1"]

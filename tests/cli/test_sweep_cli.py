@@ -48,6 +48,7 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> st
     return err
 
 
+@pytest.mark.long
 def test_a_study_file_says_all_of_it(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "study.yaml", tmp_path / "out"
     path.write_text(STUDY)
@@ -71,6 +72,7 @@ def test_a_study_file_says_all_of_it(trace: Path, tmp_path: Path, capsys: pytest
     assert found["frontier"]["doubled"].keys() == {"hpa", "wide", "oracle"}
 
 
+@pytest.mark.long
 def test_flags_say_it_too_and_the_exit_code_says_whether_the_promise_was_kept(
     trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

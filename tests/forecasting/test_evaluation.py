@@ -163,6 +163,7 @@ def without_times(report: EvaluationReport) -> dict[str, object]:
     return plain
 
 
+@pytest.mark.long
 def test_workers_change_nothing() -> None:
     panels = {"x": wavy(200, seed=1), "y": wavy(200, seed=2, absent=0.1)}
     alone, shared = (
@@ -171,6 +172,7 @@ def test_workers_change_nothing() -> None:
     assert alone == shared
 
 
+@pytest.mark.long
 def test_an_error_in_a_worker_is_raised_here() -> None:
     panels = {"x": wavy(200), "y": wavy(200)}
     with pytest.raises(DataError, match="learned a, b"):
@@ -229,6 +231,7 @@ PUBLIC = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_baselines_on_fisher_against_figures_computed_elsewhere(data_dir: Path) -> None:
     from simulator.traces.registry import load_trace

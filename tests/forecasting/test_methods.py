@@ -27,6 +27,7 @@ def test_an_unknown_name_is_answered_with_near_ones() -> None:
         create_method("rigde")
 
 
+@pytest.mark.long
 def test_baselines_and_scores_import_no_torch() -> None:
     code = (
         "import sys, scoringrules, forecasting.evaluation, forecasting.methods as m;"

@@ -30,6 +30,8 @@ from tests.bundled import base_model
 
 STEPS = 150
 
+pytestmark = pytest.mark.long
+
 
 class Collected:
     """Everything that a demo published, in order."""

@@ -65,6 +65,7 @@ def watched(count: int, world: WorldSettings, trace: Trace | None = None) -> tup
     return replay(trace or rates(), [watcher], settings).policies["watcher"], watcher.seen
 
 
+@pytest.mark.long
 def test_policies_see_queue_cache_and_retries_and_figures_are_recounted() -> None:
     world = WorldSettings(clients=Clients(15.0, 1, 2.0))
     few, seen = watched(4, world)

@@ -320,6 +320,7 @@ def test_edges_of_size_and_promise(result: ReplayResult) -> None:
     assert not Page(render_report(replace(result, scored_from=result.demand.size))).unbalanced
 
 
+@pytest.mark.long
 def test_long_traces_stay_small_and_cost_little_more_than_short_ones() -> None:
     short, long = (fake_result(n, step_s=60.0, absent=(3_000, 4_000)) for n in (4_464, 44_640))
     render_report(short)

@@ -131,6 +131,7 @@ def test_a_rule_of_thumb_in_the_loop_has_the_hours_that_the_yardstick_counts_for
 
 
 # ---- a sweep ---------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_every_policy_meets_every_trace_at_every_objective(result: SweepResult) -> None:
     assert [(r.cell.trace, r.cell.policy, r.cell.epsilon) for r in result.rows] == [
         (t, p, e) for t in ("one", "two") for p in NAMES for e in (0.01, 0.1)
@@ -157,6 +158,7 @@ def test_ratios_are_those_of_the_hours_at_the_same_violations(result: SweepResul
         assert all(r.compared.over["oracle"] <= 1.0 for r in result.of(name, 0.01))
 
 
+@pytest.mark.long
 def test_results_do_not_depend_on_who_does_the_jobs(result: SweepResult) -> None:
     told: list[tuple[str, int, int]] = []
     again = sweep(study(), Processes(2), lambda *seen: told.append(seen))
@@ -166,6 +168,7 @@ def test_results_do_not_depend_on_who_does_the_jobs(result: SweepResult) -> None
     assert render_sweep(again) == render_sweep(result)
 
 
+@pytest.mark.long
 def test_a_ray_cluster_of_two_gives_the_same_bytes(result: SweepResult) -> None:
     assert text(sweep(study(), RayCluster("local", 2))) == text(result)
 
