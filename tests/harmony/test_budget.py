@@ -74,7 +74,7 @@ def test_a_budget_kept_to_the_step_is_spent_by_the_end_of_the_window() -> None:
     for hour in range(240):
         budget = budget.learn(hour * HOUR_S, 60, 1 if hour % 5 < 3 else 0)  # 1 % of the steps
     assert budget.left == pytest.approx(0.0, abs=1e-9)
-    assert budget.pace == pytest.approx(0.01)
+    assert budget.pace == pytest.approx(ErrorBudget.FASTEST * 0.01)
     assert budget.burn_rate(DAY_S) == pytest.approx(1.0, rel=0.1)
 
 
@@ -89,7 +89,7 @@ def test_an_unspent_budget_makes_good_what_was_overspent_but_never_aims_above_th
     idle, busy = fresh, fresh
     for hour in range(24):
         idle, busy = idle.learn(hour * HOUR_S, 60, 0), busy.learn(hour * HOUR_S, 60, 2)
-    assert idle.pace == 0.01 > busy.pace
+    assert idle.pace == ErrorBudget.FASTEST * 0.01 > busy.pace
     for hour in range(24, 48):
         busy = busy.learn(hour * HOUR_S, 60, 0)
     assert busy.pace == pytest.approx(0.01 * 9.6 / 28.8)  # 48 are spent of what two windows of 28.8 allow
@@ -106,7 +106,7 @@ def test_a_bad_day_slows_at_once_and_is_forgotten_for_it_after_some_days() -> No
     assert budget.pace == ErrorBudget.SLOWEST * 0.01
     for hour in range(24 * 24, 27 * 24):
         budget = budget.learn(hour * HOUR_S, 60, 0)
-    assert budget.pace == 0.01
+    assert budget.pace == ErrorBudget.FASTEST * 0.01
 
 
 def test_an_hour_without_known_steps_changes_nothing() -> None:
