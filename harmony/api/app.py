@@ -27,6 +27,7 @@ from harmony.api.auth import Authenticator
 from harmony.api.gate import Gate
 from harmony.api.models import ProblemDetails
 from harmony.api.problems import Problem, render
+from harmony.api.reference import reference
 from harmony.api.routes import admin, budget, decisions, services, system, work
 from harmony.api.state import ApiState
 
@@ -58,7 +59,7 @@ def create_app(state: ApiState) -> FastAPI:
         version=__version__,
         description=ABOUT,
         openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # its pages would fetch their scripts from elsewhere
+        docs_url=None,  # its pages would fetch their scripts from elsewhere; ours is `reference`
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from the Host header
         lifespan=_lifespan,
@@ -73,6 +74,9 @@ def create_app(state: ApiState) -> FastAPI:
         api.include_router(part.router)
     app.include_router(api)
     app.add_api_route("/healthz", system.health, include_in_schema=False)
+    # Where people and scrapers look first.
+    app.add_api_route("/metrics", system.metrics, include_in_schema=False)
+    app.add_api_route("/docs", reference, include_in_schema=False)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

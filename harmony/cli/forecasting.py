@@ -234,6 +234,9 @@ def forecast(
     horizon: Horizon = 12,
     samples: Annotated[int, typer.Option(help="Sample paths.")] = 500,
     quantiles: Annotated[str, typer.Option(help="Quantile levels, separated by commas.")] = "0.05,0.5,0.95",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write the quantiles to this file: .csv or .parquet.")
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -243,12 +246,16 @@ def forecast(
     `harmony forecast synthetic --horizon 6`
 
     `harmony forecast metrics.csv --demand rps --model ridge --quantiles 0.1,0.5,0.9,0.99 --json`
+
+    `harmony forecast last.csv --timezone Europe/Berlin --decimal , --out forecast.csv`
     """
     from forecasting.base import LOOKBACK
     from forecasting.errors import UsageError
     from forecasting.fleet import forecast_rows
 
     levels = _levels(quantiles)
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"--out {out}: expected a file that ends in .csv or .parquet")
     for what, number in (
         ("--lookback", 1 if lookback is None else lookback),
         ("--horizon", horizon),
@@ -263,6 +270,8 @@ def forecast(
         fitted = _model(model, panel, LOOKBACK if lookback is None else lookback, horizon, seed, report)
     last = [len(panel) - 1]
     found = forecast_rows(fitted, panel, last, horizon, samples=samples, seed=seed, lookback=lookback, only=only)[0]
+    if out is not None:
+        _write_forecast(out, found, levels, calendar=panel.calendar)
     if as_json:
         _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar))
     else:
@@ -329,6 +338,35 @@ def _forecast_json(trace: str, found: ForecastDistribution, levels: list[float],
             for k, indicator in enumerate(found.indicators)
         },
     }
+
+
+def _write_forecast(out: Path, found: ForecastDistribution, levels: list[float], *, calendar: bool) -> None:
+    """One row per indicator and step: time, indicator, unit and a column per quantile; the file appears whole."""
+    from datetime import UTC, datetime
+
+    import polars as pl
+
+    from forecasting.errors import DataError
+
+    values = found.quantile(levels)
+    times = found.times_s.tolist()
+    stamps = [datetime.fromtimestamp(t, tz=UTC) for t in times] if calendar else times
+    parts = [
+        pl.DataFrame(
+            {"time": stamps, "indicator": about.name, "unit": about.unit}
+            | {f"q{q:g}": values[i, :, k] for i, q in enumerate(levels)}
+        )
+        for k, about in enumerate(found.indicators)
+    ]
+    frame, beside = pl.concat(parts), out.with_name(out.name + ".part")
+    try:
+        if out.suffix == ".csv":
+            frame.write_csv(beside, datetime_format="%Y-%m-%dT%H:%M:%SZ")
+        else:
+            frame.write_parquet(beside)
+        beside.replace(out)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
 def _number(value: float) -> float | None:

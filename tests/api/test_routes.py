@@ -388,9 +388,23 @@ JSON = {"content-type": "application/json"}
 
 def test_metrics_are_prometheus_text(world: World) -> None:
     with world.client("read") as client:
-        response = client.get("/api/v1/metrics")
-        assert response.headers["content-type"].startswith("text/plain")
-        assert "harmony_" in response.text
+        for path in ("/api/v1/metrics", "/metrics"):
+            response = client.get(path)
+            assert response.headers["content-type"].startswith("text/plain")
+            assert "harmony_" in response.text
+
+
+def test_the_reference_names_every_operation_and_fetches_nothing(world: World) -> None:
+    with world.client("read") as client:
+        page = client.get("/docs").text
+        document = client.get("/api/v1/openapi.json").json()
+    told = [(method, path) for path, operations in document["paths"].items() for method in operations]
+    assert len(told) > 15
+    assert all(f"<code>{method.upper()} {path}</code>" in page for method, path in told)
+    assert "<script" not in page
+    assert "src=" not in page
+    with world.client("") as stranger:
+        assert {stranger.get(path).status_code for path in ("/docs", "/metrics")} == {401}
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def snapshot(site: Site, service: str, demand: float = 1000.0, **changes: Any) -
     promise = Objective(epsilon=0.05, demand="requests", max_replicas=20, price_per_gpu_hour=2.0)
     looked = builders.seen(now_s=site.clock.now, demand=demand, forecast=made, objective=promise)
     history = 900.0 + 100.0 * np.sin(np.arange(120) / 9.0 + site.turns / 9.0)
-    history[40:44], history[-1] = np.nan, demand
+    history[-44:-40], history[-1] = np.nan, demand
     times = site.clock.now + STEP_S * np.arange(-119, 1)
     return builders.snapshot(
         service, **({"record": builders.record(looked), "history": history, "history_s": times} | changes)

@@ -151,3 +151,16 @@ def test_numbers_as_people_write_them(cell: str, decimal: str | None, delimiter:
 def test_a_comma_is_no_decimal_sign_where_nobody_said_so() -> None:
     with pytest.raises(ValueError, match="could not convert"):
         Dialect().number("1,5", ",")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_forecast_is_written_as_a_table(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = write(tmp_path, "offset.csv"), tmp_path / f"forecast.{ending}"
+    assert run(["forecast", str(path), "--model", "last_value", "--horizon", "3", "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["indicators"]["rps"]["quantiles"]
+    frame = pl.read_csv(out, try_parse_dates=True) if ending == "csv" else pl.read_parquet(out)
+    assert frame.columns == ["time", "indicator", "unit", "q0.05", "q0.5", "q0.95"]
+    assert frame["q0.95"].to_list() == pytest.approx(told["0.95"])
+    assert frame["time"][0].timestamp() == TIMES[-1].timestamp() + 300.0
+    assert run(["forecast", str(path), "--out", str(tmp_path / "forecast.xlsx")]) == 2
+    assert "expected a file that ends in .csv or .parquet" in capsys.readouterr().err
