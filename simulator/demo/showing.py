@@ -89,7 +89,8 @@ def _conditions(service: DemoService) -> tuple[dict[str, str], ...]:
     """The conditions that matter in a simulated cluster, in the controller's words."""
     record, spec, mode = service.record, service.spec, service.mode
     assert record is not None
-    absent = record.decision.reason in ABSENT
+    # A reading is absent whatever was decided: a forecast of before may ask for just what is held.
+    absent = math.isnan(record.observation.demand) or record.decision.reason in ABSENT
     calibrated = service.scores.is_calibrated
     share = service.scores.coverage[0.8]
     said = "not enough forecasts have come to pass yet"
