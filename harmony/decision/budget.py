@@ -60,7 +60,9 @@ class ErrorBudget:
     SLOWEST: ClassVar[float] = 0.3  # the pace stays between these multiples of epsilon
     FASTEST: ClassVar[float] = 0.95  # "at most" wants a little room
     HOUR_SHARE: ClassVar[float] = 0.25  # one hour moves the pace by at most this share of a window's budget
-    RECENT_S: ClassVar[float] = 3 * DAY_S  # what was violated so lately slows the pace at once ...
+    RECENT_S: ClassVar[float] = (
+        3 * DAY_S
+    )  # what was violated so lately rescales what is stated, slows the pace at once ...
     RECENT_MISSES: ClassVar[float] = 3.0  # (or in as many steps as allow so many violations)
     ROOM: ClassVar[float] = 1.5  # ... where it is more than so many times what the objective allows
     SCALE: ClassVar[float] = 4.0  # stated risks are rescaled by at most this factor
@@ -137,7 +139,7 @@ class ErrorBudget:
         hours = self.hours
         aim = self._aim(hours, self.window_s, 1.0)
         if self.epsilon > 0.0 and self.newest is not None:
-            recent_s = min(self.window_s, max(self.RECENT_S, self.RECENT_MISSES / self.epsilon * self.step_s))
+            recent_s = self._recent_s
             since = self.newest.start_s + HOUR_S - recent_s
             slowed = self._aim([h for h in hours if h.start_s >= since], recent_s, self.ROOM)
             aim = min(aim, slowed) if slowed < self.epsilon else aim
@@ -152,9 +154,25 @@ class ErrorBudget:
 
     @property
     def realised_over_stated(self) -> float:
-        """What stated risks are to be multiplied by: violations over the sum of what was stated for those steps."""
-        ratio = (self.counted.violated + self.PRIOR) / (self.counted.stated + self.PRIOR)
-        return min(max(ratio, 1.0 / self.SCALE), self.SCALE)
+        """What stated risks are to be multiplied by: recent violations over the sum of what was stated for those steps.
+
+        Recent, as for the pace: what was stated in a service's first hours, by residuals of little past, says nothing
+        of what is stated weeks later.
+        """
+        if self.newest is None:
+            return 1.0
+        since = (self.newest.start_s + HOUR_S - self._recent_s) / HOUR_S
+        lately = self.earlier.newest(math.ceil(self._recent_s / HOUR_S))
+        recent = lately.column(0) >= since - 1e-6
+        violated = self.newest.violated + float(lately.column(2)[recent].sum())
+        stated = self.newest.stated + float(lately.column(3)[recent].sum())
+        return min(max((violated + self.PRIOR) / (stated + self.PRIOR), 1.0 / self.SCALE), self.SCALE)
+
+    @property
+    def _recent_s(self) -> float:
+        """The last days in seconds: longer where the objective allows few violations in them."""
+        few = self.RECENT_MISSES / self.epsilon * self.step_s if self.epsilon > 0.0 else self.window_s
+        return min(self.window_s, max(self.RECENT_S, few))
 
     def to_json(self) -> list[list[float]]:
         """Seconds by day, oldest first: when it began, known ones, violated ones, and the sum of what was stated."""

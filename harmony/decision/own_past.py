@@ -279,7 +279,7 @@ class OwnPast:
 
     def with_outcome(self, now_s: float, violated: float, stated: float) -> OwnPast:
         """With which part of a known step up to ``now_s`` was violated, and the risk stated for it (NaN: none)."""
-        stated = stated if stated == stated else 0.0
+        stated = stated if stated == stated else violated  # where nothing was stated nothing is judged
         return replace(self, budget=self.budget.learn(now_s, 1.0, violated, stated))
 
     def within(self, least: int, most: int, prices: Prices = NO_PRICES, capacity_sigma: float = 0.0) -> OwnPast:

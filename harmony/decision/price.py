@@ -18,7 +18,7 @@ from harmony.model.observation import Observation
 
 __all__ = ["CAP", "PriceRule", "decide_by_price", "weigh_by_price"]
 
-CAP = 2.5  # most risk of one decision, as a multiple of epsilon
+CAP = 5.0  # most risk of one decision, as a multiple of epsilon
 FARTHEST = 1e-6  # no count is weighed beyond what is exceeded with less probability than this
 UNREACHABLE = (Reason.UNREACHABLE, "max_replicas")
 REACH = 2.0  # ... or beyond this multiple of the highest sample path

@@ -109,6 +109,17 @@ def test_a_bad_day_slows_at_once_and_is_forgotten_for_it_after_some_days() -> No
     assert budget.pace == ErrorBudget.FASTEST * 0.01
 
 
+def test_statements_of_the_first_day_are_forgotten_within_days() -> None:
+    """Six percent stated on the first day, when residuals are few, and one realised ever since."""
+    budget = ErrorBudget(0.01)
+    for hour in range(10 * 24):
+        violated = hour % 5 < 3  # of 60 steps one, three hours of five: one percent
+        budget = budget.learn(hour * HOUR_S, 60, violated, 60 * (0.06 if hour < 24 else 0.01))
+        if hour == 23:
+            assert budget.realised_over_stated < 0.3
+    assert budget.realised_over_stated == pytest.approx(1.0, abs=0.05)
+
+
 def test_an_hour_without_known_steps_changes_nothing() -> None:
     budget = ErrorBudget(0.01).learn(0.0, 60, 3)
     assert budget.learn(HOUR_S, 0, 0) is budget
