@@ -31,3 +31,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'forecasting' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What completion offers: the promised names."""
+    return sorted(__all__)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, overload
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from forecasting.artefact import Artefact, load_artefact, save_artefact
 from forecasting.base import Progress
 from forecasting.calibration import Width, cell_widths, fitted_widths, with_widths
 from forecasting.config import ModelConfig, TrainingConfig
-from forecasting.distribution import ForecastBatch, LogProb
+from forecasting.distribution import ForecastBatch, ForecastDistribution, LogProb
 from forecasting.errors import ArtefactError, DataError, InputError, suggest
 from forecasting.features import NetworkInputs, SeriesStats, make_inputs, series_stats
+from forecasting.fleet import forecast_rows
 from forecasting.flow import FlowContext, JointFlow
+from forecasting.frames import Frame, is_long, panel_of, panels_of
 from forecasting.network import ForecastNet
 from forecasting.panel import FloatArray, Panel
 from forecasting.reading import read_parts
@@ -210,6 +212,7 @@ class Forecaster:
         )
 
     # ---- forecasting ----------------------------------------------------------------------------------------
+    @overload
     def predict(
         self,
         windows: WindowBatch,
@@ -218,15 +221,68 @@ class Forecaster:
         samples: int = 100,
         seed: int = 0,
         only: Sequence[str] | None = None,
-    ) -> ForecastBatch:
+    ) -> ForecastBatch: ...
+
+    @overload
+    def predict(
+        self,
+        windows: Panel,
+        horizon: int,
+        *,
+        samples: int = 100,
+        seed: int = 0,
+        only: Sequence[str] | None = None,
+    ) -> ForecastDistribution: ...
+
+    @overload
+    def predict(
+        self,
+        windows: Frame,
+        horizon: int,
+        *,
+        samples: int = 100,
+        seed: int = 0,
+        only: Sequence[str] | None = None,
+    ) -> ForecastDistribution | dict[str, ForecastDistribution]: ...
+
+    def predict(
+        self,
+        windows: WindowBatch | Panel | Frame,
+        horizon: int,
+        *,
+        samples: int = 100,
+        seed: int = 0,
+        only: Sequence[str] | None = None,
+    ) -> ForecastBatch | ForecastDistribution | dict[str, ForecastDistribution]:
         """Joint sample paths (batch, samples, horizon, indicators) in the indicators' units.
+
+        Instead of a batch of windows it takes what was read of a service, and forecasts from its last row on: a `Panel`
+        or a wide pandas or polars frame gives one distribution, a long frame (``unique_id, ds, y``) one per service, by
+        its ``unique_id``. `forecasting.frames` says how frames are read.
 
         The same base noise serves every window, so a window's paths do not depend on what else is in the batch, and
         ``only`` returns the very paths that the full forecast has for those indicators. Beyond the trained horizon
         the window is averaged to a coarser grid and every coarse step is repeated.
 
-        Raises `DataError` for an unknown name in ``only``, or before anything was learned.
+        Raises `DataError` for an unknown name in ``only``, a frame that cannot be read, or before anything was learned.
         """
+        if isinstance(windows, Panel):
+            panel = windows.counters_as_rates()
+            if not len(panel):
+                raise DataError(f"{panel.name}: no rows to forecast from")
+            return forecast_rows(self, panel, [len(panel) - 1], horizon, samples=samples, seed=seed, only=only)[0]
+        if not isinstance(windows, WindowBatch):
+            if not hasattr(windows, "columns"):
+                raise DataError(
+                    f"a {type(windows).__name__} cannot be forecast from; expected a Panel, a pandas or polars frame, "
+                    "or a WindowBatch"
+                )
+            if not is_long(windows):
+                return self.predict(panel_of(windows), horizon, samples=samples, seed=seed, only=only)
+            return {
+                service: self.predict(panel, horizon, samples=samples, seed=seed, only=only)
+                for service, panel in panels_of(windows).items()
+            }
         if not self._nets:
             raise DataError("this forecaster knows nothing yet: fit it, or load one (Forecaster.base())")
         if horizon < 1 or samples < 1:

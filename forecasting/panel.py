@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from forecasting.errors import DataError, suggest
+
+if TYPE_CHECKING:
+    from forecasting.frames import Frame
 
 __all__ = ["LARGEST", "BoolArray", "FloatArray", "Indicator", "IntArray", "Kind", "Level", "Panel"]
 
@@ -119,6 +122,13 @@ class Panel:
         object.__setattr__(self, "start_s", float(self.start_s))
         object.__setattr__(self, "step_s", float(self.step_s))
         object.__setattr__(self, "_index", index)
+
+    @classmethod
+    def of(cls, frame: Frame, *, demand: str | None = None, step_s: float | None = None, name: str = "frame") -> Panel:
+        """The panel of a pandas or polars frame of one service; see `forecasting.frames.panel_of`."""
+        from forecasting.frames import panel_of
+
+        return panel_of(frame, demand=demand, step_s=step_s, name=name)
 
     # ---- shape and time -------------------------------------------------------------------------------------
     def __len__(self) -> int:

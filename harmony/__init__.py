@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harmony.decision.rule import decide as decide
+    from harmony.model.capacity import Capacity as Capacity
+    from harmony.model.decision import Decision as Decision
+    from harmony.model.lead_time import LeadTime as LeadTime
     from harmony.model.objective import Objective as Objective
+    from harmony.model.observation import Observation as Observation
 
 __version__ = "0.1.0"
 
-_HOMES = {"Objective": "harmony.model.objective", "decide": "harmony.decision.rule"}
-__all__ = ["Objective", "__version__", "decide"]
+_HOMES = {
+    "Capacity": "harmony.model.capacity",
+    "Decision": "harmony.model.decision",
+    "LeadTime": "harmony.model.lead_time",
+    "Objective": "harmony.model.objective",
+    "Observation": "harmony.model.observation",
+    "decide": "harmony.decision.rule",
+}
+__all__ = ["Capacity", "Decision", "LeadTime", "Objective", "Observation", "__version__", "decide"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
@@ -24,3 +35,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'harmony' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What completion offers: the promised names."""
+    return sorted(__all__)

@@ -29,3 +29,8 @@ __all__ = [
     "merge",
     "partial_attention",
 ]
+
+
+def __dir__() -> list[str]:
+    """What completion offers: the promised names."""
+    return sorted(__all__)
