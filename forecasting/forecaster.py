@@ -372,6 +372,9 @@ class Forecaster:
         centre, scale = inputs.centre[:, at].numpy(), inputs.scale[:, at].numpy()
         values = values * scale[:, None, None] + centre[:, None, None]
         values = np.maximum(values, inputs.low[:, at].numpy()[:, None, None])
+        # A window of zeros is divided by a number that only avoids dividing by zero: what that leaves is dust.
+        dust = (inputs.pace[:, at].numpy() == 0.0) & (scale <= 1e-12 * np.maximum(1.0, np.abs(centre)))
+        values = np.where(dust[:, None, None], centre[:, None, None], values)
         present = inputs.present[:, at].numpy()
         for p, pick in enumerate(picks):
             known = self._stats.get(inputs.names[pick])

@@ -109,6 +109,11 @@ class Fields:
             inside = f"{name} " if name and not said.startswith(name) else ""
             raise UsageError(f"{self.where}: {inside}{said}") from None
 
+    @property
+    def asked(self) -> frozenset[str]:
+        """The fields that were asked for so far."""
+        return frozenset(self._asked)
+
     def has(self, name: str) -> bool:
         """Whether the field is there."""
         return name in self._left

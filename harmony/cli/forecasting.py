@@ -237,6 +237,9 @@ def forecast(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the quantiles to this file: .csv or .parquet.")
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the last rows and the forecast: a file that ends in .png or .svg.")
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -248,6 +251,8 @@ def forecast(
     `harmony forecast metrics.csv --demand rps --model ridge --quantiles 0.1,0.5,0.9,0.99 --json`
 
     `harmony forecast last.csv --timezone Europe/Berlin --decimal , --out forecast.csv`
+
+    `harmony forecast synthetic --only requests_per_second --horizon 48 --plot forecast.png`
     """
     from forecasting.base import LOOKBACK
     from forecasting.errors import UsageError
@@ -256,6 +261,8 @@ def forecast(
     levels = _levels(quantiles)
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: expected a file that ends in .csv or .parquet")
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise UsageError(f"--plot {plot}: expected a file that ends in .png or .svg")
     for what, number in (
         ("--lookback", 1 if lookback is None else lookback),
         ("--horizon", horizon),
@@ -272,6 +279,8 @@ def forecast(
     found = forecast_rows(fitted, panel, last, horizon, samples=samples, seed=seed, lookback=lookback, only=only)[0]
     if out is not None:
         _write_forecast(out, found, levels, calendar=panel.calendar)
+    if plot is not None:
+        _plot_forecast(plot, panel, found, levels)
     if as_json:
         _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar))
     else:
@@ -367,6 +376,21 @@ def _write_forecast(out: Path, found: ForecastDistribution, levels: list[float],
         beside.replace(out)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+def _plot_forecast(plot: Path, panel: Panel, found: ForecastDistribution, levels: list[float]) -> None:
+    """Draw it; the file appears whole."""
+    from forecasting.errors import DataError
+    from simulator.charts.forecast import forecast_figure
+    from simulator.charts.svg import draw, save_png, save_svg
+
+    figure = draw(lambda: forecast_figure(panel, found, levels))
+    beside = plot.with_name(plot.name + ".part")
+    try:
+        (save_png if plot.suffix == ".png" else save_svg)(figure, beside)
+        beside.replace(plot)
+    except OSError as error:
+        raise DataError(f"{plot}: cannot be written ({error.strerror or error})") from error
 
 
 def _number(value: float) -> float | None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from simulator.charts.palette import ROLES
 
-__all__ = ["draw", "save_png", "svg"]
+__all__ = ["draw", "save_png", "save_svg", "svg"]
 
 _SETTINGS: dict[str, object] = {
     "svg.fonttype": "none",
@@ -57,6 +57,14 @@ def save_png(figure: Figure, path: Path, *, scale: float = 2.0) -> None:
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(path, format="png", dpi=72 * scale, facecolor="white", metadata={"Software": None})
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure as an SVG file of its own, on white."""
+    none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": "figure"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts draw the text
+        figure.savefig(path, format="svg", facecolor="white", metadata=none)
 
 
 def svg(figure: Figure, key: str, title: str, description: str, css_class: str = "") -> Markup:

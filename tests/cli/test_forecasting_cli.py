@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -66,6 +69,22 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert said.out == ""
     assert said.err.count("\n") == 1
     return said.err
+
+
+def test_completion_offers_verbs_and_options() -> None:
+    def offered(words: str, at: int) -> list[str]:
+        asked = {"_HARMONY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv[0] = 'harmony'; from harmony.cli.main import main; main()",
+        ]
+        return subprocess.run(
+            command, env={**os.environ, **asked}, check=True, capture_output=True, text=True
+        ).stdout.split()
+
+    assert offered("harmony fore", 1) == ["forecast"]
+    assert offered("harmony forecast --pl", 2) == ["--plot"]
 
 
 # ---- evaluate ---------------------------------------------------------------------------------------------------
@@ -298,6 +317,19 @@ def test_forecast_answers_mistakes_in_one_line(
 
 def test_a_folder_that_is_no_model_is_refused(trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "harmony: " in complaint(["forecast", trace, "--model", str(tmp_path)], capsys)
+
+
+def test_a_plot_shows_what_was_seen_and_the_fan(trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["forecast", trace, "--model", "last_value", "--lookback", "12", "--horizon", "8"]
+    plain = output(arguments, capsys)
+    for name, begins in (("fan.png", b"\x89PNG"), ("fan.svg", b"<?xml")):
+        assert output([*arguments, "--plot", str(tmp_path / name)], capsys) == plain
+        assert (tmp_path / name).read_bytes().startswith(begins)
+    drawn = (tmp_path / "fan.svg").read_text()
+    assert all(f">{text}</text>" in drawn for text in ("rps", "cpu", "seen", "0.05 to 0.95", "0.5"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fan.png", "fan.svg"]
+    assert "ends in .png or .svg" in complaint([*arguments, "--plot", "fan.gif"], capsys)
+    assert "cannot be written" in complaint([*arguments, "--plot", str(tmp_path / "no" / "fan.svg")], capsys)
 
 
 # ---- help -------------------------------------------------------------------------------------------------------

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from jsonschema import Draft202012Validator
 
+import harmony.app
+from forecasting.errors import UsageError
 from harmony.app.backtesting import read_manifest
-from harmony.app.sweeping import read_study
+from harmony.app.sweeping import read_study, study_in
+from harmony.app.written import Fields
 from harmony.cli.main import run
 from simulator.traces.trace import Trace
 from tests.simulator.worlds import waves
@@ -203,3 +208,46 @@ def test_traces_of_a_study_are_looked_for_beside_it(trace: Path, tmp_path: Path)
     assert all(isinstance(t, Trace) for t in loaded)
     np.testing.assert_allclose(loaded[1].panel.values[300:], 2 * loaded[0].panel.values[300:])
     assert study.settings.objective.min_replicas == 2
+
+
+# ---- the published schema -------------------------------------------------------------------------------------------
+SCHEMA = json.loads((Path(harmony.app.__file__).parent / "study.schema.json").read_text(encoding="utf-8"))
+VALUES: dict[str, object] = {
+    "trace": "usage.csv", "label": "x", "demand": "rps", "step": "5m", "surgery": ["scale:by=2"],
+    "replicaCapacity": 2.5, "meanReplicas": 10, "leadTime": "5m*1.4",
+    "policies": ["hpa"], "epsilons": [0.01], "minReplicas": 1, "maxReplicas": 9,
+    "gpusPerReplica": 2, "price": 2.5, "missPrice": 1, "testFraction": 0.5, "tune": True, "forecaster": "ridge",
+    "samples": 50, "lookback": 72, "decideEvery": "90", "seed": 3, "rungs": 2, "resamples": 5, "traces": ["usage.csv"],
+}  # fmt: skip
+
+
+def test_every_field_of_the_published_schema_is_read_and_no_other() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    valid = Draft202012Validator(SCHEMA).is_valid
+    trace = SCHEMA["properties"]["traces"]["items"]["anyOf"][1]["properties"]
+    whole = {"traces": [{name: VALUES[name] for name in trace}]}
+    study = {**{name: VALUES[name] for name in SCHEMA["properties"]}, **whole}
+    assert valid(study)
+    fields = Fields(study, "study.yaml")
+    assert study_in(fields, Path()).settings.samples == 50
+    assert fields.asked == set(SCHEMA["properties"])
+    changed = {"traces": [{**whole["traces"][0], "wholly-unknown": 1}]}
+    assert not valid(changed)
+    assert not valid({**study, "wholly-unknown": 1})
+    with pytest.raises(UsageError, match="no field 'wholly-unknown'") as caught:
+        study_in(Fields(changed, "study.yaml"), Path())
+    assert set(str(caught.value).partition("known: ")[2].split(", ")) == set(trace)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["traces: []", "traces: synthetic", "traces: [{label: x}]", "tracks: [x]", "traces: [a]\nseed: many",
+     "traces: [a]\ntune: 1", "traces: [a]\nepsilons: [2]", "traces: [a]\nleadTime: 5",
+     "traces: [{trace: a, lead_time: 5m}]"],
+)  # fmt: skip
+def test_what_the_schema_refuses_is_refused(text: str, tmp_path: Path) -> None:
+    assert not Draft202012Validator(SCHEMA).is_valid(yaml.safe_load(text))
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError):
+        read_study(path)

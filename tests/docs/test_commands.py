@@ -59,7 +59,7 @@ def test_there_are_commands() -> None:
 def test_verbs_and_options_in_sentences_exist(page: str, text: str) -> None:
     (words,) = harmony_in(text)
     if words[0].startswith("--"):
-        assert words[0] in {"--help", "--version"}
+        assert words[0] in {"--help", "--version", "--install-completion"}
         return
     if words[0] == "traces" and (len(words) == 1 or "|" in words[1]):
         return

@@ -111,3 +111,9 @@ def test_predict_takes_a_panel_and_every_frame() -> None:
         np.testing.assert_array_equal(long["chat"].paths, expected.paths)
     with pytest.raises(DataError, match="a list cannot be forecast from; expected a Panel"):
         base.predict([1.0, 2.0], 4)  # type: ignore[call-overload]
+
+
+def test_what_was_always_zero_is_foretold_without_dust() -> None:
+    stamps = [START + timedelta(minutes=m) for m in range(200)]
+    found = Forecaster.base().predict(pl.DataFrame({"ds": stamps, "never_seen": [0.0] * 200}), 6, samples=50)
+    assert (found.paths == 0).all()
