@@ -54,7 +54,7 @@ def _decide(snapshot: Snapshot, seen: Observation, *, guards: bool) -> Decision:
     record, behavior = snapshot.record, snapshot.behavior if guards else None
 
     def decide(seen: Observation) -> Decision:
-        return again(seen, record.decision, expects_forecast=record.before.expects_forecast)
+        return again(seen, record.decision, record.before)
 
     return decide_turn(seen, decide, behavior, record.before)[0]
 

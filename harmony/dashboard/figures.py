@@ -13,7 +13,6 @@ import numpy as np
 
 from harmony.dashboard.trail import Point
 from harmony.decision.bill import bill_per_hour
-from harmony.decision.price import CAP
 from harmony.model.decision import Candidates
 from harmony.schema.fields import columns_of
 from harmony.serving import Snapshot, forecast_json
@@ -233,7 +232,8 @@ def shown_candidates(snapshot: Snapshot) -> list[Json]:
     at = max(0, int(np.searchsorted(decision.candidates.replicas, decision.replicas, side="right")) - 1)
     start = max(0, min(at - CANDIDATES // 2, len(decision.candidates) - CANDIDATES))
     part = decision.candidates[start : start + CANDIDATES]
-    most = seen.objective.epsilon * (1.0 if math.isnan(decision.price) else CAP)  # a price may take more at a time
+    cap = 1.0 if math.isnan(decision.price) else snapshot.record.before.cap  # a price may take more at a time
+    most = seen.objective.epsilon * cap
     rows = zip(*(getattr(part, name).tolist() for name in columns), strict=True)
     return [
         row

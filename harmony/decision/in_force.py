@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harmony.decision.price import CAP
-from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, reactive_floor
+from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, hold, reactive_floor
 from harmony.model.decision import Candidates, Decision, Reason
+from harmony.model.memory import TurnMemory
 from harmony.model.observation import Observation
 
 __all__ = ["Wish", "again", "in_force"]
@@ -59,27 +59,62 @@ def in_force(observation: Observation, wish: Wish) -> Decision:
     return decision.with_replicas(count, reason, bound) if wish.table is not None else decision
 
 
-def again(observation: Observation, decision: Decision, *, expects_forecast: bool = True) -> Decision:
+def again(observation: Observation, decision: Decision, before: TurnMemory) -> Decision:
     """The same decision made again from its own table, price and hold, under what the observation says now.
 
-    For journals and questions: of the past that the setting was chosen from, only what it came to is kept.
+    For journals and questions: of the past that the setting was chosen from, only what it came to is kept. ``before``
+    is what was remembered of the policy then: whether it forecasts, and its cap.
     """
-    said = {name: getattr(decision, name) for name in CARRIED}
     if not decision.setting:
-        return dataclasses.replace(decide(observation), **said)
+        made = _without_setting(observation, decision, before)
+    elif decision.held < 0:  # it had no forecast then
+        made = hold(observation)
+    else:
+        made = _by_setting(observation, decision, before)
+    paths = None if made.quantiles else demand_paths(observation)
+    if paths is not None:
+        made = dataclasses.replace(made, quantiles=demand_quantiles(paths))
+    return dataclasses.replace(made, **{name: getattr(decision, name) for name in CARRIED})
+
+
+def _without_setting(observation: Observation, decision: Decision, before: TurnMemory) -> Decision:
+    """What was decided before a setting was chosen, and the hold on it."""
+    if not before.expects_forecast and observation.forecast is None and decision.wanted >= 0:
+        if math.isnan(observation.demand):
+            return hold(observation)
+        low, high = observation.objective.min_replicas, observation.objective.max_replicas
+        count = clip(decision.wanted, low, high)
+        return Decision(count, observation.ordered, Reason.WARMING_UP, unconstrained=count)
+    made = decide(observation)
+    if made.candidates is not None and decision.candidates is None:  # as older records tell of a setting without one
+        return hold(observation)
+    if decision.held > decision.wanted and decision.held > made.replicas:
+        made = made.with_replicas(decision.held, Reason.STABILIZED, "hold")
+    return made
+
+
+def _by_setting(observation: Observation, decision: Decision, before: TurnMemory) -> Decision:
+    """What a setting that had a forecast asked for."""
     objective, table = observation.objective, decision.candidates
+    low, high = objective.min_replicas, objective.max_replicas
     wanted, held = decision.wanted, decision.held
     if table is not None and not math.isnan(decision.price):
-        cap = max(CAP * objective.epsilon * NEARLY, float(table.violated_time.min()))
+        cap = max(before.cap * objective.epsilon * NEARLY, float(table.violated_time.min()))
         total = np.where(table.violated_time <= cap, table.replicas + decision.price * table.violated_time, np.inf)
-        need = reactive_floor(observation)
-        picked = clip(max(int(table.replicas[np.argmin(total)]), need), objective.min_replicas, objective.max_replicas)
+        need = wanted if math.isnan(observation.demand) else reactive_floor(observation)  # it knew the last demand
+        picked = clip(max(int(table.replicas[np.argmin(total)]), need), low, high)
         held = max(picked, held) if held > wanted else picked
         wanted = picked
-    lost = expects_forecast and observation.forecast is None
-    made = in_force(observation, Wish(wanted, held, table, decision.reason is Reason.UNREACHABLE, lost))
-    paths = demand_paths(observation)
-    return dataclasses.replace(made, quantiles={} if paths is None else demand_quantiles(paths), **said)
+    lost = before.expects_forecast and observation.forecast is None
+    return in_force(observation, Wish(wanted, held, table, _was_unreachable(decision, low, high), lost))
+
+
+def _was_unreachable(decision: Decision, low: int, high: int) -> bool:
+    """Whether the objective was out of reach, also where a guard or the fallback had the last word on the reason."""
+    if decision.reason in (Reason.RATE_LIMITED, Reason.FALLBACK) or decision.bound_by == "stabilization":
+        held = clip(decision.held, low, high)
+        return decision.held > decision.wanted and decision.unconstrained == held > clip(decision.wanted, low, high)
+    return decision.reason is Reason.UNREACHABLE
 
 
 # What a decision says of its setting and budget, which are not found again from one observation.

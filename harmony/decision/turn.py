@@ -48,7 +48,7 @@ def _without_data(decision: Decision, observation: Observation, before: TurnMemo
         seen = before.forecast_seen or observation.forecast is not None
         if before.absent_turns == 0 and before.forecast_seen == seen:
             return decision, before  # as nearly always: most of a replay's turns come by here
-        return decision, TurnMemory(before.guards, 0, seen, before.expects_forecast, served)
+        return decision, TurnMemory(before.guards, 0, seen, before.expects_forecast, served, before.cap)
     after = replace(before, absent_turns=before.absent_turns + 1 if served else 0)
     if decision.reason is Reason.WARMING_UP and decision.replicas < observation.ordered:
         decision = decision.with_replicas(observation.ordered, Reason.ABSENT_DATA, "absent forecast")
@@ -69,7 +69,7 @@ def _guarded(
     """Stabilise and rate-limit the decision, and say so in it."""
     guarded = apply_behavior(before.guards, behavior, observation.now_s, observation.ordered, decision.replicas)
     after = TurnMemory(
-        guarded.memory, before.absent_turns, before.forecast_seen, before.expects_forecast, before.served
+        guarded.memory, before.absent_turns, before.forecast_seen, before.expects_forecast, before.served, before.cap
     )
     if guarded.replicas == decision.replicas:
         return decision, after

@@ -104,7 +104,7 @@ def recompute(snapshot: Snapshot) -> Decision:
     record = snapshot.record
 
     def decide(seen: Observation) -> Decision:
-        return again(seen, record.decision, expects_forecast=record.before.expects_forecast)
+        return again(seen, record.decision, record.before)
 
     return decide_turn(record.observation, decide, snapshot.behavior, record.before)[0]
 

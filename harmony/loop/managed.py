@@ -344,7 +344,7 @@ def consider(terms: Terms, state: State, look: Look, outcome: Outcome) -> tuple[
     )
     policy = terms.policy
     before = TurnMemory(
-        learned.guards, learned.absent_turns, learned.forecast_seen, bool(policy.forecaster), learned.served
+        learned.guards, learned.absent_turns, learned.forecast_seen, bool(policy.forecaster), learned.served, policy.cap
     )
     decision, after = decide_turn(observation, policy.decide, terms.behavior, before)
     trust = learned.trust

@@ -133,8 +133,8 @@ class Decision:
     price: Annotated[
         float, About("Replica-hours that are spent to prevent one violated hour; absent where no price decides.", 0)
     ] = math.nan
-    wanted: Annotated[int, About("What the setting asked for before its hold; -1 without a setting.")] = -1
-    held: Annotated[int, About("What its hold made of that; -1 without a setting.")] = -1
+    wanted: Annotated[int, About("What was asked for before the hold; -1 where it was not asked.")] = -1
+    held: Annotated[int, About("What the hold made of that; -1 where it was not asked.")] = -1
     budget_left: Annotated[
         float, About("Share of the error budget that is not spent; negative when overspent, absent where none is kept.")
     ] = math.nan

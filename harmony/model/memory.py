@@ -63,6 +63,8 @@ class TurnMemory:
         expects_forecast: True where there is a forecaster at all.
         served: True once a replica was ready, since the count last was 0: without one, absent data are no outage but a
             cold start. (Records from before this was kept speak of services that served.)
+        cap: most risk of one decision that the policy allows, as a multiple of epsilon. (Records from before this was
+            kept were decided under 5.)
     """
 
     guards: GuardMemory = field(default_factory=GuardMemory)
@@ -70,3 +72,4 @@ class TurnMemory:
     forecast_seen: bool = False
     expects_forecast: bool = True
     served: bool = True
+    cap: float = 5.0

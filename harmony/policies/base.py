@@ -35,6 +35,11 @@ class WithoutPast:
 
     __slots__ = ()
 
+    @property
+    def cap(self) -> float:
+        """No decision may take more than the objective allows."""
+        return 1.0
+
     def wants_past(self, memory: Any) -> bool:  # noqa: ANN401 (each policy's own)
         """Never."""
         return False
@@ -102,6 +107,11 @@ class Policy(Protocol):
     @property
     def risk_scale(self) -> float:
         """Model probability to start with, as a multiple of epsilon (see `RiskFeedback`); 1 where it means nothing."""
+        ...
+
+    @property
+    def cap(self) -> float:
+        """Most risk of one decision, as a multiple of epsilon."""
         ...
 
     @property

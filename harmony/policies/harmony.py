@@ -181,14 +181,15 @@ class HarmonyPolicy:
             decision, wanted = self._ordered(observation, guess, memory.past), guess.wanted
         if paths is not None and not decision.quantiles:
             decision = replace(decision, quantiles=demand_quantiles(paths))
-        past, setting = memory.past, None if guess is None else memory.past.setting
+        past, setting = memory.past, memory.past.setting
+        blind = setting is not None and guess is None  # nobody that was chosen has a forecast
         least, most = past.budget.band(past.grid.lead_steps + 1)
         return replace(
             decision,
             setting="" if setting is None else setting.label,
             price=setting.knob if setting is not None and setting.rule == "price" else math.nan,
-            wanted=-1 if setting is None else wanted,
-            held=guess.replicas if guess is not None else -1,
+            wanted=-1 if blind else wanted,
+            held=-1 if blind else decision.replicas if guess is None else guess.replicas,
             budget_left=past.budget.left if math.isfinite(past.budget.left) else math.nan,
             burn_rate=past.budget.burn_rate(),
             budget_least=least,

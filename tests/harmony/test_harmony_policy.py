@@ -16,6 +16,7 @@ from harmony.decision.in_force import again
 from harmony.decision.rule import decide
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.lead_time import LeadTime
+from harmony.model.memory import TurnMemory
 from harmony.model.objective import Behavior, Objective
 from harmony.policies.harmony import HarmonyPolicy
 from harmony.policies.registry import create_policy, policy_names
@@ -26,6 +27,7 @@ from simulator.traces.trace import Trace
 from tests.harmony.builders import forecast, observation
 
 OWN = HarmonyPolicy(forecaster="", trees=False)
+OWN_TURN = TurnMemory(expects_forecast=False, cap=OWN.cap)
 STEP_S = 600.0
 
 
@@ -321,12 +323,22 @@ def test_a_decision_is_made_again_from_its_own_record() -> None:
         seen = observation(now_s=i * 60.0, demand=float(d), ordered=ordered, ready=ordered, memory=memory)
         decision = OWN.decide(seen)
         memory, ordered = decision.memory, decision.replicas
-        if decision.setting:
-            same = again(replace(seen, memory=None), decision, expects_forecast=False)
-            assert same.to_json() == decision.to_json()
+        same = again(replace(seen, memory=None), decision, OWN_TURN)
+        assert same.to_json() == decision.to_json()
     assert decision.setting == memory.past.setting.label  # type: ignore[union-attr]
     assert decision.why.startswith(f"{memory.past.told[0].replicas:.3g} replicas")  # type: ignore[union-attr]
     assert decision.price == memory.past.setting.knob  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("cap", "count"), [(5.0, 10), (2.5, 11)])
+def test_made_again_under_the_cap_that_was_in_force(cap: float, count: int) -> None:
+    risk = np.array([0.2, 0.05])
+    table = Candidates(np.array([10, 11]), risk, risk, risk, np.array([10.0, 11.0]))
+    made = Decision(
+        count, 10, Reason.FORECAST, candidates=table, setting="price", price=1.0, wanted=count, held=count
+    )  # fmt: skip
+    seen = observation(demand=900.0, forecast=None, objective=Objective(epsilon=0.05))
+    assert again(seen, made, TurnMemory(expects_forecast=False, cap=cap)).replicas == count
 
 
 @settings(max_examples=200, deadline=None)
@@ -343,13 +355,13 @@ def test_made_again_under_other_terms_it_moves_the_right_way(seed: int, more: fl
         wanted=wanted, held=wanted,
     )  # fmt: skip
     seen = observation(demand=float(rng.integers(0, 3000)), ordered=10, forecast=None)
-    now = again(seen, base, expects_forecast=False).replicas
-    assert again(seen, replace(base, price=base.price * more), expects_forecast=False).replicas >= now
-    assert again(replace(seen, demand=seen.demand * more), base, expects_forecast=False).replicas >= now
+    now = again(seen, base, OWN_TURN).replicas
+    assert again(seen, replace(base, price=base.price * more), OWN_TURN).replicas >= now
+    assert again(replace(seen, demand=seen.demand * more), base, OWN_TURN).replicas >= now
     floor = replace(seen.objective, min_replicas=int(rng.integers(1, 50)))
-    assert again(replace(seen, objective=floor), base, expects_forecast=False).replicas >= max(now, floor.min_replicas)
+    assert again(replace(seen, objective=floor), base, OWN_TURN).replicas >= max(now, floor.min_replicas)
     strict = replace(seen.objective, epsilon=seen.objective.epsilon / stricter)
-    assert again(replace(seen, objective=strict), base, expects_forecast=False).replicas >= now
+    assert again(replace(seen, objective=strict), base, OWN_TURN).replicas >= now
 
 
 def test_other_measures_are_counted_in_the_budget_and_in_the_replay() -> None:

@@ -68,8 +68,9 @@ def test_settings_come_back_and_old_ones_take_defaults() -> None:
     night = Schedule("Nacht ☾", "Europe/Berlin", frozenset({0, 6}), 60, 120, min_replicas=3)
     objective = Objective(epsilon=0.07, schedules=(night,), max_replicas=9)
     assert restored(Objective, loads(dumps(objective))) == objective
-    memory = TurnMemory(GuardMemory(((1.5, 2), (2.5, 1)), stage=(0.1, 4)), 3, True, False)
+    memory = TurnMemory(GuardMemory(((1.5, 2), (2.5, 1)), stage=(0.1, 4)), 3, True, False, True, 2.5)
     assert restored(TurnMemory, loads(dumps(memory))) == memory
+    assert restored(TurnMemory, {"absent_turns": 2}).cap == 5.0  # as decisions were made before it was kept
     lead = LeadTime.known(300.0)  # weight is infinite
     assert restored(LeadTime, loads(dumps(lead))) == lead
     assert restored(Objective, {"epsilon": 0.2, "a field of the future": 1}) == Objective(epsilon=0.2)

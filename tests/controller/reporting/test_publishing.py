@@ -78,7 +78,9 @@ def check(world: World, shown: Snapshot) -> None:
     assert np.allclose(shown.history[known], 80.0, rtol=0.01)
     assert np.all(np.diff(shown.history_s) == shown.record.observation.step_s)
     said = shown.record.decision
-    made, _ = decide_turn(shown.record.observation, lambda o: again(o, said), shown.behavior, shown.record.before)
+    made, _ = decide_turn(
+        shown.record.observation, lambda o: again(o, said, shown.record.before), shown.behavior, shown.record.before
+    )
     assert json.dumps(made.to_json()) == json.dumps(shown.record.decision.to_json())
     assert shown.guards_before == shown.record.before.guards
     for view in (summary_json(shown), decision_json(shown), forecast_json(shown), history_json(shown)):
