@@ -260,6 +260,8 @@ def own_copy(value: Any) -> Any:
         if value.ndim and value.strides[0] == 0:
             return np.broadcast_to(value[:1].copy(), value.shape)
         return value.copy()
+    if isinstance(value, bytes):
+        return bytes(bytearray(value))
     if isinstance(value, dict):
         return {own_copy(k): own_copy(v) for k, v in value.items()}
     if isinstance(value, tuple):

@@ -147,6 +147,8 @@ class Tick:
                 for service in part:
                     if not self._actuator.reads_forecast(standing_of(service)):
                         service.shed()
+            if report.services >= MANY:
+                await asyncio.to_thread(give_back)  # or what each part needs for a moment adds up
         report.decided = len(planned)
         return planned
 

@@ -12,19 +12,20 @@ from collections.abc import Callable
 
 __all__ = ["give_back", "settle"]
 
+ARENA_MAX = -8  # glibc's M_ARENA_MAX
 YOUNG = 50_000  # objects made until the young are looked through; a tick makes some hundred per service
 
 
-def _trimmer() -> Callable[[int], int] | None:
-    """Glibc's malloc_trim; None where there is another allocator."""
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc's allocator; None where there is another one."""
     try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
         return None
-    return trim
+    return found
 
 
-_TRIM = _trimmer()
+_TRIM, _SET = _of_glibc("malloc_trim"), _of_glibc("mallopt")
 
 
 def give_back() -> bool:
@@ -33,7 +34,12 @@ def give_back() -> bool:
 
 
 def settle() -> None:
-    """Say, once in the life of a process, that what is there now stays: modules and the model. Changes the process."""
+    """Say, once in the life of a process, that what is there now stays: modules and the model. Changes the process.
+
+    Threads that come later share one heap: one works at a time, and what it frees is then there for the next.
+    """
+    if _SET is not None:
+        _SET(ARENA_MAX, 1)
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 20, 20)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray
+from harmony.decision.packed import Packed
 from harmony.decision.portfolio import held, ready_of
 from harmony.model.objective import Behavior, ScalingRules, Stages
 
@@ -22,17 +23,17 @@ NO_STAGE = -1
 
 
 class Limited(NamedTuple):
-    """What the limits remember of (settings,) columns: the newest counts `wanted` and `set`, oldest first.
+    """What the limits remember of (settings,) columns: the newest counts `wanted` and `set`, oldest first, packed.
 
     `rows` were limited so far; `began` and `stood` are the row in which a stage began (-1 without one) and the count
     that stood then.
     """
 
-    wanted: npt.NDArray[Any]
-    set: npt.NDArray[Any]
+    wanted: Packed
+    set: Packed
     rows: int
-    began: npt.NDArray[np.int64]
-    stood: FloatArray
+    began: Packed
+    stood: Packed
 
 
 def limited(
@@ -50,19 +51,19 @@ def limited(
     """
     up, down = behavior.scale_up, behavior.scale_down
     longest = max(_rows_of(up.stabilization_window_s, row_s), _rows_of(down.stabilization_window_s, row_s))
-    if before is None:
-        first = np.clip(counts[:1], *bounds)
-        settings = counts.shape[1]
-        before = Limited(counts[:0], first, 0, np.full(settings, NO_STAGE), np.zeros(settings))
-    wanted = np.concatenate([before.wanted, counts], dtype=counts.dtype)
-    rows = len(counts)
-    most = held(wanted, _rows_of(down.stabilization_window_s, row_s))[len(before.wanted) :]
-    least = ready_of(wanted, _rows_of(up.stabilization_window_s, row_s) - 1)[len(before.wanted) :]
-    past = len(before.set)
-    out = np.concatenate([before.set, np.empty_like(counts)], dtype=counts.dtype)
-    began, stood = before.began, before.stood
+    settings, rows = counts.shape[1], len(counts)
+    old, stands, done = counts[:0], np.clip(counts[:1], *bounds), 0
+    began, stood = np.full(settings, NO_STAGE), np.zeros(settings)
+    if before is not None:
+        old, stands, done = before.wanted.array, before.set.array, before.rows
+        began, stood = before.began.array, before.stood.array
+    wanted = np.concatenate([old, counts], dtype=counts.dtype)
+    most = held(wanted, _rows_of(down.stabilization_window_s, row_s))[len(old) :]
+    least = ready_of(wanted, _rows_of(up.stabilization_window_s, row_s) - 1)[len(old) :]
+    past = len(stands)
+    out = np.concatenate([stands, np.empty_like(counts)], dtype=counts.dtype)
     reach = max((_rows_of(p.period_s, row_s) for r in (up, down) for p in r.policies), default=1)
-    free, breaks = _free(behavior, before.set, wanted[-rows:], most, bounds, row_s)
+    free, breaks = _free(behavior, stands, wanted[-rows:], most, bounds, row_s)
     i = 0
     while i < rows:
         at = past + i
@@ -78,13 +79,11 @@ def limited(
         floor, ceiling = _limits(down, out, at, row_s, rising=False), _limits(up, out, at, row_s, rising=True)
         count = np.where(stable < current, np.maximum(stable, floor), np.minimum(stable, ceiling))
         if behavior.stages is not None:
-            count, began, stood = _staged(
-                behavior.stages, count, current, counts[i], began, stood, before.rows + i, row_s
-            )
+            count, began, stood = _staged(behavior.stages, count, current, counts[i], began, stood, done + i, row_s)
         out[at] = np.clip(count, *bounds)
         i += 1
-    after = Limited(_newest(wanted, longest - 1), _newest(out, max(reach, keep, 1)), before.rows + rows, began, stood)
-    return out[past:], after
+    wants, sets = Packed.of(_newest(wanted, longest - 1)), Packed.of(_newest(out, max(reach, keep, 1)))
+    return out[past:], Limited(wants, sets, done + rows, Packed.of(began), Packed.of(stood))
 
 
 def _free(

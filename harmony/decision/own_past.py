@@ -24,6 +24,7 @@ from harmony.decision.blocks import Blocks
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.evidence import RARE, Ladder, drawn_together, ladders_of, memory_misses
 from harmony.decision.limited import Limited, limited
+from harmony.decision.packed import Packed
 from harmony.decision.piece import NO_PRICES, Measure, Piece, Prices
 from harmony.decision.portfolio import (
     RISKS,
@@ -120,7 +121,7 @@ class _Learned:
 
     `features` give level and offset; `fits` are the specialists'. Of every expert and target, `scores` (n, 1) are the
     newest standardised residuals, of decisions in rows before `scored`, and `tables` (risks,) their quantiles; of each
-    of their rules, `carry` has the newest counts before holding, in the shortest type that holds them; `limited` is
+    of their rules, `carry` has the newest counts before holding, packed; `limited` is
     what the user's limits remember of every setting, None without any.
     """
 
@@ -130,7 +131,7 @@ class _Learned:
     fits: Mapping[tuple[Base, Target], Fitted] = field(default_factory=dict)
     tables: Mapping[tuple[Expert, Target], FloatArray] = field(default_factory=dict)
     scores: Mapping[tuple[Expert, Target], Blocks] = field(default_factory=dict)
-    carry: Mapping[tuple[Expert, Target, RuleName], Counts] = field(default_factory=dict)
+    carry: Mapping[tuple[Expert, Target, RuleName], Packed] = field(default_factory=dict)
     limited: Limited | None = None
 
 
@@ -463,24 +464,25 @@ class OwnPast:
         wanted = np.concatenate([block[len(block) - rows :] for block in columns], axis=1, dtype=np.float32)
         counts, after = limited(wanted, self.limits, self.grid.step_s, bounds, before, self.grid.lead_steps)
         if before is not None:
-            counts = np.concatenate([before.set[-self.grid.lead_steps :], counts])
+            counts = np.concatenate([before.set.array[-self.grid.lead_steps :], counts])
         return [counts], after
 
     def _held(
         self, piece: Piece, expert: Expert, target: Target, counts: FloatArray | None
-    ) -> tuple[list[FloatArray], dict[RuleName, Counts]]:
+    ) -> tuple[list[FloatArray], dict[RuleName, Packed]]:
         """Counts of every rule and hold of one expert and target on a piece; and those that go on into the next."""
         start, rows, k = self.reviewed, piece.load.size, self.grid.lead_steps
         floor = self._floor(start, start + rows)
         holds = self.portfolio.holds(self.grid, target)
         out: list[FloatArray] = []
-        carried: dict[RuleName, Counts] = {}
+        carried: dict[RuleName, Packed] = {}
         for rule in self.portfolio.rules:
             knobs = np.asarray(self.portfolio.knobs(rule, self.cap))
             wanted = self._or_blind(counts, least_risks(self.cap), rule, knobs, start, start + rows)
-            before = self.learned.carry.get((expert, target, rule), np.empty((0, len(knobs)), dtype=np.uint8))
+            kept = self.learned.carry.get((expert, target, rule))
+            before = np.empty((0, len(knobs)), dtype=np.uint8) if kept is None else kept.array
             whole = np.concatenate([before, np.maximum(wanted, floor[:, None]).astype(np.float32)])
-            carried[rule] = _short(whole[-(max(holds) - 1 + k) :])
+            carried[rule] = Packed.of(_short(whole[-(max(holds) - 1 + k) :]))
             for ceiling in self.portfolio.ceilings:
                 cut = whole
                 if ceiling:
@@ -587,7 +589,7 @@ class OwnPast:
         rule = _rule(setting)
         key = (_expert(setting), _target(setting), rule)
         ladder = self.portfolio.knobs(rule, self.cap)
-        column = self.learned.carry[key][:-1, ladder.index(setting.knob)][-(setting.hold - 1) :]
+        column = self.learned.carry[key].array[:-1, ladder.index(setting.knob)][-(setting.hold - 1) :]
         if setting.ceiling:
             last = self.reviewed - 1
             column = np.minimum(column, self._ceiling(last - len(column), last))

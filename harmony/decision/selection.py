@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray
+from harmony.decision.packed import Packed
 from harmony.decision.portfolio import PortfolioSetting
 
 __all__ = [
@@ -34,45 +35,60 @@ MEMORY_S = 6 * 86_400.0  # what happened so long ago counts for 1 / e, or as lon
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tally:
-    """What every setting would have cost and violated so far, older pieces fading.
+    """What every setting would have cost and violated so far, older pieces fading; packed, for few reviews read it.
 
     Attributes:
-        cost: (settings,) replica-steps.
-        missed: (settings,) violated steps, or demand.
         steps: steps of it.
         known: what violated shares are shares of: steps with known demand, or the demand itself.
         counted: steps with known demand.
     """
 
-    cost: FloatArray
-    missed: FloatArray
+    _cost: Packed
+    _missed: Packed
     steps: float = 0.0
     known: float = 0.0
     counted: float = 0.0
 
     @classmethod
+    def of(
+        cls, cost: FloatArray, missed: FloatArray, steps: float = 0.0, known: float = 0.0, counted: float = 0.0
+    ) -> Tally:
+        """``cost`` and ``missed`` (settings,) as they are."""
+        return cls(Packed.of(cost), Packed.of(missed), steps, known, counted)
+
+    @classmethod
     def empty(cls, settings: int) -> Tally:
         """Nothing replayed yet."""
-        return cls(np.zeros(settings), np.zeros(settings))
+        return cls.of(np.zeros(settings), np.zeros(settings))
 
     def plus(
         self, cost: FloatArray, missed: FloatArray, steps: int, known: float, counted: int, memory_steps: float
     ) -> Tally:
         """With a piece of ``steps`` rows added, what was before fading by exp(-``steps`` / ``memory_steps``)."""
         keep = math.exp(-steps / memory_steps)
-        return replace(
-            self,
-            cost=keep * self.cost + cost,
-            missed=keep * self.missed + missed,
-            steps=keep * self.steps + steps,
-            known=keep * self.known + known,
-            counted=keep * self.counted + counted,
+        return Tally.of(
+            keep * self.cost + cost,
+            keep * self.missed + missed,
+            keep * self.steps + steps,
+            keep * self.known + known,
+            keep * self.counted + counted,
         )
+
+    @property
+    def cost(self) -> FloatArray:
+        """(settings,) replica-steps."""
+        return self._cost.array
+
+    @property
+    def missed(self) -> FloatArray:
+        """(settings,) violated steps, or demand."""
+        return self._missed.array
 
     @property
     def share(self) -> FloatArray:
         """(settings,) violated share of the known steps; 0 before any."""
-        return self.missed / self.known if self.known else np.zeros_like(self.missed)
+        missed = self.missed
+        return missed / self.known if self.known else np.zeros_like(missed)
 
 
 def choose(
@@ -88,7 +104,8 @@ def choose(
     keeping = share <= allowed
     if not keeping.any():
         keeping = share <= share.min() + 1e-12
-    cost = np.where(keeping, np.where(thumbs, tally.cost * (1.0 + HANDICAP), tally.cost), np.inf)
+    cost = tally.cost
+    cost = np.where(keeping, np.where(thumbs, cost * (1.0 + HANDICAP), cost), np.inf)
     best = int(np.argmin(cost))
     if current is not None and keeping[current] and cost[current] <= cost[best] * (1.0 + HYSTERESIS):
         return current
@@ -132,16 +149,14 @@ def verdict(
     """
     if tally.steps == 0.0:
         return ()
-    share = tally.share if share is None else share
+    share, cost = tally.share if share is None else share, tally.cost
     above = np.where(share > allowed, share, 0.0)  # who keeps the budget comes first, then who breaks it least
     best: dict[str, int] = {}
     for family, numbers in (families or families_of(settings)).items():
-        best[family] = int(numbers[np.lexsort((tally.cost[numbers], above[numbers], share[numbers] > allowed))[0]])
+        best[family] = int(numbers[np.lexsort((cost[numbers], above[numbers], share[numbers] > allowed))[0]])
     best[settings[chosen].family] = chosen
     rows = [
-        Verdict(
-            settings[i], float(tally.cost[i] / tally.steps), float(share[i]), bool(share[i] <= allowed), i == chosen
-        )
+        Verdict(settings[i], float(cost[i] / tally.steps), float(share[i]), bool(share[i] <= allowed), i == chosen)
         for i in best.values()
     ]
     return tuple(sorted(rows, key=lambda v: (not v.chosen, not v.keeps, v.replicas)))

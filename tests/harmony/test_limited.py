@@ -52,7 +52,7 @@ def test_every_row_is_what_the_guards_set_in_its_turn(
             rows, before = limited(wanted[start:stop], behavior, ROW_S, bounds, before, keep=3)
             got.append(rows)
     assert isinstance(before, Limited)
-    assert len(before.set) >= 3
+    assert len(before.set.array) >= 3
     assert np.array_equal(np.concatenate(got), [*zip(*(by_turns(c, behavior, bounds) for c in wanted.T), strict=True)])
 
 

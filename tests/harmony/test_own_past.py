@@ -124,7 +124,7 @@ def test_a_longer_series_leaves_the_old_one_as_it_was(sizes: list[int], branch: 
 
 def some_tally(seed: int) -> Tally:
     rng = np.random.default_rng(seed)
-    return Tally(rng.uniform(1, 100, 30), rng.integers(0, 30, 30) * 1.0, 500.0, 500.0)
+    return Tally.of(rng.uniform(1, 100, 30), rng.integers(0, 30, 30) * 1.0, 500.0, 500.0)
 
 
 tallies = st.integers(0, 10**6).map(some_tally)
@@ -170,7 +170,7 @@ def test_the_verdict_names_the_best_of_every_family(tally: Tally, allowed: float
 
 
 def test_a_rule_of_thumb_must_be_clearly_cheaper() -> None:
-    tally = Tally(np.array([100.0, 97.0, 90.0]), np.zeros(3), 10.0, 10.0)
+    tally = Tally.of(np.array([100.0, 97.0, 90.0]), np.zeros(3), 10.0, 10.0)
     assert choose(tally, 0.01, None, np.array([False, True, False])) == 2
     assert choose(tally, 0.01, None, np.array([False, True, True])) == 2
     assert choose(replace_cost(tally, 2, 99.0), 0.01, None, np.array([False, True, True])) == 0
@@ -179,7 +179,7 @@ def test_a_rule_of_thumb_must_be_clearly_cheaper() -> None:
 def replace_cost(tally: Tally, at: int, cost: float) -> Tally:
     costs = tally.cost.copy()
     costs[at] = cost
-    return Tally(costs, tally.missed, tally.steps, tally.known)
+    return Tally.of(costs, tally.missed, tally.steps, tally.known)
 
 
 # ---- the replayed past ---------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_what_it_guesses_is_what_the_tally_counts() -> None:
         reviewed = past.reviewed == i + 1
         if reviewed and wanted and setting is not None and setting.rule == "price":
             target = "point" if setting.target == "point" else "max"
-            column = past.learned.carry[("ridge",), target, "price"][:, past.portfolio.prices.index(setting.knob)]
+            column = past.learned.carry[("ridge",), target, "price"].array[:, past.portfolio.prices.index(setting.knob)]
             if setting.ceiling:  # what goes on is not cut yet
                 most = [math.ceil(demand[max(0, j - 1007) : j + 1].max() / 100.0) for j in range(i + 1)]
                 column = np.minimum(column, most[-len(column) :])
