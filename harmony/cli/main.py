@@ -20,6 +20,7 @@ from harmony.cli.keys import keys_app
 from harmony.cli.plan import plan
 from harmony.cli.remote import decisions, services, what_if
 from harmony.cli.replay import replay
+from harmony.cli.report import report
 from harmony.cli.serve import serve
 from harmony.cli.traces import traces_app
 
@@ -40,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("replay")(replay)
+app.command("report")(report)
 app.command("plan")(plan)
 app.add_typer(traces_app, name="traces")
 app.command("train")(forecasting_verbs.train)

@@ -12,7 +12,7 @@ from simulator.charts.axes import amount_label, percent_label
 from simulator.charts.frame import LEFT, MISSED, MUTED, draw_note, new_figure
 from simulator.charts.view import ChartView, display_name
 
-__all__ = ["scatter_figure"]
+__all__ = ["cost_limits", "scatter_figure"]
 
 ROUND_SHARES = [m * 10.0**e for e in range(-6, 0) for m in (1, 2, 5)] + [1.0]
 Box = tuple[float, float, float, float]  # left, bottom, right, top in units
@@ -50,6 +50,16 @@ def scatter_figure(view: ChartView, *, height: float = 320.0) -> Figure:
     return figure
 
 
+def cost_limits(low: float, high: float) -> tuple[float, float]:
+    """Ends of a cost axis for values from ``low`` to ``high``: half as long as the highest at least.
+
+    An axis that is fitted to them would make a difference of 1 % look like all there is.
+    """
+    length = max(1.2 * (high - low), 0.5 * high, 1e-9)
+    start = max(0.0, (low + high - length) / 2) if low >= 0 else (low + high - length) / 2
+    return start, start + length
+
+
 def _cost_axis(view: ChartView, axes: Axes, x: FloatArray) -> None:
     """GPU-hours from left to right; by factors where the dearest costs several times the cheapest."""
     low, high = float(x.min()), float(x.max())
@@ -59,8 +69,7 @@ def _cost_axis(view: ChartView, axes: Axes, x: FloatArray) -> None:
         axes.set_xlim(low / pad, high * pad)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     else:
-        pad = 0.10 * max(high - low, 0.05 * high, 1e-9)
-        axes.set_xlim(low - pad, high + pad)
+        axes.set_xlim(*cost_limits(low, high))
         axes.xaxis.set_major_locator(MaxNLocator(view.canvas.ticks - 1))
     axes.xaxis.set_major_formatter(FuncFormatter(amount_label))
 
