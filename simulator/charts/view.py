@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.ndimage import maximum_filter1d
 
 from forecasting.panel import BoolArray, FloatArray, IntArray
 from simulator.charts.palette import Style, policy_styles
@@ -136,8 +137,9 @@ class ChartView:
 def busiest_window(result: ReplayResult, most_hours: float = 24.0) -> tuple[int, int] | None:
     """The 6 to ``most_hours`` hours around the steepest rise of demand in the scored part; None if it is hardly longer.
 
-    A rise is what demand gains within one lead time (at least one step); of equal ones the first counts. Steps longer
-    than 7.5 minutes get more hours, so that there are 48 of them to see.
+    A rise is what demand gains within one lead time (at least one step); of equal ones the first counts. One that leads
+    no higher than demand was before it, in the hours shown, is a wobble of a fall and no rise; None where there is no
+    other. Steps longer than 7.5 minutes get more hours, so that there are 48 of them to see.
     """
     demand = result.demand[result.scored_from :]
     n = demand.size
@@ -147,11 +149,24 @@ def busiest_window(result: ReplayResult, most_hours: float = 24.0) -> tuple[int,
         return None
     lead = min(max(1, round(result.lead_time_s / result.step_s)), n - 1)
     rise = np.nan_to_num(demand[lead:] - demand[:-lead], nan=-np.inf)
-    if not np.isfinite(rise).any():
+    before, after = _highest(np.nan_to_num(demand, nan=-np.inf), max(width // 2, lead + 1))
+    rise = np.where(after[:-lead] > before[:-lead], rise, -np.inf)
+    if not rise.max() > 0:
         return None
     at = int(np.argmax(rise)) + lead // 2
     lo = min(max(0, at - width // 2), n - width)
     return result.scored_from + lo, result.scored_from + lo + width
+
+
+def _highest(values: FloatArray, width: int) -> tuple[FloatArray, FloatArray]:
+    """(rows,) the highest of the ``width`` values up to each row, and of as many after it; -inf where there is none."""
+    edge = np.full(width, -np.inf)
+    padded = np.concatenate([edge, values, edge])
+    highest = maximum_filter1d(
+        padded, size=width, mode="constant", cval=-np.inf
+    )  # of [i - width // 2, ...), width long
+    rows = np.arange(values.size) + width
+    return highest[rows - width + 1 + width // 2], highest[rows + 1 + width // 2]
 
 
 def fan_bands(quantiles: dict[float, FloatArray]) -> list[tuple[float, float]]:

@@ -196,4 +196,35 @@ def test_no_close_up_without_rise_or_room() -> None:
     assert busiest_window(fake_result(100, step_s=60.0)) is None
     long = fake_result(20_000, step_s=60.0)
     assert busiest_window(replace(long, demand=np.full(20_000, np.nan))) is None
-    assert busiest_window(replace(long, demand=np.full(20_000, 3.0))) is not None
+    assert busiest_window(replace(long, demand=np.full(20_000, 3.0))) is None
+    assert busiest_window(replace(long, demand=np.linspace(500, 3, 20_000))) is None
+
+
+@given(seed=st.integers(0, 1000), slope=st.floats(-0.2, 0.2), wobble=st.floats(0, 30))
+@settings(max_examples=30, deadline=None)
+def test_what_is_shown_as_a_rise_leads_higher_than_before(seed: int, slope: float, wobble: float) -> None:
+    result = fake_result(2_500, step_s=60.0)
+    rng = np.random.default_rng(seed)
+    demand = 600 + slope * np.arange(2_500) + wobble * rng.normal(size=2_500)
+    found = busiest_window(replace(result, demand=demand))
+    if found is None:
+        return
+    shown, half = demand[slice(*found)], (found[1] - found[0]) // 2
+    lead = round(result.lead_time_s / 60)
+    rises = [
+        i for i in range(result.scored_from, 2_500 - lead)
+        if demand[i + lead] > demand[i]
+        and demand[i : i + half].max() > demand[max(result.scored_from, i - half + 1) : i + 1].max()
+    ]  # fmt: skip
+    steepest = max(rises, key=lambda i: demand[i + lead] - demand[i])
+    assert found[0] <= steepest < steepest + lead < found[1]
+    assert shown.size >= 48
+
+
+def test_a_wobble_of_a_fall_is_no_rise() -> None:
+    result = fake_result(2_500, step_s=60.0)
+    demand = np.concatenate([np.full(1_200, 50.0), np.linspace(50, 90, 100), np.linspace(900, 100, 1_200)])
+    demand[1_290:1_300] = np.linspace(90, 900, 10)  # before the scored part, or at its edge
+    demand[2_000] += 60.0  # what the steepest gain is, halfway down
+    found = busiest_window(replace(result, demand=demand, scored_from=1_300))
+    assert found is None

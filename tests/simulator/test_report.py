@@ -165,6 +165,18 @@ def test_every_policy_stands_in_the_table_with_its_figures(result: ReplayResult,
 
 
 @pytest.mark.usefixtures("words_only")
+def test_on_a_phone_every_cell_bears_its_column_s_title(html: str) -> None:
+    tables = re.findall(r"<table>.*?</table>", html, re.DOTALL)
+    assert tables
+    for table in tables:
+        head, _, body = table.partition("</thead>")
+        titles = re.findall(r"<th scope=\"col\"[^>]*>([^<]*)</th>", head)
+        rows = re.findall(r"<tr.*?</tr>", body, re.DOTALL)
+        assert rows
+        for row in rows:
+            assert re.findall(r"<td[^>]* data-title=\"([^\"]*)\"", row.replace("<td ", "<td  ")) == titles[1:]
+
+
 def test_headline_says_met_or_not(result: ReplayResult) -> None:
     assert (
         headline(result) == "HARMONY met its objective: demand exceeded what was ready 0.12% of the time (1% allowed)."
@@ -238,7 +250,7 @@ def test_same_result_same_bytes(html: str, tmp_path: Path) -> None:
 def test_timings_stand_in_cells_of_their_own(result: ReplayResult) -> None:
     once, slower = render_report(result), render_report(with_run(result, "harmony", seconds=77.7))
     assert slower != once
-    timing = re.compile(r'<td class="timing">[^<]*</td>')
+    timing = re.compile(r'<td class="timing"[^>]*>[^<]*</td>')
     assert timing.sub("", slower) == timing.sub("", once)
 
 
