@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+import operator
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
 from kernels.errors import KernelError
 
-__all__ = ["check_key_mask", "check_qkv", "compute_dtype", "default_scale", "positive", "repeat_heads", "visible"]
+__all__ = [
+    "blanked",
+    "check_key_mask",
+    "check_qkv",
+    "compute_dtype",
+    "default_scale",
+    "positive",
+    "repeat_heads",
+    "visible",
+]
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor, *, free_head_size: bool = False) -> int:
@@ -42,11 +53,11 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor, *, free_head_size: bool = False) 
     return counts[most]
 
 
-def check_key_mask(key_mask: Tensor | None, k: Tensor) -> None:
-    """Raise `KernelError` unless ``key_mask`` is None or a boolean (B, Lk) tensor (True = visible)."""
+def check_key_mask(key_mask: Tensor | None, k: Tensor, axis: int = 2) -> None:
+    """Raise `KernelError` unless ``key_mask`` is None or bool (B, Lk), True = visible; Lk is the ``axis`` of k."""
     if key_mask is None:
         return
-    want = (k.shape[0], k.shape[2])
+    want = (k.shape[0], k.shape[axis])
     if key_mask.dtype != torch.bool or tuple(key_mask.shape) != want:
         raise KernelError(
             f"key_mask is {key_mask.dtype} of shape {tuple(key_mask.shape)}, expected torch.bool of shape {want}"
@@ -55,9 +66,16 @@ def check_key_mask(key_mask: Tensor | None, k: Tensor) -> None:
 
 def positive(name: str, value: object, least: int = 1) -> int:
     """``value`` if it is a whole number of at least ``least``; `KernelError` with the option's name otherwise."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise KernelError(f"{name} is {value!r}, expected a whole number of at least {least}")
-    return value
+    wrong = KernelError(f"{name} is {value!r}, expected a whole number of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise wrong
+    try:
+        found = operator.index(value)
+    except TypeError as e:
+        raise wrong from e
+    if found < least:
+        raise wrong
+    return found
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -65,9 +83,32 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def default_scale(q: Tensor, scale: float | None) -> float:
-    """``scale``, or 1 / sqrt(head size) if it is None."""
-    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+def default_scale(q: Tensor, scale: float | Tensor | None) -> float:
+    """``scale``, or 1 / sqrt(head size) if it is None; `KernelError` unless it is a finite number."""
+    if scale is None:
+        return 1.0 / math.sqrt(q.shape[-1])
+    if isinstance(scale, Tensor) and scale.requires_grad:
+        raise KernelError("scale is a tensor that wants a gradient, which it would not get; multiply q by it")
+    try:
+        found = math.nan if isinstance(scale, str | bool) else float(scale)
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise KernelError(f"scale is {scale!r}, expected a finite number")
+    return found
+
+
+def blanked(key_mask: Tensor | None, x: Tensor, axis: int = 2) -> Tensor:
+    """``x`` with 0 in the rows along ``axis`` that a mask (B, L) hides: what they held, NaN or not, reaches nothing.
+
+    Nor does it on the way back, where a weight of 0 times NaN would be NaN again. `KernelError` as `check_key_mask`.
+    """
+    if key_mask is None:
+        return x
+    check_key_mask(key_mask, x, axis)
+    shape = [1] * x.ndim
+    shape[0], shape[axis] = key_mask.shape
+    return x.masked_fill(~key_mask.view(shape), 0.0)
 
 
 def repeat_heads(x: Tensor, heads: int) -> Tensor:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
 
-from kernels.checks import check_key_mask, check_qkv, default_scale, repeat_heads
+from kernels.autocast import agreed, as_declared
+from kernels.checks import blanked, check_key_mask, check_qkv, default_scale, repeat_heads
 from kernels.errors import KernelError, near
+from kernels.foreign import hint
 from kernels.registry import BACKENDS, Backend, Mechanism, build_options, mechanism
 from kernels.triton.support import serves
 
@@ -38,14 +40,16 @@ def attention(
         v: values (B, Hv, Lk, Dv).
         method: one of `kernels.available()`.
         causal: query i sees key j only if j <= i + (Lk - Lq), i.e. the last query sees all keys.
-        key_mask: bool (B, Lk), True where a key may be seen.
+        key_mask: bool (B, Lk), True where a key may be seen. What hidden keys and values hold, NaN or not, reaches
+            neither the output nor a gradient.
         scale: factor on the dot products; 1 / sqrt(D) if None (1 for the mechanisms that have no scale).
         backend: "reference" (the definition), "torch" or "triton" (a CUDA GPU); None takes the fastest that serves.
         options: what the method takes besides (`kernels.describe(method).options`).
 
     Returns:
         (B, max(Hq, Hk, Hv), Lq, Dv) in the type of q; rows of queries that see no key are 0. Scores, statistics and
-        states are float32 (float64 for float64 inputs) inside.
+        states are float32 (float64 for float64 inputs) inside, under `torch.autocast` too; there q, k and v of
+        different types are taken in its type.
 
     Raises:
         KernelError: for an unknown method or option (naming the near ones) or for shapes that do not fit.
@@ -54,7 +58,9 @@ def attention(
     if chosen.reference is None:
         raise KernelError(f"{method!r} is a layer with its own projections: kernels.build({method!r}, ...) makes it")
     _check_options(f"attention method {method!r}", options, chosen.options)
+    options, causal = _plain(options), _flag("causal", causal)
     _check_backend(chosen, backend)
+    q, k, v = agreed(q, k, v)
     heads = check_qkv(q, k, v, free_head_size=chosen.free_head_size)
     run = _backend(chosen, backend, q, k, v)
     check_key_mask(key_mask, k)
@@ -67,8 +73,9 @@ def attention(
     scale = 1.0 if scale is None and chosen.unit_scale else default_scale(q, scale)
     shares = chosen.shares_keys and run is chosen.torch and q.shape[1] == heads
     key_heads = math.lcm(k.shape[1], v.shape[1]) if shares else heads
-    q, k, v = repeat_heads(q, heads), repeat_heads(k, key_heads), repeat_heads(v, key_heads)
-    return run(q, k, v, causal=causal, key_mask=key_mask, scale=scale, **options)
+    k, v = (repeat_heads(blanked(key_mask, x), key_heads) for x in (k, v))
+    with as_declared(q):
+        return run(repeat_heads(q, heads), k, v, causal=causal, key_mask=key_mask, scale=scale, **options)
 
 
 def build(method: str, *, heads: int, head_dim: int, **options: object) -> nn.Module:
@@ -83,6 +90,7 @@ def build(method: str, *, heads: int, head_dim: int, **options: object) -> nn.Mo
     chosen = mechanism(method)
     takes = build_options(chosen)
     _check_options(f"the module of {method!r}", options, chosen.options if takes is None else takes)
+    options = _plain(options)
     if chosen.build is None:
         return Functional(method, **options)
     return chosen.build(heads=heads, head_dim=head_dim, **options)
@@ -126,11 +134,33 @@ class Functional(nn.Module):
         return ", ".join([repr(self.method), *(f"{k}={v!r}" for k, v in self.options.items())])
 
 
+def _plain(options: Mapping[str, object]) -> dict[str, object]:
+    """Options with Python's own numbers and lists in place of NumPy's."""
+    found = {}
+    for name, value in options.items():
+        own = None if isinstance(value, Tensor) else getattr(value, "tolist", None)
+        if own is not None:
+            value = own()
+        elif isinstance(value, list | tuple):
+            value = type(value)(_plain({name: x})[name] for x in value)
+        found[name] = value
+    return found
+
+
+def _flag(name: str, value: object) -> bool:
+    """``value`` if it is true or false, as a bool; `KernelError` otherwise."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) or value not in (0, 1):
+        raise KernelError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
+
+
 def _check_options(owner: str, given: Iterable[str], known: Mapping[str, object]) -> None:
     """Raise `KernelError` for the first of ``given`` that is not known, and for a required one that is missing."""
     for name in given:
         if name not in known:
-            raise KernelError(f"{owner} has no option {name!r}; {near(name, known)}")
+            raise KernelError(f"{owner} has no option {name!r}; {hint(name) or near(name, known)}")
     missing = [name for name, default in known.items() if default == "required" and name not in set(given)]
     if missing:
         raise KernelError(f"{owner} needs the option {missing[0]!r}")

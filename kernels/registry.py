@@ -57,9 +57,10 @@ class Mechanism:
     """One way to compute (or to approximate) attention.
 
     `reference` is the definition without tricks, `torch` and `triton` are its rivals in speed; each is called as
-    `run(q, k, v, *, causal, key_mask, scale, **options)` with tensors that are already checked and whose head counts
-    are already equal (but see `shares_keys`). A mechanism with parameters has `build(heads=, head_dim=, **options)`;
-    one that only exists as a layer (its own projections) has nothing but that.
+    `run(q, k, v, *, causal, key_mask, scale, **options)`, outside of autocast, with tensors that are already checked,
+    that are 0 where ``key_mask`` hides a key, and whose head counts are already equal (but see `shares_keys`). A
+    mechanism with parameters has `build(heads=, head_dim=, **options)`; one that only exists as a layer (its own
+    projections) has nothing but that.
     """
 
     name: str

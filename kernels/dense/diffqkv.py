@@ -98,7 +98,9 @@ def _top(q: Tensor, k: Tensor, v: Tensor, most: int, causal: bool, key_mask: Ten
             scores = scores.masked_fill(~key_mask[:, None, None], float("-inf"))
         if causal:
             i = torch.arange(first, first + some.shape[2], device=q.device) + (lk - lq)
-            scores = scores.masked_fill(torch.arange(lk, device=q.device) > i[:, None], float("-inf"))
+            # Added, not filled in: the way back then keeps no mask of all pairs.
+            later = torch.arange(lk, device=q.device) > i[:, None]
+            scores = scores + scores.new_zeros(later.shape).masked_fill_(later, float("-inf"))
         best = scores.topk(most, dim=-1)
         sees = best.values[..., :1] > float("-inf")
         weights = torch.softmax(torch.where(sees, best.values, torch.zeros_like(best.values)), dim=-1)

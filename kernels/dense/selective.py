@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from kernels.checks import compute_dtype, visible
+from kernels.checks import blanked, check_key_mask, compute_dtype, repeat_heads, visible
 from kernels.dense.reference import masked_attention
 from kernels.dense.sdpa import sdpa_attention
 from kernels.dispatch import attention
@@ -62,7 +62,8 @@ def reference_selective(
 
 def position_temperature(seen: Tensor, alpha: Tensor | float) -> Tensor:
     """1 + sigmoid(alpha) log(n) for queries that see n keys (1 where none is seen)."""
-    alpha = torch.as_tensor(alpha, dtype=torch.float32, device=seen.device)
+    alpha = torch.as_tensor(alpha, device=seen.device)
+    alpha = alpha.to(compute_dtype(alpha))
     return 1.0 + torch.sigmoid(alpha) * torch.log(seen.clamp_min(1).to(alpha.dtype))
 
 
@@ -115,8 +116,9 @@ class SelectiveAttention(nn.Module):
         """(B, H, Lq, Dv) for q (B, H, Lq, D); heads of k and v divide H; see `attention`."""
         if q.shape[1] != self.heads or self.heads % v.shape[1]:
             raise KernelError(f"this module has {self.heads} heads but q has {q.shape[1]} and v {v.shape[1]}")
+        check_key_mask(key_mask, k)
         at_query, at_key = _seen(q, k, causal, key_mask)
-        v = v.repeat_interleave(self.heads // v.shape[1], dim=1)
+        v = repeat_heads(blanked(key_mask, v), self.heads)
         tau_v = None
         if self.value_weight is not None and self.value_alpha is not None:
             tau_v = _temperature(v, self.value_weight, self.value_alpha, at_key)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.autocast import in_declared_types
 from kernels.checks import compute_dtype
 from kernels.engines.cutting import View, parts_of
 from kernels.engines.layout import Layout
@@ -199,6 +200,7 @@ class _BlockSparse(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_declared_types
     def backward(ctx: _Context, do: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, key_mask, o, lse = ctx.saved_tensors
         view, scale, singles, numbers = ctx.how

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.autocast import in_declared_types
 from kernels.checks import compute_dtype, repeat_heads
 
 __all__ = ["linear_attention", "linear_scan"]
@@ -222,6 +223,7 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_declared_types
     def backward(ctx: _Context, do: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *starts = ctx.saved_tensors
         to, held = do.dtype, dstate.shape[1]

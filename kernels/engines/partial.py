@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.checks import check_key_mask, check_qkv, compute_dtype, default_scale, repeat_heads, visible
+from kernels.autocast import agreed, as_declared
+from kernels.checks import blanked, check_key_mask, check_qkv, compute_dtype, default_scale, repeat_heads, visible
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call, full
@@ -15,7 +16,7 @@ from kernels.triton.block_sparse import ruled_attention
 from kernels.triton.partial import received_attention
 from kernels.triton.support import serves
 
-__all__ = ["colstat", "merge", "partial_attention", "reference_colstat"]
+__all__ = ["colstat", "merge", "over_all_keys", "partial_attention", "reference_colstat"]
 
 _CHUNK_SCORES = 1 << 19
 
@@ -53,16 +54,36 @@ def partial_attention(
     Raises:
         KernelError: for shapes that do not fit, or a temperature that is not positive.
     """
+    q, k, v = agreed(q, k, v)
     heads = check_qkv(q, k, v)
     check_key_mask(key_mask, k)
     if not temperature > 0.0:
         raise KernelError(f"temperature is {temperature}, expected a positive number")
-    lq, lk = q.shape[2], k.shape[2]
-    call = Call(heads, lq, lk, causal, q.device, lk - lq if offset is None else offset)
-    rule, scale = full(call), default_scale(q, scale) / temperature
-    by_triton = serves(_known(backend), q, k, v)
+    scale = default_scale(q, scale) / temperature
+    k, v = blanked(key_mask, k), blanked(key_mask, v)
     q, k, v = (repeat_heads(x, heads) for x in (q, k, v))
-    if by_triton:
+    with as_declared(q):
+        return over_all_keys(
+            q, k, v, causal=causal, key_mask=key_mask, scale=scale, offset=offset, backend=_known(backend)
+        )
+
+
+def over_all_keys(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    key_mask: Tensor | None,
+    scale: float,
+    offset: int | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`partial_attention` of tensors that are already checked, of equal head counts and 0 where a key is hidden."""
+    lq, lk = q.shape[2], k.shape[2]
+    call = Call(q.shape[1], lq, lk, causal, q.device, lk - lq if offset is None else offset)
+    rule = full(call)
+    if serves(backend, q, k, v):
         return ruled_attention(q, k, v, rule, call, scale=scale, key_mask=key_mask)
     block = block_for(rule, call)
     plan = plan_from_spans(rule, call, block_q=block, block_k=block)
@@ -115,8 +136,10 @@ def colstat(
     a few rows of scores. Hidden keys, and keys that no query may see, receive 0. It carries no gradient. ``backend`` is
     "torch" or "triton"; None takes the fastest that serves the device.
     """
+    q, k = agreed(q, k)
     heads = check_qkv(q, k, k)
     check_key_mask(key_mask, k)
+    k = blanked(key_mask, k)
     to, lq, lk = compute_dtype(q), q.shape[2], k.shape[2]
     if tuple(lse.shape) != (q.shape[0], heads, lq):
         raise KernelError(f"lse has shape {tuple(lse.shape)}, expected {(q.shape[0], heads, lq)}")
@@ -124,10 +147,11 @@ def colstat(
     by_triton = serves(_known(backend), q, k)
     q, k = repeat_heads(q, heads), repeat_heads(k, heads)
     j = torch.arange(lk, device=q.device)
-    if by_triton:
-        received = received_attention(q, k, lse, causal=causal, scale=scale)
-    else:
-        received = _received(q.to(to) * scale, k.to(to), lse, causal)
+    with as_declared(q):
+        if by_triton:
+            received = received_attention(q, k, lse, causal=causal, scale=scale)
+        else:
+            received = _received(q.to(to) * scale, k.to(to), lse, causal)
     viewers = (lk - j.clamp_min(lk - lq)).clamp(0, lq) if causal else torch.full_like(j, lq)
     received = received / viewers.clamp_min(1)
     return received if key_mask is None else received.masked_fill(~key_mask[:, None], 0.0)

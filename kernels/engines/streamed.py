@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.autocast import in_declared_types
+
 __all__ = ["Section", "Sequences", "Stepped", "streamed"]
 
 _SECTION_ROWS = 1 << 13
@@ -136,6 +138,7 @@ class _Streamed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_declared_types
     def backward(ctx: _Context, do: Tensor, *dstate: Tensor) -> tuple[Tensor | None, ...]:
         step, layout, sizes, sections = ctx.how
         saved, count = ctx.saved_tensors, sum(sizes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from kernels.autocast import agreed, as_declared
+from kernels.checks import blanked, default_scale
 from kernels.errors import KernelError
 
 __all__ = ["hierarchical_attention"]
@@ -42,8 +43,18 @@ def hierarchical_attention(
     Raises:
         KernelError: for shapes, levels or masks that do not fit.
     """
+    q, k, v = agreed(q, k, v)
     _check(q, k, v, levels, token_mask)
-    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    scale = default_scale(q, scale)
+    q, k, v = (blanked(token_mask, x) for x in (q, k, v))
+    with as_declared(q):
+        return _cascade(q, k, v, levels, token_mask, zero_mask, scale)
+
+
+def _cascade(
+    q: Tensor, k: Tensor, v: Tensor, levels: Sequence[int], token_mask: Tensor | None, zero_mask: bool, scale: float
+) -> Tensor:
+    """`hierarchical_attention` of tensors that are 0 where a token is absent."""
     out = torch.zeros_like(v)
     before: list[int] = []
     carried = q.new_zeros(q.shape)

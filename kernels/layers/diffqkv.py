@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kernels.checks import positive
+from kernels.checks import blanked, positive
 from kernels.dispatch import attention
 from kernels.errors import KernelError
 from kernels.layers.heads import split_heads
@@ -78,8 +78,9 @@ class DiffQKVAttention(nn.Module):
         backend: Backend | None = None,
     ) -> Tensor:
         """(B, Lq, width) from queries (B, Lq, width), keys and values (B, Lk, width); see `MultiHead`."""
-        key = query if key is None else key
-        value = key if value is None else value
+        # Blank before the projections, whose weights would get NaN for a gradient otherwise.
+        key = blanked(key_mask, query if key is None else key, 1)
+        value = key if value is None else blanked(key_mask, value, 1)
         expand: Tensor | None = None
         if self.expand is not None:
             expand = self.expand.repeat_interleave(self.query_heads // self.key_heads, dim=0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from kernels.checks import positive
+from kernels.checks import blanked, positive
 from kernels.dispatch import build
 from kernels.errors import KernelError
 from kernels.layers.heads import split_heads
@@ -37,7 +37,7 @@ class MultiHead(nn.Module):
         out_bias: bool = True,
     ) -> None:
         super().__init__()
-        positive("width", width)
+        width = positive("width", width)
         self.query_heads = positive("heads", heads)
         self.key_heads = heads if key_heads is None else positive("key_heads", key_heads)
         self.value_heads = self.key_heads if value_heads is None else positive("value_heads", value_heads)
@@ -72,8 +72,9 @@ class MultiHead(nn.Module):
 
         ``key`` is the query and ``value`` the key where they are None; the rest as in `attention`.
         """
-        key = query if key is None else key
-        value = key if value is None else value
+        # Blank before the projections, whose weights would get NaN for a gradient otherwise.
+        key = blanked(key_mask, query if key is None else key, 1)
+        value = key if value is None else blanked(key_mask, value, 1)
         q = split_heads(self.to_q(query), self.query_heads)
         k = split_heads(self.to_k(key), self.key_heads)
         v = split_heads(self.to_v(value), self.value_heads)

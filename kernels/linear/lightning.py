@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.checks import compute_dtype
+from kernels.checks import compute_dtype, positive
 from kernels.engines.linear_reference import quadratic_linear_attention
 from kernels.engines.linear_scan import linear_attention
 from kernels.errors import KernelError
@@ -69,12 +69,12 @@ def lightning_attention(
         k: keys (B, Hk, Lk, D); neighbouring heads of queries share one.
         v: values (B, Hk, Lk, Dv).
         causal: always true.
-        key_mask: bool (B, Lk); hidden keys add nothing, and time passes over them all the same.
+        key_mask: bool (B, Lk); hidden keys, 0 already, add nothing, and time passes over them all the same.
         scale: factor on the dot products.
         log_decay: one number at most 0 per head, or one for all; `alibi_log_decay` if None. It gets no gradient.
         chunk: positions per chunk of the fast version; None chooses. The result does not depend on it.
     """
-    k = k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
+    chunk = None if chunk is None else positive("chunk", chunk)
     q = q if scale == 1.0 else q * scale
     out = linear_attention(q, k, v, log_decay=_decays(log_decay, q), causal=True, chunk=chunk)
     return out.to(q.dtype)
@@ -93,7 +93,6 @@ def reference_lightning(
 ) -> Tensor:
     """The definition as a matrix of weights; arguments as for `lightning_attention`."""
     to, decays = compute_dtype(q), _decays(log_decay, q)
-    k = k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
     return quadratic_linear_attention(scale * q.to(to), k.to(to), v.to(to), log_decay=decays).to(q.dtype)
 
 

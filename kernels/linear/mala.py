@@ -67,7 +67,10 @@ def mala_attention(
         layout = Sequences(*lengths, of_queries=(True, False, False, False))
         out, _ = streamed(forwards, layout, inputs, none_yet)
     else:
-        seen, total = shown.sum(dim=2, keepdim=True), _values(v, key_mask).sum(dim=2, keepdim=True, dtype=to)
+        # In one type from here: its gradient is the small difference of two parts, which must not be rounded apart.
+        v = v.to(to)
+        inputs[2] = v
+        seen, total = shown.sum(dim=2, keepdim=True), v.sum(dim=2, keepdim=True)
         # Weights sum to 1, so that values may be counted from their mean: then nothing large is subtracted.
         origin = total / seen.clamp_min(1.0)
         over_keys = Sequences(0, lengths[1], of_queries=(False, False, False))
@@ -111,24 +114,19 @@ def _shown(x: Tensor, shown: Tensor) -> Tensor:
     return x if bool((shown > 0).all()) else x.masked_fill(shown == 0, 0.0)
 
 
-def _values(v: Tensor, key_mask: Tensor | None) -> Tensor:
-    """The values, those of hidden keys as 0."""
-    return v if key_mask is None else v.masked_fill(~key_mask[:, None, :, None], 0.0)
-
-
 def _sum_section(_: Section, x: list[Tensor], state: list[Tensor], constants: list[Tensor]) -> Stepped:
     """Add the keys of a section to the sum of f(k) (v - origin, 1)^T."""
     k, v, shown = x
     to = shown.dtype
     fk = _shown(_phi(k, to), shown).transpose(-1, -2)
-    return None, [state[0] + fk @ pad(_shown(v.to(to), shown) - constants[0], (0, 1), value=1.0)]
+    return None, [state[0] + fk @ pad(v - constants[0], (0, 1), value=1.0)]
 
 
 def _causal_section(section: Section, x: list[Tensor], state: list[Tensor], c: str | float, scale: float) -> Stepped:
     """The rows of a section from the sums before it: f(k) (v, 1)^T, the number of keys and their values."""
     q, k, v, shown = x
     to = shown.dtype
-    fk, v = _shown(_phi(k, to), shown), _shown(v.to(to), shown)
+    fk, v = _shown(_phi(k, to), shown), v.to(to)
     seen, values = state[1] + shown.cumsum(dim=2), state[2] + v.cumsum(dim=2)
     ends = [seen[:, :, -1:], values[:, :, -1:]]
     with_ones = pad(v, (0, 1), value=1.0)

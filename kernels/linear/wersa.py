@@ -320,10 +320,10 @@ def _mean(x: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
 
 MECHANISM = Mechanism(
     name="wersa",
-    summary="wavelet-gated random-feature attention",
+    summary="wavelet-gated random-feature attention; a function of its own, no approximation of a softmax by default",
     paper="WERSA, arXiv 2507.08637 (from its abstract and README, no code was released; the causal form is ours)",
     cost="O(L D J + L m (D + Dv)) time, O(L (D + m) + m Dv) memory",
-    function="normalised linear attention of random features",
+    function="normalised linear attention of ReLU features; feature_map='favor+' tends to a softmax as features grow",
     reference=reference_wersa,
     torch=wersa_attention,
     triton=triton_wersa,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.autocast import in_declared_types
 from kernels.engines.plan import BlockPlan
 from kernels.engines.rules import Call, Form, Rule, Sees
 from kernels.triton.block_sparse_lists import BlockSchedule, KeyListing, keys_seen, listing, schedule
@@ -161,6 +162,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_declared_types
     def backward(ctx: _Context, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, _, _, bias, _, o, _ = ctx.saved_tensors
         do = torch.zeros_like(o) if do is None else do

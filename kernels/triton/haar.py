@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.autocast import in_declared_types
 from kernels.triton.support import LARGEST_HEAD, interpreting, launch, launch_options, on_device, operands, padded
 
 __all__ = ["haar_features", "haar_features_fit", "rows_at_once"]
@@ -83,6 +84,7 @@ class _Features(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_declared_types
     def backward(ctx: _Context, df: Tensor) -> tuple[Tensor | None, ...]:
         from kernels.triton.haar_kernels import features_backward
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from kernels.autocast import in_declared_types
 from kernels.triton.linear_scan_cut import Cut, cut
 from kernels.triton.linear_scan_launches import Launches, Weights
 from kernels.triton.support import LOG2E, on_device, require
@@ -146,6 +147,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_declared_types
     def backward(ctx: _Context, do: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, keys, states, o, total = ctx.saved_tensors
         do = torch.zeros_like(o) if do is None else do

@@ -63,7 +63,7 @@ def power(call: Call, *, window: int = 256, block: int = 1, sinks: int = 64) -> 
 MECHANISM = ruled_mechanism(
     "power",
     power,
-    summary="window, sinks and keys at power-of-two distances",
+    summary="window, sinks and keys at power-of-two distances; single keys, where the paper counts blocks (block=64)",
     paper="PowerAttention, arXiv 2503.03588 (from its abstract; the defaults and the non-causal form are ours)",
     cost="O(L (window + sinks + block log2(L / block)) D) time, O(L D) memory",
     taxonomy=Taxonomy(unit="block", importance="fixed", budget="uniform", kv="keep all"),

@@ -114,6 +114,30 @@ def test_gradients_take_memory_of_the_length_not_of_its_square(method: str, opti
     assert long < 16 * 3 * inputs(2 * _SHORT)[0].nbytes
 
 
+def test_dense_attention_with_a_mask_makes_no_matrix_of_all_pairs() -> None:
+    q, k, v = inputs(_SHORT, heads=2, d=64)
+    mask = torch.arange(_SHORT)[None] % 7 > 0
+    assert peak_bytes(lambda: attention(q, k, v, causal=True, key_mask=mask), "cpu") <= 2 * 3 * q.nbytes + q.nbytes
+    some = q[:, :1, : _SHORT // 4]
+    assert peak_bytes(lambda: attention(some, k[:, :1], v[:, :1], causal=True), "cpu") <= 3 * q[:, :1].nbytes
+
+
+@pytest.mark.parametrize("method", ["sdpa", "selective", "diffqkv", "sqa"])
+def test_nor_do_the_methods_and_layers_that_are_dense(method: str) -> None:
+    length, heads, d = 4096, 2, 16
+    mask = torch.arange(length)[None] % 7 > 0
+    q, k, v = inputs(length, heads=heads, d=d)
+    x = q.transpose(1, 2).flatten(2)
+    tensors: tuple[Tensor, ...] = (x,) if method in ("diffqkv", "sqa") else (q, k, v)
+    module = build(method, heads=heads, head_dim=d)
+
+    def there_and_back() -> None:
+        module(*(t.detach().requires_grad_() for t in tensors), causal=True, key_mask=mask).sum().backward()
+
+    # The masks of PyTorch's own attention take 6 bytes for each pair.
+    assert peak_bytes(there_and_back, "cpu") < 2 * length**2
+
+
 def test_work_of_power_attention_over_its_logarithm_is_flat() -> None:
     found = []
     for n in (2048, 8192, 32_768):

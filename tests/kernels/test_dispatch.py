@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import kernels
-from kernels import KernelError, Mechanism, attention, available, build, describe
+from kernels import KernelError, Mechanism, MultiHead, attention, available, build, describe, partial_attention
+from kernels.foreign import FOREIGN
 from kernels.registry import mechanism
 
 
@@ -80,6 +82,54 @@ def test_an_unknown_method_or_option_names_what_is_near() -> None:
         attention(q, q, q, backend="tritn")  # type: ignore[arg-type]
     with pytest.raises(KernelError, match="'sdpa' has no backend 'triton'"):
         attention(q, q, q, backend="triton")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_an_argument_of_another_library_is_answered_by_what_is_written_here(name: str) -> None:
+    q = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(KernelError) as refused:
+        attention(q, q, q, method="sdpa", **{name: 1})
+    assert str(refused.value) == f"attention method 'sdpa' has no option {name!r}; {FOREIGN[name]}"
+    assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "kernels.md").read_text()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    q = torch.randn(1, 2, 64, 4, generator=torch.Generator().manual_seed(1))
+    whole = np.int64(8)
+    for method, numbers in (
+        ("sliding_window", {"window": whole, "sinks": np.int32(2)}),
+        ("elastic_window", {"alpha": np.array([4.0, 20.0]), "beta": np.float32(0.5), "block": whole}),
+        ("halo", {"block": np.int64(4), "halo": np.int64(1), "grid": (whole, whole)}),
+        ("neighborhood", {"kernel": np.array([3, 3]), "grid": [whole, whole]}),
+        ("lightning", {"log_decay": np.float32(-0.5), "chunk": whole}),
+        ("diffqkv", {"top_values": whole}),
+    ):
+        own = {name: [int(n) for n in x] if isinstance(x, tuple | list) else x.tolist() for name, x in numbers.items()}
+        causal = method == "lightning"
+        got = attention(q, q, q, method=method, causal=np.bool_(causal), **numbers)  # type: ignore[arg-type]
+        assert torch.equal(got, attention(q, q, q, method=method, causal=causal, **own))
+    assert MultiHead(whole, heads=np.int64(2)).head_dim == 4
+    for wrong in (True, np.bool_(True), 2.0, "3", torch.tensor([1, 2])):
+        with pytest.raises(KernelError, match=r"window is .* expected a whole number"):
+            attention(q, q, q, method="sliding_window", window=wrong)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), "1", True, torch.ones(2), [1.0]])
+def test_a_scale_that_is_no_number_is_refused(scale: object) -> None:
+    q = torch.zeros(1, 1, 2, 4)
+    for call in (attention, partial_attention):
+        with pytest.raises(KernelError, match=r"scale is .* expected a finite number"):
+            call(q, q, q, scale=scale)  # type: ignore[arg-type]
+
+
+def test_a_flag_or_a_scale_that_would_be_misread_is_refused() -> None:
+    q = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(KernelError, match="causal is 'no', expected True or False"):
+        attention(q, q, q, causal="no")  # type: ignore[arg-type]
+    with pytest.raises(KernelError, match="wants a gradient"):
+        attention(q, q, q, scale=torch.tensor(0.5, requires_grad=True))  # type: ignore[arg-type]
+    with pytest.raises(KernelError, match="chunk is 0, expected a whole number of at least 1"):
+        attention(q, q, q, method="lightning", causal=True, chunk=0)
 
 
 def test_a_mechanism_refuses_the_calls_that_it_does_not_serve() -> None:

@@ -119,3 +119,17 @@ def test_unequal_shapes_are_refused() -> None:
     (q, k, v), _ = random_qkv(3, 11)
     with pytest.raises(KernelError, match="expected three equal"):
         hierarchical_attention(q, k[:, :, :2], v, [1, 2, 3])
+
+
+def test_what_absent_tokens_hold_reaches_nothing_and_autocast_changes_nothing() -> None:
+    (q, k, v), _ = random_qkv(6, 6)
+    levels = [1, 2, 2, 3, -1, 3]
+    mask = torch.tensor([[True] * 6, [True, False, True, True, True, False]])
+    found = []
+    for value, autocast in ((0.0, False), (float("nan"), False), (0.0, True)):
+        leaves = [x.float().masked_fill(~mask[:, None, :, None], value).requires_grad_() for x in (q, k, v)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = hierarchical_attention(*leaves, levels, token_mask=mask)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
+    assert all(map(torch.equal, found[0], found[1]))
+    assert all(map(torch.equal, found[0], found[2]))

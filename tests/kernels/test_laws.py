@@ -194,16 +194,45 @@ def test_sequences_longer_than_what_is_computed_at_once(case: Case) -> None:
 
 
 @every_case
-def test_what_hidden_keys_hold_does_not_matter_even_if_it_is_no_number(case: Case) -> None:
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_what_hidden_keys_and_values_hold_reaches_neither_output_nor_gradients(case: Case, backend: str) -> None:
     length = case.length(40)
-    tensors, g = random_qkv(length, length, seed=13)
+    (q, k, v), g = random_qkv(length, length, seed=13)
     mask = torch.rand(2, length, generator=g) < 0.6
-    causal = case.causals[0]
-    before = attention(*tensors, causal=causal, key_mask=mask, **case.kwargs)
-    if case.method in ("lightning", "mala", "wersa"):
-        tensors[1].masked_fill_(~mask[:, None, :, None], float("nan"))
-    else:
-        # Weights of 0 meet these values in a product: they may be anything that is a number.
-        tensors[1][~mask[:, None].expand(2, 2, -1)] += 5.0
-        tensors[2][~mask[:, None].expand(2, 2, -1)] += 5.0
-    assert relative(attention(*tensors, causal=causal, key_mask=mask, **case.kwargs), before) < 1e-12
+    hidden = ~mask[:, None, :, None]
+    weight = torch.randn(2, 2, length, 16, generator=g, dtype=torch.float64)
+    how = {"causal": case.causals[-1], "key_mask": mask, "weight": weight, "backend": backend, **case.kwargs}
+    before = grads([q, k, v], **how)
+    assert all(bool((x.masked_select(hidden) == 0).all()) for x in before[2:])
+    for value in (float("nan"), float("-inf"), 1e300):
+        after = grads([q, k.masked_fill(hidden, value), v.masked_fill(hidden, value)], **how)
+        assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@every_case
+def test_autocast_changes_neither_states_nor_what_the_way_back_computes_again(case: Case) -> None:
+    length = case.length(40)
+    tensors, g = random_qkv(length, length, seed=14)
+    mask = torch.rand(2, length, generator=g) < 0.8
+    weight = torch.randn(2, 2, length, 16, generator=g)
+    how = {"causal": case.causals[-1], "key_mask": mask, **case.kwargs}
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [x.to(dtype).requires_grad_() for x in tensors]
+        plain = attention(*leaves, **how)
+        want = torch.autograd.grad(plain, leaves, weight.to(dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            out = attention(*leaves, **how)
+            inside = torch.autograd.grad(out, leaves, weight.to(dtype), retain_graph=True)
+        assert out.dtype == dtype
+        assert torch.equal(out, plain)
+        assert all(map(torch.equal, torch.autograd.grad(out, leaves, weight.to(dtype)), want))
+        # Products that PyTorch differentiates itself are its own matter if the way back is under autocast as well.
+        ours = case.method != "diffqkv" and case.options.get("feature_map") != "favor+"
+        assert all(relative(a, b) < (1e-6 if ours else 2e-2) for a, b in zip(inside, want, strict=True))
+
+
+def test_types_that_autocast_mixes_are_taken_in_its_own() -> None:
+    (q, k, v), _ = random_qkv(5, 7, seed=15)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attention(q.bfloat16(), k.float(), v.bfloat16())
+    assert torch.equal(out, attention(q.bfloat16(), k.bfloat16(), v.bfloat16()))

@@ -253,3 +253,51 @@ def test_layers_refuse_what_does_not_fit() -> None:
     q = torch.zeros(1, 1, 2, 4)
     with pytest.raises(KernelError, match="'sqa' is a layer with its own projections"):
         attention(q, q, q, method="sqa")
+
+
+@pytest.mark.parametrize("method", ["selective", "wersa", "halo", "sqa", "diffqkv"])
+def test_modules_in_float64_have_exact_gradients_for_their_parameters_too(method: str) -> None:
+    options = {"wersa": {"levels": 2, "features": 8, "dropout": 0.0}, "halo": {"relative": True, "block": 4, "halo": 1}}
+    torch.manual_seed(1)
+    module = build(method, heads=2, head_dim=4, **options.get(method, {})).double()
+    shape, count = ((1, 8, 8), 1) if method in ("sqa", "diffqkv") else ((1, 2, 8, 4), 3)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(count)]
+    parameters = list(module.parameters())
+
+    def run(*_: Tensor) -> Tensor:
+        out: Tensor = module(*inputs, causal=True)
+        return out
+
+    assert parameters
+    assert torch.autograd.gradcheck(run, [*inputs, *parameters], fast_mode=True)
+
+
+@pytest.mark.parametrize("method", ["sdpa", "selective", "wersa", "sqa", "diffqkv"])
+def test_modules_take_nothing_from_what_is_hidden(method: str) -> None:
+    # Queries of the hidden positions are numbers here: their rows are the caller's to leave out.
+    g = torch.Generator().manual_seed(2)
+    mask = torch.rand(1, 12, generator=g) < 0.7
+    torch.manual_seed(3)
+    layer = method in ("sqa", "diffqkv")
+    module = build(method, heads=2, head_dim=4).eval() if layer or method != "sdpa" else MultiHead(8, heads=2).eval()
+    shape, axis = ((1, 12, 8), 1) if layer or method == "sdpa" else ((1, 2, 12, 4), 2)
+    q, k, v = (torch.randn(shape, generator=g) for _ in range(3))
+    hidden = ~mask.view(1, -1, *(1,) * (len(shape) - 2)) if axis == 1 else ~mask[:, None, :, None]
+    found = []
+    for value in (0.0, float("nan")):
+        module.zero_grad()
+        out = module(q, k.masked_fill(hidden, value), v.masked_fill(hidden, value), key_mask=mask)
+        out.sum().backward()
+        found.append([out.detach(), *(p.grad for p in module.parameters() if p.grad is not None)])
+    assert all(map(torch.equal, *found))
+
+
+def test_gradients_of_values_in_bfloat16_are_as_exact_as_the_others() -> None:
+    for heads in ((2, 2, 2), (2, 1, 1)):
+        tensors, g = random_qkv(256, 256, seed=4, batch=1, heads=heads)
+        weight = torch.randn(1, 2, 256, 16, generator=g).bfloat16()
+        found = []
+        for dtype in (torch.float64, torch.bfloat16):
+            leaves = [x.bfloat16().to(dtype).requires_grad_() for x in tensors]
+            found.append(torch.autograd.grad(attention(*leaves, method="mala"), leaves, weight.to(dtype)))
+        assert all(relative(a, b) < 3e-3 for a, b in zip(found[1], found[0], strict=True))
