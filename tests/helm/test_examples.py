@@ -19,6 +19,9 @@ Doc = dict[str, Any]
 FILES = sorted((ROOT / "examples").glob("*.yaml"))
 FOREIGN = {
     "leaderworkerset": ("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet"),
+    "kserve": ("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService"),
+    "dynamo": ("nvidia.com", "v1alpha1", "dynamographdeployments", "DynamoGraphDeployment"),
+    "keda-max": ("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
     "keda-external-scaler": ("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
     "vllm-podmonitor": ("monitoring.coreos.com", "v1", "podmonitors", "PodMonitor"),
 }

@@ -78,6 +78,17 @@ def conflict(plural: str, group: str, name: str, why: str = MODIFIED) -> ApiErro
     return ApiError(409, "Conflict", text, _who(name, group, plural))
 
 
+def disputed_fields(owners: Mapping[tuple[str, ...], str]) -> ApiError:
+    """An apply that is not forced would change fields of other managers."""
+    texts = [f'conflict with "{manager}": .{".".join(path)}' for path, manager in owners.items()]
+    many = "conflicts" if len(texts) > 1 else "conflict"
+    causes = [
+        {"reason": "FieldManagerConflict", "message": f'conflict with "{manager}"', "field": f".{'.'.join(path)}"}
+        for path, manager in owners.items()
+    ]
+    return ApiError(409, "Conflict", f"Apply failed with {len(texts)} {many}: {', '.join(texts)}", {"causes": causes})
+
+
 def invalid(kind: str, group: str, name: str, causes: Iterable[Cause]) -> ApiError:
     found = list(causes)
     texts = [f"{cause.field}: {cause.message}" for cause in found]

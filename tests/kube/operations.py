@@ -19,6 +19,7 @@ from .errors import (
     already_exists,
     bad_request,
     conflict,
+    disputed_fields,
     expired,
     invalid,
     not_found,
@@ -26,6 +27,7 @@ from .errors import (
     unsupported_media,
 )
 from .kinds import Kind, Registry
+from .owners import Owners
 from .patches import APPLY, JSON_PATCH, MERGE, STRATEGIC, apply_patch, let_go
 from .quota import check_quota
 from .scale import scale_of, wanted_replicas, with_replicas
@@ -74,7 +76,7 @@ class Operations:
         self._registry = registry
         self._timestamp = timestamp
         self._admission = Admission()
-        self._applied: dict[tuple[str, str, str], Json] = {}  # what each manager last applied
+        self._owners = Owners()
 
     # ---- reading
 
@@ -218,7 +220,7 @@ class Operations:
                 self._place(kind, namespace, body)
                 applied = copy.deepcopy(body)
                 made = self._create(kind, namespace, body, query)
-                self._applied[self._managed(kind, key, query)] = applied
+                self._owners.apply(self._managed(kind, key), query["fieldManager"], applied)
                 return made
         item = self._existing(kind, key)
         metadata = body.get("metadata") if isinstance(body, dict) else None
@@ -229,22 +231,28 @@ class Operations:
             self._check_precondition(kind, name, item, scale["metadata"])
             new = with_replicas(kind, json.loads(item.form(kind, convert)), wanted_replicas(scale, name))
         else:
-            new = apply_patch(content_type, json.loads(item.form(kind, convert)), body, kind.custom)
+            live = json.loads(item.form(kind, convert))
             if content_type in APPLY and not subresource:
-                managed = self._managed(kind, key, query)
-                let_go(new, self._applied.get(managed, {}), body)
+                managed, manager = self._managed(kind, key), query["fieldManager"]
+                disputed = self._owners.disputed(managed, manager, live, body)
+                if disputed and query.get("force") != "true":
+                    raise disputed_fields(disputed)
+                new = apply_patch(content_type, live, body, kind.custom)
+                let_go(new, self._owners.alone(managed, manager), body)
                 stored = self._store(kind, item, new, subresource, query)
-                self._applied[managed] = copy.deepcopy(body)
+                if not query.get("dryRun"):
+                    self._owners.apply(managed, manager, body)
                 return stored
+            new = apply_patch(content_type, live, body, kind.custom)
             if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
                 raise bad_request("the patched object has no metadata")
             self._check_precondition(kind, name, item, new["metadata"])
         return self._store(kind, item, new, subresource, query)
 
-    def _managed(self, kind: Kind, key: Key, query: Query) -> tuple[str, str, str]:
-        """One manager's part of one object."""
+    def _managed(self, kind: Kind, key: Key) -> tuple[str, str]:
+        """One object, for its owners; it has none before it is there."""
         item = self._storage.get(kind.storage, key)
-        return kind.storage, "" if item is None else item.obj["metadata"]["uid"], query.get("fieldManager", "")
+        return kind.storage, "" if item is None else item.obj["metadata"]["uid"]
 
     @staticmethod
     def _check_apply(kind: Kind, name: str, body: Any, query: Query) -> None:
@@ -290,6 +298,7 @@ class Operations:
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
             return self._answer(kind, self._remove(kind, key), subresource, warnings)
         item = self._storage.put(kind.storage, key, new)
+        self._owners.update(self._managed(kind, key), query.get("fieldManager") or "an update", old, new)
         if kind.plural == "customresourcedefinitions":
             self._register(new)
         return self._answer(kind, item, subresource, warnings)
