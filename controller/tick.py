@@ -40,7 +40,7 @@ __all__ = ["Tick", "TickReport"]
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
-AT_ONCE = 512  # services forecast and decided together
+AT_ONCE = 256  # services forecast and decided together
 REVIEW_S = 2.0  # of a tick in which pasts are replayed; who comes later than that waits for another tick
 MANY = 500  # from so many services on, what a tick freed is given back to the system
 

@@ -68,7 +68,7 @@ class _Cursor:
     """How far one indicator has been read: rows up to `read` (an answer came), `newest` time of a reading."""
 
     promql: str
-    limited: str  # the query with an age limit
+    limited: str = ""  # the query with an age limit, once it was asked alone
     read: int | None = None
     newest_s: float = -math.inf
     refusals: int = 0  # in a row of the query with an age limit where it was taken as it is
@@ -113,7 +113,7 @@ class Feed:
         self._coverage = None if reporting is None else Coverage()
         self._kin = [q.kin for q in self.queries] + ([] if reporting is None else [reporting.kin])
         promql = [q.promql for q in self.queries] + ([] if reporting is None else [reporting.promql])
-        self._cursors = [_Cursor(text, within(text, self._shown_s(column))) for column, text in enumerate(promql)]
+        self._cursors = [_Cursor(text) for text in promql]
         self._past: _Past | None = None
         self.portions: dict[int, Portion] = {}  # what is asked for many services together in this tick, by column
         self.reads_past = True  # False while nobody decides: the week of demand is dropped, and read when it is needed
@@ -274,6 +274,7 @@ class Feed:
         if tick < cursor.as_given_until_s:
             return await self._asked(promql, first, last, tick)
         try:
+            cursor.limited = cursor.limited or within(cursor.promql, self._shown_s(column))
             answer = await self._asked(cursor.limited, first, last, tick)
         except QueryRefused:
             answer = await self._asked(promql, first, last, tick)  # raises in words about the query as given
