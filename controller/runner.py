@@ -141,13 +141,16 @@ class Controller:
         publish: Publish | None = None,
         probes: Probes | None = None,
         gpu_budget: Callable[[], int | None] | None = None,
+        kube: Kube | None = None,
     ) -> Controller:
         """Connect and load the model; raises `HarmonyError` naming what is missing.
 
         Without ``probes`` of the process around it, it answers them itself at the settings' health address;
-        ``gpu_budget`` says before every tick which budget of GPUs is in force, by default the settings' own.
+        ``gpu_budget`` says before every tick which budget of GPUs is in force, by default the settings' own;
+        ``kube`` is a connection that is there already.
         """
-        kube = await Kube.connect(settings.kubeconfig or None, settings.context or None)
+        if kube is None:
+            kube = await Kube.connect(settings.kubeconfig or None, settings.context or None)
         try:
             loaded = model if model is not None else await asyncio.to_thread(load_model, settings.forecaster)
             return cls(settings, kube, loaded, LiveClock(), given, publish, probes, gpu_budget)

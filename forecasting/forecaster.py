@@ -195,7 +195,7 @@ class Forecaster:
                 training,
                 seed=seed + member,
                 keep_start=bool(self._nets),
-                progress=progress,
+                progress=None if progress is None else _of_all(progress, member, len(nets)),
             )
             kept.append(fitted.net.eval())
         self._nets, self._digest, self._widths = kept, "", {}
@@ -462,6 +462,11 @@ class Forecaster:
         made = cls(model=parts.config, training=parts.training)
         made._stats, made._widths, made._nets = parts.stats, parts.widths, parts.nets
         return made
+
+
+def _of_all(progress: Progress, member: int, members: int) -> Progress:
+    """What one member tells, as a part of all members' work."""
+    return lambda done, total, note: progress(member * total + done, members * total, note)
 
 
 def _noise(samples: int, cells: int, seed: int) -> Tensor:

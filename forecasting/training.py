@@ -24,6 +24,9 @@ __all__ = ["Examples", "TrainedNet", "examples_of", "score_examples", "train"]
 
 _SCORED_WINDOWS, _SCORED_TOKENS = 256, 500_000
 """Validation windows, and tokens of theirs, that are looked at together."""
+TOLD_EVERY = 10
+"""Steps between two words of progress."""
+
 _READ_VALUES = 4_000_000
 """Readings that are prepared together, in float64 and several copies."""
 
@@ -201,7 +204,7 @@ def _train(
         best = TrainedNet(copy.deepcopy(net), score_examples(net, validation, config)[0], 0)
     optimiser = torch.optim.AdamW(_groups(net, config), lr=config.learning_rate)
     order = _Batches(training, config, generator)
-    stale = 0
+    stale, told = 0, ""
     for step in range(1, config.steps + 1):
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * _schedule(step, config)
@@ -219,14 +222,15 @@ def _train(
             scores = score_examples(averaged, validation, config)
             if on_check is not None:
                 on_check(step, scores)
-            if progress is not None:
-                progress(step, config.steps, f"validation {scores[0]:.4f}")
+            told = f"validation {scores[0]:.4f}"
             if best is None or scores[0] < best.score:
                 best, stale = TrainedNet(copy.deepcopy(averaged), scores[0], step), 0
             else:
                 stale += 1
             if stale >= config.patience:
                 break
+        if progress is not None and (step % TOLD_EVERY == 0 or step == config.steps):
+            progress(step, config.steps, told)
     if best is None:
         raise AssertionError("the last step always looks at the validation windows")
     best.net.eval()

@@ -23,7 +23,7 @@ from kubernetes.aio.config import load_incluster_config, load_kube_config
 from kubernetes.aio.config.config_exception import ConfigException
 
 from controller.kube.discovery import Discovery
-from controller.kube.errors import Expired
+from controller.kube.errors import Expired, NoCluster
 from controller.kube.resources import ACCESS_REVIEWS, Resource
 from controller.kube.retrying import Repeat
 from controller.kube.sending import Sender
@@ -367,7 +367,7 @@ async def _configure(kubeconfig: str | os.PathLike[str] | None, context: str | N
             configuration.refresh_api_key_hook = _lenient(configuration.refresh_api_key_hook)
     except (ConfigException, yaml.YAMLError, OSError, TypeError, AttributeError, KeyError, ValueError) as error:
         where = f"kubeconfig {paths}" if found else "no kubeconfig was found, and this is not a pod's own account"
-        raise UsageError(f"{where}: {error}") from error
+        raise (UsageError if found else NoCluster)(f"{where}: {error}") from error
     return configuration
 
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from forecasting.errors import HarmonyError
+from forecasting.errors import HarmonyError, UsageError
 
 __all__ = [
     "AlreadyExists",
@@ -31,6 +31,7 @@ __all__ = [
     "Forbidden",
     "Invalid",
     "KubeError",
+    "NoCluster",
     "NotFound",
     "TooManyRequests",
     "Unauthorized",
@@ -53,6 +54,10 @@ class KubeError(HarmonyError):
         self.reason = reason
         code = "" if status is None else f"HTTP {status}: "
         super().__init__(f"{action}: {code}{self.message}")
+
+
+class NoCluster(UsageError):
+    """Nothing says where a cluster is: no kubeconfig was found, and this is no pod."""
 
 
 class NotFound(KubeError):

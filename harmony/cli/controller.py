@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,6 +110,10 @@ def recommend(
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="A GPUAutoscaler manifest that is not applied (yet).")
     ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --file: ask no cluster, and decide as if so many replicas were ready."),
+    ] = None,
     prometheus: PrometheusSettings = PrometheusSettings(),
     kubernetes: KubernetesSettings = KubernetesSettings(),
     model: ForecasterSettings = ForecasterSettings(),
@@ -120,6 +125,8 @@ def recommend(
     `harmony recommend chat -n serving --prometheus-url http://localhost:9090`
 
     `harmony recommend -f chat-autoscaler.yaml --prometheus-url http://localhost:9090 --json`
+
+    `harmony recommend -f chat-autoscaler.yaml --replicas 8 --prometheus-url http://localhost:9090`
     """
     from controller.recommending import recommend as run_recommend
     from forecasting.errors import UsageError
@@ -128,10 +135,21 @@ def recommend(
     if given is not None:
         meta = given["metadata"]
         name, namespace = name or meta["name"], meta["namespace"]
+    if replicas is not None and given is None:
+        raise UsageError("--replicas stands for a cluster that is not asked: add --file with the manifest")
     if not name:
         raise UsageError("recommend needs the NAME of an object, or a manifest with --file")
     settings = ControllerSettings.of(prometheus, kubernetes, model, WatchSettings(namespaces=(namespace,)))
-    status = asyncio.run(run_recommend(settings, namespace, name, given))
+    status = asyncio.run(
+        run_recommend(
+            settings,
+            namespace,
+            name,
+            given,
+            replicas=replicas,
+            note=lambda said: print(f"note: {said}", file=sys.stderr),
+        )
+    )
     if as_json:
         print(json.dumps(status, indent=2))
     else:

@@ -180,7 +180,7 @@ def train(
     shape = _shape(temporal_attention, temporal_option or (), patch, near_rows)
     chosen = TrainingChoice(out, shape, base, lookback, horizon, validation, steps, seed)
     panel = noted(reading.load(trace, demand)).panel
-    with _progress("train") as report:
+    with _progress("train", estimate=True) as report:
         found = train_on(panel, chosen, report)
     if as_json:
         _print_json({"trace": trace, **found.to_json()})
@@ -429,14 +429,14 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 - any JSON tree
     print(json.dumps(value, sort_keys=True, indent=2, allow_nan=False))
 
 
-def _progress(title: str) -> contextlib.AbstractContextManager[Any]:
+def _progress(title: str, *, estimate: bool = False) -> contextlib.AbstractContextManager[Any]:
     """The bar, told in the order in which fitting tells: how much is done, of how much, and what."""
 
     @contextlib.contextmanager
     def shown() -> Iterator[Any]:
         from harmony.cli.showing import progress
 
-        with progress(title) as report:
+        with progress(title, estimate=estimate) as report:
             yield lambda done, total, what: report(what, done, total)
 
     return shown()

@@ -15,17 +15,32 @@ __all__ = ["files", "noted", "print_sweep", "print_table", "progress", "sweep_fi
 
 
 class progress:  # noqa: N801 - used as a context manager function
-    """A progress line on stderr while that is a terminal, moved by (what, how much of it, of how much); else silent."""
+    """A progress line on stderr while that is a terminal, moved by (what, how much of it, of how much); else silent.
 
-    def __init__(self, title: str) -> None:
+    ``estimate``: also say how long it will take at the present pace; for work that may end earlier, not later.
+    """
+
+    def __init__(self, title: str, *, estimate: bool = False) -> None:
         self._title = title
+        self._estimate = estimate
 
     def __enter__(self) -> Any:  # noqa: ANN401
         """Begin it; gives the function that moves it."""
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            ProgressColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
+        columns.append(TimeElapsedColumn())
+        if self._estimate:
+            columns += [TextColumn("left, at most:"), TimeRemainingColumn()]
         console = Console(stderr=True)
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._bar.start()

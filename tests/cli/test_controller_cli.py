@@ -113,6 +113,49 @@ def test_recommend_of_a_file_that_is_not_applied(
     assert changes(fake_api) == []
 
 
+def test_recommend_of_a_file_without_a_cluster(
+    fake_api: FakeApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "candidate.yaml", tmp_path / "rollout.yaml"
+    manifest = another(autoscaler("Recommend"), "candidate")
+    path.write_text(yaml.safe_dump(manifest))
+    manifest["spec"]["scaleTargetRef"] |= {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout"}
+    other.write_text(yaml.safe_dump(manifest))
+    monkeypatch.setenv("HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+
+    def test(world: World) -> None:
+        for file in (path, other):
+            words = [
+                "recommend",
+                "-f",
+                str(file),
+                "--replicas",
+                "4",
+                "--prometheus-url",
+                world.prometheus_url,
+                "--json",
+            ]
+            assert run(words) == 0
+            out, err = capsys.readouterr()
+            assert err == ""
+            status = json.loads(out)
+            assert status["recommendedReplicas"] == 4
+            assert status["lastScaleDecision"]["candidates"]
+            assert status["currentReplicas"] == 4
+        words = ["recommend", "-f", str(path), "--prometheus-url", world.prometheus_url, "--json"]
+        assert run(words) == 0
+        out, err = capsys.readouterr()
+        assert err.splitlines() == [
+            "note: no cluster was found: decided as if 1 replica was ready; --replicas says how many are"
+        ]
+        assert json.loads(out)["currentReplicas"] == 1
+        assert "add --file" in error_line(capsys, "recommend", NAME, "--replicas", "4")
+
+    in_world(fake_api, tmp_path, test)
+    assert fake_api.calls_by("controller") == []
+
+
 def test_recommend_says_what_is_wrong(
     fake_api: FakeApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

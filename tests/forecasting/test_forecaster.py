@@ -274,7 +274,11 @@ def test_an_update_keeps_what_is_known_and_learns_new_names(model: Forecaster) -
 
 
 def test_members_are_joined_into_one_distribution() -> None:
-    two = Forecaster(SMALL, replace(QUICK, steps=10, members=2)).fit([panel()], lookback=24, horizon=2)
+    told: list[tuple[int, int]] = []
+    two = Forecaster(SMALL, replace(QUICK, steps=10, members=2)).fit(
+        [panel()], lookback=24, horizon=2, progress=lambda done, total, _: told.append((done, total))
+    )
+    assert told == [(10, 20), (20, 20)], "progress is that of all members"
     assert np.isfinite(two.predict(windows(panel()), 2, samples=10).paths).all()
 
 
