@@ -201,6 +201,10 @@ class Fields:
         whole = [{field: one} if isinstance(one, str) else one for one in value or []]
         return [Fields(one, f"{self.where}: {name}[{i}]") for i, one in enumerate(whole)]
 
+    def ignore(self, name: str) -> None:
+        """A field that may be there and says nothing to us."""
+        self._take(name)
+
     def rest(self) -> dict[str, Any]:
         """What was not taken, taken now."""
         rest, self._left = self._left, {}

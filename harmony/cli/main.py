@@ -22,6 +22,7 @@ from harmony.cli.remote import decisions, services, what_if
 from harmony.cli.replay import replay
 from harmony.cli.report import report
 from harmony.cli.serve import serve
+from harmony.cli.slo import slo
 from harmony.cli.traces import traces_app
 
 __all__ = ["app", "main"]
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command("replay")(replay)
 app.command("report")(report)
 app.command("plan")(plan)
+app.command("slo")(slo)
 app.add_typer(traces_app, name="traces")
 app.command("train")(forecasting_verbs.train)
 app.command("forecast")(forecasting_verbs.forecast)

@@ -25,6 +25,14 @@ pytestmark = pytest.mark.slow
 PATIENCE_S = 120.0
 NOWHERE = "http://127.0.0.1:9"  # nobody listens at port 9
 
+SLO = """
+apiVersion: openslo/v1
+kind: SLO
+metadata: {name: chat}
+spec:
+  budgetingMethod: Timeslices
+  objectives: [{target: 0.99}]
+"""
 FLEET = """
 types: [{name: a, price: 1}]
 services: [{name: chat, trace: day.csv, demand: rps, perReplica: {a: 5}}]
@@ -35,6 +43,7 @@ epsilon: 0.01
 WORDS: dict[str, tuple[str, ...]] = {
     "harmony replay": ("day.csv", "--policy", "static", "--json"),
     "harmony plan": ("-f", "fleet.yaml"),
+    "harmony slo": ("slo.yaml",),
     "harmony traces list": (),
     "harmony traces show": ("day.csv",),
     "harmony traces convert": ("day.csv", "made.parquet"),
@@ -80,6 +89,7 @@ def made(folder: Path, wheel: Path, *extras: str) -> Fresh:
     rows = "".join(f"{1_767_571_200 + 60 * i},{20 + i % 60}\n" for i in range(1440))
     (one.folder / "day.csv").write_text("timestamp,rps\n" + rows)
     (one.folder / "fleet.yaml").write_text(FLEET)
+    (one.folder / "slo.yaml").write_text(SLO)
     (one.folder / "days").mkdir()
     (one.folder / "days" / "day.csv").write_text("timestamp,rps\n" + rows)
     return one
