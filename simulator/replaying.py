@@ -39,9 +39,11 @@ from simulator.traces.registry import Trace, load_trace
 from simulator.traces.trace import Events
 from simulator.tuning import Score, choose_setting
 
-__all__ = ["ReplayProgress", "ReplaySettings", "replay"]
+__all__ = ["USUAL_REPLICAS", "ReplayProgress", "ReplaySettings", "replay", "sized"]
 
 ReplayProgress = Callable[[str, int, int], None]  # (what, done, total)
+USUAL_REPLICAS = 20.0
+"""Replicas that the mean demand needs where nothing else is said."""
 SUPPLY_SPREAD = 1.5  # of starts that may need a node or an image, as long as nothing was learned
 LEAD_WEIGHT = 8.0  # how many starts the given lead-time distribution counts for when it is learned on
 
@@ -51,8 +53,9 @@ class ReplaySettings:
     """How a trace is turned into a world and which objective holds in it.
 
     Attributes:
-        replica_capacity: demand that one ready replica carries; None to set it so that the mean demand of the trace
-            needs `mean_replicas`.
+        replica_capacity: demand that one ready replica carries; None for what `sized` finds.
+        mean_replicas: replicas that the mean demand needs, where no capacity is given; None: of a log of requests a
+            replica is as the service model has it, of other traces the mean demand needs `USUAL_REPLICAS`.
         start_up: distribution of the time a replica takes to become ready.
         objective: epsilon, prices and bounds.
         test_fraction: share of the trace, at its end, that is scored.
@@ -69,7 +72,7 @@ class ReplaySettings:
     """
 
     replica_capacity: float | None = None
-    mean_replicas: float = 20.0
+    mean_replicas: float | None = None
     start_up: StartUp = field(default_factory=lambda: StartUp(300.0))
     objective: Objective = field(default_factory=Objective)
     test_fraction: float = 0.4
@@ -87,7 +90,7 @@ class ReplaySettings:
             math.isfinite(self.replica_capacity) and self.replica_capacity > 0
         ):
             raise UsageError(f"replica capacity {self.replica_capacity}: expected a positive number in demand's unit")
-        if not (math.isfinite(self.mean_replicas) and self.mean_replicas > 0):
+        if self.mean_replicas is not None and not (math.isfinite(self.mean_replicas) and self.mean_replicas > 0):
             raise UsageError(f"mean replicas {self.mean_replicas}: expected a positive number")
         if not 0.0 < self.test_fraction < 1.0:
             raise UsageError(f"test fraction {self.test_fraction}: expected between 0 and 1, say 0.4")
@@ -138,7 +141,7 @@ def replay(
         tuned=s.tune,
         world="requests" if s.world is not None else "rate" if loaded.requests is None else "request",
         policies=runs,
-        notes=tuple(loaded.notes),
+        notes=(*loaded.notes, *((bench.sizing,) if bench.sizing else ())),
     )
 
 
@@ -194,7 +197,7 @@ class _Bench:
         mean = float(np.nanmean(self.demand)) if np.isfinite(self.demand).any() else float("nan")
         if settings.replica_capacity is None and not mean >= LEAST:
             raise DataError(f"{panel.name}: demand {panel.names[0]!r} is never above zero, or hardly; nothing to scale")
-        self.capacity = settings.replica_capacity or mean / settings.mean_replicas
+        self.capacity, self.sizing = sized(trace, settings, mean)
         self.mean_need = mean / self.capacity
         _refuse_hopeless(trace, settings, self.capacity)
         self.need = replicas_needed(self.seen, self.capacity)
@@ -385,6 +388,31 @@ class _Bench:
         )
 
 
+def sized(trace: Trace, settings: ReplaySettings, mean: float) -> tuple[float, str]:
+    """What one ready replica carries, and a line that says so where nobody did: for a ``mean`` demand of the trace.
+
+    Replicas of a log of requests that were sized by their number alone would take minutes for a request.
+    """
+    if settings.replica_capacity is not None:
+        return settings.replica_capacity, ""
+    if settings.mean_replicas is not None or trace.requests is None:
+        return mean / (settings.mean_replicas or USUAL_REPLICAS), ""
+    demand = trace.panel.indicators[0]
+    base = ServiceModel() if settings.world is None else settings.world.replica
+    per_request = demand_per_request(trace.requests, demand)
+    try:
+        carries = base.requests_per_s(trace.requests) * per_request
+    except DataError:  # requests without tokens: the model says nothing about them
+        carries = 0.0
+    if not carries > 0:
+        return mean / USUAL_REPLICAS, ""
+    return carries, (
+        f"without --replica-capacity a replica carries {carries:.3g} {demand.unit}, as the service model does with "
+        f"these requests; the mean demand needs {mean / carries:.2g} of them (--mean-replicas {USUAL_REPLICAS:g} sizes "
+        "them by their number instead)"
+    )
+
+
 def _refuse_hopeless(trace: Trace, settings: ReplaySettings, capacity: float) -> None:
     """`UsageError` where no capacity was given, and the one that was made up is too slow for the bound even when idle.
 
@@ -402,7 +430,7 @@ def _refuse_hopeless(trace: Trace, settings: ReplaySettings, capacity: float) ->
     model = ServiceModel.for_capacity(asked, capacity / per_request, base=base)
     idle_s = float(np.quantile(asked.prompt_tokens, 0.95)) / model.prefill_tokens_per_s
     if idle_s > bound_s:
-        real = base.requests_per_s(asked) * per_request
+        real = max(base.requests_per_s(asked) * per_request, 1.25 * capacity * idle_s / bound_s)
         raise UsageError(
             f"{trace.panel.name}: without --replica-capacity a replica would carry {capacity:.3g} {demand.unit} and, "
             f"even idle, answer after {idle_s:.2g} s, so that no count keeps {bound_s:g} s; give what one carries, "

@@ -261,8 +261,13 @@ class ReplayTerms:
     """How large a service is, how fast it starts and what is promised; None leaves what a file says, or the default."""
 
     mean_replicas: Annotated[
-        float, Setting("Where no capacity is given: replicas that the mean demand shall need.", env=False)
-    ] = 20.0
+        float | None,
+        Setting(
+            "Where no capacity is given: replicas that the mean demand shall need.",
+            env=False,
+            default_help="20; for a log of requests a replica as the service model has it",
+        ),
+    ] = None
     lead_time: Annotated[
         str | None,
         Setting(

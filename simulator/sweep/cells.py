@@ -17,7 +17,7 @@ from forecasting.specialists import LeadGrid
 from harmony.decision.risk import ROUND
 from harmony.policies.base import Past, Policy
 from simulator.hindsight import KINDS, Yardstick, day_sums, filled, yardstick
-from simulator.replaying import ReplaySettings, replay
+from simulator.replaying import ReplaySettings, replay, sized
 from simulator.result import PolicyRun, ReplayResult
 from simulator.sweep.study import PolicyChoice, TraceChoice
 from simulator.traces.trace import Trace
@@ -270,7 +270,7 @@ def _kept(choice: TraceChoice) -> Trace:
 def _past(trace: Trace, settings: ReplaySettings) -> Past:
     """What ladders may depend on."""
     demand = trace.panel.values[:, 0]
-    capacity = settings.replica_capacity or float(np.nanmean(demand)) / settings.mean_replicas
+    capacity, _ = sized(trace, settings, float(np.nanmean(demand)))
     scored_from = math.floor(demand.size * (1 - settings.test_fraction) + 1e-9)
     need: FloatArray = np.ceil(filled(demand[:scored_from]) / capacity - ROUND)
     return Past(need, trace.panel.step_s, settings.start_up.median_s, settings.objective.epsilon)

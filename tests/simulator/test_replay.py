@@ -22,6 +22,9 @@ from simulator.output import write_replicas
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
 from simulator.result import ReplayResult
+from simulator.service_model import ServiceModel
+from simulator.traces.request_trace import RequestTrace
+from simulator.traces.trace import Trace
 from tests.simulator.worlds import make_trace, waves
 
 RIVALS = ("hpa", "reactive", "static", "oracle")
@@ -165,3 +168,23 @@ def test_mistakes_are_named() -> None:
     for wrong in ({"test_fraction": 1.0}, {"mean_replicas": -1.0}, {"replica_capacity": 0.0}, {"samples": 0}):
         with pytest.raises(UsageError):
             ReplaySettings(**wrong)
+
+
+def test_a_replica_of_a_log_of_requests_is_as_the_service_model_has_it_and_that_is_told() -> None:
+    rng = np.random.default_rng(1)
+    log = RequestTrace(
+        np.sort(rng.uniform(0, 3_600, 9_000)), rng.integers(1, 900, 9_000) * 1.0, rng.integers(1, 300, 9_000) * 1.0
+    )
+    panel = log.to_panel(60.0)
+    trace = Trace(panel, panel.names[0], log)
+    found = replay(trace, ["reactive"], ReplaySettings())
+    assert found.replica_capacity == pytest.approx(ServiceModel().requests_per_s(log))
+    (note,) = [n for n in found.notes if n.startswith("without --replica-capacity a replica carries")]
+    assert "service model" in note
+    figures = found.policies["reactive"].requests
+    assert figures["e2e_p50_s"] < 20, "not the minutes of a replica that was made up to be twenty"
+    sized = replay(trace, ["reactive"], ReplaySettings(mean_replicas=8))
+    assert sized.replica_capacity == pytest.approx(float(np.mean(panel.values[:, 0])) / 8)
+    said = replay(trace, ["reactive"], ReplaySettings(replica_capacity=2.0))
+    assert said.replica_capacity == 2.0
+    assert not any("replica-capacity" in n for n in (*sized.notes, *said.notes))
