@@ -10,6 +10,7 @@ computed at once and sized to stay in cache; the backward pass goes right to lef
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,8 +24,10 @@ from kernels.checks import compute_dtype, repeat_heads
 
 __all__ = ["linear_attention", "linear_scan"]
 
-_SEGMENT_SCORES = 1 << 19
-"""Scores held at once: 2 MiB in float32."""
+_SEGMENT_SCORES = 1 << 18
+"""Scores held at once: 1 MiB in float32."""
+_SEGMENT_ROWS = 256
+"""Rows that a segment has at least: the state at its start is kept for the way back."""
 
 
 def linear_attention(
@@ -86,7 +89,7 @@ def linear_scan(
         heads = k.shape[1] if log_decay is None else q.shape[1]
         state = q.new_zeros(k.shape[0], heads, k.shape[3], v.shape[3], dtype=to)
     if chunk is None:
-        chunk = 128 if max(k.shape[3], v.shape[3]) >= 64 else 64
+        chunk = 128 if min(k.shape[3], v.shape[3]) > 64 else 64
     decay = None if log_decay is None else log_decay.detach().to(device=q.device, dtype=to)
     o, last = _LinearScan.apply(q, k, v, state.to(to), decay, chunk)  # type: ignore[no-untyped-call]
     return o, last
@@ -113,7 +116,8 @@ class _Segment:
     def cut(self, x: Tensor, to: torch.dtype) -> Tensor:
         """Its rows of (B, H, L, D) as (B, H, chunks, size, D)."""
         rows = x[:, :, self.start : self.start + self.chunks * self.size]
-        return rows.reshape(*x.shape[:2], self.chunks, self.size, x.shape[3]).to(to)
+        # Contiguous, as each product would otherwise make that copy for itself.
+        return rows.to(to).contiguous().view(*x.shape[:2], self.chunks, self.size, x.shape[3])
 
     def spread(self, x: Tensor, heads: int, to: torch.dtype) -> Tensor:
         """Its rows of keys or values (B, Hk, L, D) for each of ``heads`` with a state of its own."""
@@ -145,11 +149,30 @@ class _Segment:
     def carried(self, first: Tensor, local: Tensor, *, backwards: bool = False) -> tuple[Tensor, Tensor]:
         """States at the edge of each chunk, (B, H, chunks, D, Dv), and the one beyond, from what each chunk adds."""
         states = torch.empty_like(local)
+        into, added = states.unbind(2), local.unbind(2)
         order = range(self.chunks - 1, -1, -1) if backwards else range(self.chunks)
-        for n in order:
-            states[:, :, n] = first
-            first = local[:, :, n] + (first if self.whole is None else first * self.whole)
-        return states, first
+        # One operator per chunk: each state is written where it is read from.
+        into[order[0]].copy_(first)
+        for n, after in itertools.pairwise(order):
+            _step(added[n], into[n], self.whole, into[after])
+        beyond = torch.empty_like(first)
+        _step(added[order[-1]], into[order[-1]], self.whole, beyond)
+        return states, beyond
+
+
+def _step(added: Tensor, state: Tensor, whole: Tensor | None, into: Tensor) -> None:
+    """Write ``added`` plus the state times ``whole`` (1 if None)."""
+    if whole is None:
+        torch.add(added, state, out=into)
+    else:
+        torch.addcmul(added, state, whole, out=into)
+
+
+def _plus(a: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """``a`` + x y, in place of ``a``; (B, H, chunks, n, m)."""
+    flat = a.flatten(0, 2)
+    torch.baddbmm(flat, x.flatten(0, 2), y.flatten(0, 2), out=flat)
+    return a
 
 
 def _segments(
@@ -171,7 +194,7 @@ def _segments(
 
     def all_of() -> Iterator[_Segment]:
         full, rest = divmod(length, chunk)
-        most = max(1, _SEGMENT_SCORES // (chunk * chunk * max(problems, 1)))
+        most = max(1, _SEGMENT_ROWS // chunk, _SEGMENT_SCORES // (chunk * chunk * max(problems, 1)))
         if full:
             shape = made(0, min(most, full), chunk)
         for first in range(0, full, most):
@@ -216,7 +239,7 @@ class _LinearScan(torch.autograd.Function):
             qs, ks, vs = s.stack(q, held, to), s.spread(k, held, to), s.spread(v, held, to)
             states, state = s.carried(state, s.leaving(ks).transpose(-1, -2) @ vs)
             inside = ((qs @ ks.transpose(-1, -2)).mul_(s.mask)) @ vs
-            s.put(out, inside.add_(s.entering(qs) @ states))
+            s.put(out, _plus(inside, s.entering(qs), states))
         ctx.save_for_backward(q, k, v, *starts)
         ctx.segments = segments
         return out, state.clone() if not segments else state
