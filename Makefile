@@ -16,7 +16,7 @@ export MPLBACKEND ?= Agg
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-fast coverage lint format bench clean e2e debian-packages generated test-api fuzz audit hashes sbom docs serve-demo wheel-test
+.PHONY: help scorecard setup setup-test demo test test-fast coverage lint format bench clean e2e debian-packages generated test-api fuzz audit hashes sbom docs serve-demo wheel-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -154,6 +154,9 @@ sbom: ## what the image holds: out/sbom.cdx.json (CycloneDX) and out/licences.md
 
 docs: $(VENV)/.installed-test ## build the documentation site into out/docs; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs
+
+scorecard: $(VENV)/.installed ## replay the bundled trace for this release: evidence/ and docs/scorecard.md
+	$(BIN)/harmony scorecard --page docs/scorecard.md
 
 generated: $(VENV)/.installed-test ## renew what is generated from the code: CRD, reference pages, KEDA's messages, the chart's settings
 	$(BIN)/harmony crd > helm/harmony/files/crd.yaml

@@ -21,6 +21,7 @@ from harmony.cli.plan import plan
 from harmony.cli.remote import decisions, services, what_if
 from harmony.cli.replay import replay
 from harmony.cli.report import report
+from harmony.cli.scorecard import scorecard
 from harmony.cli.serve import serve
 from harmony.cli.slo import slo
 from harmony.cli.traces import traces_app
@@ -45,6 +46,7 @@ app.command("replay")(replay)
 app.command("report")(report)
 app.command("plan")(plan)
 app.command("slo")(slo)
+app.command("scorecard")(scorecard)
 app.add_typer(traces_app, name="traces")
 app.command("train")(forecasting_verbs.train)
 app.command("forecast")(forecasting_verbs.forecast)
