@@ -11,6 +11,7 @@ from kernels.engines.rules import Rule
 from kernels.errors import KernelError
 from kernels.hierarchical import hierarchical_attention
 from kernels.layers.multihead import MultiHead
+from kernels.layers.rotary import rotary
 from kernels.registry import Description, Mechanism, Taxonomy, available, describe
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "hierarchical_attention",
     "merge",
     "partial_attention",
+    "rotary",
 ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels import KernelError, MultiHead, attention, build
+from kernels import KernelError, MultiHead, attention, build, rotary
 from kernels.dense.selective import position_temperature
 from kernels.layers.diffqkv import DiffQKVAttention
 from kernels.layers.sqa import SparseQueryAttention
@@ -301,3 +301,35 @@ def test_gradients_of_values_in_bfloat16_are_as_exact_as_the_others() -> None:
             leaves = [x.bfloat16().to(dtype).requires_grad_() for x in tensors]
             found.append(torch.autograd.grad(attention(*leaves, method="mala"), leaves, weight.to(dtype)))
         assert all(relative(a, b) < 3e-3 for a, b in zip(found[1], found[0], strict=True))
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotary_products_tell_distances_and_nothing_else_of_positions(interleaved: bool) -> None:
+    (q, k, _), _ = random_qkv(5, 9, seed=5, d=6)
+    turned = [rotary(x, interleaved=interleaved) for x in (q, k)]
+    for x, y in zip((q, k), turned, strict=True):
+        torch.testing.assert_close(x.norm(dim=-1), y.norm(dim=-1))
+        assert torch.equal(x[:, :, 0], y[:, :, 0])
+    far = [rotary(x, interleaved=interleaved, offset=100_000) for x in (q, k)]
+    near, apart = (a @ b.mT for a, b in (turned, far))
+    assert relative(apart, near) < 1e-9
+    # By its definition: as complex numbers, pair n is multiplied by exp(i position rate).
+    first = k[..., 0::2] if interleaved else k[..., :3]
+    second = k[..., 1::2] if interleaved else k[..., 3:]
+    rates = 10_000.0 ** (-torch.arange(0, 6, 2, dtype=torch.float64) / 6)
+    want = torch.complex(first, second) * torch.polar(torch.ones(9, 3).double(), torch.arange(9)[:, None] * rates)
+    pairs = turned[1].unflatten(3, (3, 2)) if interleaved else turned[1].unflatten(3, (2, 3)).mT
+    assert relative(pairs, torch.view_as_real(want)) < 1e-12
+
+
+def test_rotary_takes_positions_of_each_sequence_and_refuses_what_does_not_fit() -> None:
+    (q, _, _), _ = random_qkv(5, 9, seed=6)
+    positions = torch.tensor([[0, 1, 2, 3, 4], [7, 3, 9, 1, 2]])
+    by_sequence = rotary(q, positions=positions)
+    assert torch.equal(by_sequence[0], rotary(q)[0])
+    assert torch.equal(by_sequence[1:, :, 1:2], rotary(q[1:, :, 1:2], offset=3))
+    assert rotary(q.bfloat16()).dtype == torch.bfloat16
+    with pytest.raises(KernelError, match="even head size"):
+        rotary(q[..., :3])
+    with pytest.raises(KernelError, match="positions has shape"):
+        rotary(q, positions=positions[:, :2])
