@@ -55,7 +55,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         "--page",
         "page.md",
     ),
-    "harmony report": ("none", "none"),
+    "harmony report": ("run", "run"),
     "harmony traces list": (),
     "harmony traces show": ("day.csv",),
     "harmony traces convert": ("day.csv", "made.parquet"),
@@ -109,7 +109,10 @@ def made(folder: Path, wheel: Path, *extras: str) -> Fresh:
 
 @pytest.fixture(scope="module")
 def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
-    return made(tmp_path_factory.mktemp("base") / "env", wheel)
+    one = made(tmp_path_factory.mktemp("base") / "env", wheel)
+    done = one.harmony("replay", "day.csv", "--policy", "static", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    return one
 
 
 @pytest.fixture(scope="module")
