@@ -180,6 +180,7 @@ def test_the_page_of_one_service_shows_that_service(answers: dict[str, list[dict
         "harmony_floor_replicas",
         "harmony_shadow_gpu_hours_saved",
         "harmony_shadow_miss_seconds",
+        "harmony_shadow_violated_steps_total",
     }
     for name, found in answers.items():
         if name.startswith("chat: "):

@@ -62,7 +62,7 @@ def test_an_object_is_valid(file: str, obj: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=[f.name for f in FILES])
 def test_a_file_is_complete_and_commented(file: Path) -> None:
-    """Whatever is scaled stands in the same file, by its own name, kind and namespace, once, or who makes it is said."""
+    """Whatever is scaled stands in the same file, by its own name, kind and namespace, once, or its maker is said."""
     objects = [obj for name, obj in OBJECTS if name == file.name]
     there = [
         (o["apiVersion"], o["kind"], o["metadata"]["namespace"], o["metadata"]["name"])
