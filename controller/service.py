@@ -299,6 +299,8 @@ class Service:
         turn, self._turn = self._turn, None
         assert turn is not None
         self._record = self._managed.conclude(turn, applied)
+        if applied != self._view.ordered:  # who is taken away serves no more, long before the next look
+            self._managed.served(self._now_s, applied, min(self._view.ready, applied))
         return self._record
 
     # ---- what stands about it -------------------------------------------------------------------------------

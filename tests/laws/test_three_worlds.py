@@ -179,6 +179,13 @@ STARTING = Story(
 )
 
 
+def test_who_is_taken_away_serves_no_more_before_the_next_look(cluster: Cluster) -> None:
+    """The user holds three where demand needs five of the five that serve: the step is violated in every world."""
+    note = {"autoscaling.harmony-autoscaler.io/paused-replicas": "3"}
+    held = Story(STARTING.spec, note, {}, ready=5, pending=(5,), demand=(202, 308, None, None), before=129, past=230)
+    assert disagreements(cluster, [held]) == []
+
+
 def test_the_law_holds_for_the_planted_story_without_the_plant(cluster: Cluster) -> None:
     assert disagreements(cluster, [STARTING]) == []
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -191,6 +191,11 @@ class Watched(ManagedService):
         record = super().conclude(turn, applied)
         self.told.append(Told(record, self.plan, self.state))
         return record
+
+    def served(self, now_s: float, ordered: int, ready: int) -> None:
+        super().served(now_s, ordered, ready)
+        if self.told and now_s == self.told[-1].record.observation.now_s:
+            self.told[-1] = replace(self.told[-1], state=self.state)
 
 
 def autoscaler(story: Story, name: str) -> Json:
