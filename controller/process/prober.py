@@ -29,6 +29,8 @@ PATHS = {"/healthz": "live", "/readyz": "ready"}
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 Found = tuple[str, str | None]
+Beat = tuple[float, dict[str, list[Found]]]
+"""When a voice spoke, and what its checks of each kind found."""
 
 
 class Heard:
@@ -36,28 +38,29 @@ class Heard:
 
     def __init__(self, voices: Sequence[str], silent_s: float) -> None:
         self._silent_s = silent_s
-        self._last: dict[str, dict[str, object] | None] = dict.fromkeys(voices)
+        self._last: dict[str, Beat | None] = dict.fromkeys(voices)
 
     def hear(self, line: bytes) -> None:
         """One beat of a voice."""
         said = json.loads(line)
-        self._last[said["voice"]] = said
+        self._last[said["voice"]] = said["at_s"], {kind: said[kind] for kind in PATHS.values()}
 
     def checks(self, kind: str, now_s: float) -> list[Found]:
         """Name of every "live" or "ready" check, and what is wrong (None: nothing); that a voice speaks is one."""
         found: list[Found] = []
-        for voice, said in self._last.items():
-            if said is None:
+        for voice, beat in self._last.items():
+            if beat is None:
                 found.append((voice, "has not begun"))
                 continue
-            age_s = now_s - float(said["at_s"])  # type: ignore[arg-type]
+            at_s, told = beat
+            age_s = now_s - at_s
             if age_s > self._silent_s:
                 found.append(
                     (voice, f"hangs: it was last heard {age_s:.0f} s ago, at most {self._silent_s:g} s are normal")
                 )
                 continue
             found.append((voice, None))
-            found += [(name, problem) for name, problem in said[kind]]  # type: ignore[attr-defined]
+            found += told[kind]
         return found
 
 

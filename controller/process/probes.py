@@ -58,9 +58,8 @@ class Probes:
     def __init__(self, address: str, voices: Iterable[str], silent_s: float = SILENT_S) -> None:
         self._words = [f"{silent_s!r}", *voices]
         self._lock = threading.Lock()  # the voices are on threads of their own
-        self._listening = bind(
-            address
-        )  # it stays open here, too: who asks while the process begins anew waits a moment
+        # It stays open here, too: who asks while the process begins anew waits a moment.
+        self._listening = bind(address)
         self._rest = b""
         try:
             self._begin()
@@ -162,6 +161,6 @@ def _problem(check: Check) -> str | None:
     """What is wrong; a check that fails itself is wrong."""
     try:
         problem = check.fn()
-    except Exception as error:  # noqa: BLE001 - it is said where it matters
+    except Exception as error:  # noqa: BLE001 - it fails the probe, which says why
         return f"cannot be told: {type(error).__name__}: {error}"[:LONGEST]
     return None if problem is None else problem[:LONGEST]
