@@ -82,7 +82,7 @@ def answer(form: dict[str, str], count: int) -> str:
     """What Prometheus would say to a query of the preset, for one service or for all in some namespaces."""
     query = form["query"]
     if query == "time()":
-        now = time.time()  # noqa: TID251
+        now = time.time()  # noqa: TID251 - the stand-in tells real time
         return f'{{"resultType":"scalar","result":[{now},"{now}"]}}'
     if "start" not in form:
         return '{"resultType":"vector","result":[]}'
@@ -189,7 +189,7 @@ def play(pipe: Connection, folder: str, count: int, mode: str, paused: bool) -> 
     def make(plural: str, namespace: str, obj: Json) -> None:
         ops.create(kinds[plural], namespace, json.dumps(obj).encode(), {})
 
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 7200))  # noqa: TID251
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 7200))  # noqa: TID251 - of the same real time
     status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": created}]}
     for n in range(NAMESPACES):
         make("namespaces", "", {"metadata": {"name": f"team-{n}"}})
@@ -240,17 +240,7 @@ def week_past(now: OwnPast, life: int, weeks: int) -> OwnPast:
     shape = np.exp(0.5 * np.sin(2 * np.pi * at * now.grid.step_s / 86_400.0) + 0.1 * rng.standard_normal(at.size))
     demand = (60.0 + 5.0 * life) * shape
     given = demand[:, None] * np.array([1.0, 1.2, 1.1, 1.3])
-    fresh = OwnPast.start(
-        now.portfolio,
-        now.grid,
-        now.budget,
-        cap=now.cap,
-        bounds=(now.least, now.most),
-        kept=now.kept,
-        measure=now.measure,
-        limits=now.limits,
-    ).within(now.least, now.most, now.prices, now.capacity_sigma)
-    past = fresh.backfilled(now.newest_s, demand[:WEEK_ROWS], 40.0, piece=PAST_SHARE)
+    past = now.anew(now.grid.lead_steps).backfilled(now.newest_s, demand[:WEEK_ROWS], 40.0, piece=PAST_SHARE)
     return past.backfilled(now.newest_s, demand[WEEK_ROWS:], 40.0, given[WEEK_ROWS:], piece=0.02) if weeks else past
 
 

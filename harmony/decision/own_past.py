@@ -216,6 +216,19 @@ class OwnPast:
             limits=limits,
         )
 
+    def anew(self, lead_steps: int) -> OwnPast:
+        """Nothing seen yet, under the same terms but for the lead time."""
+        return self.start(
+            self.portfolio,
+            replace(self.grid, lead_steps=lead_steps),
+            self.budget,
+            cap=self.cap,
+            bounds=(self.least, self.most),
+            kept=self.kept,
+            measure=self.measure,
+            limits=self.limits,
+        ).within(self.least, self.most, self.prices, self.capacity_sigma)
+
     # ---- seeing ---------------------------------------------------------------------------------------------
     def rows_until(self, now_s: float) -> int:
         """Rows that a turn at ``now_s`` adds: none while the newest one lasts, several where turns did not come."""
@@ -295,19 +308,8 @@ class OwnPast:
 
         What was forecast in it stays as it was, for the lead of its time.
         """
-        grid = replace(self.grid, lead_steps=lead_steps)
-        fresh = self.start(
-            self.portfolio,
-            grid,
-            self.budget,
-            cap=self.cap,
-            bounds=(self.least, self.most),
-            kept=self.kept,
-            measure=self.measure,
-            limits=self.limits,
-        ).within(self.least, self.most, self.prices, self.capacity_sigma)
         rows = self.history.rows
-        again = fresh.backfilled(self.newest_s, rows[:, 0], rows[:, 1], rows[:, 2:], piece=PAST_SHARE)
+        again = self.anew(lead_steps).backfilled(self.newest_s, rows[:, 0], rows[:, 1], rows[:, 2:], piece=PAST_SHARE)
         return again.preferring(self.setting)
 
     def measured(self, measure: Measure) -> OwnPast:
