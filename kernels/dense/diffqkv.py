@@ -40,10 +40,9 @@ def diffqkv_attention(
         expand: U, (Dk, Dq) or one per head (H, Dk, Dq); needed where Dq differs from Dk.
         top_values: read only the values of this many largest weights of each query, which then sum to 1.
     """
-    if expand is not None:
-        q = (q.to(compute_dtype(q)) @ _expansion(q, k, expand).transpose(-1, -2)).to(q.dtype)
-    elif q.shape[3] != k.shape[3]:
-        raise KernelError(f"q has head size {q.shape[3]} but k has {k.shape[3]}; give expand=(Dk, Dq)")
+    expansion = _expansion(q, k, expand)
+    if expansion is not None:
+        q = (q.to(compute_dtype(q)) @ expansion.transpose(-1, -2)).to(q.dtype)
     if top_values is None or k.shape[2] == 0:
         return sdpa_attention(q, k, v, causal=causal, key_mask=key_mask, scale=scale)
     return _top(q, k, v, min(positive("top_values", top_values), k.shape[2]), causal, key_mask, scale)
@@ -63,10 +62,9 @@ def reference_diffqkv(
     """The definition: keys written out in the size of the queries, all weights; as `diffqkv_attention`."""
     to, dtype = compute_dtype(q), q.dtype
     q, k, v = q.to(to), k.to(to), v.to(to)
-    if expand is not None:
-        k = k @ _expansion(q, k, expand)
-    elif q.shape[3] != k.shape[3]:
-        raise KernelError(f"q has head size {q.shape[3]} but k has {k.shape[3]}; give expand=(Dk, Dq)")
+    expansion = _expansion(q, k, expand)
+    if expansion is not None:
+        k = k @ expansion
     mask = visible(q, k, causal=causal, key_mask=key_mask)
     if top_values is not None and k.shape[2]:
         shape = (*q.shape[:3], k.shape[2])
@@ -77,8 +75,12 @@ def reference_diffqkv(
     return masked_attention(q, k, v, mask, scale=scale)[0].to(dtype)
 
 
-def _expansion(q: Tensor, k: Tensor, expand: Tensor) -> Tensor:
-    """U as (H or 1, Dk, Dq) in the type of scores; `KernelError` if it does not fit."""
+def _expansion(q: Tensor, k: Tensor, expand: Tensor | None) -> Tensor | None:
+    """U as (H or 1, Dk, Dq) in the type of scores, None for keys as they are; `KernelError` if these do not fit."""
+    if expand is None:
+        if q.shape[3] != k.shape[3]:
+            raise KernelError(f"q has head size {q.shape[3]} but k has {k.shape[3]}; give expand=(Dk, Dq)")
+        return None
     want = (k.shape[3], q.shape[3])
     if tuple(expand.shape) not in (want, (q.shape[1], *want)):
         raise KernelError(f"expand has shape {tuple(expand.shape)}, expected {want} or {(q.shape[1], *want)}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.autocast import agreed, as_declared
-from kernels.checks import blanked, check_key_mask, check_qkv, compute_dtype, default_scale, repeat_heads, visible
+from kernels.checks import blanked, check_qkv, compute_dtype, default_scale, repeat_heads, visible
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call, full
@@ -56,12 +56,10 @@ def partial_attention(
     """
     q, k, v = agreed(q, k, v)
     heads = check_qkv(q, k, v)
-    check_key_mask(key_mask, k)
     if not temperature > 0.0:
         raise KernelError(f"temperature is {temperature}, expected a positive number")
     scale = default_scale(q, scale) / temperature
-    k, v = blanked(key_mask, k), blanked(key_mask, v)
-    q, k, v = (repeat_heads(x, heads) for x in (q, k, v))
+    q, k, v = (repeat_heads(x, heads) for x in (q, blanked(key_mask, k), blanked(key_mask, v)))
     with as_declared(q):
         return over_all_keys(
             q, k, v, causal=causal, key_mask=key_mask, scale=scale, offset=offset, backend=_known(backend)
@@ -138,7 +136,6 @@ def colstat(
     """
     q, k = agreed(q, k)
     heads = check_qkv(q, k, k)
-    check_key_mask(key_mask, k)
     k = blanked(key_mask, k)
     to, lq, lk = compute_dtype(q), q.shape[2], k.shape[2]
     if tuple(lse.shape) != (q.shape[0], heads, lq):
