@@ -345,11 +345,6 @@ class Service:
         return self._managed.mode
 
     @property
-    def is_shadowing(self) -> bool:
-        """True while turns go on with counts that would have been."""
-        return not self.mode.acts
-
-    @property
     def state(self) -> State:
         """All that is known of it."""
         return self._managed.state

@@ -12,6 +12,7 @@ from controller.outputs.base import ABSENT, Acted
 from controller.process.clock import rfc3339
 from controller.prometheus.states import FeedReason
 from controller.reporting.conditions import Condition, followed, merged
+from controller.resource.group import Annotation
 from controller.resource.status import SHOWN_CANDIDATES, STATUS
 from controller.service import Service
 from harmony.loop.managed import ZERO_BY_HAND
@@ -434,10 +435,8 @@ def _meaning(conditions: Any, idle: bool) -> list[tuple[Any, ...]]:  # noqa: ANN
     )
 
 
-def annotations_of(service: Service, status: Json, learned: Json | None) -> dict[str, str]:
+def annotations_of(status: Json, learned: Json | None) -> dict[str, str]:
     """What is written back on an HPA or ScaledObject that opted in by annotation."""
-    from controller.resource.group import Annotation
-
     ready = next(c for c in status["conditions"] if c["type"] == "Ready")
     decision = status.get("lastScaleDecision") or {}
     short = {

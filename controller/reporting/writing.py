@@ -114,7 +114,7 @@ class Reporter:
             if key.kind == KIND:
                 await self._write_status(key, old, status | self._memory(key, learned))
             else:
-                notes = annotations_of(service, status, learned if learned_due or key not in self._learned else None)
+                notes = annotations_of(status, learned if learned_due or key not in self._learned else None)
                 await self._annotate(key, notes if rejected is None else notes | _refusal_note(rejected))
         except NotFound:
             return  # deleted a moment ago; the watch will say so

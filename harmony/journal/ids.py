@@ -7,9 +7,8 @@ import math
 
 from forecasting.errors import DataError
 
-__all__ = ["ID_LENGTH", "decision_id", "first_id_at"]
+__all__ = ["decision_id", "first_id_at"]
 
-ID_LENGTH = 31
 LATEST_S = 2**56 / 1e6  # the year 4253
 
 

@@ -15,7 +15,7 @@ from simulator.traces import surgery
 from simulator.traces.registry import load_trace
 from simulator.traces.trace import Trace
 
-__all__ = ["OPERATIONS", "operate", "written_operations"]
+__all__ = ["OPERATIONS", "operate"]
 
 # Per operation what may be said, each a duration, number or trace, and whether it must be.
 OPERATIONS: dict[str, dict[str, tuple[str, bool]]] = {
@@ -130,8 +130,3 @@ def written(name: str) -> str:
         for k, (kind, needed) in OPERATIONS[name].items()
     ]
     return f"{name}:" + ",".join(parts)
-
-
-def written_operations() -> str:
-    """How every operation is written, for help texts."""
-    return "; ".join(written(name) for name in OPERATIONS)

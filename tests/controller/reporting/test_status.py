@@ -308,7 +308,7 @@ def test_a_rejected_object_keeps_what_stood_there() -> None:
 def test_annotations_of_an_object_that_opted_in() -> None:
     of = service(mode="Recommend")
     turn(of, T0, 200.0, 4)
-    notes = annotations_of(of, status_of(of, acted(of), {}, T0), of.to_json())
+    notes = annotations_of(status_of(of, acted(of), {}, T0), of.to_json())
     assert notes[Annotation.RECOMMENDED_REPLICAS] == "8"
     assert json.loads(notes[Annotation.STATUS])["mode"] == "Recommend"
     assert json.loads(notes[Annotation.LEARNED])["loop"]
