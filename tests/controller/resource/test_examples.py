@@ -20,11 +20,14 @@ FOLDER = Path(__file__).parents[3] / "examples"
 FILES = sorted(FOLDER.glob("*.yaml"))
 BUILT_IN = {"v1", "apps/v1", "autoscaling/v2"}
 WORKLOADS = {"Deployment", "StatefulSet", "LeaderWorkerSet"}
-# Whose target stands elsewhere: what makes it, which is a kind in the file, a chart or another example.
+# Whose target stands elsewhere: what makes it, which is a kind in the file, another example, or a command in its text.
 MADE_BY = {
     "kserve.yaml": ("InferenceService", ("Deployment", "chat-predictor")),
     "dynamo.yaml": ("DynamoGraphDeployment", ("DynamoGraphDeploymentScalingAdapter", "graph-decode")),
-    "vllm-production-stack.yaml": ("chart", ("Deployment", "stack-llama3-deployment-vllm")),
+    "vllm-production-stack.yaml": (
+        "helm install stack vllm/vllm-stack",
+        ("Deployment", "stack-llama3-deployment-vllm"),
+    ),
     "keda-max.yaml": ("keda-external-scaler.yaml", ("Deployment", "embed")),
 }
 OBJECTS: list[tuple[str, dict[str, Any]]] = [
@@ -79,13 +82,20 @@ def test_a_file_is_complete_and_commented(file: Path) -> None:
         assert there
     else:
         assert not there
-        assert maker in {o["kind"] for o in objects} or maker in text
+        if maker.endswith(".yaml"):
+            assert f"examples/{maker}" in text
+            assert target[1] in {o["metadata"]["name"] for o in of(maker, target[0])}
+        elif " " in maker:
+            assert f"#   {maker}" in text
+        else:
+            made = of(file.name, maker)[0]
+            assert target[1].startswith(f"{made['metadata']['name']}-"), "its maker gives it its own name"
     assert len(set(there)) == len(there)
     assert scalers
     for scaler in scalers:
         ref = scaler["spec"]["scaleTargetRef"]
         found = (ref["apiVersion"], ref["kind"], scaler["metadata"]["namespace"], ref["name"]) in there
-        assert found or (ref["kind"], ref["name"]) == target
+        assert found if target is None else (ref["kind"], ref["name"]) == target
     for workload in objects:
         if workload["kind"] in WORKLOADS:
             assert "replicas" not in workload["spec"]  # applying the file again must not undo scaling
