@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from forecasting.panel import FloatArray
-from harmony.decision.growing_rows import GrowingRows
 from harmony.decision.risk import MOST_REPLICAS, ROUND
 from harmony.model.decision import Decision, Reason
 from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
 from harmony.policies.base import Past, SettingValue, Unforecast
+from harmony.policies.growing_rows import GrowingRows
 
 __all__ = ["BaccPolicy", "LeastSquares", "paced_risk"]
 

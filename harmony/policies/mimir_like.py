@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from forecasting.panel import FloatArray
-from harmony.decision.growing_rows import GrowingRows
 from harmony.decision.guards import GuardMemory
 from harmony.model.decision import Decision, Reason
 from harmony.model.objective import Behavior
 from harmony.model.observation import Observation
 from harmony.policies.base import Past, SettingValue, Unforecast
+from harmony.policies.growing_rows import GrowingRows
 from harmony.policies.syncs import external_replicas, make_syncs, with_window
 
 __all__ = ["MimirLikePolicy", "same_time_of_past_periods"]

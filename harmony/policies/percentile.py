@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from forecasting.panel import FloatArray
-from harmony.decision.growing_rows import GrowingRows
 from harmony.decision.risk import replicas_needed
 from harmony.model.decision import Decision, Reason
 from harmony.model.observation import Observation
 from harmony.policies.base import Past, SettingValue, Unforecast
+from harmony.policies.growing_rows import GrowingRows
 
 __all__ = ["BUCKETS", "PercentilePolicy"]
 

@@ -14,13 +14,13 @@ from forecasting.errors import UsageError
 from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
 from harmony.decision.budget import ErrorBudget
-from harmony.decision.growing_rows import GrowingRows
 from harmony.decision.own_past import Keeping, OwnPast, TurnRow, _cut
 from harmony.decision.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of, thumb_counts
 from harmony.decision.selection import Tally, choose, verdict
 from harmony.model.decision import Decision
 from harmony.model.objective import Behavior, ScalingPolicy, ScalingRules, Stages
 from harmony.model.observation import Observation
+from harmony.policies.growing_rows import GrowingRows
 from harmony.policies.reactive import ReactivePolicy
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
