@@ -64,10 +64,8 @@ STAGES = ("read", "forecast", "decide", "act", "status")
 MEASURED = 2  # steady ticks
 MOST_TICKS = 10  # until the past is read
 LIVES = 4  # own pasts that are lived through; every service has a copy of one of them
-WEEK_ROWS, LIVED_ROWS = (
-    10_080,
-    5_600,
-)  # a week replayed at the start, and turns with forecasts after it: then as long as kept
+WEEK_ROWS = 10_080  # replayed at the start
+LIVED_ROWS = 5_600  # turns with forecasts after it: then it is as long as kept
 HASH, TAIL = "7d9f6c5b8", "x2k4"
 INDICATORS = len(PRESETS["vllm"].templates)
 

@@ -60,9 +60,8 @@ class ErrorBudget:
     SLOWEST: ClassVar[float] = 0.3  # the pace stays between these multiples of epsilon
     FASTEST: ClassVar[float] = 0.95  # "at most" wants a little room
     HOUR_SHARE: ClassVar[float] = 0.25  # one hour moves the pace by at most this share of a window's budget
-    RECENT_S: ClassVar[float] = (
-        3 * DAY_S
-    )  # what was violated so lately rescales what is stated, slows the pace at once ...
+    # What was violated so lately rescales what is stated, slows the pace at once ...
+    RECENT_S: ClassVar[float] = 3 * DAY_S
     RECENT_MISSES: ClassVar[float] = 3.0  # (or in as many steps as allow so many violations)
     ROOM: ClassVar[float] = 1.5  # ... where it is more than so many times what the objective allows
     SCALE: ClassVar[float] = 4.0  # stated risks are rescaled by at most this factor

@@ -152,7 +152,7 @@ class OwnPast:
         recent: counts before holding of the newest rows, the last of them of row `counted` - 1.
         clock: which row of a week the first row is.
         kept: how much of it is kept.
-        told: what the last review found.
+        told: which setting is in force, and what the best of every other family would have cost and violated.
         measure: what is counted as violated; `prices` what else costs.
         capacity_sigma: spread of the logarithm of what one replica carries; 0 where it is known.
         limits: the user's rate limits and windows, under which settings are scored as they would have been applied.
@@ -353,10 +353,6 @@ class OwnPast:
         """The setting in force; None before there is enough past."""
         return None if self.chosen is None else self.settings[self.chosen]
 
-    def verdict(self) -> tuple[Verdict, ...]:
-        """Which setting is in force, and what the best of every other family would have cost and violated."""
-        return self.told
-
     # ---- deciding -------------------------------------------------------------------------------------------
     def guess(self) -> Guess | None:
         """What the setting in force says for the newest row; None without one, or where its forecasts are absent.
@@ -398,9 +394,7 @@ class OwnPast:
         thumb = cast(Thumb, setting.expert)
         load = self.history.filled(since, now + 1) / self.history.capacity(since, now + 1)
         wanted = self._bounded(int(thumb_counts(thumb, load, setting.hold, np.array([setting.knob]))[-1, 0]))
-        for (
-            expert
-        ) in self.portfolio.experts:  # it states no risk of its own: the first that can says what its counts risk
+        for expert in self.portfolio.experts:  # it states no risk: the first that can says what its counts risk
             counts = self._counts_now(expert, "max", now)
             if counts is not None:
                 return Guess(wanted, wanted, counts[0], RISKS)

@@ -165,7 +165,7 @@ class HarmonyPolicy:
 
     def verdict(self, memory: Replayed | Kept | None) -> tuple[Verdict, ...]:
         """Which setting is in force, and what the best of every other family would have cost and violated."""
-        return memory.past.verdict() if isinstance(memory, Replayed) else ()
+        return memory.past.told if isinstance(memory, Replayed) else ()
 
     # ---- deciding -------------------------------------------------------------------------------------------
     def decide(self, observation: Observation) -> Decision:

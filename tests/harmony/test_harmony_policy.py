@@ -98,7 +98,7 @@ def test_it_has_a_setting_after_a_while_and_says_why(trees: bool) -> None:
     decisions = live(HarmonyPolicy(forecaster="", trees=trees), rhythm(420))
     past = decisions[-1].memory.past
     assert past.setting is not None
-    rows = past.verdict()
+    rows = past.told
     assert rows[0].chosen
     assert len(rows) == len({s.family for s in past.settings})
     assert decisions[0].reason is Reason.WARMING_UP

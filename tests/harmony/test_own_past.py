@@ -294,7 +294,7 @@ def test_under_a_ceiling_no_count_is_above_what_the_highest_demand_of_the_week_n
 
 def test_the_verdict_shows_the_chosen_first_and_the_others_beside_it() -> None:
     past = lived(begun(RIDGE), daily(1000))
-    rows = past.verdict()
+    rows = past.told
     assert rows[0].chosen
     assert rows[0].setting == past.setting
     assert {r.setting.family for r in rows} == {"price on ridge", "reactive", "percentile"}
