@@ -11,7 +11,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,13 @@ from forecasting.errors import UsageError
 from forecasting.panel import FloatArray
 from forecasting.windows import DAY_S
 
-__all__ = ["TARGETS", "Features", "Fitted", "LeadGrid", "Target", "fit_specialists", "has_trees", "targets_of"]
+__all__ = ["TARGETS", "Features", "LeadGrid", "Predict", "Target", "fit_specialists", "has_trees", "targets_of"]
 
 Target = Literal["point", "max"]
 TARGETS: tuple[Target, ...] = ("point", "max")
 Method = Literal["ridge", "boosted"]
-_Predict = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+Predict = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+"""A fitted specialist: locations and scales (rows,) of features (rows, terms)."""
 
 LEVEL_S = 1800.0  # what demand is measured against is its mean over this time, 3 to 60 steps
 LEVEL_STEPS = (3, 60)
@@ -202,46 +203,30 @@ class Features:
         return [f(p) for p in turns for f in (np.sin, np.cos)]
 
 
-class Fitted(NamedTuple):
-    """A fitted specialist: its features and what maps them (rows, terms) to locations and scales (rows,)."""
-
-    features: Features
-    target: Target
-    predict: _Predict
-
-    def locate(self, demand: FloatArray, start: int, stop: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Location, scale and level (each (stop - start,)) of decisions made in these rows of ``demand``."""
-        design, level = self.features.design(demand, self.target, start, stop)
-        location, scale = self.predict(design)
-        return location, scale, level
-
-
 def has_trees() -> bool:
     """True where LightGBM (extra ``trees``) is installed."""
     return importlib.util.find_spec("lightgbm") is not None
 
 
 def fit_specialists(
-    methods: Sequence[Method], demand: FloatArray, grid: LeadGrid, features: Features | None = None
-) -> dict[tuple[Method, Target], Fitted]:
+    methods: Sequence[Method], demand: FloatArray, grid: LeadGrid, features: Features
+) -> dict[tuple[Method, Target], Predict]:
     """Fit on ``demand`` (rows,), known in every row: decisions whose lead has passed, the newest `FIT_ROWS` of them.
 
-    Every method for every target. Without ``features``, those that the past is long enough for. Raises `UsageError`
-    for an unknown method, or for "boosted" without LightGBM.
+    Every method for every target. Raises `UsageError` for an unknown method, or for "boosted" without LightGBM.
     """
-    features = features or Features.for_past(demand, grid)
     stop = demand.size - grid.lead_steps
     start = max(0, stop - FIT_ROWS)
     designs, level = features.designs(demand, TARGETS, start, stop)
-    fits: dict[tuple[Method, Target], Fitted] = {}
+    fits: dict[tuple[Method, Target], Predict] = {}
     for target in TARGETS:
         z = np.log((targets_of(demand, grid, target, start, stop) + features.offset) / level)
         for method in methods:
-            fits[method, target] = Fitted(features, target, _fit_of(method)(designs[target], z))
+            fits[method, target] = _fit_of(method)(designs[target], z)
     return fits
 
 
-def _fit_of(method: Method) -> Callable[[FloatArray, FloatArray], _Predict]:
+def _fit_of(method: Method) -> Callable[[FloatArray, FloatArray], Predict]:
     if method == "ridge":
         return _ridge
     if method == "boosted":
@@ -278,7 +263,7 @@ def _ridge(design: FloatArray, z: FloatArray) -> _Ridge:
     return _Ridge(middle, spread, np.asarray(location, dtype=np.float64), np.asarray(width, dtype=np.float64))
 
 
-def _boosted(design: FloatArray, z: FloatArray) -> _Predict:
+def _boosted(design: FloatArray, z: FloatArray) -> Predict:
     """LightGBM's median as location, its 95 % quantile less the median as scale."""
     if not has_trees():
         raise UsageError("boosted specialists need LightGBM: install the extra, harmony-autoscaler[trees]")

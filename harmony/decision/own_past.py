@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from forecasting.panel import FloatArray
-from forecasting.specialists import TARGETS, Features, Fitted, LeadGrid, Target, fit_specialists, targets_of
+from forecasting.specialists import TARGETS, Features, LeadGrid, Predict, Target, fit_specialists, targets_of
 from harmony.decision.blocks import Blocks
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.evidence import RARE, Ladder, drawn_together, ladders_of, memory_misses
@@ -128,7 +128,7 @@ class _Learned:
     scored: int = 0
 
     features: Features | None = None
-    fits: Mapping[tuple[Base, Target], Fitted] = field(default_factory=dict)
+    fits: Mapping[tuple[Base, Target], Predict] = field(default_factory=dict)
     tables: Mapping[tuple[Expert, Target], FloatArray] = field(default_factory=dict)
     scores: Mapping[tuple[Expert, Target], Blocks] = field(default_factory=dict)
     carry: Mapping[tuple[Expert, Target, RuleName], Packed] = field(default_factory=dict)
@@ -504,7 +504,7 @@ class OwnPast:
         demand = self.history.filled()
         features = Features.for_past(demand, self.grid, self.clock)
         methods = [base for base in self.portfolio.bases if base != "forecast"]
-        fits: dict[tuple[Base, Target], Fitted] = {}
+        fits: dict[tuple[Base, Target], Predict] = {}
         fits.update(fit_specialists(methods, demand, self.grid, features).items())
         learned = replace(self.learned, fits=fits, features=features)
         if not self.fitted_rows:
@@ -608,7 +608,7 @@ class OwnPast:
                 if base == "forecast":
                     parts[base, target] = self._given(features.offset, target, level, start, stop)
                     continue
-                location, scale = self.learned.fits[base, target].predict(designs[target])
+                location, scale = self.learned.fits[base, target](designs[target])
                 parts[base, target] = (location, np.log(scale))
         return _Located(start, level, features.offset, parts)
 

@@ -58,14 +58,17 @@ def test_a_daily_rhythm_is_learned(method: str, target: Target) -> None:
     at = np.arange(48 * 30)
     rng = np.random.default_rng(0)
     demand = 100.0 * np.exp(0.8 * np.sin(2 * np.pi * at / 48) + 0.05 * rng.standard_normal(at.size))
-    fitted = fit_specialists((method,), demand[:1200], grid)[method, target]  # type: ignore[arg-type, index]
-    location, scale, level = fitted.locate(demand, 1200, 1400)
-    truth = np.log((targets_of(demand, grid, target, 1200, 1400) + fitted.features.offset) / level)
-    persistence = np.log((demand[1200:1400] + fitted.features.offset) / level)
+    features = Features.for_past(demand[:1200], grid)
+    predict = fit_specialists((method,), demand[:1200], grid, features)[method, target]  # type: ignore[arg-type, index]
+    design, level = features.design(demand, target, 1200, 1400)
+    location, scale = predict(design)
+    truth = np.log((targets_of(demand, grid, target, 1200, 1400) + features.offset) / level)
+    persistence = np.log((demand[1200:1400] + features.offset) / level)
     assert np.abs(location - truth).mean() < 0.4 * np.abs(persistence - truth).mean()
     assert (scale > 0).all()
 
 
 def test_an_unknown_method_is_refused() -> None:
+    demand, grid = walk(0, 300), LeadGrid(60.0, 1)
     with pytest.raises(UsageError, match="expected ridge or boosted"):
-        fit_specialists(("magic",), walk(0, 300), LeadGrid(60.0, 1))  # type: ignore[arg-type]
+        fit_specialists(("magic",), demand, grid, Features.for_past(demand, grid))  # type: ignore[arg-type]
