@@ -173,6 +173,33 @@ def test_apply_lets_go_of_what_is_applied_no_more(api: ApiServer, at: At) -> Non
     assert after["metadata"]["labels"] == {"kept": "1", "theirs": "1"}
 
 
+def with_count(replicas: int | None) -> Json:
+    body = objects.deployment("chat", "")
+    body["spec"].pop("replicas", None)
+    return body if replicas is None else body | {"spec": body["spec"] | {"replicas": replicas}}
+
+
+def test_a_count_set_by_scale_belongs_to_who_set_it(api: ApiServer, at: At) -> None:
+    path = f"{at.deployments}/chat"
+    assert api.request("PATCH", f"{path}?fieldManager=git", with_count(3), content_type=APPLY)[0] == 201
+    api.must("PATCH", f"{path}/scale?fieldManager=scaler", {"spec": {"replicas": 5}})
+    refusal = api.request("PATCH", f"{path}?fieldManager=git", with_count(3), content_type=APPLY)
+    assert list(causes(refused(refusal, 409, "Conflict"))) == [".spec.replicas"]
+    code, after = api.request("PATCH", f"{path}?fieldManager=git", with_count(None), content_type=APPLY)
+    assert (code, after["spec"]["replicas"]) == (200, 5)
+    code, after = api.request("PATCH", f"{path}?fieldManager=git&force=true", with_count(2), content_type=APPLY)
+    assert (code, after["spec"]["replicas"]) == (200, 2)
+
+
+def test_a_count_stays_while_one_who_applied_it_is_left(api: ApiServer, at: At) -> None:
+    path = f"{at.deployments}/chat"
+    assert api.request("PATCH", f"{path}?fieldManager=git", with_count(3), content_type=APPLY)[0] == 201
+    for manager, count, left in (("other", 3, 3), ("git", None, 3), ("other", None, 1)):
+        body = with_count(count)
+        code, after = api.request("PATCH", f"{path}?fieldManager={manager}", body, content_type=APPLY)
+        assert (code, after["spec"]["replicas"]) == (200, left)
+
+
 def test_apply_takes_nothing_away_by_null(api: ApiServer, at: At) -> None:
     path = f"{at.deployments}/chat?fieldManager=tests&force=true"
     limits = {"maxUnavailable": 0, "maxSurge": 1}
