@@ -178,16 +178,19 @@ def test_a_process_that_is_killed_begins_again(probes: Probes) -> None:
 
 def test_while_nobody_reads_nothing_waits(probes: Probes) -> None:
     begun(probes, [], [])
-    os.kill(probes.pid, signal.SIGSTOP)
-    for _ in range(5000):
-        probes.say("loop", [FINE], [BROKEN])
-    os.kill(probes.pid, signal.SIGCONT)
+    first = probes.pid
+    long = [Check(str(i), lambda: "x" * 500) for i in range(200)]  # so long that a part of a line fits, and no more
+    os.kill(first, signal.SIGSTOP)
+    for _ in range(50):
+        probes.say("loop", [FINE], long)
+    os.kill(first, signal.SIGCONT)
 
     def look() -> str:
         probes.say("loop", [], [])
         return ask(probes.port, "/readyz")[1]
 
     eventually(look, lambda text: text == "ok\n")
+    assert probes.pid == first, "no line came in pieces that cannot be read"
 
 
 def test_the_end_frees_the_port_and_a_taken_one_is_said() -> None:
