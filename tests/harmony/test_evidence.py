@@ -23,6 +23,9 @@ def test_every_expert_setting_is_a_rung_of_one_ladder_and_each_rung_is_stricter(
     assert sorted(numbers) == [i for i, s in enumerate(TRIED) if s.rule != "margin"]
     for ladder in LADDERS:
         assert (ladder.falls < 1.0).all()
+        first = [TRIED[i] for i in ladder.numbers[0]]
+        at_risk = [1.0 / one.knob if one.rule == "price" else one.knob for one in first]
+        assert np.allclose(at_risk[0] * np.cumprod(ladder.falls), at_risk[1:])
         for row in ladder.numbers:
             assert len({(TRIED[i].expert, TRIED[i].target, TRIED[i].rule, TRIED[i].hold) for i in row}) == 1
 
