@@ -64,6 +64,7 @@ def test_ones_own_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert run(words) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first, "the same bytes again"
+    assert first["steps.csv.gz"][4:8] == bytes(4), "no time of writing in it (RFC 1952), however fast both were written"
     page = (tmp_path / "page.md").read_text()
     assert "## 9.9.9\n\n### mine\n" in page
     card = read_card(folder)
