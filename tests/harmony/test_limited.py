@@ -56,6 +56,26 @@ def test_every_row_is_what_the_guards_set_in_its_turn(
     assert np.array_equal(np.concatenate(got), [*zip(*(by_turns(c, behavior, bounds) for c in wanted.T), strict=True)])
 
 
+def test_a_tenth_of_a_hundred_is_ten() -> None:
+    """100 x 1.1 is a little over 110 in floating point, and no replica more is allowed for that."""
+    up = ScalingRules(0.0, (ScalingPolicy("Percent", 10, 60.0),), "Max")
+    behavior = Behavior(up, ScalingRules(0.0, (), "Max"), None)
+    wanted = np.array([[100.0], [100.0], [300.0]])
+    rows, _ = limited(wanted, behavior, ROW_S, (2, 400), None, keep=3)
+    assert rows[:, 0].tolist() == by_turns(wanted[:, 0], behavior, (2, 400)) == [100, 100, 110]
+
+
+def test_what_a_rate_kept_low_is_not_made_up_by_the_window_on_the_way_down() -> None:
+    """18 of 30 stand when a piece begins that wants 4: the window holds what stands, not what was wanted."""
+    up = ScalingRules(0.0, (ScalingPolicy("Pods", 13, 60.0),), "Max")
+    behavior = Behavior(up, ScalingRules(300.0, (), "Max"), None)
+    wanted = np.array([[5.0], [30.0], [4.0], [4.0]])
+    first, before = limited(wanted[:2], behavior, ROW_S, (2, 25), None, keep=3)
+    then, _ = limited(wanted[2:], behavior, ROW_S, (2, 25), before, keep=3)
+    got = [*first[:, 0].tolist(), *then[:, 0].tolist()]
+    assert got == by_turns(wanted[:, 0], behavior, (2, 25)) == [5, 18, 18, 18]
+
+
 def by_turns(wanted: np.ndarray, behavior: Behavior, bounds: tuple[int, int]) -> list[int]:
     memory, current, out = GuardMemory(), int(np.clip(wanted[0], *bounds)), []
     for i, count in enumerate(wanted.astype(int).tolist()):
