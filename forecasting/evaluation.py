@@ -5,20 +5,21 @@ The module is not called after the function: `from forecasting import evaluate` 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from forecasting import scores
 from forecasting.base import ForecastModel, Progress
+from forecasting.comparing import mean_ratio, or_last
 from forecasting.errors import DataError, UsageError, suggest
-from forecasting.methods import DEFAULT_METHOD, create_method, method_names
-from forecasting.panel import FloatArray, Level, Panel
+from forecasting.memory import PeakMemory
+from forecasting.methods import BENCHMARK, DEFAULT_METHOD, OWN_METHODS, create_method, method_names
+from forecasting.panel import FloatArray, IntArray, Level, Panel
 from forecasting.parallel import run_calls
+from forecasting.series_scores import SeriesScores, WindowScores, plain, score_windows
 from forecasting.windows import WindowBatch
 
 __all__ = [
@@ -35,10 +36,8 @@ __all__ = [
 
 Methods = Sequence[str] | Mapping[str, Callable[[], ForecastModel]]
 
-# Elements of sample paths held at once (32 MiB of float64), and samples that the energy score (quadratic) looks at.
+# Elements of sample paths held at once (32 MiB of float64).
 BLOCK = 4_194_304
-ENERGY_SAMPLES = 50
-LEVELS = (0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True)
@@ -77,18 +76,23 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How forecasts are asked for: rows read, steps ahead, paths per forecast, seed; the same for every method."""
+    """How forecasts are asked for: rows read, steps ahead, paths per forecast, seed; the same for every method.
+
+    ``windows``: at most so many windows of a series are scored, evenly spaced over its test rows; None for all.
+    """
 
     protocol: Protocol
     lookback: int = 72
     horizon: int = 1
     samples: int = 200
     seed: int = 0
+    windows: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lookback", "horizon", "samples"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)}: expected 1 or more")
+        for name in ("lookback", "horizon", "samples", "windows"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise UsageError(f"{name} {given}: expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -119,35 +123,13 @@ class Split:
             )
         return split
 
-
-@dataclass(frozen=True)
-class SeriesScores:
-    """What one method scored on one series; CRPS, MSE and energy score in the MinMax scale of the training part.
-
-    `load` is the demand (the first indicator of level 1); `forecastable` leaves out noise and constants. `coverage_80`
-    is the share of outcomes inside the central 80 % interval. `unforecast` is the share of observed outcomes for which
-    the method gave no forecast; they are in no score.
-    """
-
-    crps: float
-    mse: float
-    crps_load: float
-    mse_load: float
-    crps_forecastable: float
-    mse_forecastable: float
-    coverage_50: float
-    coverage_80: float
-    coverage_95: float
-    energy_score: float
-    unforecast: float
-    fit_seconds: float
-    predict_seconds: float
-    windows: int
-    indicators: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dumps`; what could not be scored is null."""
-        return {k: _plain(v) for k, v in asdict(self).items()}
+    def origins(self, settings: Settings) -> IntArray:
+        """(windows,) last rows of the windows that are scored: all of whose steps lie in the test rows, or some."""
+        every = np.arange(self.test - 1, self.rows - settings.horizon)
+        if settings.windows is None or settings.windows >= len(every):
+            return every
+        some: IntArray = every[np.linspace(0, len(every) - 1, settings.windows).round().astype(np.int64)]
+        return some
 
 
 @dataclass(frozen=True)
@@ -161,6 +143,7 @@ class EvaluationReport:
     samples: int
     seed: int
     methods: dict[str, dict[str, SeriesScores]]
+    windows: int | None = None
 
     def mean(self, method: str) -> dict[str, float]:
         """A method's scores averaged over the series, each series counting the same."""
@@ -168,14 +151,28 @@ class EvaluationReport:
         names = [n for n, v in asdict(rows[0]).items() if isinstance(v, int | float)]
         return {n: float(np.mean([getattr(r, n) for r in rows])) for n in names}
 
+    def skill(self, method: str) -> dict[str, Any]:
+        """The method's CRPS over that of `ridge`, and over that of the best rival, which is named; None without one.
+
+        Ratios are geometric means over the series. The best rival is the method that is neither this one nor the
+        product's own and whose ratio is least.
+        """
+        crps = {m: {s: r.crps for s, r in series.items()} for m, series in self.methods.items()}
+        rivals = [m for m in crps if m != method and m not in OWN_METHODS]
+        best = min(rivals, key=lambda m: or_last(mean_ratio(crps[m], crps[rivals[0]])), default=None)
+        over_best = None if best is None else mean_ratio(crps[method], crps[best])
+        over_ridge = mean_ratio(crps[method], crps[BENCHMARK]) if BENCHMARK in crps else None
+        return {"over_ridge": over_ridge, "best_rival": best, "over_best_rival": over_best}
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`; what could not be scored is null."""
         methods = {
-            name: {"mean": _plain(self.mean(name)), "series": {s: r.to_json() for s, r in series.items()}}
+            name: {"mean": plain(self.mean(name)), "series": {s: r.to_json() for s, r in series.items()}}
             for name, series in self.methods.items()
         }
         asked = {f.name: getattr(self, f.name) for f in fields(self)}
-        return asked | {"methods": methods}
+        compared = {name: plain(self.skill(name)) for name in self.methods}
+        return asked | {"methods": methods, "skill": compared}
 
 
 def evaluate(
@@ -187,6 +184,7 @@ def evaluate(
     horizon: int = 1,
     samples: int = 200,
     seed: int = 0,
+    windows: int | None = None,
     jobs: int = 1,
     dataset: str = "",
     clock: Callable[[], float] = time.perf_counter,
@@ -202,6 +200,7 @@ def evaluate(
         horizon: steps forecast; a score is the mean over them.
         samples: paths per forecast.
         seed: for everything random.
+        windows: at most so many windows of each series, evenly spaced over its test rows; all by default.
         jobs: worker processes; results do not depend on it.
         dataset: what the report calls the data.
         clock: seconds, for `fit_seconds` and `predict_seconds`.
@@ -209,7 +208,7 @@ def evaluate(
 
     Raises `UsageError` for unknown names or numbers below 1, `DataError` for panels that are too short.
     """
-    settings = Settings(_protocol(protocol), lookback, horizon, samples, seed)
+    settings = Settings(_protocol(protocol), lookback, horizon, samples, seed, windows)
     factories = _factories(methods)
     if not panels:
         raise DataError("no series to evaluate")
@@ -232,6 +231,7 @@ def evaluate(
         samples=samples,
         seed=seed,
         methods={m: {s: found[m, s] for s in panels} for m in factories},
+        windows=windows,
     )
 
 
@@ -248,15 +248,17 @@ def evaluate_series(
     """
     split = Split.of(panel, settings)
     model = create_method(factory) if isinstance(factory, str) else factory()
+    memory = PeakMemory()
     began = clock()
-    model.fit(
-        [panel.rows(0, split.train)],
-        lookback=settings.lookback,
-        horizon=settings.horizon,
-        validation=[panel.rows(split.train - settings.lookback, split.test)],
-        seed=settings.seed,
-    )
-    return score_model(model, panel, split, settings, clock, fit_seconds=clock() - began)
+    with memory:
+        model.fit(
+            [panel.rows(0, split.train)],
+            lookback=settings.lookback,
+            horizon=settings.horizon,
+            validation=[panel.rows(split.train - settings.lookback, split.test)],
+            seed=settings.seed,
+        )
+    return score_model(model, panel, split, settings, clock, fit_seconds=clock() - began, memory=memory)
 
 
 def score_model(
@@ -267,85 +269,36 @@ def score_model(
     clock: Callable[[], float] = time.perf_counter,
     *,
     fit_seconds: float = 0.0,
+    memory: PeakMemory | None = None,
 ) -> SeriesScores:
-    """A fitted model on every window whose steps all lie in the split's test rows; the model gets raw units."""
+    """A fitted model on the windows whose steps all lie in the split's test rows; the model gets raw units.
+
+    ``fit_seconds`` and ``memory`` are those of its fit, where it had one.
+    """
     horizon, samples = settings.horizon, settings.samples
     low, span = _min_max(panel.values[: split.train])
-    ends = np.arange(split.test - 1, split.rows - horizon)
+    ends = split.origins(settings)
     size = max(1, BLOCK // (samples * horizon * len(panel.indicators)))
     ahead = horizon if settings.protocol.seasonal else 0
     parts = []
     predict_seconds = 0.0
+    memory = memory or PeakMemory()
     for lo in range(0, len(ends), size):
         some = ends[lo : lo + size]
         windows = WindowBatch.of(panel, some, settings.lookback, horizon=ahead)
         began = clock()
-        forecast = model.predict(windows, horizon, samples=samples, seed=settings.seed)
+        with memory:
+            forecast = model.predict(windows, horizon, samples=samples, seed=settings.seed)
         predict_seconds += clock() - began
         outcome = panel.values[some[:, None] + np.arange(1, horizon + 1)]
-        parts.append(_score((forecast.paths - low) / span, (outcome - low) / span))
-    table = _Table.join(parts)
-    return table.summary(panel, settings.protocol, split, fit_seconds=fit_seconds, predict_seconds=predict_seconds)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Scores element by element: (windows, horizon, indicators), coverage with the interval first, energy by window."""
-
-    crps: FloatArray
-    mse: FloatArray
-    coverage: FloatArray
-    energy: FloatArray
-    observed: FloatArray
-
-    @classmethod
-    def join(cls, parts: Sequence[_Table]) -> _Table:
-        """Consecutive windows as one table."""
-        return cls(
-            crps=np.concatenate([p.crps for p in parts]),
-            mse=np.concatenate([p.mse for p in parts]),
-            coverage=np.concatenate([p.coverage for p in parts], axis=1),
-            energy=np.concatenate([p.energy for p in parts]),
-            observed=np.concatenate([p.observed for p in parts]),
-        )
-
-    def summary(
-        self, panel: Panel, protocol: Protocol, split: Split, *, fit_seconds: float, predict_seconds: float
-    ) -> SeriesScores:
-        """Means over windows and steps, then over indicators."""
-        crps, mse = _mean_by_indicator(self.crps), _mean_by_indicator(self.mse)
-        load = next((i for i, ind in enumerate(panel.indicators) if ind.level == Level.DEMAND), 0)
-        known = _forecastable(panel, protocol, split)
-        seen = self.observed > 0
-        covered = [_mean(_mean_by_indicator(c)) for c in self.coverage]
-        return SeriesScores(
-            crps=_mean(crps),
-            mse=_mean(mse),
-            crps_load=float(crps[load]),
-            mse_load=float(mse[load]),
-            crps_forecastable=_mean(crps[known]),
-            mse_forecastable=_mean(mse[known]),
-            coverage_50=covered[0],
-            coverage_80=covered[1],
-            coverage_95=covered[2],
-            energy_score=_mean(self.energy),
-            unforecast=float(np.isnan(self.crps[seen]).mean()) if seen.any() else 0.0,
-            fit_seconds=fit_seconds,
-            predict_seconds=predict_seconds,
-            windows=len(self.energy),
-            indicators={
-                name: {"crps": float(c), "mse": float(m)} for name, c, m in zip(panel.names, crps, mse, strict=True)
-            },
-        )
-
-
-def _score(paths: FloatArray, outcome: FloatArray) -> _Table:
-    return _Table(
-        crps=scores.crps(paths, outcome),
-        mse=scores.mean_squared_error(paths, outcome),
-        coverage=scores.coverage(paths, outcome, LEVELS),
-        energy=scores.energy_score(paths[:, :ENERGY_SAMPLES], outcome),
-        observed=(~np.isnan(outcome)).astype(np.float64),
+        parts.append(score_windows((forecast.paths - low) / span, (outcome - low) / span))
+    return WindowScores.join(parts).summary(
+        panel.names,
+        next((i for i, ind in enumerate(panel.indicators) if ind.level == Level.DEMAND), 0),
+        _forecastable(panel, settings.protocol, split),
+        fit_seconds=fit_seconds,
+        predict_seconds=predict_seconds,
+        peak_memory_mib=memory.mib,
     )
 
 
@@ -364,23 +317,6 @@ def _forecastable(panel: Panel, protocol: Protocol, split: Split) -> list[int]:
     return kept or list(range(len(panel.names)))
 
 
-def _mean(values: FloatArray) -> float:
-    """Mean of what is there, NaN where nothing is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
-
-
-def _mean_by_indicator(values: FloatArray) -> FloatArray:
-    """(indicators,) means over windows and steps of what was scored."""
-    return np.array([_mean(values[..., k]) for k in range(values.shape[-1])])
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - walks a JSON tree
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _protocol(name: str) -> Protocol:
     try:
         return PROTOCOLS[name]
@@ -395,7 +331,7 @@ def _factories(methods: Methods) -> Mapping[str, str | Callable[[], ForecastMode
     if isinstance(methods, str):
         methods = (methods,)
     for name in dict.fromkeys(methods):
-        if name != DEFAULT_METHOD:  # a wrong name or a missing extra shall show before any work, torch need not load
+        if name not in OWN_METHODS:  # a wrong name or a missing extra shall show before any work, torch need not load
             create_method(name)
     if not methods:
         raise UsageError(f"no method to evaluate; known: {', '.join(method_names())}")

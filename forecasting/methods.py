@@ -10,13 +10,18 @@ import importlib
 from forecasting.base import ForecastModel
 from forecasting.errors import UsageError, suggest
 
-__all__ = ["DEFAULT_METHOD", "create_method", "method_names", "method_summary"]
+__all__ = ["BENCHMARK", "DEFAULT_METHOD", "OWN_METHODS", "create_method", "method_names", "method_summary"]
 
 DEFAULT_METHOD = "harmony"
+OWN_METHODS = frozenset({DEFAULT_METHOD, "harmony_base"})
+"""What is not a rival of the product."""
+BENCHMARK = "ridge"
+"""What others' scores are told relative to."""
 
 # name: module:what makes it. Imported when asked for, as some need torch or an extra.
 _HOMES: dict[str, str] = {
     DEFAULT_METHOD: "forecasting.forecaster:Forecaster",
+    "harmony_base": "forecasting.bundled:BundledForecaster",
     "last_value": "forecasting.baselines.last_value:LastValue",
     "last_value_scaled": "forecasting.baselines.last_value:ScaledLastValue",
     "seasonal_naive": "forecasting.baselines.seasonal_naive:SeasonalNaive",

@@ -1,4 +1,4 @@
-"""Scores of probabilistic forecasts given as sample paths: CRPS, energy score, pinball, error, coverage, PIT.
+"""Scores of probabilistic forecasts given as sample paths: CRPS, energy score, pinball, errors, coverage, PIT.
 
 Plain array functions: ``paths`` are (windows, samples, horizon, indicators), ``observed`` (windows, horizon,
 indicators). A score is NaN where the observation or a path is absent; nothing is filled.
@@ -12,10 +12,21 @@ import numpy.typing as npt
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray
 
-__all__ = ["coverage", "crps", "energy_score", "mean_squared_error", "pinball", "pit"]
+__all__ = [
+    "above",
+    "coverage",
+    "crps",
+    "energy_score",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "pinball",
+    "pit",
+]
 
 # Elements that one step of a blockwise score may hold (8 MiB of float64, which stays near the cache).
 BLOCK = 1_048_576
+# Relative: interpolating between equal samples may be off by a rounding step.
+ROUNDING = 1e-12
 
 
 def crps(paths: FloatArray, observed: FloatArray) -> FloatArray:
@@ -63,9 +74,7 @@ def pinball(paths: FloatArray, observed: FloatArray, levels: npt.ArrayLike) -> F
     import scoringrules
 
     _check(paths, observed)
-    taus = np.atleast_1d(np.asarray(levels, dtype=np.float64))
-    if taus.size == 0 or not bool(((taus > 0) & (taus < 1)).all()):
-        raise DataError(f"quantile levels must lie between 0 and 1, got {levels!r}")
+    taus = _levels(levels)
     out = np.full((len(taus), *observed.shape), np.nan)
     for s in _blocks(paths):
         quantiles = np.quantile(paths[s], taus, axis=1)
@@ -77,6 +86,29 @@ def mean_squared_error(paths: FloatArray, observed: FloatArray) -> FloatArray:
     """(windows, horizon, indicators) squared error of the paths' mean, in squared data units."""
     _check(paths, observed)
     out: FloatArray = (paths.mean(axis=1) - observed) ** 2
+    return out
+
+
+def mean_absolute_error(paths: FloatArray, observed: FloatArray) -> FloatArray:
+    """(windows, horizon, indicators) absolute error of the paths' median, the point that it is least for."""
+    _check(paths, observed)
+    out = np.full(observed.shape, np.nan)
+    for s in _blocks(paths):
+        out[s] = np.abs(np.median(paths[s], axis=1) - observed[s])
+    return out
+
+
+def above(paths: FloatArray, observed: FloatArray, levels: npt.ArrayLike) -> FloatArray:
+    """(levels, windows, horizon, indicators) 1 where the outcome lies above the sample quantile of that level.
+
+    Averaged it is 1 - level where the forecast is right. An outcome equal to the quantile is not above it.
+    """
+    _check(paths, observed)
+    taus = _levels(levels)
+    out = np.full((len(taus), *observed.shape), np.nan)
+    for s in _blocks(paths):
+        at = np.quantile(paths[s], taus, axis=1)
+        out[:, s] = np.where(np.isnan(at) | np.isnan(observed[s]), np.nan, observed[s] > at + ROUNDING * np.abs(at))
     return out
 
 
@@ -94,8 +126,7 @@ def coverage(paths: FloatArray, observed: FloatArray, levels: npt.ArrayLike) -> 
     out = np.full((len(probs), *observed.shape), np.nan)
     for s in _blocks(paths):
         low, high = np.split(np.quantile(paths[s], tails, axis=1), 2)
-        # Interpolating between equal samples may be off by a rounding step.
-        slack = 1e-12 * np.maximum(np.abs(low), np.abs(high))
+        slack = ROUNDING * np.maximum(np.abs(low), np.abs(high))
         inside = (observed[s] >= low - slack) & (observed[s] <= high + slack)
         out[:, s] = np.where(np.isnan(low) | np.isnan(observed[s]), np.nan, inside)
     return out
@@ -126,6 +157,14 @@ def _check(paths: FloatArray, observed: FloatArray) -> None:
             f"paths {paths.shape} and outcomes {observed.shape} do not belong together: expected (windows, samples >= "
             "1, horizon, indicators) and (windows, horizon, indicators)"
         )
+
+
+def _levels(levels: npt.ArrayLike) -> FloatArray:
+    """(levels,) quantile levels; `DataError` unless all lie between 0 and 1."""
+    taus = np.atleast_1d(np.asarray(levels, dtype=np.float64))
+    if taus.size == 0 or not bool(((taus > 0) & (taus < 1)).all()):
+        raise DataError(f"quantile levels must lie between 0 and 1, got {levels!r}")
+    return taus
 
 
 def _absent(paths: FloatArray) -> npt.NDArray[np.bool_]:

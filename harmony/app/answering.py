@@ -46,7 +46,7 @@ def model_cards(name: str) -> ModelsPort:
 
     def cards() -> Sequence[Mapping[str, Any]]:
         from forecasting.forecaster import Forecaster
-        from forecasting.methods import DEFAULT_METHOD, method_names, method_summary
+        from forecasting.methods import OWN_METHODS, method_names, method_summary
 
         model = Forecaster.load(name)
         own = {
@@ -68,7 +68,7 @@ def model_cards(name: str) -> ModelsPort:
                 "description": f"For backtests: {method_summary(method)}",
             }
             for method in method_names()
-            if method != DEFAULT_METHOD
+            if method not in OWN_METHODS
         ]
         return [own, *fitted]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -82,8 +83,17 @@ def test_scores_are_means_over_windows_and_steps_in_the_scale_of_training() -> N
     assert found.mse == pytest.approx(mse.mean())
     assert (found.crps_load, found.mse_load) == pytest.approx((crps[0], mse[0]))
     assert [found.indicators[n]["crps"] for n in "abc"] == pytest.approx(crps.tolist())
-    covered = scores.coverage(paths, truth, [0.5, 0.8, 0.95]).mean(axis=(1, 2, 3))
-    assert (found.coverage_50, found.coverage_80, found.coverage_95) == pytest.approx(tuple(covered))
+    covered = scores.coverage(paths, truth, [0.5, 0.8, 0.95, 0.99]).mean(axis=(1, 2, 3))
+    told = (found.coverage_50, found.coverage_80, found.coverage_95, found.coverage_99)
+    assert told == pytest.approx(tuple(covered))
+    mae = scores.mean_absolute_error(paths / span, truth / span).mean(axis=(0, 1))
+    assert (found.mae, found.mae_load) == pytest.approx((mae.mean(), mae[0]))
+    lost = scores.pinball(paths / span, truth / span, [0.9, 0.99, 0.999]).mean(axis=(1, 2))
+    assert (found.pinball_90, found.pinball_99, found.pinball_999) == pytest.approx(tuple(lost.mean(axis=1)))
+    assert found.pinball_99_load == pytest.approx(lost[1, 0])
+    over = scores.above(paths, truth, [0.9, 0.99, 0.999]).mean(axis=(1, 2, 3))
+    assert (found.above_90, found.above_99, found.above_999) == pytest.approx(tuple(over))
+    assert found.window_crps == pytest.approx(scores.crps(paths / span, truth / span).mean(axis=(1, 2)))
     assert found.unforecast == 0.0
 
 
@@ -93,7 +103,7 @@ def test_constants_score_zero_and_noise_is_not_called_forecastable() -> None:
     panel = Panel(values, tuple(Indicator(n, level=i + 1) for i, n in enumerate(names)), 0.0, 600.0)
     settings = Settings(FISHER, lookback=12)
     found = evaluate_series(panel, LastValue, settings)
-    assert found.indicators[names[2]] == {"crps": 0.0, "mse": 0.0}
+    assert found.indicators[names[2]] == {"crps": 0.0, "mse": 0.0, "mae": 0.0}
     assert found.crps == pytest.approx(sum(i["crps"] for i in found.indicators.values()) / 3)
     assert found.crps_forecastable == found.crps_load
     everything = evaluate_series(panel, LastValue, Settings(PROTOCOLS["split"], lookback=12))
@@ -122,6 +132,38 @@ def test_absent_outcomes_are_not_scored_and_missing_forecasts_are_counted() -> N
     assert found.to_json()["indicators"]["b"]["crps"] is None
 
 
+def test_a_bound_on_windows_thins_them_evenly_over_the_test_rows() -> None:
+    panel, spy = wavy(200), Spy()
+    settings = Settings(PROTOCOLS["split"], lookback=12, horizon=3, windows=5)
+    found = evaluate_series(panel, lambda: spy, settings)
+    ends = np.concatenate([w.end_s for w in spy.windows]) / panel.step_s
+    # Of 159..196: both ends, and what lies between in four equal steps.
+    assert ends.tolist() == [159, 168, 177, 187, 196]
+    assert found.windows == len(found.window_crps) == 5
+    all_of_them = Settings(PROTOCOLS["split"], lookback=12, horizon=3, windows=500)
+    assert evaluate_series(panel, WindowQuantiles, all_of_them).windows == 38
+
+
+class Hoarder(LastValue):
+    """Holds 64 MiB while it learns, and lets them go."""
+
+    def fit(self, panels: Sequence[Panel], **more: object) -> Hoarder:  # type: ignore[override]
+        held = np.ones(8 * 2**20)
+        super().fit(panels, **more)  # type: ignore[arg-type]
+        assert held.all()
+        return self
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the most memory that a process held")
+def test_memory_is_the_most_that_was_held() -> None:
+    settings = Settings(FISHER, lookback=12, samples=20)
+    evaluate_series(wavy(200), LastValue, settings)  # whatever is imported on the way
+    plain = evaluate_series(wavy(200), LastValue, settings)
+    hoarded = evaluate_series(wavy(200), Hoarder, settings)
+    assert 0 <= plain.peak_memory_mib < 32
+    assert 56 < hoarded.peak_memory_mib < 96
+
+
 # ---- evaluate ---------------------------------------------------------------------------------------------------
 def test_the_report_has_every_method_and_series_and_their_means() -> None:
     panels = {"x": wavy(200, seed=1), "y": wavy(260, seed=2)}
@@ -137,6 +179,12 @@ def test_the_report_has_every_method_and_series_and_their_means() -> None:
     assert {m: set(s) for m, s in report.methods.items()} == {n: {"x", "y"} for n in ("last_value", "window_quantiles")}
     by_series = report.methods["last_value"]
     assert report.mean("last_value")["crps"] == pytest.approx((by_series["x"].crps + by_series["y"].crps) / 2)
+    ratio = np.prod([by_series[s].crps / report.methods["window_quantiles"][s].crps for s in "xy"]) ** 0.5
+    assert report.skill("last_value") == {
+        "over_ridge": None,
+        "best_rival": "window_quantiles",
+        "over_best_rival": pytest.approx(ratio),
+    }
     assert told[0] == (1, 4, "last_value on x")
     assert told[-1][:2] == (4, 4)
     plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
@@ -146,6 +194,18 @@ def test_the_report_has_every_method_and_series_and_their_means() -> None:
         assert set(entry) == {"mean", "series"}
         for numbers in (entry["mean"], *entry["series"].values()):
             assert promised | {"fit_seconds", "predict_seconds"} <= set(numbers)
+
+
+def test_the_best_rival_is_none_of_the_products_own() -> None:
+    made = {"harmony": lambda: LastValue(scaled=True), "ridge": WindowQuantiles, "other": LastValue}
+    report = evaluate({"x": wavy(200)}, methods=made, lookback=12)
+    crps = {name: series["x"].crps for name, series in report.methods.items()}
+    assert crps["harmony"] < crps["other"] < crps["ridge"]
+    told = report.to_json()["skill"]
+    assert told["harmony"]["best_rival"] == "other"
+    assert told["harmony"]["over_best_rival"] == pytest.approx(crps["harmony"] / crps["other"])
+    assert told["harmony"]["over_ridge"] == pytest.approx(crps["harmony"] / crps["ridge"])
+    assert told["other"]["best_rival"] == "ridge"
 
 
 def test_seconds_come_from_the_clock_that_is_given() -> None:
@@ -159,7 +219,7 @@ def without_times(report: EvaluationReport) -> dict[str, object]:
     plain = report.to_json()
     for entry in plain["methods"].values():
         for numbers in (entry["mean"], *entry["series"].values()):
-            del numbers["fit_seconds"], numbers["predict_seconds"]
+            del numbers["fit_seconds"], numbers["predict_seconds"], numbers["peak_memory_mib"]
     return plain
 
 
@@ -202,6 +262,7 @@ def test_methods_may_be_factories_or_one_name() -> None:
         ({"horizon": -1}, "horizon -1"),
         ({"samples": 0}, "samples 0"),
         ({"jobs": 0}, "jobs 0"),
+        ({"windows": 0}, "windows 0"),
     ],
 )
 def test_mistakes_of_usage_are_named(changes: dict[str, object], message: str) -> None:
@@ -248,7 +309,7 @@ def test_baselines_on_fisher_against_figures_computed_elsewhere(data_dir: Path) 
             if method == "window_quantiles":
                 assert found.crps == pytest.approx(crps, abs=0.001)
             limit = found.indicators["container_memory_hierarchical_memory_limit"]
-            assert limit == {"crps": 0.0, "mse": 0.0}
+            assert limit == {"crps": 0.0, "mse": 0.0, "mae": 0.0}
             assert found.windows in (892, 788)
 
 

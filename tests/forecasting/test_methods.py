@@ -3,11 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from forecasting.base import ForecastModel
 from forecasting.errors import UsageError
-from forecasting.methods import DEFAULT_METHOD, create_method, method_names
+from forecasting.methods import DEFAULT_METHOD, OWN_METHODS, create_method, method_names
+from forecasting.windows import WindowBatch
+from tests.forecasting.builders import wavy
 
 
 def test_the_products_own_method_comes_first() -> None:
@@ -27,11 +30,28 @@ def test_an_unknown_name_is_answered_with_near_ones() -> None:
         create_method("rigde")
 
 
+def test_the_products_own_are_known_methods() -> None:
+    assert set(method_names()) > OWN_METHODS
+
+
+def test_the_bundled_model_forecasts_as_it_comes_whatever_it_is_given_to_learn() -> None:
+    from forecasting.forecaster import Forecaster
+
+    panel = wavy(200)
+    windows = WindowBatch.of(panel, [150, 199], 24, horizon=3)
+    fitted = create_method("harmony_base").fit([panel], lookback=24, horizon=3).update([panel])
+    base = Forecaster.base()
+    np.testing.assert_array_equal(
+        fitted.predict(windows, 3, samples=10, seed=1).paths, base.predict(windows, 3, samples=10, seed=1).paths
+    )
+    assert fitted.version == base.version
+
+
 @pytest.mark.long
 def test_baselines_and_scores_import_no_torch() -> None:
     code = (
         "import sys, scoringrules, forecasting.evaluation, forecasting.methods as m;"
-        "[m.create_method(n) for n in m.method_names()[1:]];"
+        "[m.create_method(n) for n in m.method_names() if n not in m.OWN_METHODS];"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

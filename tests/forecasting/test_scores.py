@@ -192,3 +192,34 @@ def test_what_does_not_belong_together_is_refused() -> None:
             scores.coverage(paths, outcome, level)
         with pytest.raises(DataError, match="between 0 and 1"):
             scores.pinball(paths, outcome, level)
+
+
+# ---- absolute error, outcomes above a quantile ------------------------------------------------------------------
+def test_absolute_error_is_that_of_the_median() -> None:
+    assert scores.mean_absolute_error(*one([0.0, 1.0, 9.0], 3.0)).tolist() == [[[2.0]]]
+    assert scores.mean_absolute_error(*one([0.0, 1.0], 3.0)).tolist() == [[[2.5]]]
+    assert np.isnan(scores.mean_absolute_error(*one([1.0], math.nan))).all()
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20)
+def test_no_other_sample_has_less_absolute_error_than_the_median_on_the_samples_themselves(seed: int) -> None:
+    samples = np.random.default_rng(seed).normal(size=9)
+    by_median = np.mean([scores.mean_absolute_error(*one(list(samples), y)) for y in samples])
+    assert by_median <= np.abs(samples[:, None] - samples).mean(axis=1).min() + 1e-12
+
+
+def test_the_share_above_a_right_quantile_is_what_is_left() -> None:
+    rng = np.random.default_rng(1)
+    paths = np.broadcast_to(rng.normal(size=(1, 4000, 1, 1)), (5000, 4000, 1, 1))
+    over = scores.above(paths, rng.normal(size=(5000, 1, 1)), [0.9, 0.99]).mean(axis=(1, 2, 3))
+    assert over == pytest.approx([0.1, 0.01], abs=0.012)
+
+
+def test_an_outcome_at_the_quantile_is_not_above_it_and_an_absent_one_is_neither() -> None:
+    third = [0.1 + 0.2] * 3  # interpolating between equal samples may be off by a rounding step
+    assert scores.above(*one(third, 0.30000000000000004), [0.9, 0.999]).ravel().tolist() == [0.0, 0.0]
+    assert scores.above(*one(third, 0.31), [0.9]).ravel().tolist() == [1.0]
+    assert np.isnan(scores.above(*one(third, math.nan), [0.9])).all()
+    with pytest.raises(DataError, match="between 0 and 1"):
+        scores.above(*one(third, 0.0), [1.0])
