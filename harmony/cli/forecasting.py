@@ -105,7 +105,7 @@ def _print_scores(report: EvaluationReport) -> None:
     console.print(
         f"[bold]{report.dataset}[/bold], protocol {report.protocol}: {series} series, lookback {report.lookback}, "
         f"horizon {report.horizon}, {report.samples} samples\nmeans over the series; errors in the MinMax scale of the "
-        "training part; 80%, 99%: share of outcomes inside those central intervals; p99: quantile loss at 0.99",
+        "training part; 80%: share of outcomes inside that central interval; p99: quantile loss at 0.99",
         highlight=False,
         soft_wrap=True,
     )
@@ -116,7 +116,6 @@ def _print_scores(report: EvaluationReport) -> None:
         "mse": "MSE",
         "pinball_99": "p99",
         "coverage_80": "80%",
-        "coverage_99": "99%",
         "fit_seconds": "fit s",
         "predict_seconds": "pred s",
     }
