@@ -7,9 +7,10 @@ The server is `harmony serve --demo` with a journal, a key for every client and 
 start it. Clients read services, forecasts, decisions, explanations and pages, ask what-ifs and forecasts, start and
 cancel backtests, follow events, send wrong keys, bodies that are no JSON and bodies that are too large, and go away in
 the middle of an answer; with --silent so many more connections are open that say nothing. Two processes beside them ask
-for health twenty times a second, each time on a connection of its own: one as the kubelet does, at the address for
-probes, one at the API's own port. Exit code 1 where an answer is a fault of the server (5xx that does not say when to
-come again), health was not 200, or a probe took 100 ms or more.
+twenty times a second for /healthz and /readyz in turn, each time on a connection of its own: one as the kubelet does, at
+the address for probes, one at the API's own port. A third asks there with a query, so that the server itself
+answers, to show how long its event loop keeps others waiting. Exit code 1 where an answer is a fault of the server (5xx
+that does not say when to come again), health was not 200, or took 100 ms or more.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
-PROBES, OWN = "health, as probes ask", "health, at the API's port"
+PROBES, OWN, LOOP = "health, as probes ask", "health, at the API's port", "the server's own loop"
+PATHS = {PROBES: ("/healthz", "/readyz"), OWN: ("/healthz", "/readyz"), LOOP: ("/healthz?loop",)}
 HEALTH_S = 0.1
 SERVICE = "/api/v1/services/serving/chat"
 
@@ -40,8 +42,9 @@ SERVICE = "/api/v1/services/serving/chat"
 def health(what: str, port: int, stop, answers) -> None:
     """Asks every 50 ms; how long each answer took, connecting included, and those that were not 200."""
     found, wrong = [], []
-    request = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
     while not stop.is_set():
+        path = PATHS[what][len(found) % len(PATHS[what])]
+        request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
         began = time.perf_counter()
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
@@ -253,7 +256,7 @@ def main() -> int:
     context = multiprocessing.get_context("spawn")
     stop, answers = context.Event(), context.Queue()
     with tempfile.TemporaryDirectory() as folder, server(folder, given.clients) as (port, probes, keys):
-        asked = {PROBES: probes, OWN: port}
+        asked = {PROBES: probes, OWN: port, LOOP: port}
         askers = [context.Process(target=health, args=(what, at, stop, answers)) for what, at in asked.items()]
         for asker in askers:
             asker.start()
@@ -286,7 +289,7 @@ def main() -> int:
         f"faults of the server: {len(tally.dishonest)} {tally.dishonest[:5]}; "
         f"{HEALTH_S * 1000:.0f} ms or more: " + ", ".join(f"{count} ({what})" for what, count in slow.items())
     )
-    failed = any(wrong for _, wrong in beats.values()) or max(beats[PROBES][0]) >= HEALTH_S
+    failed = any(beats[what][1] or max(beats[what][0]) >= HEALTH_S for what in (PROBES, OWN))
     return 1 if tally.dishonest or failed else 0
 
 

@@ -73,7 +73,11 @@ def create_app(state: ApiState) -> FastAPI:
     for part in PARTS:
         api.include_router(part.router)
     app.include_router(api)
-    app.add_api_route("/healthz", system.health, include_in_schema=False)
+    for path in (
+        "/healthz",
+        "/readyz",
+    ):  # one answer: what does not work is not ready, and nothing else is to be waited for
+        app.add_api_route(path, system.health, include_in_schema=False)
     # Where people and scrapers look first.
     app.add_api_route("/metrics", system.metrics, include_in_schema=False)
     app.add_api_route("/docs", reference, include_in_schema=False)

@@ -30,7 +30,7 @@ from harmony.api.turns import Turns
 __all__ = ["EVENTS", "HEALTH", "Gate"]
 
 log = logging.getLogger(__name__)
-HEALTH = frozenset({"/healthz", "/api/v1/healthz"})
+HEALTH = frozenset({"/healthz", "/readyz", "/api/v1/healthz"})
 EVENTS = "/api/v1/events"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 LARGE = 64 * 1024

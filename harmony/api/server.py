@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import resource
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,22 +20,44 @@ from fastapi import FastAPI
 from forecasting.errors import UsageError
 from harmony.api.connections import MOST_CONNECTIONS, SPARE_CONNECTIONS, Connection
 
-__all__ = ["ApiServer", "is_loopback", "listen"]
+__all__ = ["KEEP_ALIVE_S", "ApiServer", "Door", "is_loopback", "listen"]
 
 STOP_S = 5
 KEEP_ALIVE_S = 30
 BACKLOG = 512
 SWITCH_S = 0.001
+ARRIVALS = 8
 OTHER_FILES = 500  # journal, model, pipes, clients of our own
+
+
+class Door(Protocol):
+    """Who accepts connections for the server."""
+
+    arrivals: socket.socket
+    """Where they come from: one descriptor with every byte."""
+
+    def begin(self) -> None:
+        """Accept from now on."""
+        ...
+
+    def close(self) -> None:
+        """Accept no more."""
+        ...
 
 
 class ApiServer(uvicorn.Server):
     """uvicorn with our settings. Claims of proxies are not believed, and event streams end when the server does.
 
-    ``beside`` runs on the server's own event loop from when it serves until it has ended.
+    ``beside`` runs on the server's own event loop from when it serves until it has ended; ``door`` accepts instead of
+    this process.
     """
 
-    def __init__(self, app: FastAPI, beside: Callable[[], Coroutine[None, None, None]] | None = None) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        door: Door | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -52,6 +76,8 @@ class ApiServer(uvicorn.Server):
         )
         self._app = app
         self._beside = beside
+        self._door = door
+        self._arriving: set[asyncio.Task[object]] = set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -79,6 +105,36 @@ class ApiServer(uvicorn.Server):
         finally:
             sys.setswitchinterval(before_s)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Where there is a door, connections come through it."""
+        await super().startup(sockets if self._door is None else [])
+        if self._door is not None:
+            self._door.begin()
+            asyncio.get_running_loop().add_reader(self._door.arrivals, self._arrive, self._door.arrivals)
+
+    def _arrive(self, arrivals: socket.socket) -> None:
+        """Take some connections; the others in the next round of the loop, after what else is ready."""
+        loop = asyncio.get_running_loop()
+        for _ in range(ARRIVALS):
+            try:
+                _, descriptors, _, _ = socket.recv_fds(arrivals, 1, 1)
+            except BlockingIOError:
+                return
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+                one = socket.socket(fileno=descriptor)
+                one.setblocking(False)
+                task = loop.create_task(self._serve_one(one))
+                self._arriving.add(task)
+                task.add_done_callback(self._arriving.discard)
+
+    async def _serve_one(self, one: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it has gone already
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, one)
+
+    def _connection(self) -> Connection:
+        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
     async def main_loop(self) -> None:
         """What is done while requests are served."""
         beside = None if self._beside is None else asyncio.create_task(self._beside())
@@ -91,6 +147,9 @@ class ApiServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell streams first, then wait for what is under way."""
         self._app.state.stopping.set()
+        if self._door is not None:
+            asyncio.get_running_loop().remove_reader(self._door.arrivals)
+            await asyncio.to_thread(self._door.close)
         await super().shutdown(sockets)
 
 

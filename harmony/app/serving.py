@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from harmony.api.ports import TokenReviewer
     from harmony.api.roles import Role
     from harmony.api.state import ApiSettings, ApiState
+    from harmony.app.front import Front
     from harmony.app.settings import DemoSettings, DoorSettings, JournalSettings, ListenSettings
     from harmony.app.sources import Source
     from harmony.journal import JournalStore
@@ -115,6 +118,7 @@ def run(server: Server, store: JournalStore | None, source: Source) -> int:
     from harmony.api.shelf import Shelf
     from harmony.api.state import ApiState
     from harmony.app import answering, keeping
+    from harmony.app.front import Front
 
     listening, host, port = listen(server.where)
     with listening:
@@ -131,7 +135,8 @@ def run(server: Server, store: JournalStore | None, source: Source) -> int:
             settings=settings,
             health=source.health,
         )
-        api = ApiServer(_application(state, source.speed, server.reports), _speaking(server.probes, source))
+        app, front = _application(state, source.speed, server.reports), Front(listening)
+        api = ApiServer(app, functools.partial(_speak, front, app, settings.hosts, server.probes, source), front)
         with keeping.recording(store, source) as state.notice, source.running(api):
             if server.machine:
                 log.info("serving", extra={"address": f"{host}:{port}", "open": settings.is_open})
@@ -151,14 +156,15 @@ def _probes(address: str, *, cluster: bool) -> contextlib.AbstractContextManager
     return Probes(address, [CONTROLLER, VOICE] if cluster else [VOICE])
 
 
-def _speaking(probes: Probes | None, source: Source) -> Callable[[], Coroutine[None, None, None]] | None:
-    """What the server's event loop does to tell the probes that it moves, and whether the source does."""
-    if probes is None:
-        return None
+async def _speak(front: Front, app: FastAPI, hosts: frozenset[str], probes: Probes | None, source: Source) -> None:
+    """What the server's event loop does to tell that it moves, and whether the source does, to who answers for it."""
     from controller.process.probes import Check
 
     checks = [Check("source", lambda: source.stuck() or None)]
-    return lambda: probes.speak(VOICE, checks, checks)
+    async with asyncio.TaskGroup() as told:
+        told.create_task(front.speak(app, hosts))
+        if probes is not None:
+            told.create_task(probes.speak(VOICE, checks, checks))
 
 
 def _application(state: ApiState, speed: float, reports: Path | None) -> FastAPI:

@@ -6,23 +6,24 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 from fastapi import FastAPI
 
 from harmony.api.keys import new_key
-from harmony.api.server import ApiServer
+from harmony.api.server import ApiServer, Door
 from harmony.journal.stored import ApiKey
 from tests.api.memory import MemoryJournal
 
+Beside = Callable[[], Coroutine[None, None, None]]
 PATIENCE_S = 60.0  # on a busy machine
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """The address of a server with ``app``; stopped on leaving."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = ApiServer(app)
+def serving(app: FastAPI, door: Callable[[socket.socket], tuple[Beside, Door]] | None = None) -> Iterator[str]:
+    """The address of a server with ``app``; stopped on leaving. ``door``: who accepts at its socket, and its beats."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+    server = ApiServer(app, *(() if door is None else door(listening)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     until = time.monotonic() + PATIENCE_S
