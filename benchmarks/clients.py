@@ -7,10 +7,10 @@ The server is `harmony serve --demo` with a journal, a key for every client and 
 start it. Clients read services, forecasts, decisions, explanations and pages, ask what-ifs and forecasts, start and
 cancel backtests, follow events, send wrong keys, bodies that are no JSON and bodies that are too large, and go away in
 the middle of an answer; with --silent so many more connections are open that say nothing. Two processes beside them ask
-twenty times a second for /healthz and /readyz in turn, each time on a connection of its own: one as the kubelet does, at
-the address for probes, one at the API's own port. A third asks there with a query, so that the server itself
-answers, to show how long its event loop keeps others waiting. Exit code 1 where an answer is a fault of the server (5xx
-that does not say when to come again), health was not 200, or took 100 ms or more.
+twenty times a second for /healthz and /readyz in turn, each time on a connection of its own: one as the kubelet does,
+at the address for probes, one at the API's own port. A third asks there with a query, so that the server's own event
+loop answers, to show how long that keeps others waiting. Exit code 1 where an answer is a fault of the server (5xx that
+does not say when to come again), or health was not 200 or took 100 ms or more.
 """
 
 from __future__ import annotations
