@@ -18,9 +18,11 @@ from kernels.errors import KernelError, near
 __all__ = ["Backend", "Description", "Mechanism", "Taxonomy", "available", "describe", "mechanism"]
 
 _HOMES: dict[str, str] = {
+    "block_prefix_query": "kernels.sparse.block_prefix_query",
     "diffqkv": "kernels.dense.diffqkv",
     "elastic_window": "kernels.windows.elastic_window",
     "halo": "kernels.windows.halo",
+    "landmark": "kernels.sparse.landmark",
     "lightning": "kernels.linear.lightning",
     "mala": "kernels.linear.mala",
     "masked": "kernels.windows.masked",
@@ -88,6 +90,11 @@ class Mechanism:
     """Whether `torch` takes keys and values with fewer heads than queries (as many of both), and repeats none."""
     layer: bool = False
     """Whether `build` makes a layer with projections of its own, which takes (B, L, width) in place of q, k and v."""
+    looks_ahead: Literal["no", "block", "sequence"] = "no"
+    """How far beyond a query the choice of its keys looks in a causal call: not at all, to the end of the query's
+    block, or over the whole sequence. The keys that it gets never lie behind it."""
+    use: str = ""
+    """What it does for a forecast or a decision, one sentence for `docs/kernels-results.md`."""
     taxonomy: Taxonomy = field(default_factory=Taxonomy)
 
     @property
@@ -116,6 +123,10 @@ class Description:
     differentiable: bool
     shares_keys: bool
     layer: bool
+    looks_ahead: str
+    use: str
+    home: str
+    """The module that holds it."""
     backends: tuple[str, ...]
     options: Mapping[str, object]
     build_options: Mapping[str, object] | None
@@ -152,6 +163,9 @@ def describe(method: str) -> Description:
         differentiable=m.differentiable,
         shares_keys=m.shares_keys,
         layer=m.layer,
+        looks_ahead=m.looks_ahead,
+        use=m.use,
+        home=_HOMES[method],
         backends=m.backends,
         options=m.options,
         build_options=build_options(m),

@@ -117,6 +117,7 @@ MECHANISM = Mechanism(
     summary="head counts and sizes of queries, keys and values apart; optionally only the best values are read",
     paper="Sigma, arXiv 2501.13629",
     cost="O(Lq Lk (Dk + Dv)) time, O(L (D + Dv)) memory; a cache of nk Dk + nv Dv numbers per token",
+    use="temporal encoder of a long history whose cache of keys and values is small",
     reference=reference_diffqkv,
     torch=diffqkv_attention,
     build=DiffQKVAttention,

@@ -45,6 +45,7 @@ MECHANISM = Mechanism(
     summary="dense attention; PyTorch's fused scaled_dot_product_attention",
     paper="Vaswani et al. 2017, arXiv 1706.03762, eq. 1; Dao et al. 2022, arXiv 2205.14135 where a flash kernel serves",
     cost="O(Lq Lk (D + Dv)) time, O(L (D + Dv)) memory",
+    use="the exact comparison, and the choice for short histories",
     reference=reference_attention,
     torch=sdpa_attention,
 )

@@ -161,6 +161,7 @@ MECHANISM = Mechanism(
     summary="dense attention with a temperature per query and per value",
     paper="Selective Self-Attention, arXiv 2411.12892",
     cost="O(Lq Lk (D + Dv)) time, O(L (D + Dv)) memory",
+    use="histories with spikes among calm: each step learns how sharply it looks",
     function="softmax over the visible keys, with temperatures",
     reference=reference_selective,
     torch=selective_attention,

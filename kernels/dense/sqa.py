@@ -12,6 +12,7 @@ MECHANISM = Mechanism(
     summary="a layer with fewer query heads than the width would hold",
     paper="SQA, Sparse Query Attention, arXiv 2510.01817",
     cost="O(Hq Lq Lk D) time in place of O(H Lq Lk D)",
+    use="a temporal encoder with half the work where queries matter less than the cache of keys",
     build=SparseQueryAttention,
     layer=True,
 )

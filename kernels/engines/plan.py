@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels.engines.rules import Call, Rule
 
-__all__ = ["BlockPlan", "block_for", "plan_from_spans"]
+__all__ = ["BlockPlan", "block_for", "plan_from_lists", "plan_from_spans"]
 
 _LARGEST_BLOCK = 128
 _SMALLEST_BLOCK = 16
@@ -41,6 +41,19 @@ class BlockPlan:
     def tiles(self) -> int:
         """Tiles of queries per head."""
         return self.index.shape[1]
+
+
+def plan_from_lists(index: Tensor, whole: Tensor, *, blocks: int, block_q: int, block_k: int) -> BlockPlan:
+    """The plan of lists ``index`` (G, tiles, n) of block numbers below ``blocks`` in any order, -1 for none.
+
+    ``whole``, bool of the same shape, is True for blocks that every query of the tile sees in full.
+    """
+    # Unused places first, then blocks that are asked, then whole ones, each in the order of memory.
+    order = torch.where(index < 0, -1, index + blocks * whole).sort(dim=-1).values
+    counts, held = (order >= 0).sum(dim=-1), (order >= blocks).sum(dim=-1)
+    most = max(int(counts.max()) if counts.numel() else 0, 1)
+    order = torch.nn.functional.pad(order, (max(most - order.shape[-1], 0), 0), value=-1)[..., -most:]
+    return BlockPlan(block_q, block_k, torch.where(order >= blocks, order - blocks, order), counts, held)
 
 
 def plan_from_spans(rule: Rule, call: Call, *, block_q: int, block_k: int) -> BlockPlan:

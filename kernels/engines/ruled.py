@@ -63,6 +63,7 @@ def ruled_mechanism(
     paper: str,
     cost: str,
     taxonomy: Taxonomy,
+    use: str = "",
     cross: bool = True,
 ) -> Mechanism:
     """The mechanism of `rule(call, **options) -> Rule`; the options and their defaults are those of ``rule``."""
@@ -100,5 +101,6 @@ def ruled_mechanism(
         declared=rule,
         cross=cross,
         shares_keys=True,
+        use=use,
         taxonomy=taxonomy,
     )

@@ -133,6 +133,7 @@ MECHANISM = Mechanism(
     summary="causal linear attention with a decay per head; no softmax, no normaliser",
     paper="Lightning attention / TransNormerLLM, arXiv 2405.17381, 2307.14995, 2401.04658",
     cost="O(L (chunk + D) (D + Dv)) time, O(L D + D Dv) memory",
+    use="histories of any length at constant work per step, older steps fading at a rate per head",
     function="linear attention with decay",
     reference=reference_lightning,
     torch=lightning_attention,

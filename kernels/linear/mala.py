@@ -189,6 +189,7 @@ MECHANISM = Mechanism(
     summary="linear attention that keeps the magnitude of the query",
     paper="MALA, Magnitude-Aware Linear Attention, arXiv 2507.00698 (the causal form is ours)",
     cost="O(L D Dv) time, O(L D + D Dv) memory",
+    use="histories of any length at linear cost where the size of a query is to count",
     function="magnitude-aware linear attention",
     reference=reference_mala,
     torch=mala_attention,

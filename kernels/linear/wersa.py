@@ -323,6 +323,7 @@ MECHANISM = Mechanism(
     summary="wavelet-gated random-feature attention; a function of its own, no approximation of a softmax by default",
     paper="WERSA, arXiv 2507.08637 (from its abstract and README, no code was released; the causal form is ours)",
     cost="O(L D J + L m (D + Dv)) time, O(L (D + m) + m Dv) memory",
+    use="slow and fast changes of a history apart, each level with a learned weight, at linear cost",
     function="normalised linear attention of ReLU features; feature_map='favor+' tends to a softmax as features grow",
     reference=reference_wersa,
     torch=wersa_attention,

@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 from kernels.autocast import in_declared_types
 from kernels.engines.plan import BlockPlan
 from kernels.engines.rules import Call, Form, Rule, Sees
-from kernels.triton.block_sparse_lists import BlockSchedule, KeyListing, keys_seen, listing, schedule
+from kernels.triton.block_sparse_lists import BlockSchedule, KeyListing, keys_seen, listing, schedule, schedule_of
 from kernels.triton.support import LOG2E, launch, launch_options, on_device, padded, precision, require, widened
 
-__all__ = ["Launch", "launch_for", "listed_attention", "ruled_attention"]
+__all__ = ["Launch", "launch_for", "listed_attention", "planned_attention", "ruled_attention"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,22 @@ def ruled_attention(
     work = _Ruled(rule, call, float(scale), max(q.shape[3], v.shape[3]))
     o, lse = _Attention.apply(*map(widened, (q, k, v)), None, key_mask, work)
     return o.to(q.dtype), lse
+
+
+def planned_attention(
+    q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, sees: Sees, call: Call, *, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`ruled_attention` over the blocks of a plan (without an order) in place of a rule's, with the same results."""
+    require(q, k, v)
+    if 0 in (*q.shape[:3], k.shape[2]):
+        return _nothing(q, k, v)
+    work = _Planned(Rule(sees, _unasked), call, float(scale), max(q.shape[3], v.shape[3]), plan)
+    o, lse = _Attention.apply(*map(widened, (q, k, v)), None, None, work)
+    return o.to(q.dtype), lse
+
+
+def _unasked(h: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
+    raise AssertionError("a plan has blocks and no ranges")
 
 
 def listed_attention(
@@ -202,7 +218,7 @@ class _Ruled:
     def plan(self, dtype: torch.dtype, *, backward: bool) -> tuple[BlockSchedule, dict[str, object]]:
         """The schedule of one direction, and the constants and launch options that go with it."""
         how = launch_for(self.seen, self.rule.block, self.size, dtype, backward=backward)
-        made = schedule(self.rule, self.call, block_m=how.block_m, block_n=how.block_n)
+        made = self.schedule(how)
         form = self.rule.form
         shown = Form(0) if form is None else form
         return made, {
@@ -215,6 +231,10 @@ class _Ruled:
             "POWERS": shown.powers,
             **launch_options(how.warps, how.stages),
         }
+
+    def schedule(self, how: Launch) -> BlockSchedule:
+        """The blocks in tiles of the sizes of a launch."""
+        return schedule(self.rule, self.call, block_m=how.block_m, block_n=how.block_n)
 
     def numbers(self, q: Tensor, tiles: int) -> tuple[int | float, ...]:
         """Heads, lengths, tiles, offset, lift, near, first and scale, in the order of all kernels."""
@@ -282,6 +302,22 @@ class _Ruled:
             constants,
         )
         return dq, dk, dv, None
+
+
+@dataclass
+class _Planned(_Ruled):
+    """Launches over the blocks of a plan, of which the rule is asked only elementwise."""
+
+    blocks: BlockPlan
+
+    @cached_property
+    def seen(self) -> float:
+        """Keys that a query sees."""
+        return self.blocks.block_k * float(self.blocks.counts.float().mean())
+
+    def schedule(self, how: Launch) -> BlockSchedule:
+        """The blocks in tiles of the sizes of a launch."""
+        return schedule_of(self.blocks, self.rule.sees, self.call, block_m=how.block_m, block_n=how.block_n)
 
 
 @dataclass

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from kernels.engines.plan import BlockPlan, plan_from_spans
+from kernels.engines.plan import BlockPlan, plan_from_lists, plan_from_spans
 from kernels.engines.rules import Call, Form, Rule, Sees
 from kernels.errors import KernelError
 
-__all__ = ["BlockSchedule", "KeyListing", "Lists", "keys_seen", "listing", "schedule"]
+__all__ = ["BlockSchedule", "KeyListing", "Lists", "keys_seen", "listing", "schedule", "schedule_of"]
 
 _ASKED_AT_ONCE = 1 << 22
 """Elements of a mask that are computed at once."""
@@ -81,6 +81,59 @@ def _kept(store: OrderedDict[Any, Made], key: object, make: Callable[[], Made]) 
 
 def _schedule(rule: Rule, call: Call, block_m: int, block_n: int) -> BlockSchedule:
     plan = plan_from_spans(rule, call, block_q=block_m, block_k=block_n)
+    return _scheduled(plan, None if rule.form is not None else rule.sees, call)
+
+
+def schedule_of(plan: BlockPlan, sees: Sees, call: Call, *, block_m: int, block_n: int) -> BlockSchedule:
+    """The schedule of a plan without an order, cut anew into tiles and blocks of the sizes given.
+
+    A plan of smaller blocks than these costs memory of all pairs of its own tiles and blocks, one byte each.
+    """
+    if (plan.block_q, plan.block_k) == (block_m, block_n):
+        return _scheduled(plan, sees, call)
+    listed = plan.index >= 0
+    place = torch.arange(plan.index.shape[2], device=call.device)
+    g, t, slot = (listed & (place >= plan.index.shape[2] - plan.counts[..., None])).nonzero(as_tuple=True)
+    block = plan.index[g, t, slot]
+    held = slot >= plan.index.shape[2] - plan.whole[g, t]
+    tiles, blocks = -(-call.lq // block_m), -(-call.lk // block_n)
+    # How many pairs of each new tile and block are listed, and how many of them need not be asked.
+    pairs = torch.zeros(2, plan.groups, tiles, blocks, dtype=torch.int64, device=call.device)
+    for tile, rows in _pieces(t, plan.block_q, block_m, call.lq):
+        for at, keys in _pieces(block, plan.block_k, block_n, call.lk):
+            both = rows * keys
+            where = (g, tile.clamp_max(tiles - 1), at.clamp_max(blocks - 1))
+            pairs[0].index_put_(where, both, accumulate=True)
+            pairs[1].index_put_(where, both * held, accumulate=True)
+    rows = (call.lq - block_m * torch.arange(tiles, device=call.device)).clamp_max(block_m)
+    whole = pairs[1] == rows[:, None] * block_n
+    index = torch.where(pairs[0] > 0, torch.arange(blocks, device=call.device), -1)
+    chosen = torch.zeros(plan.groups, plan.tiles, -(-call.lk // plan.block_k), dtype=torch.bool, device=call.device)
+    chosen[g, t, block] = True
+
+    def asked(h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        tile = (i - call.offset).div(plan.block_q, rounding_mode="floor").clamp(0, plan.tiles - 1)
+        at = j.div(plan.block_k, rounding_mode="floor").clamp_max(chosen.shape[2] - 1)
+        return chosen[h.long(), tile.long(), at.long()] & sees(h, i, j)
+
+    made = plan_from_lists(index, whole & (index >= 0), blocks=blocks, block_q=block_m, block_k=block_n)
+    return _scheduled(made, asked, call)
+
+
+def _pieces(number: Tensor, size: int, into: int, length: int) -> list[tuple[Tensor, Tensor]]:
+    """The pieces of ``into`` that those of ``size`` touch, and how many positions below ``length`` of each."""
+    first, behind = number * size, ((number + 1) * size).clamp_max(length)
+    found = []
+    for step in range((size + 2 * into - 2) // into):
+        piece = first.div(into, rounding_mode="floor") + step
+        inside = torch.minimum(behind, (piece + 1) * into) - torch.maximum(first, piece * into)
+        found.append((piece, inside.clamp_min(0)))
+    return found
+
+
+def _scheduled(plan: BlockPlan, sees: Sees | None, call: Call) -> BlockSchedule:
+    """The schedule of a plan; without ``sees`` the kernels know what partial blocks show."""
+    block_m, block_n = plan.block_q, plan.block_k
     most = plan.index.shape[2]
     place = torch.arange(most, device=call.device)
     used = (place >= most - plan.counts[..., None]) & (plan.index >= 0)
@@ -89,9 +142,9 @@ def _schedule(rule: Rule, call: Call, block_m: int, block_n: int) -> BlockSchedu
     full, full_turned, _ = _listed(plan, used & whole, blocks)
     part, part_turned, entry = _listed(plan, used & ~whole, blocks)
     bits = torch.zeros(1, dtype=torch.int32, device=call.device)
-    if rule.form is None:
+    if sees is not None:
         g, t, slot = (used & ~whole).nonzero(as_tuple=True)
-        bits = _packed(rule.sees, call, g, t, plan.index[g, t, slot], block_m, block_n)
+        bits = _packed(sees, call, g, t, plan.index[g, t, slot], block_m, block_n)
     return BlockSchedule(
         block_m, block_n, plan.groups, plan.tiles, blocks, full, part, full_turned, part_turned, entry, bits
     )

@@ -68,5 +68,6 @@ MECHANISM = ruled_mechanism(
     summary="a window per head that grows with the input, and the first block",
     paper="MoA, Mixture of Attention Spans, arXiv 2406.14909",
     cost="O(L sum over heads of (alpha + beta L) D) time, O(L D) memory",
+    use="long histories where some heads need the last minutes only and others weeks; `span_search` finds the windows",
     taxonomy=Taxonomy(unit="block", importance="fixed", budget="adaptive over heads", kv="evict"),
 )

@@ -231,6 +231,7 @@ MECHANISM = Mechanism(
     summary="blocks of queries that share the window of their block and a halo around it",
     paper="HaloNet, arXiv 2103.12731 (the 1-D causal form is ours)",
     cost="O(L (block + 2 halo)^d D) time, O(L D) memory",
+    use="neighbouring steps, or a map of services by hours, in blocks of equal work",
     reference=reference_halo,
     torch=halo_attention,
     shares_keys=True,

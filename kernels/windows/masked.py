@@ -23,5 +23,6 @@ MECHANISM = ruled_mechanism(
     summary="a static mask of one's own, given as a rule",
     paper="mask patterns of LongCA-bench, arXiv 2510.17896",
     cost="O(visible blocks x block^2 D) time, O(L D) memory",
+    use="patterns of one's own: windows of several services or days packed into one sequence, without looking across",
     taxonomy=Taxonomy(unit="block", importance="fixed", budget="by the rule", kv="by the rule"),
 )

@@ -192,6 +192,7 @@ MECHANISM = Mechanism(
     summary="the nearest tokens on a 1-D, 2-D or 3-D grid, with dilation, stride and causality per axis",
     paper="Neighborhood attention, arXiv 2204.07143; GNA / NATTEN, arXiv 2403.04690, 2504.16922",
     cost="O(L prod(kernel) D) time, O(L D) memory",
+    use="the nearest steps with dilation (same hour of past days), or nearest cells of day by hour",
     reference=reference_neighborhood,
     torch=neighborhood_attention,
     shares_keys=True,

@@ -66,5 +66,6 @@ MECHANISM = ruled_mechanism(
     summary="window, sinks and keys at power-of-two distances; single keys, where the paper counts blocks (block=64)",
     paper="PowerAttention, arXiv 2503.03588 (from its abstract; the defaults and the non-causal form are ours)",
     cost="O(L (window + sinks + block log2(L / block)) D) time, O(L D) memory",
+    use="recent steps and single ones at doubling distances: hours, days and weeks in a few layers",
     taxonomy=Taxonomy(unit="block", importance="fixed", budget="uniform", kv="keep all"),
 )

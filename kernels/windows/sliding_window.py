@@ -40,5 +40,6 @@ MECHANISM = ruled_mechanism(
     summary="the nearest keys of each query, with optional first keys (sinks)",
     paper="Beltagy et al. 2020 (Longformer), arXiv 2004.05150; sinks: Xiao et al. 2023, arXiv 2309.17453",
     cost="O(L (window + sinks) D) time, O(L D) memory",
+    use="the last hours of a history, with its first steps as an anchor",
     taxonomy=Taxonomy(unit="slash", importance="fixed", budget="uniform", kv="evict"),
 )

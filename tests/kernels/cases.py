@@ -26,8 +26,18 @@ class Case:
     least: int = 1
     grid: tuple[int, ...] | None = None
     rows_sum_to_one: bool = True
+    ahead: int = 1
+    """Queries that share a choice of keys, where that looks to the end of their block."""
+    every_row_sees: bool = True
+    """Whether every query gets something, if no key is hidden."""
+    products_by_pytorch: bool = False
+    """Whether PyTorch differentiates products, which are rounded if the way back is under autocast."""
     digits_lost: float = 1.0
     """Factor on the tolerance where the definition itself subtracts large numbers."""
+
+    def settled(self, at: int) -> int:
+        """How many of the first ``at`` queries a causal call may not change with what queries and keys come later."""
+        return {"no": at, "block": at - at % self.ahead, "sequence": 0}[describe(self.method).looks_ahead]
 
     @property
     def cross(self) -> bool:
@@ -60,7 +70,7 @@ _HEADS = torch.tensor([0.2, 3.0])
 _ALL = [
     Case("sdpa"),
     Case("selective", {"tau_q": _HEADS[:, None], "tau_v": torch.tensor(1.5)}, rows_sum_to_one=False),
-    Case("diffqkv", {"top_values": 6}),
+    Case("diffqkv", {"top_values": 6}, products_by_pytorch=True),
     Case("masked", {"rule": MASKS["causal_document"]([9, 1, 14, 40, 80])}),
     Case("masked", {"rule": MASKS["global_sliding_window"](200, 4, 3)}),
     Case("sliding_window", {"window": 5}),
@@ -80,7 +90,10 @@ _ALL = [
     Case("mala"),
     Case("mala", {"c": 1.0}, digits_lost=30.0),
     Case("wersa", {"levels": 3, "features": 24, "scale_weights": torch.tensor([0.2, 0.9, -0.4, 0.5])}),
-    Case("wersa", {"levels": 2, "features": 40, "feature_map": "favor+"}),
+    Case("wersa", {"levels": 2, "features": 40, "feature_map": "favor+"}, products_by_pytorch=True),
+    Case("block_prefix_query", {"block": 9}),
+    Case("landmark", {"block": 5, "top_k": 2}),
+    Case("landmark", {"block": 8, "top_k": None}, products_by_pytorch=True),
 ]
 CASES = [pytest.param(c, id=f"{n}-{c}") for n, c in enumerate(_ALL)]
 
