@@ -1,10 +1,9 @@
-"""`harmony evaluate`, `harmony train` and `harmony forecast`: the forecaster and its baselines on the command line."""
+"""`harmony train` and `harmony forecast`: the forecaster and its baselines on the command line."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,122 +18,16 @@ if TYPE_CHECKING:
     from forecasting.base import ForecastModel
     from forecasting.config import ModelConfig
     from forecasting.distribution import ForecastDistribution
-    from forecasting.evaluation import EvaluationReport, SeriesScores
     from forecasting.panel import Panel
+    from forecasting.series_scores import SeriesScores
 
-__all__ = ["evaluate", "forecast", "train"]
-
-DATASETS = {"fisher": "fisher-paper", "traces": "split"}
+__all__ = ["forecast", "train"]
 
 Lookback = Annotated[int, typer.Option(help="Rows of history that a forecast reads.")]
 Horizon = Annotated[int, typer.Option(help="Steps ahead.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Demand = Annotated[str | None, typer.Option(help="Column that replicas are counted for.")]
-
-
-# ---- harmony evaluate -------------------------------------------------------------------------------------------
-@with_settings
-def evaluate(
-    dataset: Annotated[
-        str, typer.Argument(help="fisher (containers, the paper's protocol) or traces (any trace files).")
-    ],
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the data.")],
-    method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", help="Method to score (repeat); harmony by default.")
-    ] = None,
-    series: Annotated[
-        list[str] | None, typer.Option("--series", "-s", help="Only this series (repeat); all by default.")
-    ] = None,
-    demand: Demand = None,
-    reading: TraceSettings = TraceSettings(),
-    lookback: Lookback = 72,
-    horizon: Horizon = 1,
-    samples: Annotated[int, typer.Option(help="Sample paths per forecast.")] = 200,
-    windows: Annotated[
-        int | None,
-        typer.Option(help="Score at most so many windows of a series, evenly spaced; all by default."),
-    ] = None,
-    seed: Seed = 0,
-    jobs: Annotated[int | None, typer.Option(help="Worker processes; by default 2, or 1 on a single core.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Fit forecasting methods on the first 70 % of every series and score them on the last 20 %.
-
-    Scores are in the MinMax scale of the first 70 %; validation is the 10 % between.
-
-    Examples:
-    `harmony evaluate fisher data/fisher --method ridge --method window_quantiles --method last_value`
-
-    `harmony evaluate traces my-traces --method ridge --lookback 144 --horizon 12 --json`
-    """
-    from forecasting.errors import UsageError, suggest
-    from forecasting.evaluation import evaluate as run_evaluation
-    from forecasting.methods import DEFAULT_METHOD
-    from harmony.cli.series import read_series
-
-    if dataset not in DATASETS:
-        raise UsageError(f"no dataset {dataset!r}; {suggest(dataset, DATASETS)}")
-    panels = read_series(dataset, directory, series, reading, demand, raw=dataset == "fisher")
-    with _progress("evaluate") as report:
-        found = run_evaluation(
-            panels,
-            methods=list(dict.fromkeys(method or [DEFAULT_METHOD])),
-            protocol=DATASETS[dataset],
-            lookback=lookback,
-            horizon=horizon,
-            samples=samples,
-            seed=seed,
-            windows=windows,
-            jobs=min(2, os.cpu_count() or 1) if jobs is None else jobs,
-            dataset=dataset,
-            progress=report,
-        )
-    if as_json:
-        _print_json(found.to_json())
-    else:
-        _print_scores(found)
-
-
-def _print_scores(report: EvaluationReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    series = len(next(iter(report.methods.values())))
-    console = Console()
-    console.print(
-        f"[bold]{report.dataset}[/bold], protocol {report.protocol}: {series} series, lookback {report.lookback}, "
-        f"horizon {report.horizon}, {report.samples} samples\nmeans over the series; errors in the MinMax scale of the "
-        "training part; 80%: share of outcomes inside that central interval; p99: quantile loss at 0.99",
-        highlight=False,
-        soft_wrap=True,
-    )
-    titles = {
-        "crps": "CRPS",
-        "crps_load": "load",
-        "crps_forecastable": "forec.",
-        "mse": "MSE",
-        "pinball_99": "p99",
-        "coverage_80": "80%",
-        "fit_seconds": "fit s",
-        "predict_seconds": "pred s",
-    }
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    for title in titles.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    means = {name: report.mean(name) for name in report.methods}
-    for name, mean in sorted(means.items(), key=lambda item: item[1]["crps"]):
-        table.add_row(name, *(_cell(key, mean[key]) for key in titles))
-    console.print(table, highlight=False)
-
-
-def _cell(key: str, value: float) -> str:
-    if value != value:
-        return "-"
-    if key.startswith("coverage"):
-        return f"{value:.0%}"
-    return f"{value:.2f}" if key.endswith("seconds") else f"{value:.4f}"
 
 
 # ---- harmony train ----------------------------------------------------------------------------------------------

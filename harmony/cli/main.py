@@ -15,6 +15,7 @@ from harmony.cli import forecasting as forecasting_verbs
 from harmony.cli.backtest import backtest
 from harmony.cli.bench import bench_app
 from harmony.cli.crd import crd
+from harmony.cli.evaluation import evaluate
 from harmony.cli.explain import explain, journal_app
 from harmony.cli.keys import keys_app
 from harmony.cli.plan import plan
@@ -50,7 +51,7 @@ app.command("scorecard")(scorecard)
 app.add_typer(traces_app, name="traces")
 app.command("train")(forecasting_verbs.train)
 app.command("forecast")(forecasting_verbs.forecast)
-app.command("evaluate")(forecasting_verbs.evaluate)
+app.command("evaluate")(evaluate)
 app.command("backtest")(backtest)
 app.add_typer(bench_app, name="bench")
 app.command("controller")(cluster_verbs.controller)

@@ -1,0 +1,197 @@
+"""`harmony evaluate SET --data FOLDER` on small files that are shaped like the published ones."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forecasting.errors import DataError
+from harmony.app.datasets import DATASETS, chosen, read_dataset
+from harmony.app.forecast_evidence import Line, read_lines
+from harmony.cli.main import run
+
+FEW = ["--lookback", "12", "--samples", "20", "--windows", "15", "--jobs", "1"]
+
+
+def write(path: Path, header: str, rows: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("\n".join([header, *rows, ""]).encode()))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BurstGPT and ServeGen, 400 rows each."""
+    folder = tmp_path_factory.mktemp("sets")
+    rng = np.random.default_rng(5)
+    swing = 50 + 30 * np.sin(2 * np.pi * np.arange(400) / 24) + rng.gamma(2.0, 3.0, 400)
+    hours = [f"{3600 * i},{v:.0f},{v / 4:.0f},{v + v / 4:.0f}" for i, v in enumerate(swing)]
+    write(
+        folder / "llm_burstgpt" / "hourly_days00-39.csv.gz",
+        "timestamp,conversation_requests,api_requests,all_requests",
+        hours,
+    )
+    for name in ("m-large", "m-mid"):
+        rates = [f"{600 * i},{v * rng.uniform(0.9, 1.1):.3f},40,0.4,2.1,{int(i == 7)}" for i, v in enumerate(swing)]
+        write(
+            folder / "llm_servegen" / f"{name}_rate_10min.csv.gz",
+            "timestamp,rate_rps,active_clients,top_client_share,client_iat_cv_rate_weighted,gap",
+            rates,
+        )
+    return folder
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert run(["evaluate", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert run(["evaluate", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+def test_eight_sets_are_known_each_of_at_most_five_series_with_the_demand_first() -> None:
+    assert list(DATASETS) == ["fisher", "nasa", "google", "servegen", "helios", "gentd26", "burstgpt", "nab"]
+    assert all(1 <= len(d.series) <= 5 for d in DATASETS.values())
+    assert chosen(["all", "nab"]) == list(DATASETS.values())
+    assert [d.name for d in chosen(["nab", "fisher", "nab"])] == ["nab", "fisher"]
+
+
+def test_series_are_read_with_the_demand_first_and_holes_absent(data: Path) -> None:
+    panels = read_dataset(DATASETS["burstgpt"], data)
+    assert {name: p.names for name, p in panels.items()} == {
+        "conversation": ("conversation_requests",),
+        "all": ("all_requests",),
+    }
+    rate = read_dataset(DATASETS["servegen"], data, ["m-mid"])
+    assert list(rate) == ["m-mid"]
+    assert np.flatnonzero(np.isnan(rate["m-mid"].values[:, 0])).tolist() == [7]
+    with pytest.raises(DataError, match=r"usage_5min\.csv\.gz: no such file; google is read from cluster_google2019"):
+        read_dataset(DATASETS["google"], data)
+
+
+def test_several_sets_and_horizons_are_scored_in_one_call(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    asked = ["burstgpt", "servegen", "--data", str(data), "--horizon", "1", "--horizon", "3", *FEW]
+    asked += ["-m", "ridge", "-m", "last_value", "--evidence", str(kept), "--json"]
+    told = json.loads(said(asked, capsys))["reports"]
+    assert {(r["dataset"], r["horizon"]) for r in told} == {(d, h) for d in ("burstgpt", "servegen") for h in (1, 3)}
+    for report in told:
+        assert (report["windows"], report["samples"], report["lookback"]) == (15, 20, 12)
+        assert set(report["methods"]) == {"ridge", "last_value"}
+        assert report["skill"]["last_value"]["best_rival"] == "ridge"
+        ratio = [
+            report["methods"]["last_value"]["series"][s]["crps"] / report["methods"]["ridge"]["series"][s]["crps"]
+            for s in report["methods"]["ridge"]["series"]
+        ]
+        assert report["skill"]["last_value"]["over_ridge"] == pytest.approx(math.prod(ratio) ** (1 / len(ratio)))
+    assert sorted(p.name for p in kept.iterdir()) == [
+        f"{d}-h{h}.jsonl" for d in ("burstgpt", "servegen") for h in (1, 3)
+    ]
+    for line in read_lines(kept):
+        assert line.scores.windows == len(line.scores.window_crps) == 15
+        assert np.mean(line.scores.window_crps) == pytest.approx(line.scores.crps, rel=1e-3)
+        assert Line.of(line.to_text()).to_text() == line.to_text()
+
+
+def test_a_run_scores_only_what_is_not_kept_and_keeps_what_it_has_when_it_fails(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from forecasting.baselines.last_value import LastValue
+    from forecasting.baselines.window_quantiles import WindowQuantiles
+
+    kept = tmp_path / "kept"
+    asked = ["burstgpt", "--data", str(data), "--horizon", "2", *FEW, "--evidence", str(kept)]
+    asked += ["-m", "last_value", "-m", "window_quantiles"]
+    learned: list[str] = []
+
+    def fails(self: WindowQuantiles, *_: object) -> None:
+        raise DataError("the disk is on fire")
+
+    def learns(self: LastValue, *given: object) -> None:
+        learned.append(self.name)
+        spared(self, *given)  # type: ignore[arg-type]
+
+    spared = LastValue._learn
+    monkeypatch.setattr(LastValue, "_learn", learns)
+    with monkeypatch.context() as patch:
+        patch.setattr(WindowQuantiles, "_learn", fails)
+        assert "on fire" in complaint(asked, capsys)
+    assert {line.asked.method for line in read_lines(kept)} == {"last_value"}
+    assert learned == ["last_value"] * 2
+    before = {line.asked: line for line in read_lines(kept)}
+    said(asked, capsys)
+    after = {line.asked: line for line in read_lines(kept)}
+    assert learned == ["last_value"] * 2  # not again
+    assert {a.method for a in after} == {"last_value", "window_quantiles"}
+    assert all(after[asked_then].to_text() == line.to_text() for asked_then, line in before.items())
+    said([*asked, "--again"], capsys)
+    assert learned == ["last_value"] * 4
+    # A new version of a method takes the place of the old one; another seed stands beside it.
+    monkeypatch.setattr(LastValue, "REVISION", 7)
+    said(asked, capsys)
+    said([*asked, "--seed", "1"], capsys)
+    lines = [line.asked for line in read_lines(kept) if line.asked.method == "last_value"]
+    assert sorted((a.series, a.seed, a.version) for a in lines) == [
+        (s, seed, "7+unfitted") for s in ("all", "conversation") for seed in (0, 1)
+    ]
+
+
+def test_a_table_a_set_and_only_the_series_asked_for(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["servegen", "--data", str(data), "--horizon", "2", *FEW, "--evidence", str(tmp_path), "-m", "last_value"]
+    told = said([*asked, "--series", "m-large"], capsys)
+    assert "servegen, protocol split: 1 series, lookback 12, horizon 2" in told
+    assert told.splitlines()[-1].split()[0] == "last_value"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nasa"], "nasa: expected fisher or traces and one folder, or known sets and --data FOLDER"),
+        (["fisher", "a", "b"], "fisher a b: expected fisher or traces and one folder"),
+        (["nassa", "--data", "DATA"], "no data set 'nassa'; did you mean 'nasa' or 'nab'?"),
+        (["nasa", "--data", "nowhere"], "nowhere: no such folder"),
+        (["nasa", "--data", "DATA"], "jul1995_1min.csv.gz: no such file; nasa is read from web_nasa/"),
+        (["burstgpt", "--data", "DATA", "-m", "rigde"], "did you mean 'ridge'?"),
+        (["burstgpt", "--data", "DATA", "-m", "ridge", "-s", "some"], "no series some; known: conversation, all"),
+        (["burstgpt", "--data", "DATA", "-m", "ridge", "--horizon", "90"], "fewer than the horizon 90"),
+        (["burstgpt", "--data", "DATA", "-m", "ridge", "--jobs", "0"], "jobs 0: expected 1 or more"),
+        (["traces", "DATA", "--horizon", "1", "--horizon", "2"], "several --horizon go with --data"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(
+    arguments: list[str], message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [str(data) if a == "DATA" else a for a in arguments]
+    assert message in complaint([*asked, "--evidence", str(tmp_path / "kept")], capsys)
+
+
+def test_a_damaged_line_of_evidence_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "nab-h6.jsonl").write_text('{"asked": {}}\n')
+    told = complaint(["burstgpt", "--data", str(data), "-m", "ridge", "--evidence", str(tmp_path)], capsys)
+    assert "nab-h6.jsonl: line 1 is no score of a forecast" in told
+
+
+@pytest.mark.data
+def test_every_known_set_is_in_the_folder_of_real_traces_and_long_enough(data_dir: Path) -> None:
+    from forecasting.evaluation import PROTOCOLS, Settings, Split
+
+    for dataset in DATASETS.values():
+        for name, panel in read_dataset(dataset, data_dir).items():
+            settings = Settings(PROTOCOLS[dataset.protocol], dataset.lookback, 24, windows=300)
+            assert len(Split.of(panel, settings).origins(settings)) > 100, name
+            assert int(panel.indicators[0].level) == 1
