@@ -26,6 +26,7 @@ _HOMES: dict[str, str] = {
     "lightning": "kernels.linear.lightning",
     "mala": "kernels.linear.mala",
     "masked": "kernels.windows.masked",
+    "moh": "kernels.heads.moh",
     "neighborhood": "kernels.windows.neighborhood",
     "power": "kernels.windows.power",
     "sdpa": "kernels.dense.sdpa",
