@@ -42,12 +42,12 @@ class Choice:
 @with_settings
 def evaluate(
     what: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="SET... | fisher DIR | traces DIR",
             help="Known data sets (--data; all of them: all), or a folder with Fisher containers or any trace files.",
         ),
-    ],
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of all known data sets; scores are kept, and a run goes on.")
     ] = None,
@@ -77,6 +77,12 @@ def evaluate(
     jobs: Annotated[int | None, typer.Option(help="Worker processes; by default 2, or 1 on a single core.")] = None,
     evidence: Annotated[Path, typer.Option(help="With --data: the folder that scores are kept in.")] = EVIDENCE,
     again: Annotated[bool, typer.Option("--again", help="With --data: score anew what stands already.")] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="With --data: write the page (Markdown) of all that is kept to this file.")
+    ] = None,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Score nothing: write --page of what is kept.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Fit forecasting methods on the first 70 % of every series and score them on the last 20 %.
@@ -89,7 +95,22 @@ def evaluate(
     `harmony evaluate traces my-traces --method ridge --lookback 144 --horizon 12 --json`
 
     `harmony evaluate fisher nasa nab --data data --horizon 6 --method ridge --method harmony`
+
+    `harmony evaluate --page-only --page docs/forecast-results.md`
     """
+    from forecasting.errors import UsageError
+    from harmony.app.forecast_page import write_page
+
+    if page_only:
+        if what or page is None:
+            raise UsageError("--page-only scores nothing: give --page FILE, and no data set")
+        write_page(evidence, page)
+        print(f"page: {page}")
+        return
+    if not what:
+        raise UsageError("nothing to score: give known data sets and --data FOLDER, or fisher DIR, or traces DIR")
+    if page is not None and data is None:
+        raise UsageError("--page goes with --data, whose scores are kept")
     choice = Choice(
         methods=None if method is None else list(dict.fromkeys(method)),
         series=series,
@@ -102,6 +123,8 @@ def evaluate(
     )
     if data is not None:
         found = _known_sets(what, data, choice, evidence, again)
+        if page is not None:
+            write_page(evidence, page)
     else:
         found = [_one_folder(what, choice, reading, demand)]
     if as_json:

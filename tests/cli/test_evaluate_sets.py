@@ -195,3 +195,89 @@ def test_every_known_set_is_in_the_folder_of_real_traces_and_long_enough(data_di
             settings = Settings(PROTOCOLS[dataset.protocol], dataset.lookback, 24, windows=300)
             assert len(Split.of(panel, settings).origins(settings)) > 100, name
             assert int(panel.indicators[0].level) == 1
+
+
+# ---- the page ---------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def kept(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scores of three methods on two sets at two horizons."""
+    folder = tmp_path_factory.mktemp("kept")
+    asked = ["burstgpt", "servegen", "--data", str(data), "--horizon", "1", "--horizon", "3", *FEW]
+    assert run(["evaluate", *asked, "-m", "ridge", "-m", "last_value", "--evidence", str(folder), "--json"]) == 0
+    return folder
+
+
+def page_of(kept: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    path = kept / "page.md"
+    said(["--page-only", "--page", str(path), "--evidence", str(kept)], capsys)
+    return path.read_text()
+
+
+def row_of(page: str, title: str, start: str) -> list[str]:
+    """Cells of the first row that starts so after a line that starts with ``title``."""
+    lines = page.splitlines()
+    after = next(i for i, line in enumerate(lines) if line.startswith(title))
+    row = next(line for line in lines[after:] if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_the_page_says_what_the_kept_scores_give(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = page_of(kept, capsys)
+    assert page.count("\n## Horizon") == 2
+    lines = {(a.dataset, a.series, a.method, a.horizon): line for line in read_lines(kept) for a in [line.asked]}
+    ratios = [
+        lines["servegen", s, "last_value", 3].scores.crps / lines["servegen", s, "ridge", 3].scores.crps
+        for s in ("m-large", "m-mid")
+    ]
+    cell = row_of(page[page.index("## Horizon 3") :], "CRPS over", "servegen")[1]
+    value, low, high = (float(x) for x in cell.replace("(", " ").replace("–", " ").replace(")", "").split())
+    assert value == pytest.approx(math.prod(ratios) ** 0.5, abs=0.006)
+    assert low <= value <= high
+    assert "at most 15 windows" in page
+    assert "12 rows read, 20 sample paths" in page
+
+
+def test_the_product_stands_beside_the_best_rival_of_each_set(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The scores of ridge under the product's name, each window a tenth better.
+    for path in kept.glob("*.jsonl"):
+        told = [json.loads(text) for text in path.read_text().splitlines()]
+        for line in [json.loads(json.dumps(one)) for one in told if one["asked"]["method"] == "ridge"]:
+            line["asked"]["method"] = "harmony"
+            line["window_crps"] = [None if v is None else 0.9 * v for v in line["window_crps"]]
+            line["scores"] |= {"coverage_80": 0.83, "coverage_95": 0.98, "above_999": 0.002}
+            told.append(line)
+        (tmp_path / path.name).write_text("".join(json.dumps(one) + "\n" for one in told))
+    page = page_of(tmp_path, capsys)
+    cells = row_of(page, "`harmony` beside the best rival", "burstgpt")
+    assert cells[1:3] == ["`ridge`", "0.90 (0.90–0.90)"]
+    assert (cells[5], cells[6], cells[-1]) == ("83.0", "98.0", "2.0")
+    assert "At or below the best rival on 2 of 2 by CRPS" in page
+    assert "0.900 of the CRPS of `ridge`" in page
+    assert "80 % within 3 points on 2 of 2, 95 % within 2 points on 0 of 2" in page
+    assert "the 0.999 quantile within a factor 2 on 2 of 2" in page
+
+
+def test_only_what_was_asked_alike_is_compared(
+    kept: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in kept.glob("*.jsonl"):
+        (tmp_path / path.name).write_text(path.read_text())
+    asked = ["burstgpt", "--data", str(data), "--horizon", "1", *FEW, "--evidence", str(tmp_path)]
+    said([*asked, "-m", "last_value", "--windows", "7"], capsys)  # the last of two --windows counts
+    said([*asked, "-m", "window_quantiles", "--series", "all"], capsys)  # not the whole set
+    page = page_of(tmp_path, capsys)
+    assert row_of(page, "CRPS over", "burstgpt")[1] == ""
+    assert "`window_quantiles`" not in page
+    assert "Left out, as they were asked otherwise than `ridge`: `last_value` on burstgpt at 1." in page
+
+
+def test_a_page_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    told = complaint(["--page-only", "--page", str(page), "--evidence", str(tmp_path / "none")], capsys)
+    assert "no scores of ridge there" in told
+    assert not page.exists()
+    assert "give --page FILE" in complaint(["--page-only"], capsys)
+    assert "nothing to score" in complaint([], capsys)
+    assert "--page goes with --data" in complaint(["traces", str(tmp_path), "--page", "x.md"], capsys)
