@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import Panel
 from harmony.journal.stored import ApiKey, AuditEntry, StoredDecision, StoredJob
+from harmony.serving.points import Point
 
 __all__ = [
     "ExplainPort",
@@ -32,6 +33,10 @@ class JournalPort(Protocol):
 
     def decision(self, decision_id: str) -> StoredDecision | None:
         """One decision."""
+        ...
+
+    def points(self, service: str, first_s: float, last_s: float, every_s: float) -> Sequence[Point]:
+        """Turns before ``last_s``, oldest first; one of every ``every_s`` seconds where that is not 0."""
         ...
 
     def audit(self, actor: str, action: str, detail: Mapping[str, Any]) -> object:

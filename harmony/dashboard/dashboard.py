@@ -7,6 +7,7 @@ from pathlib import Path
 from harmony.api.limits import Buckets
 from harmony.api.state import ApiState
 from harmony.dashboard.assets import Assets
+from harmony.dashboard.history import History
 from harmony.dashboard.rendering import Renderer
 from harmony.dashboard.reports import ReportShelf
 from harmony.dashboard.sessions import Sessions
@@ -39,6 +40,7 @@ class Dashboard:
         self.renderer = Renderer(self.assets)
         self.reports = ReportShelf(reports)
         self.trail = Trail(state.hub, state.monotonic_s)
+        self.history = History(self.trail, state.journal)
         self.sessions = Sessions(state.monotonic_s)
         self.guesses = Buckets(state.settings.failed_rate, state.settings.failed_burst)
 

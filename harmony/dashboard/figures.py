@@ -6,26 +6,28 @@ Absent values are null and drawn as gaps. Every figure comes with one sentence t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from harmony.dashboard.trail import Point
 from harmony.decision.bill import bill_per_hour
 from harmony.model.decision import Candidates
 from harmony.schema.fields import columns_of
 from harmony.serving import Snapshot, forecast_json
+from harmony.serving.points import Point
 from harmony.serving.views import number, numbers
 from harmony.serving.words import amount, chance, percent, within_band
 
-__all__ = ["Figure", "calibration", "candidates", "demand", "replicas", "shown_candidates"]
+__all__ = ["Figure", "View", "calibration", "candidates", "demand", "replicas", "shown_candidates", "span_s"]
 
 Json = dict[str, Any]
 ROWS = 72  # newest readings that are in view
 CANDIDATES = 25  # around the choice
 MINOR = "minor"  # left out of the legend where there is little room
 GAP_INTERVALS = 6.0  # a longer pause between two turns is a gap
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,36 @@ def _line(name: str, x: list[Any], y: list[Any], colour: str, **more: Any) -> Js
     return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": line, **more}
 
 
-def _time_axis(first_s: float, last_s: float) -> Json:
-    return {"type": "date", "range": [_ms(first_s), _ms(last_s)], "hoverformat": "%H:%M:%S", "nticks": 8}
+@dataclass(frozen=True, slots=True)
+class View:
+    """The part of time that is drawn (seconds since the epoch); ``name`` is that of what was asked for."""
+
+    first_s: float
+    last_s: float
+    name: str = ""
+
+    @classmethod
+    def usual(cls, snapshot: Snapshot) -> View:
+        """What is drawn where nobody asked for another part."""
+        return cls(*span_s(snapshot))
+
+    def axis(self) -> Json:
+        """Its axis."""
+        hover = "%H:%M:%S" if self.last_s - self.first_s < DAY_S else "%b %d %H:%M"
+        shown = [_ms(self.first_s), _ms(self.last_s)]
+        return {"type": "date", "range": shown, "hoverformat": hover, "nticks": 8, "uirevision": f"range {self.name}"}
+
+    def holds(self, at_s: float) -> bool:
+        """Whether a moment is inside."""
+        return self.first_s <= at_s <= self.last_s
+
+    def points(self, snapshot: Snapshot, points: list[Point]) -> list[Point]:
+        """Those inside, and the one before, from which lines begin."""
+        return [p for p in points if self.first_s - snapshot.record.observation.interval_s <= p.at_s <= self.last_s]
 
 
 def span_s(snapshot: Snapshot) -> tuple[float, float]:
-    """First and last moment that the charts over time show."""
+    """First and last moment that the charts over time show by themselves."""
     seen, forecast = snapshot.record.observation, snapshot.record.observation.forecast
     horizon = 0 if forecast is None else forecast.horizon
     last = max(snapshot.at_s, -math.inf if forecast is None else float(forecast.times_s[-1]))
@@ -69,42 +95,56 @@ def span_s(snapshot: Snapshot) -> tuple[float, float]:
 
 
 # ---- demand -------------------------------------------------------------------------------------------------
-def demand(snapshot: Snapshot, points: list[Point]) -> Figure:
-    """Demand, its forecast fan, and what ready and recommended replicas carry."""
-    unit, forecast = snapshot.unit, forecast_json(snapshot)
-    first, last = span_s(snapshot)
-    shown = snapshot.history_s >= first - snapshot.record.observation.step_s  # an axis fits what it is given
-    points = [p for p in points if p.at_s >= first - snapshot.record.observation.interval_s]
-    times = [_ms(t) for t in snapshot.history_s[shown].tolist()]
-    data: list[Json] = []
-    shapes, notes = [_upright(_ms(snapshot.at_s), "@axis")], list[Json]()
+def demand(snapshot: Snapshot, points: list[Point], view: View | None = None, every_s: float = 0.0) -> Figure:
+    """Demand, its forecast fan, and what ready and recommended replicas carry.
+
+    Before the readings that the snapshot holds, demand is what the turns in ``points`` saw, of which there is one in
+    ``every_s`` seconds, or each (0).
+    """
+    view = view or View.usual(snapshot)
+    unit, seen = snapshot.unit, snapshot.record.observation
+    shown = (snapshot.history_s >= view.first_s - seen.step_s) & (snapshot.history_s <= view.last_s)
+    points = view.points(snapshot, points)
     text = [f"Demand ({unit or 'own unit'})."]
-    now = snapshot.record.observation.demand
-    text.append(f"Newest reading {amount(now)}." if math.isfinite(now) else "The newest reading is absent.")
-    if forecast is None:
-        text.append("There is no forecast.")
-    else:
-        ahead = [_ms(t) for t in snapshot.record.observation.forecast.times_s.tolist()]  # type: ignore[union-attr]
-        levels = forecast["indicators"][forecast["demand"]]["quantiles"]
-        data += _fan(ahead, levels)
-        step = max(1, forecast["lead_steps"]) - 1
-        shapes.append(_upright(ahead[step], "@blue"))
-        notes.append(_note(ahead[step], " lead time"))
-        low, mid, high = (levels[q][step] for q in ("0.05", "0.5", "0.95"))
-        if None not in (low, mid, high):
-            text.append(f"One lead time ahead: {amount(mid)} (90 % interval {amount(low)} to {amount(high)}).")
-    data.append(_line("demand", times, numbers(snapshot.history[shown]), "@text", width=1.8, connectgaps=False))
-    carries = snapshot.record.observation.capacity.median
-    data += _capacity(snapshot, points, last)
+    layout: Json = {
+        "xaxis": view.axis(),
+        "yaxis": {"title": {"text": unit or snapshot.demand_name}, "rangemode": "tozero"},
+    }
+    read_s = float(snapshot.history_s[0]) if snapshot.history_s.size else math.inf
+    x, y = _steps([p for p in points if p.at_s < read_s], snapshot, lambda p: p.demand, every_s)
+    x += [_ms(t) for t in snapshot.history_s[shown].tolist()]
+    y += numbers(snapshot.history[shown])
+    drawn = _line("demand", x, y, "@text", width=1.8, connectgaps=False)
+    if not view.holds(snapshot.at_s):
+        known = [(v, t) for t, v in zip(x, y, strict=True) if v is not None]
+        high = max(known, default=None)
+        text.append("None is known of this time." if high is None else f"At most {amount(high[0])} in this time.")
+        return Figure("demand", " ".join(text), [drawn, *_capacity(snapshot, points, view, every_s)], layout)
+    fan, shapes, notes, said = _ahead(snapshot)
+    text.append(
+        f"Newest reading {amount(seen.demand)}." if math.isfinite(seen.demand) else "The newest reading is absent."
+    )
+    text += said
+    carries = seen.capacity.median
     text.append(f"{snapshot.ready} ready replicas carry {amount(snapshot.ready * carries)}, ")
     text[-1] += f"the {snapshot.recommended} recommended would carry {amount(snapshot.recommended * carries)}."
-    layout: Json = {
-        "annotations": notes,
-        "xaxis": _time_axis(first, last),
-        "yaxis": {"title": {"text": unit or snapshot.demand_name}, "rangemode": "tozero"},
-        "shapes": shapes,
-    }
-    return Figure("demand", " ".join(text), data, layout)
+    layout |= {"annotations": notes, "shapes": [_upright(_ms(snapshot.at_s), "@axis"), *shapes]}
+    return Figure("demand", " ".join(text), [*fan, drawn, *_capacity(snapshot, points, view, every_s)], layout)
+
+
+def _ahead(snapshot: Snapshot) -> tuple[list[Json], list[Json], list[Json], list[str]]:
+    """The forecast: its traces, shapes and notes, and what is said of it."""
+    forecast, law = forecast_json(snapshot), snapshot.record.observation.forecast
+    if forecast is None or law is None:
+        return [], [], [], ["There is no forecast."]
+    ahead = [_ms(t) for t in law.times_s.tolist()]
+    levels = forecast["indicators"][forecast["demand"]]["quantiles"]
+    step = max(1, forecast["lead_steps"]) - 1
+    low, mid, high = (levels[q][step] for q in ("0.05", "0.5", "0.95"))
+    said = []
+    if None not in (low, mid, high):
+        said.append(f"One lead time ahead: {amount(mid)} (90 % interval {amount(low)} to {amount(high)}).")
+    return _fan(ahead, levels), [_upright(ahead[step], "@blue")], [_note(ahead[step], " lead time")], said
 
 
 def _fan(ahead: list[int], levels: dict[str, list[float | None]]) -> list[Json]:
@@ -126,28 +166,36 @@ def _fan(ahead: list[int], levels: dict[str, list[float | None]]) -> list[Json]:
     ]  # fmt: skip
 
 
-def _capacity(snapshot: Snapshot, points: list[Point], last: float) -> list[Json]:
+def _capacity(snapshot: Snapshot, points: list[Point], view: View, every_s: float) -> list[Json]:
     carries = snapshot.record.observation.capacity.median
-    x, ready = _steps(points, snapshot, lambda p: p.ready * p.per_replica)
-    now = _ms(snapshot.at_s)
-    data = [
-        _line("ready replicas carry", [*x, _ms(last)], [*ready, number(snapshot.ready * carries)], "@green",
-              line={"shape": "hv"}, connectgaps=False),
-        _line("recommended would carry", [now, _ms(last)], [number(snapshot.recommended * carries)] * 2, "@orange",
+    x, ready = _steps(points, snapshot, lambda p: p.ready * p.per_replica, every_s)
+    step = {"shape": "hv"}
+    if not view.holds(snapshot.at_s):
+        return [_line("ready replicas carry", x, ready, "@green", line=step, connectgaps=False)]
+    now, last = _ms(snapshot.at_s), _ms(view.last_s)
+    return [
+        _line("ready replicas carry", [*x, last], [*ready, number(snapshot.ready * carries)], "@green",
+              line=step, connectgaps=False),
+        _line("recommended would carry", [now, last], [number(snapshot.recommended * carries)] * 2, "@orange",
               line={"dash": "dash"}),
     ]  # fmt: skip
-    return data
 
 
-def _steps(points: list[Point], snapshot: Snapshot, value: Any) -> tuple[list[Any], list[Any]]:  # noqa: ANN401
+def _steps(
+    points: list[Point],
+    snapshot: Snapshot,
+    value: Callable[[Point], float],
+    every_s: float = 0.0,
+) -> tuple[list[Any], list[Any]]:
     """Times and values of turns, with a null where turns are missing."""
-    longest = GAP_INTERVALS * snapshot.record.observation.interval_s
+    usual = max(snapshot.record.observation.interval_s, 2 * every_s / GAP_INTERVALS)
+    longest = GAP_INTERVALS * usual
     x: list[Any] = []
     y: list[Any] = []
     before = math.nan
     for p in points:
         if p.at_s - before > longest:
-            x.append(_ms(before + longest / GAP_INTERVALS))
+            x.append(_ms(before + max(usual, every_s)))
             y.append(None)
         x.append(_ms(p.at_s))
         y.append(number(value(p)))
@@ -166,41 +214,54 @@ def _note(x: int, text: str) -> Json:
 
 
 # ---- replicas -----------------------------------------------------------------------------------------------
-def replicas(snapshot: Snapshot, points: list[Point]) -> Figure:
+def replicas(snapshot: Snapshot, points: list[Point], view: View | None = None, every_s: float = 0.0) -> Figure:
     """Replicas current, ready and recommended over time, and the bounds."""
-    first, last = span_s(snapshot)
-    points = [p for p in points if p.at_s >= first - snapshot.record.observation.interval_s]
+    view = view or View.usual(snapshot)
+    points = view.points(snapshot, points)
     step = {"shape": "hv"}
-    x, ready = _steps(points, snapshot, lambda p: p.ready)
-    ordered = _steps(points, snapshot, lambda p: p.ordered)[1]
-    wanted = _steps(points, snapshot, lambda p: p.recommended)[1]
+    x, ready = _steps(points, snapshot, lambda p: p.ready, every_s)
+    ordered = _steps(points, snapshot, lambda p: p.ordered, every_s)[1]
+    wanted = _steps(points, snapshot, lambda p: p.recommended, every_s)[1]
     data = [
         _line("ready", x, ready, "@green", width=3, line=step, connectgaps=False),
         _line("current", x, ordered, "@text", line=step, connectgaps=False),
         _line("recommended", x, wanted, "@orange", line={"shape": "hv", "dash": "dash"}, connectgaps=False),
     ]
-    shapes: list[Json] = [_upright(_ms(snapshot.at_s), "@axis")]
-    text = (
-        f"Replicas over the {len(points)} newest turns: now {snapshot.ordered} current, {snapshot.ready} ready, "
-        f"{snapshot.recommended} recommended; bounds {snapshot.record.observation.objective.min_replicas} to "
-        f"{snapshot.record.observation.objective.max_replicas}."
-    )
+    objective = snapshot.record.observation.objective
     layout: Json = {
-        "xaxis": _time_axis(first, last),
+        "xaxis": view.axis(),
         "yaxis": {"title": {"text": "replicas"}, "rangemode": "tozero", "tickformat": "d"},
-        "shapes": shapes,
     }
+    if view.holds(snapshot.at_s):
+        layout["shapes"] = [_upright(_ms(snapshot.at_s), "@axis")]
+        text = (
+            f"Replicas over {len(points)} turns: now {snapshot.ordered} current, {snapshot.ready} ready, "
+            f"{snapshot.recommended} recommended; bounds {objective.min_replicas} to {objective.max_replicas}."
+        )
+    elif points:
+        low, high = min(p.ready for p in points), max(p.ready for p in points)
+        text = f"Replicas over {len(points)} turns: {low} to {high} ready."
+    else:
+        text = "Nothing is kept of this time."
     return Figure("replicas", text, data, layout)
 
 
-def budget(snapshot: Snapshot, points: list[Point]) -> Figure | None:
+def _least(point: Point) -> float:
+    return point.budget_band[0]
+
+
+def _most(point: Point) -> float:
+    return point.budget_band[1]
+
+
+def budget(snapshot: Snapshot, points: list[Point], view: View | None = None, every_s: float = 0.0) -> Figure | None:
     """The share of the error budget that is left, over time; None where none is kept."""
     if math.isnan(snapshot.record.decision.budget_left):
         return None
-    first, last = span_s(snapshot)
-    points = [p for p in points if p.at_s >= first - snapshot.record.observation.interval_s]
-    x, left = _steps(points, snapshot, lambda p: p.budget_left)
-    least, most = (_steps(points, snapshot, lambda p, at=at: p.budget_band[at])[1] for at in (0, 1))
+    view = view or View.usual(snapshot)
+    points = view.points(snapshot, points)
+    x, left = _steps(points, snapshot, lambda p: p.budget_left, every_s)
+    least, most = (_steps(points, snapshot, end, every_s)[1] for end in (_least, _most))
     known = [v for p in points for v in (p.budget_left, *p.budget_band) if not math.isnan(v)]
     bare = {"width": 0, "color": "@blue/0", "shape": "hv"}
     hidden = {"hoverinfo": "skip", "showlegend": False}
@@ -216,7 +277,7 @@ def budget(snapshot: Snapshot, points: list[Point]) -> Figure | None:
     lowest, highest = min(known, default=0.0), max(known, default=1.0)
     margin = max(0.01, 0.08 * (highest - lowest))
     layout: Json = {
-        "xaxis": _time_axis(first, last),
+        "xaxis": view.axis(),
         "yaxis": {"title": {"text": "budget left"}, "range": [lowest - margin, highest + margin], "tickformat": ".2~%"},
     }
     return Figure("budget", text, data, layout)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
+from forecasting.errors import UsageError
 from harmony.api.auth import Credentials
 from harmony.api.depends import require
 from harmony.api.limits import counted_as
@@ -17,12 +18,14 @@ from harmony.api.roles import Role
 from harmony.api.transport import is_secure
 from harmony.dashboard import sessions
 from harmony.dashboard.dashboard import LOGIN, Dashboard
+from harmony.dashboard.figures import View, span_s
 from harmony.dashboard.fleet import BY_KEY, COLUMNS, FleetQuery, fleet
 from harmony.dashboard.rendering import REPORT_HEADERS
 from harmony.dashboard.reports import Report
 from harmony.dashboard.service import page_of
 from harmony.dashboard.sliders import sliders
 from harmony.dashboard.states import STALE_S
+from harmony.dashboard.timerange import TimeRange
 from harmony.serving import utc
 
 __all__ = ["router"]
@@ -88,13 +91,24 @@ def service_page(request: Request, our: Our, namespace: str, name: str) -> Respo
     if snapshot is None:
         detail = f"There is no service {namespace}/{name}, or nothing has been decided about it yet."
         return page(request, our, "problem", 404, title="No such service", detail=detail)
+    try:
+        chosen = TimeRange.of(request.query_params)
+    except UsageError as error:
+        return page(request, our, "problem", 400, title="No such range of time", detail=f"{error}.")
+    usual = span_s(snapshot)
+    first_s, last_s = chosen.span_s(snapshot, usual)
+    lengths, moves = chosen.links(snapshot, usual, request.url.path)
     ages = our.ages()
     url = WHAT_IF.format("/".join(quote(part, safe="") for part in (namespace, name)))
     return page(
         request,
         our,
         "service",
-        page=page_of(snapshot, our.trail.of(snapshot), ages),
+        page=page_of(snapshot, our.history.of(snapshot, first_s, last_s), ages, View(first_s, last_s, chosen.key)),
+        lengths=lengths,
+        moves=moves,
+        shown=(utc(first_s), utc(min(last_s, snapshot.at_s))),
+        past=chosen.until_s is not None,
         age_s=ages.age_s(snapshot),
         at=utc(snapshot.at_s),
         stale_s=ages.stale_after_s(snapshot),

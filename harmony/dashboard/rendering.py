@@ -28,7 +28,7 @@ REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
-UNIT = re.compile(r"(?<=\d) (?=%|(?:s|min|h|GPU-h|[A-Z]{3})\b)")
+UNIT = re.compile(r"(?<=\d) (?=%|(?:s|min|h|d|GPU-h|[A-Z]{3})\b)")
 PAGE_HEADERS = {
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",

@@ -8,14 +8,14 @@ from typing import Any
 
 from harmony.dashboard import figures
 from harmony.dashboard.fleet import FleetTableRow, table_row
+from harmony.dashboard.history import Course
 from harmony.dashboard.states import Ages
-from harmony.dashboard.trail import Point
 from harmony.decision.bill import bill_per_hour
 from harmony.decision.tried import why_not
 from harmony.serving import Snapshot, sentence
 from harmony.serving.further import Further, further
 from harmony.serving.views import forecast_json, number, utc
-from harmony.serving.words import rescaled_from
+from harmony.serving.words import duration, rescaled_from
 
 __all__ = ["Page", "page_of"]
 
@@ -36,6 +36,7 @@ class Page:
     forecast: list[Json]
     readings: list[Json]
     turns: list[Json]
+    note: str
     coverage: list[tuple[float, float]]
     capacity: Json
     lead: Json
@@ -55,13 +56,15 @@ class Page:
         return self.row.snapshot
 
 
-def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
-    """Everything about one service at one moment."""
+def page_of(snapshot: Snapshot, course: Course, ages: Ages, view: figures.View | None = None) -> Page:
+    """Everything about one service at one moment; charts over time show ``view``."""
     seen, decision = snapshot.record.observation, snapshot.record.decision
+    view = view or figures.View.usual(snapshot)
+    points, every_s = course.points, course.every_s
     drawn = [
-        figures.demand(snapshot, points),
-        figures.replicas(snapshot, points),
-        figures.budget(snapshot, points),
+        figures.demand(snapshot, points, view, every_s),
+        figures.replicas(snapshot, points, view, every_s),
+        figures.budget(snapshot, points, view, every_s),
         figures.candidates(snapshot),
         figures.calibration(snapshot),
     ]
@@ -80,11 +83,13 @@ def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
         readings=[
             {"at": utc(t), "value": number(v)}
             for t, v in zip(snapshot.history_s.tolist(), snapshot.history.tolist(), strict=True)
+            if t <= view.last_s
         ][: -RECENT - 1 : -1],
         turns=[
             {"at": utc(p.at_s), "ordered": p.ordered, "ready": p.ready, "recommended": p.recommended}
             for p in points[: -RECENT - 1 : -1]
         ],
+        note=_note(course),
         coverage=sorted((q, c) for q, c in snapshot.coverage.items() if math.isfinite(c)),
         capacity={"median": seen.capacity.median, "low": low, "high": high, "known": seen.capacity.is_known},
         lead={
@@ -108,6 +113,17 @@ def page_of(snapshot: Snapshot, points: list[Point], ages: Ages) -> Page:
         tried=_tried(snapshot),
         further=further(decision),
     )
+
+
+def _note(course: Course) -> str:
+    """What to know of the turns that are drawn; empty for nothing."""
+    said = [course.trouble] if course.trouble else []
+    if course.every_s:
+        said.append(
+            f"One turn of every {duration(course.every_s)} is drawn: that in which demand was highest for the replicas "
+            "that were ready."
+        )
+    return " ".join(said)
 
 
 def _tried(snapshot: Snapshot) -> list[Json]:

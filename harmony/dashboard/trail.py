@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from harmony.serving import Hub, Snapshot
+from harmony.serving.points import Point
 
-__all__ = ["Point", "Trail"]
+__all__ = ["Trail"]
 
 SIMULATED = "Demo"  # kind of service
 POINTS = 600  # per service: five hours of turns every 30 s, about 100 kB
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One turn: its time (seconds since the epoch), counts of the real target, and what a ready replica carries.
-
-    `budget_left` is the share of the error budget that is not spent, NaN where none is kept; `budget_band` the least
-    and the most that chance would have left of it.
-    """
-
-    at_s: float
-    ordered: int
-    ready: int
-    recommended: int
-    per_replica: float
-    budget_left: float = math.nan
-    budget_band: tuple[float, float] = (math.nan, math.nan)
-
-    @classmethod
-    def of(cls, snapshot: Snapshot) -> Point:
-        """What the charts need of one snapshot."""
-        record = snapshot.record
-        per_replica, decision = record.observation.capacity.median, record.decision
-        return cls(
-            snapshot.at_s, snapshot.ordered, snapshot.ready, snapshot.recommended, per_replica,
-            decision.budget_left, (decision.budget_least, decision.budget_most),
-        )  # fmt: skip
 
 
 class Trail:

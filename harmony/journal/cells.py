@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, Double, Integer, LargeBinary, Table, Text
@@ -23,10 +23,13 @@ KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
 LATEST_S = 253_402_300_800.0  # the year 10000
 
 
-def checked(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of ``row`` that are columns of ``table``; `DataError` names the first that is not of its type."""
+def checked(table: Table, row: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
+    """The cells of ``row`` that are columns of ``table``, or the columns ``names`` of it.
+
+    `DataError` names the first that is not of its type.
+    """
     out = {}
-    for column in table.columns:
+    for column in [table.c[name] for name in names] or table.columns:
         value = row[column.name]
         wrong = ("" if column.nullable else "is missing") if value is None else _wrong(column, value)
         if wrong:

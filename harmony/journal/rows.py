@@ -39,14 +39,17 @@ from harmony.model.observation import Observation, Outcome
 from harmony.model.record import Record
 from harmony.schema.exact import dumps, jsonable, loads, rebuilt, restored
 from harmony.schema.fields import fields_of, is_table
+from harmony.serving.points import Point
 from harmony.serving.snapshot import Snapshot
 
-__all__ = ["SCORES", "Encoded", "encode", "snapshot_of"]
+__all__ = ["POINT_COLUMNS", "SCORES", "Encoded", "encode", "point_of", "snapshot_of"]
 
 TEXTS = ("kind", "target", "mode", "effective_mode", "unit", "demand_name", "gpu_type", "currency", "held_by")
 SCORES = (
     "crps", "realized", "stated", "gpu_hours_saved", "misses_avoided_s", "misses_caused_s", "shadow_s",
 )  # fmt: skip
+
+POINT_COLUMNS = ("id", "at_s", "demand", "ordered", "ready", "replicas", "context")
 
 Row = dict[str, Any]
 
@@ -110,6 +113,22 @@ def snapshot_of(
     """
     try:
         return _snapshot_of(checked(DECISIONS, row), blob, summary, series)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
+        told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        raise DataError(f"journal: decision {shortened(row['id'])} cannot be read: {shortened(told)}") from error
+
+
+def point_of(row: Mapping[str, Any]) -> Point:
+    """What charts over time need of a row with `POINT_COLUMNS`; `DataError` as `snapshot_of`."""
+    try:
+        cells = checked(DECISIONS, row, POINT_COLUMNS)
+        context = json_object(cells["context"], "context")
+        decided = context.get("decision", {})  # older rows know no budget
+        left, least, most = (_number(decided.get(f"budget_{name}")) for name in ("left", "least", "most"))
+        return Point(
+            cells["at_s"], cells["ordered"], cells["ready"], cells["replicas"],
+            restored(Capacity, context["capacity"]).median, left, (least, most), _number(cells["demand"]),
+        )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
         told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         raise DataError(f"journal: decision {shortened(row['id'])} cannot be read: {shortened(told)}") from error

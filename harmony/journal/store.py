@@ -10,7 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, delete, insert, literal_column, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Integer,
+    Select,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from forecasting.errors import DataError
@@ -22,10 +35,11 @@ from harmony.journal.info import read_info
 from harmony.journal.inputs import decode_inputs
 from harmony.journal.migrating import check_version, migrate
 from harmony.journal.retention import Removed, remove_old
-from harmony.journal.rows import Encoded, encode, snapshot_of
+from harmony.journal.rows import POINT_COLUMNS, Encoded, encode, point_of, snapshot_of
 from harmony.journal.stored import ApiKey, AuditEntry, Info, StoredDecision, StoredJob
 from harmony.journal.tables import API_KEYS, AUDIT, DECISIONS, INPUTS, JOBS, SERVICES
 from harmony.schema.exact import dumps
+from harmony.serving.points import Point
 from harmony.serving.snapshot import Snapshot
 
 __all__ = ["JournalStore"]
@@ -34,6 +48,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MOST_ROWS = 1_000  # of one page
+MOST_POINTS = 10_000  # of one course
 MOST_NAMED = 10_000  # unreadable rows that are remembered, so that each is logged once
 ENDED = ("done", "failed", "cancelled")  # states of a job that are its last
 NOW_S = {  # the database's own clock, seconds since the epoch
@@ -181,6 +196,28 @@ class JournalStore:
         blob = row["blob"]
         snapshot = snapshot_of(row, blob)
         return StoredDecision(row["id"], snapshot, blob is not None, blob is not None and decode_inputs(blob).rounded)
+
+    def points(self, service: str, first_s: float, last_s: float, every_s: float = 0.0) -> list[Point]:
+        """The turns of a service from ``first_s`` until before ``last_s``, oldest first, at most 10,000 (the newest).
+
+        With ``every_s`` one turn of every so many seconds: that in which demand was highest for the replicas that were
+        ready, so that what was scarce stays in sight. Rows that cannot be read are passed over.
+        """
+        columns = [DECISIONS.c[name] for name in POINT_COLUMNS]
+        mine = (DECISIONS.c.service == service) & (DECISIONS.c.id >= first_id_at(max(0.0, first_s)))
+        mine &= DECISIONS.c.id < first_id_at(max(0.0, last_s))
+        query = select(*columns).where(mine)
+        if every_s > 0.0:
+            slot = DECISIONS.c.at_s / every_s
+            whole = cast(slot, Integer) if self._dialect == "sqlite" else func.floor(slot)
+            strain = DECISIONS.c.demand / case((DECISIONS.c.ready > 0, DECISIONS.c.ready), else_=0.5)
+            order = (strain.desc().nulls_last(), DECISIONS.c.id.desc())
+            place = func.row_number().over(partition_by=whole, order_by=order).label("place")
+            ranked = select(DECISIONS.c.id, place).where(mine).subquery()
+            query = query.join(ranked, ranked.c.id == DECISIONS.c.id).where(ranked.c.place == 1)
+        rows = self._all(query.order_by(DECISIONS.c.id.desc()).limit(MOST_POINTS))
+        read = (self.or_passed_over(row["id"], partial(point_of, row)) for row in reversed(rows))
+        return [point for point in read if point is not None]
 
     def between(
         self, after: str = "", before_s: float | None = None, limit: int = MOST_ROWS

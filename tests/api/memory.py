@@ -8,6 +8,7 @@ from typing import Any
 
 from forecasting.errors import HarmonyError
 from harmony.journal.stored import ApiKey, AuditEntry, StoredDecision
+from harmony.serving.points import Point
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.views import decision_json
 
@@ -37,6 +38,13 @@ class MemoryJournal:
         mine = [d for d in self._decisions.values() if d.snapshot.service == service]
         newest = sorted(mine, key=lambda d: d.id, reverse=True)
         return [d for d in newest if before is None or d.id < before][:limit]
+
+    def points(self, service: str, first_s: float, last_s: float, every_s: float) -> Sequence[Point]:
+        self._check()
+        mine = [d.snapshot for d in self._decisions.values() if d.snapshot.service == service]
+        found = [Point.of(s) for s in mine if first_s <= s.at_s < last_s]
+        slots = {(p.at_s // every_s if every_s else p.at_s): p for p in found}
+        return sorted(slots.values(), key=lambda p: p.at_s)
 
     def decision(self, decision_id: str) -> StoredDecision | None:
         self._check()

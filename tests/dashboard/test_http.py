@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import html
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -283,3 +285,28 @@ def test_a_page_of_a_large_fleet_has_a_hundred_services(site: Site, web: httpx.C
     assert answer.status_code == 200
     assert "page 1 of 11" in answer.text
     assert answer.text.count('<tr role="row" id="row-') == 100
+
+
+# ---- the part of time that charts show ------------------------------------------------------------------------
+def test_a_range_is_part_of_the_address_and_moves_by_links(web: httpx.Client, site: Site) -> None:
+    """Without a script: every range is a link, and what memory does not hold comes from the journal."""
+    site.journal.append([site.chat()])
+    at_s = site.clock.now
+    site.clock.now += 100 * 60.0
+    site.tick()
+    path = "/services/serving/chat"
+    page = web.get(path, params={"range": "1h"})
+    links = dict(re.findall(r'<a href="([^"]+)" data-live-link[^>]*>([^<]+)</a>', page.text))
+    assert list(links.values()) == ["Recent", "1\xa0h", "6\xa0h", "24\xa0h", "7\xa0d", "Earlier"]
+    earlier = web.get(html.unescape(next(url for url, label in links.items() if label == "Earlier")))
+    figure = json.loads(re.findall(r'id="figure-replicas">(.*?)</script>', earlier.text)[0])
+    first, last = figure["layout"]["xaxis"]["range"]
+    assert first <= 1000 * at_s <= last
+    assert 1000 * at_s in figure["data"][0]["x"]
+    assert ">Now</a>" in earlier.text
+
+
+def test_a_range_that_is_none_is_one_line(web: httpx.Client) -> None:
+    answer = web.get("/services/serving/chat?range=soon")
+    assert answer.status_code == 400
+    assert "expected a positive one such as 15s, 5m, 1h30m or 2d" in html.unescape(answer.text)

@@ -10,13 +10,15 @@ import pytest
 
 from harmony.dashboard import figures
 from harmony.dashboard.fleet import FleetQuery, fleet, sparkline, table_row
+from harmony.dashboard.history import Course
 from harmony.dashboard.service import page_of
 from harmony.dashboard.sessions import Sessions
 from harmony.dashboard.sliders import sliders
 from harmony.dashboard.states import Ages, service_state
-from harmony.dashboard.trail import Point, Trail
+from harmony.dashboard.trail import Trail
 from harmony.model.decision import Reason, Tried
 from harmony.serving import Snapshot
+from harmony.serving.points import Point
 from harmony.serving.words import chance
 from tests.dashboard.site import Clock, Site
 from tests.serving import builders
@@ -167,7 +169,7 @@ def test_the_error_budget_is_drawn_where_one_is_kept() -> None:
     assert drawn is not None
     assert [line["y"] for line in drawn.data] == [[0.1, -0.25]]
     assert drawn.layout["yaxis"]["range"][0] < -0.25
-    assert page_of(spent, [before, now], NOW).budget == {"left": -0.25, "burn": 3.0, "price": None}
+    assert page_of(spent, Course([before, now]), NOW).budget == {"left": -0.25, "burn": 3.0, "price": None}
 
 
 @pytest.mark.parametrize(
@@ -194,10 +196,12 @@ def test_what_else_was_tried_is_a_table_of_what_would_have_been() -> None:
         np.array([0.009, 0.01, 0.01, 0.02]),
         allowed=0.01,
     )
-    rows = page_of(builders.snapshot(record=replace(turn, decision=replace(turn.decision, tried=tried))), [], NOW).tried
+    rows = page_of(
+        builders.snapshot(record=replace(turn, decision=replace(turn.decision, tried=tried))), Course([]), NOW
+    ).tried
     hourly = turn.observation.objective.replica_price_per_hour
     assert [r["cost"] for r in rows] == pytest.approx([10.0 * hourly, 12.0 * hourly, 9.7 * hourly, 8.0 * hourly])
     assert [r["why"] for r in rows] == [
         "in force", "needs 20 % more", "saves too little: a rule of thumb must save 5 %", "breaks the budget",
     ]  # fmt: skip
-    assert page_of(builders.snapshot(), [], NOW).tried == []
+    assert page_of(builders.snapshot(), Course([]), NOW).tried == []

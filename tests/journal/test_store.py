@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, TimeoutError
 from forecasting.errors import DataError, UsageError
 from harmony.journal import ApiKey, JournalError, JournalStore, JournalUnavailable, StoredJob, export_to
 from harmony.journal.errors import translated
+from harmony.serving.points import Point
 from tests.journal.builders import NOON_S, fleet
 from tests.journal.equal import assert_same
 
@@ -50,6 +51,36 @@ def test_turns_come_back_newest_first_and_whole(store: JournalStore) -> None:
         assert whole is not None
         assert whole.has_inputs
         assert_same(whole.snapshot, by_id[stored.id])
+
+
+def test_points_are_the_turns_of_one_service_within_a_part_of_time(store: JournalStore) -> None:
+    snapshots = [s for s in turns(3, 12) if s.service == "serving/s1"]
+    store.append(turns(3, 12))
+    first_s, last_s = snapshots[2].at_s, snapshots[9].at_s
+    same_points(store.points("serving/s1", first_s, last_s), snapshots[2:9])
+    assert store.points("serving/none", 0.0, 9e9) == []
+    assert store.points("serving/s1", last_s, first_s) == []
+
+
+@pytest.mark.parametrize("every_s", [61.0, 300.0, 3600.0])
+def test_of_many_points_the_scarcest_turn_of_every_interval_stands(store: JournalStore, every_s: float) -> None:
+    """Held against a plain loop; where no demand is known in an interval its newest turn stands."""
+    snapshots = [s for s in turns(2, 40) if s.service == "serving/s0"]
+    store.append(turns(2, 40))
+    slots: dict[int, list[Any]] = {}
+    for s in snapshots:
+        slots.setdefault(int(s.at_s // every_s), []).append(s)
+
+    def scarcity(s: Any) -> tuple[float, float]:
+        demand = s.record.observation.demand
+        return (-1.0 if np.isnan(demand) else demand / (s.ready or 0.5), s.at_s)
+
+    same_points(store.points("serving/s0", 0.0, 9e9, every_s), [max(slot, key=scarcity) for slot in slots.values()])
+
+
+def same_points(found: list[Point], snapshots: list[Any]) -> None:
+    """NaN equals NaN here."""
+    assert [repr(p) for p in found] == [repr(Point.of(s)) for s in snapshots]
 
 
 def test_pages_of_one_service_join_without_gap_or_overlap(store: JournalStore) -> None:

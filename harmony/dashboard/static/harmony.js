@@ -35,6 +35,18 @@
     return { ...base, ...own };
   }
 
+  const mouse = matchMedia("(pointer: fine)"); // a finger that is dragged scrolls the page
+  if (mouse.matches) root.classList.add("drags");
+  function zooms(plot) { return "zoom" in plot.dataset && mouse.matches; }
+
+  function zoomed(change) { // the server draws what was dragged over: it knows turns that are not on the page
+    const ends = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+    if (ends.some((end) => end === undefined)) return;
+    const [first, last] = ends.map((end) => (typeof end === "number" ? end : Date.parse(`${end.replace(" ", "T")}${end.length > 10 ? "Z" : ""}`)) / 1000);
+    const wanted = new URLSearchParams({ range: `${Math.max(60, Math.round(last - first))}s`, to: `${new Date(Math.ceil(last) * 1000).toISOString().slice(0, 19)}Z` });
+    visit(`${location.pathname}?${wanted}`);
+  }
+
   const drawn = new Map(); // plot id -> JSON text that it shows
   function draw(force) {
     if (!window.Plotly) return;
@@ -46,16 +58,19 @@
       const layout = {
         paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)",
         font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12.5, color: "@muted" },
-        margin: { l: 48, r: 12, t: 10, b: 36 }, hovermode: "x", dragmode: false,
+        margin: { l: 48, r: 12, t: 10, b: 36 }, hovermode: "x", dragmode: zooms(plot) ? "zoom" : false,
         hoverlabel: { bgcolor: "@card", bordercolor: "@axis", font: { color: "@text" } },
         legend: { orientation: "h", y: 1.03, yanchor: "bottom", x: 0, traceorder: "normal", font: { color: "@text", size: narrow ? 10.5 : 12.5 } },
         uirevision: "kept", ...figure.layout,
       };
       for (const name of Object.keys(layout)) if (/^[xy]axis\d*$/.test(name)) layout[name] = axis(narrow ? { ...layout[name], nticks: 5, tickangle: 0 } : layout[name]);
       if (narrow) for (const trace of figure.data) if (trace.meta === "minor") trace.showlegend = false;
-      if (!drawn.has(plot.id)) plot.replaceChildren();
+      if (zooms(plot)) layout.xaxis.fixedrange = false;
+      const isNew = !drawn.has(plot.id);
+      if (isNew) plot.replaceChildren();
       drawn.set(plot.id, source.textContent);
-      window.Plotly.react(plot, coloured(figure.data), coloured(layout), { displayModeBar: false, responsive: true, scrollZoom: false });
+      window.Plotly.react(plot, coloured(figure.data), coloured(layout), { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: false });
+      if (isNew && zooms(plot)) plot.on("plotly_relayout", zoomed);
     }
   }
 
