@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,8 @@ __all__ = ["Tick", "TickReport"]
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 AT_ONCE = 256  # services forecast and decided together
-REVIEW_S = 2.0  # of a tick in which pasts are replayed; who comes later than that waits for another tick
+REVIEW_S = 2.0  # of a core in a tick for replaying pasts; who comes later than that waits for another tick
+LONG_S = 0.05  # of a core for one turn; one that replays nothing takes some thousandths
 MANY = 500  # from so many services on, what a tick freed is given back to the system
 
 
@@ -192,14 +194,15 @@ class Tick:
     def _considered(
         self, service: Service, now_s: float, forecast: ForecastDistribution | None, failure: str
     ) -> ScalePlan | None:
-        """One service's turn; it may replay its past while this tick still has time for such work."""
-        if not service.has_long_work:
-            return service.consider(now_s, forecast, failure)
-        if self._reviewed_s >= REVIEW_S:
-            return service.consider(now_s, forecast, failure, may_review=False)
-        began = self._clock.monotonic_s()
-        plan = service.consider(now_s, forecast, failure)
-        self._reviewed_s += self._clock.monotonic_s() - began
+        """One service's turn; it may replay its past while this tick still has time for such work.
+
+        That some is needed may show only in the turn itself, in a lead time that it learns or limits that were changed.
+        """
+        due, began_s = service.has_long_work, time.thread_time()
+        plan = service.consider(now_s, forecast, failure, may_review=self._reviewed_s < REVIEW_S)
+        took_s = time.thread_time() - began_s
+        if due or took_s >= LONG_S:
+            self._reviewed_s += took_s
         return plan
 
     async def _budget(self) -> int | None:

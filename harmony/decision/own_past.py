@@ -303,22 +303,18 @@ class OwnPast:
             return self
         return replace(self, least=least, most=most, prices=prices, capacity_sigma=capacity_sigma)
 
-    def leading(self, lead_steps: int) -> OwnPast:
-        """With another lead time from now on: all of the history is replayed again under it.
+    def under(self, lead_steps: int, measure: Measure, limits: Behavior | None) -> OwnPast:
+        """With another lead time, measure or limits of the user's: all of the history is replayed again under them.
 
-        What was forecast in it stays as it was, for the lead of its time.
+        What was forecast in it stays as it was, for the lead of its time. Under another measure the budget begins anew.
         """
+        if (lead_steps, measure, limits) == (self.grid.lead_steps, self.measure, self.limits):
+            return self
+        budget = self.budget if measure == self.measure else self.budget.anew()
         rows = self.history.rows
-        again = self.anew(lead_steps).backfilled(self.newest_s, rows[:, 0], rows[:, 1], rows[:, 2:], piece=PAST_SHARE)
+        fresh = replace(self, budget=budget, measure=measure, limits=limits).anew(lead_steps)
+        again = fresh.backfilled(self.newest_s, rows[:, 0], rows[:, 1], rows[:, 2:], piece=PAST_SHARE)
         return again.preferring(self.setting)
-
-    def measured(self, measure: Measure) -> OwnPast:
-        """With another measure from now on: all of the history is scored again, and the budget begins anew."""
-        return replace(self, measure=measure, budget=self.budget.anew()).leading(self.grid.lead_steps)
-
-    def under(self, limits: Behavior | None) -> OwnPast:
-        """With other limits of the user's from now on: all of the history is replayed again under them."""
-        return self if limits == self.limits else replace(self, limits=limits).leading(self.grid.lead_steps)
 
     def preferring(self, setting: PortfolioSetting | None) -> OwnPast:
         """With ``setting``, which was in force before, kept unless another one is better."""

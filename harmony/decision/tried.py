@@ -9,7 +9,10 @@ import numpy as np
 from harmony.decision.selection import HANDICAP, HYSTERESIS, Verdict
 from harmony.model.decision import Tried
 
-__all__ = ["tried_of", "why_not"]
+__all__ = ["YET_TO_REPLAY", "tried_of", "why_not"]
+
+YET_TO_REPLAY = "lead time, measure or limits have changed, and the past is yet to be replayed under them"
+"""Said while what is told of the past is of other terms than those in force."""
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ import numpy as np
 from harmony.decision.bill import bill_per_hour
 from harmony.decision.in_force import again
 from harmony.decision.rule import lead_window
-from harmony.decision.tried import why_not
+from harmony.decision.tried import YET_TO_REPLAY, why_not
 from harmony.decision.turn import decide_turn
 from harmony.journal.inputs import whole
 from harmony.journal.store import JournalStore
@@ -231,6 +231,8 @@ def _setting(decision: Decision) -> list[str]:
         out.append(f"In force: {decision.setting}{paid}.")
     if decision.tried is not None:
         out += _tried(decision.tried)
+        if YET_TO_REPLAY in decision.why:
+            out.append(f"{YET_TO_REPLAY.capitalize()}.")
     elif decision.why:
         out.append(f"Chosen on the service's own past: {decision.why}.")
     if not math.isnan(decision.budget_left):

@@ -22,7 +22,7 @@ from harmony.decision.price import CAP
 from harmony.decision.risk import ROUND
 from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, hold
 from harmony.decision.selection import Verdict, because
-from harmony.decision.tried import tried_of
+from harmony.decision.tried import YET_TO_REPLAY, tried_of
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.objective import Behavior, Objective
 from harmony.model.observation import Observation
@@ -41,11 +41,20 @@ NO_FORECAST_MARGIN = 1.5  # on the lead's maximum, until there is enough past to
 
 
 class Replayed(NamedTuple):
-    """What the policy remembers: its replayed past, what it stated last, and whether it was told of the time before."""
+    """What the policy remembers.
+
+    Attributes:
+        past: its replayed past.
+        stated: the risk that it stated last.
+        recalled: whether it was told of the time before its first turn.
+        owed: whether lead time, measure or limits have changed since the past was replayed; it will be when there is
+            time for it, and until then what was chosen before stands.
+    """
 
     past: OwnPast
     stated: float = math.nan
     recalled: bool = False
+    owed: bool = False
 
 
 class Kept(NamedTuple):
@@ -144,7 +153,7 @@ class HarmonyPolicy:
 
     def is_due(self, memory: Replayed | Kept | None) -> bool:
         """When new pieces of the past are to be replayed."""
-        return isinstance(memory, Replayed) and memory.past.is_due
+        return isinstance(memory, Replayed) and (memory.owed or memory.past.is_due)
 
     def saved(self, memory: Replayed | Kept | None) -> dict[str, Any] | None:
         """The budget by days, about 1 kB, and the setting in force; the past itself is read again."""
@@ -175,13 +184,18 @@ class HarmonyPolicy:
             observation = replace(observation, demand=_asked(observation, observation.memory.past))
         memory = self._seen(observation, paths)
         guess = memory.past.guess()
-        if guess is None:
+        longer = memory.owed and _grid(observation).lead_steps > memory.past.grid.lead_steps
+        ahead = decide(observation) if longer and observation.forecast is not None and guess is not None else None
+        by_level = ahead is not None and guess is not None and ahead.replicas > guess.replicas
+        if ahead is not None and by_level:  # what was chosen looks less far than is needed now
+            guess, decision, wanted = None, ahead, ahead.replicas
+        elif guess is None:
             decision, wanted = self._without_setting(observation, memory.past)
         else:
             decision, wanted = self._ordered(observation, guess, memory.past), guess.wanted
         if paths is not None and not decision.quantiles:
             decision = replace(decision, quantiles=demand_quantiles(paths))
-        past, setting = memory.past, memory.past.setting
+        past, setting = memory.past, None if by_level else memory.past.setting
         blind = setting is not None and guess is None  # nobody that was chosen has a forecast
         least, most = past.budget.band(past.grid.lead_steps + 1)
         return replace(
@@ -195,7 +209,7 @@ class HarmonyPolicy:
             budget_least=least,
             budget_most=most,
             tried=tried_of(past.told, past.allowed),
-            why=because(past.told),
+            why="; ".join(part for part in (because(past.told), YET_TO_REPLAY * memory.owed) if part),
             memory=memory._replace(past=past.with_wanted(wanted), stated=_as_modelled(decision)),
         )
 
@@ -212,7 +226,8 @@ class HarmonyPolicy:
             setting = observation.memory.setting
         elif isinstance(observation.memory, Replayed):
             setting = observation.memory.past.setting
-        fresh = replace(self._started(observation).past, budget=before.budget)
+        fresh = self._started(observation).past
+        fresh = replace(fresh, budget=before.budget if before.measure == fresh.measure else before.budget.anew())
         known = demand[-max(self.kept.rows, before.grid.steps(self.kept.seconds)) :]
         newest_s, capacity = observation.now_s - before.grid.step_s, observation.capacity.median
         past = fresh.backfilled(newest_s, known, capacity, forecast, piece=PAST_SHARE)
@@ -227,8 +242,6 @@ class HarmonyPolicy:
         grid = _grid(observation)
         if not isinstance(memory, Replayed) or memory.past.grid.step_s != grid.step_s:
             return self._started(observation)
-        if memory.past.measure != observation.objective.measure:  # what was counted as violated means another thing
-            return memory._replace(past=memory.past.measured(observation.objective.measure))
         return memory
 
     def _seen(self, observation: Observation, paths: FloatArray | None) -> Replayed:
@@ -239,10 +252,14 @@ class HarmonyPolicy:
         else:
             memory = self._begun(observation)
         past, leads = memory.past, _grid(observation).lead_steps
-        if not LEAD_KEPT * past.grid.lead_steps <= leads <= past.grid.lead_steps:
-            past = past.leading(leads)
+        if LEAD_KEPT * past.grid.lead_steps <= leads <= past.grid.lead_steps:
+            leads = past.grid.lead_steps
+        agreed = (leads, objective.measure, self.limits)
+        owed = agreed != (past.grid.lead_steps, past.measure, past.limits)
+        if owed and observation.may_review:
+            past, owed = past.under(*agreed), False
         bounds = (objective.min_replicas, objective.max_replicas)
-        past = past.under(self.limits).within(*bounds, _prices(objective, past.grid.step_s), observation.capacity.sigma)
+        past = past.within(*bounds, _prices(objective, past.grid.step_s), observation.capacity.sigma)
         past = past.with_objective(objective.epsilon)
         capacity = observation.capacity.median
         missed = math.nan if past.measure == "requests" else observation.missed  # which is a share of time
@@ -254,7 +271,7 @@ class HarmonyPolicy:
         if self.forecaster and paths is not None:
             given = _summary(paths)
         row = TurnRow(demand, capacity, given)
-        return memory._replace(past=past.seen(now_s, row, review=observation.may_review))
+        return memory._replace(past=past.seen(now_s, row, review=observation.may_review), owed=owed)
 
     def _started(self, observation: Observation) -> Replayed:
         objective, grid = observation.objective, _grid(observation)

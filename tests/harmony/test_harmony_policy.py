@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from forecasting.panel import Indicator, Panel
 from harmony.decision.in_force import again
 from harmony.decision.rule import decide
+from harmony.decision.tried import YET_TO_REPLAY
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.lead_time import LeadTime
 from harmony.model.memory import TurnMemory
-from harmony.model.objective import Behavior, Objective
-from harmony.policies.harmony import HarmonyPolicy
+from harmony.model.objective import Behavior, Objective, ScalingRules
+from harmony.policies.harmony import HarmonyPolicy, Replayed
 from harmony.policies.registry import create_policy, policy_names
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
@@ -314,6 +315,59 @@ def test_work_that_is_put_off_changes_no_setting_and_is_made_up_for() -> None:
     caught_up = OWN.decide(observation(now_s=470 * 60.0, demand=2500.0, memory=memory)).memory
     assert caught_up.past.reviewed == 471
     assert not OWN.is_due(caught_up)
+
+
+@pytest.mark.parametrize("change", ["lead", "limits", "measure"])
+def test_a_past_is_replayed_under_changed_terms_when_there_is_time(change: str) -> None:
+    """Until then what was chosen stands, and that is said; afterwards it is as if it had been replayed at once."""
+    policy, terms = OWN, {}
+    if change == "lead":
+        terms = {"lead_time": LeadTime.known(600.0)}
+    elif change == "measure":
+        terms = {"objective": Objective(epsilon=0.01, measure="window")}
+    else:
+        policy = replace(OWN, limits=Behavior(scale_down=ScalingRules(stabilization_window_s=1200.0)))
+    before = live(OWN, rhythm(500))[-1].memory
+    assert isinstance(before, Replayed)
+
+    def turn(i: int, memory: object, may: bool) -> Decision:
+        seen = observation(now_s=i * 60.0, demand=2500.0, ordered=20, ready=20, memory=memory, may_review=may, **terms)
+        return policy.decide(seen)
+
+    memory: object = before
+    for i in range(500, 504):
+        decision = turn(i, memory, may=False)
+        memory = decision.memory
+        assert isinstance(memory, Replayed)
+        assert memory.past.tally is before.past.tally, "nothing was replayed"
+        assert memory.past.chosen == before.past.chosen
+        assert len(memory.past.history) == i + 1
+        assert policy.is_due(memory)
+        assert YET_TO_REPLAY in decision.why
+    late = turn(504, memory, may=True)
+    assert not policy.is_due(late.memory)
+    assert YET_TO_REPLAY not in late.why
+    at_once: object = before
+    for i in range(500, 505):
+        soon = turn(i, at_once, may=True)
+        at_once = soon.memory
+    assert isinstance(late.memory, Replayed)
+    assert isinstance(at_once, Replayed)
+    for name in ("grid", "limits", "measure", "setting"):
+        assert getattr(late.memory.past, name) == getattr(at_once.past, name)
+    assert late.replicas == soon.replicas
+
+
+@pytest.mark.parametrize("lead_s", [60.0, 1800.0])
+def test_until_a_longer_lead_is_replayed_the_fixed_level_may_ask_for_more_and_never_for_less(lead_s: float) -> None:
+    before = live(OWN, rhythm(500))[-1].memory
+    rise = forecast(np.linspace(2500.0, 9000.0, 40) * np.ones((50, 1)))
+    terms = {"now_s": 500 * 60.0, "demand": 2500.0, "ordered": 20, "ready": 20, "memory": before, "forecast": rise}
+    waits = OWN.decide(observation(**terms, may_review=False, lead_time=LeadTime.known(lead_s)))
+    stands = OWN.decide(observation(**terms, may_review=False))
+    level = decide(observation(**terms, lead_time=LeadTime.known(lead_s)))
+    assert waits.replicas == (max(stands.replicas, level.replicas) if lead_s > 300.0 else stands.replicas)
+    assert (waits.setting == "") is (lead_s > 300.0), "who decided is said"
 
 
 # ---- what is told, and the same again ----------------------------------------------------------------------------

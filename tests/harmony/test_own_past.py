@@ -211,7 +211,7 @@ SLOWLY = Behavior(
 def test_the_past_is_scored_as_the_simulator_scores_it(limits: Behavior | None, tried: tuple[int, ...]) -> None:
     """Every margin and hold of the reactive rule: ordered and violated steps as in a replay of it, limits and all."""
     demand = daily(1500, seed=3)
-    past = lived(begun(THUMBS, lead=3).under(limits), demand)
+    past = lived(begun(THUMBS, lead=3).under(3, "time", limits), demand)
     panel = Panel(values=demand[:, None], indicators=(Indicator("demand"),), start_s=0.0, step_s=STEP_S)
     settings_ = ReplaySettings(replica_capacity=100.0, start_up=StartUp(3 * STEP_S))
     first, last = 200, past.reviewed

@@ -222,8 +222,8 @@ def test_a_cluster_that_gives_replicas_away_in_warm_up_is_found(
 ) -> None:
     consider = Service.consider
 
-    def eager(self: Service, *args: Any) -> Any:
-        plan = consider(self, *args)
+    def eager(self: Service, *args: Any, **told: Any) -> Any:
+        plan = consider(self, *args, **told)
         if plan is not None:
             self._plan = plan._replace(desired=plan.wanted)
         return self._plan
