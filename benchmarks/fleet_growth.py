@@ -289,14 +289,16 @@ async def measure(
     journal: str = "",
     until_read: bool = False,
     pasts: str = "",
+    still: bool = False,
 ) -> list[Json]:
     """Some ticks of a controller, one after the other; the clock goes on by one step between them.
 
-    ``until_read``: the ticks are counted from when all of the past has been read. ``pasts``: of which kind services
+    ``still``: it goes on by nothing else, however long a tick takes. ``until_read``: the ticks are counted from when all of the past has been read. ``pasts``: of which kind services
     are given own pasts before the first of them.
     """
     ahead = 0.0
-    clock = LiveClock(monotonic=lambda: time.monotonic() + ahead)
+    born = time.monotonic()
+    clock = LiveClock(monotonic=lambda: (born if still else time.monotonic()) + ahead)
     settings = ControllerSettings(
         prometheus=PrometheusSettings(url, timeout_s=120.0),
         kubeconfig=kubeconfig,
@@ -420,6 +422,7 @@ def world_of(
     journal: bool = False,
     until_read: bool = False,
     pasts: str = "",
+    still: bool = False,
 ) -> list[Json]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -429,7 +432,7 @@ def world_of(
         try:
             kubeconfig, url = here.recv()
             path = str(Path(folder) / "journal.jsonl") if journal else ""
-            return asyncio.run(measure(kubeconfig, url, model, ticks, profile, between_s, path, until_read, pasts))
+            return asyncio.run(measure(kubeconfig, url, model, ticks, profile, between_s, path, until_read, pasts, still))
         finally:
             here.send("stop")
             process.join(20)
