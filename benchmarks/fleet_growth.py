@@ -293,8 +293,8 @@ async def measure(
 ) -> list[Json]:
     """Some ticks of a controller, one after the other; the clock goes on by one step between them.
 
-    ``still``: it goes on by nothing else, however long a tick takes. ``until_read``: the ticks are counted from when all of the past has been read. ``pasts``: of which kind services
-    are given own pasts before the first of them.
+    ``still``: it goes on by nothing else, however long a tick takes. ``until_read``: ticks are counted from when all
+    of the past has been read. ``pasts``: of which kind services are given own pasts before the first of them.
     """
     ahead = 0.0
     born = time.monotonic()
@@ -432,7 +432,9 @@ def world_of(
         try:
             kubeconfig, url = here.recv()
             path = str(Path(folder) / "journal.jsonl") if journal else ""
-            return asyncio.run(measure(kubeconfig, url, model, ticks, profile, between_s, path, until_read, pasts, still))
+            return asyncio.run(
+                measure(kubeconfig, url, model, ticks, profile, between_s, path, until_read, pasts, still)
+            )
         finally:
             here.send("stop")
             process.join(20)
