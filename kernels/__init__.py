@@ -5,7 +5,7 @@ They know nothing of time series, services or prices; a mechanism is a function 
 
 from __future__ import annotations
 
-from kernels.dispatch import attention, build
+from kernels.dispatch import attention, attention_with_state, build
 from kernels.engines.partial import colstat, merge, partial_attention
 from kernels.engines.rules import Rule
 from kernels.errors import KernelError
@@ -22,6 +22,7 @@ __all__ = [
     "Rule",
     "Taxonomy",
     "attention",
+    "attention_with_state",
     "available",
     "build",
     "colstat",

@@ -14,7 +14,7 @@ from kernels.foreign import hint
 from kernels.registry import BACKENDS, Backend, Mechanism, build_options, mechanism
 from kernels.triton.support import serves
 
-__all__ = ["Functional", "attention", "build"]
+__all__ = ["Functional", "attention", "attention_with_state", "build"]
 
 
 def attention(
@@ -76,6 +76,56 @@ def attention(
     k, v = (repeat_heads(blanked(key_mask, x), key_heads) for x in (k, v))
     with as_declared(q):
         return run(repeat_heads(q, heads), k, v, causal=causal, key_mask=key_mask, scale=scale, **options)
+
+
+def attention_with_state(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    method: str = "sdpa",
+    key_mask: Tensor | None = None,
+    scale: float | None = None,
+    **options: object,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Causal attention of the next positions of a sequence, from the state behind the earlier ones and to the next.
+
+    A sequence in pieces of any sizes, each from the state that the one before it gave, has the outputs of
+    `attention(..., causal=True)` over the whole: a long piece first (prefill), then one position at a time (decode).
+
+    Args:
+        q: queries (B, Hq, n, D) of the new positions.
+        k: keys (B, Hk, n, D) of the same.
+        v: values (B, Hv, n, Dv).
+        state: what the call before gave; None for the first. A plain dict of tensors: `torch.save` and safetensors
+            take it. Dense methods keep all keys and values, windows those that later queries may see, linear ones sums.
+        method: one for which `kernels.describe(method).stateful`.
+        key_mask: bool (B, n), True where a new key may be seen, now and later.
+        scale: as in `attention`.
+        options: those of `attention`, the same in every call; those that have a row per position, for the new ones.
+
+    Returns:
+        The output (B, max(Hq, Hk, Hv), n, Dv) and the next state. Both carry gradients.
+
+    Raises:
+        KernelError: for a method that keeps no state, a state of another method, and as `attention`.
+    """
+    chosen = mechanism(method)
+    if chosen.stateful is None:
+        raise KernelError(f"attention method {method!r} keeps no state; describe(method).stateful says which ones do")
+    _check_options(f"attention method {method!r}", options, chosen.options)
+    q, k, v = agreed(q, k, v)
+    heads = check_qkv(q, k, v, free_head_size=chosen.free_head_size)
+    check_key_mask(key_mask, k)
+    if q.shape[2] != k.shape[2]:
+        raise KernelError(f"{q.shape[2]} queries and {k.shape[2]} keys, expected those of the same new positions")
+    scale = 1.0 if scale is None and chosen.unit_scale else default_scale(q, scale)
+    key_heads = math.lcm(k.shape[1], v.shape[1])
+    k, v = (repeat_heads(blanked(key_mask, x), key_heads) for x in (k, v))
+    with as_declared(q):
+        before = None if state is None else dict(state)
+        return chosen.stateful(repeat_heads(q, heads), k, v, before, key_mask=key_mask, scale=scale, **_plain(options))
 
 
 def build(method: str, *, heads: int, head_dim: int, **options: object) -> nn.Module:

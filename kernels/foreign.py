@@ -32,8 +32,8 @@ FOREIGN: Mapping[str, str] = {
     # fla.ops.*, whose tensors are (B, L, H, D)
     "g": "method='lightning' takes log_decay=, one number per head; gates that depend on the input there are not",
     "g_gamma": "method='lightning', log_decay=: both are logarithms, one per head",
-    "initial_state": "kernels.engines.linear_scan.linear_scan goes from a state= to a state",
-    "output_final_state": "kernels.engines.linear_scan.linear_scan gives the state as well",
+    "initial_state": "kernels.attention_with_state goes from a state= to a state",
+    "output_final_state": "kernels.attention_with_state gives the state as well",
     "cu_seqlens": "sequences of several lengths are one batch with key_mask=",
     "head_first": "leave it out; heads always come before the length, (B, H, L, D)",
     "return_lse": "kernels.partial_attention gives the output of dense attention with its log-sum-exp",

@@ -73,6 +73,8 @@ class Mechanism:
     reference: Callable[..., Tensor] | None = None
     torch: Callable[..., Tensor] | None = None
     triton: Callable[..., Tensor] | None = None
+    stateful: Callable[..., tuple[Tensor, dict[str, Tensor]]] | None = None
+    """The causal call from a state (None at first): `run(q, k, v, state, *, key_mask, scale, **options)`."""
     build: Callable[..., nn.Module] | None = None
     declared: Callable[..., object] | None = None
     """Whose keyword arguments are the options, where that is not `reference` itself."""
@@ -128,6 +130,7 @@ class Description:
     use: str
     home: str
     """The module that holds it."""
+    stateful: bool
     backends: tuple[str, ...]
     options: Mapping[str, object]
     build_options: Mapping[str, object] | None
@@ -167,6 +170,7 @@ def describe(method: str) -> Description:
         looks_ahead=m.looks_ahead,
         use=m.use,
         home=_HOMES[method],
+        stateful=m.stateful is not None,
         backends=m.backends,
         options=m.options,
         build_options=build_options(m),

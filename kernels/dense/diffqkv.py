@@ -8,6 +8,7 @@ from torch import Tensor
 from kernels.checks import compute_dtype, positive, visible
 from kernels.dense.reference import masked_attention
 from kernels.dense.sdpa import sdpa_attention
+from kernels.engines.kept import kept_keys
 from kernels.errors import KernelError
 from kernels.layers.diffqkv import DiffQKVAttention
 from kernels.registry import Mechanism
@@ -43,7 +44,7 @@ def diffqkv_attention(
     expansion = _expansion(q, k, expand)
     if expansion is not None:
         q = (q.to(compute_dtype(q)) @ expansion.transpose(-1, -2)).to(q.dtype)
-    if top_values is None or k.shape[2] == 0:
+    if top_values is None or 0 in (q.shape[2], k.shape[2]):
         return sdpa_attention(q, k, v, causal=causal, key_mask=key_mask, scale=scale)
     return _top(q, k, v, min(positive("top_values", top_values), k.shape[2]), causal, key_mask, scale)
 
@@ -120,6 +121,7 @@ MECHANISM = Mechanism(
     use="temporal encoder of a long history whose cache of keys and values is small",
     reference=reference_diffqkv,
     torch=diffqkv_attention,
+    stateful=kept_keys(diffqkv_attention),
     build=DiffQKVAttention,
     layer=True,
     free_head_size=True,

@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from kernels.checks import visible
 from kernels.dense.reference import reference_attention
+from kernels.engines.kept import kept_keys
 from kernels.engines.partial import over_all_keys
 from kernels.registry import Mechanism
 
@@ -48,4 +49,5 @@ MECHANISM = Mechanism(
     use="the exact comparison, and the choice for short histories",
     reference=reference_attention,
     torch=sdpa_attention,
+    stateful=kept_keys(sdpa_attention),
 )

@@ -10,6 +10,7 @@ from kernels.checks import blanked, check_key_mask, compute_dtype, repeat_heads,
 from kernels.dense.reference import masked_attention
 from kernels.dense.sdpa import sdpa_attention
 from kernels.dispatch import attention
+from kernels.engines.kept import State, kept_keys
 from kernels.errors import KernelError
 from kernels.registry import Backend, Mechanism
 
@@ -156,6 +157,24 @@ def _seen(q: Tensor, k: Tensor, causal: bool, key_mask: Tensor | None) -> tuple[
     return counts, so_far
 
 
+def _stateful(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: State | None,
+    *,
+    key_mask: Tensor | None,
+    scale: float,
+    tau_q: Tensor | None = None,
+    tau_v: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """Over the next positions, whose temperatures are given; values are kept with theirs."""
+    q = _scaled("tau_q", q, tau_q)
+    if tau_v is not None:
+        v = _scaled("tau_v", repeat_heads(v, q.shape[1]), tau_v)
+    return kept_keys(sdpa_attention)(q, k, v, state, key_mask=key_mask, scale=scale)
+
+
 MECHANISM = Mechanism(
     name="selective",
     summary="dense attention with a temperature per query and per value",
@@ -165,5 +184,6 @@ MECHANISM = Mechanism(
     function="softmax over the visible keys, with temperatures",
     reference=reference_selective,
     torch=selective_attention,
+    stateful=_stateful,
     build=SelectiveAttention,
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.dense.reference import masked_attention
 from kernels.engines.block_sparse import block_sparse_attention
+from kernels.engines.kept import Reach, kept_keys, rolled_keys
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call, Rule, boolean
 from kernels.registry import Backend, Mechanism, Taxonomy
@@ -65,8 +66,14 @@ def ruled_mechanism(
     taxonomy: Taxonomy,
     use: str = "",
     cross: bool = True,
+    reach: Callable[..., Reach] | None = None,
+    keeps_all: bool = False,
 ) -> Mechanism:
-    """The mechanism of `rule(call, **options) -> Rule`; the options and their defaults are those of ``rule``."""
+    """The mechanism of `rule(call, **options) -> Rule`; the options and their defaults are those of ``rule``.
+
+    ``reach(**options)`` tells which keys a causal query at a later position may still see, ``keeps_all`` that it may
+    be any of them; with neither, as where the rule depends on the whole length, there is no state to go on from.
+    """
 
     def reference(
         q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | None, scale: float, **options: object
@@ -88,6 +95,9 @@ def ruled_mechanism(
         made = rule(call_of(q, k, causal=causal), **options)
         return ruled_fast(q, k, v, made, causal=causal, key_mask=key_mask, scale=scale, backend=backend)
 
+    stateful = None if reach is None else rolled_keys(rule, reach)
+    if keeps_all:
+        stateful = kept_keys(partial(fast, "torch"), shares_keys=True)
     if "call" not in inspect.signature(rule).parameters:
         raise TypeError(f"the rule of {name!r} must take the facts of the call as `call`")
     return Mechanism(
@@ -99,6 +109,7 @@ def ruled_mechanism(
         torch=partial(fast, "torch"),
         triton=partial(fast, "triton"),
         declared=rule,
+        stateful=stateful,
         cross=cross,
         shares_keys=True,
         use=use,

@@ -12,6 +12,7 @@ MECHANISM = Mechanism(
     summary="a layer in which each token uses some of the heads; only their scores are computed",
     paper="MoH, Mixture-of-Head attention, arXiv 2410.11842",
     cost="O((shared + active) Lq Lk D) time in place of O(H Lq Lk D)",
+    use="heads of their own for daily, weekly and sudden patterns; which hours use which head can be read off",
     build=MixtureOfHeads,
     layer=True,
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from kernels.checks import blanked, positive
-from kernels.dispatch import build
+from kernels.dispatch import Functional, attention_with_state, build
 from kernels.errors import KernelError
 from kernels.layers.heads import split_heads
 from kernels.registry import Backend, mechanism
@@ -81,6 +82,24 @@ class MultiHead(nn.Module):
         mixed: Tensor = self.core(q, k, v, causal=causal, key_mask=key_mask, scale=scale, backend=backend)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def append(
+        self, x: Tensor, state: Mapping[str, Tensor] | None = None, *, key_mask: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, n, width) of the next positions x (B, n, width) from a state, and the next; causal self-attention.
+
+        As `attention_with_state`. Raises `KernelError` for a mechanism with parameters of its own, or without a state.
+        """
+        if not isinstance(self.core, Functional):
+            raise KernelError(f"{type(self.core).__name__} has parameters of its own and keeps no state")
+        x = blanked(key_mask, x, 1)
+        q = split_heads(self.to_q(x), self.query_heads)
+        k = split_heads(self.to_k(x), self.key_heads)
+        v = split_heads(self.to_v(x), self.value_heads)
+        options: dict[str, Any] = dict(self.core.options)
+        mixed, state = attention_with_state(q, k, v, state=state, method=self.core.method, key_mask=key_mask, **options)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out, state
 
     def attention_flops(self, lq: int, lk: int) -> int:
         """Multiplications and additions of the two products with the scores, if all keys are seen."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kernels.checks import compute_dtype, positive
+from kernels.engines.kept import State, wanted
 from kernels.engines.linear_reference import quadratic_linear_attention
-from kernels.engines.linear_scan import linear_attention
+from kernels.engines.linear_scan import linear_attention, linear_scan
 from kernels.errors import KernelError
 from kernels.registry import Mechanism
 from kernels.triton.linear_scan import Weights
@@ -113,6 +114,24 @@ def triton_lightning(
     return triton_linear_attention(q, k, v, causal=True, weights=weights, log_decay=decays, key_mask=key_mask)
 
 
+def _stateful(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: State | None,
+    *,
+    key_mask: Tensor | None,
+    scale: float,
+    log_decay: Tensor | Sequence[float] | float | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, State]:
+    """The next positions: the state is the decayed sum of k v^T, `sum` (B, H, D, Dv)."""
+    before = None if state is None else wanted(state, "sum")[0]
+    chunk = None if chunk is None else positive("chunk", chunk)
+    out, last = linear_scan(scale * q, k, v, log_decay=_decays(log_decay, q), state=before, chunk=chunk)
+    return out.to(q.dtype), {"sum": last}
+
+
 def _decays(log_decay: Tensor | Sequence[float] | float | None, q: Tensor) -> Tensor:
     """One log decay per head in the type of the states; `KernelError` unless they are all at most 0."""
     heads, to = q.shape[1], compute_dtype(q)
@@ -137,6 +156,7 @@ MECHANISM = Mechanism(
     function="linear attention with decay",
     reference=reference_lightning,
     torch=lightning_attention,
+    stateful=_stateful,
     triton=triton_lightning,
     shares_keys=True,
     causal="only",

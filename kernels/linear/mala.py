@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import elu, pad
 
 from kernels.checks import compute_dtype, repeat_heads, visible
+from kernels.engines.kept import State, wanted
 from kernels.engines.linear_scan import linear_scan
 from kernels.engines.streamed import Section, Sequences, Stepped, streamed
 from kernels.errors import KernelError
@@ -184,6 +185,39 @@ def _number(c: str | float) -> float:
     return float(c)
 
 
+def _stateful(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: State | None,
+    *,
+    key_mask: Tensor | None,
+    scale: float,
+    c: str | float = "code",
+) -> tuple[Tensor, State]:
+    """The next positions: the state is the sum of f(k) (v, 1)^T, the number of keys and the sum of their values."""
+    to = compute_dtype(q)
+    shown = torch.ones(k.shape[0], k.shape[2], device=k.device, dtype=to) if key_mask is None else key_mask.to(to)
+    shown = shown[:, None, :, None]
+    _factor(c, scale, shown[:, :, :0])
+    if state is None:
+        sums = [
+            q.new_zeros(*k.shape[:2], k.shape[3], v.shape[3] + 1, dtype=to),
+            q.new_zeros(k.shape[0], 1, 1, 1, dtype=to),
+            q.new_zeros(*v.shape[:2], 1, v.shape[3], dtype=to),
+        ]
+    else:
+        sums = wanted(state, "sum", "seen", "values")
+
+    def forwards(section: Section, x: list[Tensor], held: list[Tensor], _: list[Tensor]) -> Stepped:
+        return _causal_section(section, x, held, c, scale)
+
+    layout = Sequences(q.shape[2], q.shape[2], of_queries=(True, False, False, False))
+    out, sums = streamed(forwards, layout, [q, k, v, shown], sums)
+    out = q.new_zeros(*q.shape[:3], v.shape[3]) if out is None else out.to(q.dtype)
+    return out, dict(zip(("sum", "seen", "values"), sums, strict=True))
+
+
 MECHANISM = Mechanism(
     name="mala",
     summary="linear attention that keeps the magnitude of the query",
@@ -193,6 +227,7 @@ MECHANISM = Mechanism(
     function="magnitude-aware linear attention",
     reference=reference_mala,
     torch=mala_attention,
+    stateful=_stateful,
     triton=triton_mala,
     shares_keys=True,
 )

@@ -15,6 +15,7 @@ from torch.nn.functional import gelu, pad, softplus
 
 from kernels.checks import compute_dtype, positive, repeat_heads, visible
 from kernels.dispatch import attention
+from kernels.engines.kept import State, wanted
 from kernels.engines.linear_scan import linear_attention, linear_scan
 from kernels.engines.streamed import Section, Sequences, Stepped, streamed
 from kernels.errors import KernelError
@@ -240,6 +241,38 @@ def _projection(q: Tensor, o: WersaOptions, given: Tensor | None) -> Tensor:
     return given.to(device=q.device, dtype=compute_dtype(q))
 
 
+def _stateful(
+    q: Tensor, k: Tensor, v: Tensor, state: State | None, *, key_mask: Tensor | None, scale: float, **options: object
+) -> tuple[Tensor, State]:
+    """The next positions: the sum of features and values, and the rows of q and k that the transform still reads.
+
+    Gates (B, L, J+1) are those of the new positions.
+    """
+    o, to, new = _options(**options), compute_dtype(q), q.shape[2]
+    factors = _factors(q, o, True)
+    back = (1 << o.levels) - 1
+    unseen = None if key_mask is None else ~key_mask[:, None, :, None]
+    given = (o.projection, o.projection if o.key_projection is None else o.key_projection)
+    total, *before = [None] * 3 if state is None else wanted(state, "sum", "queries", "keys")
+    made, kept = [], []
+    for x, w, old in zip((q, k), given, before, strict=True):
+        rows = x.to(to) if unseen is None else x.to(to).masked_fill(unseen, 0.0)
+        rows = gelu(rows) if o.pre_gelu else rows
+        rows = rows if old is None else torch.cat([old, rows], dim=2)
+        kept.append(rows[:, :, max(rows.shape[2] - back, 0) :])
+        if new == 0:
+            made.append(x.to(to) @ _projection(q, o, w))
+            continue
+        # Before the start the first row is repeated, as in the whole.
+        missing = new + back - rows.shape[2]
+        rows = torch.cat([rows[:, :, :1].expand(-1, -1, max(missing, 0), -1), rows], dim=2)
+        found = torch.relu(causal_haar_after(rows, factors, new) @ relu_projection(_projection(q, o, w), o.beta))
+        made.append(found if unseen is None else found.masked_fill(unseen, 0.0))
+    both, last = linear_scan(made[0], made[1], pad(v.to(to), (0, 1), value=1.0), state=total)
+    out = (both[..., :-1] / (both[..., -1:] + _EPS)).to(q.dtype)
+    return out, {"sum": last, "queries": kept[0], "keys": kept[1]}
+
+
 class WersaAttention(nn.Module):
     """WERSA with learned level weights, bandwidth and a gate network; called like `attention`.
 
@@ -327,6 +360,7 @@ MECHANISM = Mechanism(
     function="normalised linear attention of ReLU features; feature_map='favor+' tends to a softmax as features grow",
     reference=reference_wersa,
     torch=wersa_attention,
+    stateful=_stateful,
     triton=triton_wersa,
     build=WersaAttention,
     declared=WersaOptions,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kernels.checks import positive
+from kernels.engines.kept import Reach
 from kernels.engines.ruled import ruled_mechanism
-from kernels.engines.rules import Call, Rule
+from kernels.engines.rules import EVERY_KEY, Call, Rule
 from kernels.errors import KernelError
 from kernels.registry import Taxonomy
 
@@ -23,16 +24,23 @@ def window_blocks(length: int, alpha: float, beta: float, *, block: int = 64) ->
 
 
 def elastic_window(
-    call: Call, *, alpha: float | Sequence[float] = 0.0, beta: float | Sequence[float] = 0.5, block: int = 64
+    call: Call,
+    *,
+    alpha: float | Sequence[float] = 0.0,
+    beta: float | Sequence[float] = 0.5,
+    block: int = 64,
+    length: int | None = None,
 ) -> Rule:
     """Key blocks at a block distance below floor((alpha + beta N) / block), at least 1, and always block 0.
 
-    ``alpha`` (in keys) and ``beta`` are one number for all heads or one per head; N is the number of keys. Not causal,
+    ``alpha`` (in keys) and ``beta`` are one number for all heads or one per head; N is ``length``, the number of
+    keys if None: give it where a sequence arrives step by step, as windows would otherwise grow on the way. Not causal,
     the distance counts in both directions and the queries of block 0 see all keys.
     """
     c, causal, lk = positive("block", block), call.causal, call.lk
     spans_of = zip(_per_head("alpha", alpha, call.heads), _per_head("beta", beta, call.heads), strict=True)
-    reach = torch.tensor([window_blocks(lk, a, b, block=c) for a, b in spans_of], device=call.device)
+    n = lk if length is None else positive("length", length)
+    reach = torch.tensor([window_blocks(n, a, b, block=c) for a, b in spans_of], device=call.device)
 
     def sees(h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         bi, bj = i.div(c, rounding_mode="floor"), j.div(c, rounding_mode="floor")
@@ -62,6 +70,15 @@ def _per_head(name: str, given: object, heads: int) -> list[float]:
     return found
 
 
+def _reach(*, alpha: object = 0.0, beta: object = 0.5, block: int = 64, length: int | None = None) -> Reach:
+    """A window that grows with the input reaches every key; one of a given length its longest."""
+    if length is None:
+        return Reach(EVERY_KEY)
+    heads = max(len(x) if isinstance(x, Sequence) else 1 for x in (alpha, beta))
+    pairs = zip(_per_head("alpha", alpha, heads), _per_head("beta", beta, heads), strict=True)
+    return Reach(block * max(window_blocks(length, a, b, block=block) for a, b in pairs), block)
+
+
 MECHANISM = ruled_mechanism(
     "elastic_window",
     elastic_window,
@@ -70,4 +87,5 @@ MECHANISM = ruled_mechanism(
     cost="O(L sum over heads of (alpha + beta L) D) time, O(L D) memory",
     use="long histories where some heads need the last minutes only and others weeks; `span_search` finds the windows",
     taxonomy=Taxonomy(unit="block", importance="fixed", budget="adaptive over heads", kv="evict"),
+    reach=_reach,
 )

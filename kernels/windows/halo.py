@@ -14,6 +14,7 @@ from kernels.checks import positive
 from kernels.dense.reference import masked_attention
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.grid import Axis, grid_of, plan_from_axes
+from kernels.engines.kept import Reach, State, rolled_keys
 from kernels.engines.ruled import call_of, ruled_fast
 from kernels.engines.rules import Call, Rule
 from kernels.errors import KernelError
@@ -226,6 +227,26 @@ def _rule_1d(call: Call, block: int, halo: int) -> Rule:
     return Rule(sees, spans, block=block)
 
 
+def _stateful(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: State | None,
+    *,
+    key_mask: Tensor | None,
+    scale: float,
+    block: int = 64,
+    halo: int = 32,
+    **others: object,
+) -> tuple[Tensor, State]:
+    """The next positions of a line: its block so far and the halo before it are kept."""
+    if any(x is not None and x != "mask" for x in others.values()):
+        raise KernelError(f"a halo that goes on from a state takes block and halo, not {', '.join(sorted(others))}")
+    block, halo = positive("block", block), positive("halo", halo, least=0)
+    rolled = rolled_keys(lambda call: _rule_1d(call, block, halo), lambda: Reach(block + halo - 1))
+    return rolled(q, k, v, state, key_mask=key_mask, scale=scale)
+
+
 MECHANISM = Mechanism(
     name="halo",
     summary="blocks of queries that share the window of their block and a halo around it",
@@ -234,6 +255,7 @@ MECHANISM = Mechanism(
     use="neighbouring steps, or a map of services by hours, in blocks of equal work",
     reference=reference_halo,
     torch=halo_attention,
+    stateful=_stateful,
     shares_keys=True,
     triton=partial(halo_attention, backend="triton"),
     build=HaloAttention,

@@ -25,4 +25,5 @@ MECHANISM = ruled_mechanism(
     cost="O(visible blocks x block^2 D) time, O(L D) memory",
     use="patterns of one's own: windows of several services or days packed into one sequence, without looking across",
     taxonomy=Taxonomy(unit="block", importance="fixed", budget="by the rule", kv="by the rule"),
+    keeps_all=True,
 )

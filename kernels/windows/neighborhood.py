@@ -21,8 +21,9 @@ from kernels.checks import positive
 from kernels.dense.reference import masked_attention
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.grid import Axis, coordinates, grid_of, plan_from_axes
+from kernels.engines.kept import Reach, State, rolled_keys
 from kernels.engines.ruled import ruled_fast
-from kernels.engines.rules import Rule
+from kernels.engines.rules import Call, Rule
 from kernels.errors import KernelError
 from kernels.registry import Backend, Mechanism, Taxonomy
 from kernels.triton.block_sparse import listed_attention
@@ -187,6 +188,40 @@ def _per_axis(name: str, given: object, axes: int) -> list[object]:
     return list(given)
 
 
+def _stateful(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: State | None,
+    *,
+    key_mask: Tensor | None,
+    scale: float,
+    kernel: int | Sequence[int] = 7,
+    dilation: int | Sequence[int] = 1,
+    stride: int | Sequence[int] = 1,
+    grid: Sequence[int] | None = None,
+    causal_axes: Sequence[bool] | None = None,
+) -> tuple[Tensor, State]:
+    """The next positions of a line whose queries have windows of their own: the keys of the last window are kept."""
+    if grid is not None or causal_axes is not None or _per_axis("stride", stride, 1) != [1]:
+        raise KernelError("a neighborhood goes on from a state on a line, with stride 1")
+    (w,), (d,) = _per_axis("kernel", kernel, 1), _per_axis("dilation", dilation, 1)
+    w, d = positive("kernel", w), positive("dilation", d)
+
+    def rule(call: Call) -> Rule:
+        def sees(h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            apart = i - j
+            return (apart >= 0) & (apart < w * d) & (apart % d == 0)
+
+        def spans(h: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
+            lo = i[None] - (w - 1 if d == 1 else d * torch.arange(w, device=i.device).view(-1, *[1] * i.ndim))
+            return lo, (i + 1).expand_as(lo) if d == 1 else lo + 1
+
+        return Rule(sees, spans)
+
+    return rolled_keys(rule, lambda: Reach(w * d - 1))(q, k, v, state, key_mask=key_mask, scale=scale)
+
+
 MECHANISM = Mechanism(
     name="neighborhood",
     summary="the nearest tokens on a 1-D, 2-D or 3-D grid, with dilation, stride and causality per axis",
@@ -195,6 +230,7 @@ MECHANISM = Mechanism(
     use="the nearest steps with dilation (same hour of past days), or nearest cells of day by hour",
     reference=reference_neighborhood,
     torch=neighborhood_attention,
+    stateful=_stateful,
     shares_keys=True,
     triton=partial(neighborhood_attention, backend="triton"),
     cross=False,

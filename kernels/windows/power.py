@@ -68,4 +68,5 @@ MECHANISM = ruled_mechanism(
     cost="O(L (window + sinks + block log2(L / block)) D) time, O(L D) memory",
     use="recent steps and single ones at doubling distances: hours, days and weeks in a few layers",
     taxonomy=Taxonomy(unit="block", importance="fixed", budget="uniform", kv="keep all"),
+    keeps_all=True,
 )

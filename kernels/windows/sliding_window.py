@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.checks import positive
+from kernels.engines.kept import Reach
 from kernels.engines.ruled import ruled_mechanism
 from kernels.engines.rules import Call, Form, Rule
 from kernels.registry import Taxonomy
@@ -34,6 +35,10 @@ def sliding_window(call: Call, *, window: int = 256, sinks: int = 0) -> Rule:
     return Rule(sees, spans, form=Form(window, sinks, causal=causal))
 
 
+def _reach(*, window: int = 256, sinks: int = 0) -> Reach:
+    return Reach(positive("window", window) - 1, positive("sinks", sinks, least=0))
+
+
 MECHANISM = ruled_mechanism(
     "sliding_window",
     sliding_window,
@@ -42,4 +47,5 @@ MECHANISM = ruled_mechanism(
     cost="O(L (window + sinks) D) time, O(L D) memory",
     use="the last hours of a history, with its first steps as an anchor",
     taxonomy=Taxonomy(unit="slash", importance="fixed", budget="uniform", kv="evict"),
+    reach=_reach,
 )
