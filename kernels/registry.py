@@ -19,9 +19,12 @@ __all__ = ["Backend", "Description", "Mechanism", "Taxonomy", "available", "desc
 
 _HOMES: dict[str, str] = {
     "block_prefix_query": "kernels.sparse.block_prefix_query",
+    "dhsa": "kernels.sparse.dhsa",
     "diffqkv": "kernels.dense.diffqkv",
     "elastic_window": "kernels.windows.elastic_window",
+    "flexprefill": "kernels.sparse.flexprefill",
     "halo": "kernels.windows.halo",
+    "hip": "kernels.sparse.hip",
     "landmark": "kernels.sparse.landmark",
     "lightning": "kernels.linear.lightning",
     "mala": "kernels.linear.mala",

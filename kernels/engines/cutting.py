@@ -136,7 +136,8 @@ def _chunk(view: View, jobs: Tensor, slots: int, moves: bool) -> _Chunk:
     asked = slots - int(plan.whole.flatten()[jobs].min())
     along = _run_of(listed, range(slots), 1) if moves else []
     along = along if len(along) > 1 else []
-    others = [slot for slot in range(slots) if slot not in along]
+    held_along = frozenset(along)
+    others = [slot for slot in range(slots) if slot not in held_along]
     fixed = _run_of(listed, others, 0) if moves and others else []
     held = len(fixed) == len(others)
     first_of_head = (jobs // plan.tiles // layout.queries_per_key)[:, None] * layout.key_blocks
@@ -161,7 +162,8 @@ def _run_of(listed: Tensor, slots: Sequence[int], step: int) -> list[int]:
     first, way = listed[0], step * torch.arange(len(listed), device=listed.device)[:, None]
     moving = ((listed - way == first).all(dim=0) & (first >= 0)).tolist()
     # A block may be listed twice, as the one that stands for all that lies outside of a grid.
-    slot_of = {block: slot for slot, block in enumerate(first.tolist()) if slot in slots and moving[slot]}
+    allowed = frozenset(slots)
+    slot_of = {block: slot for slot, block in enumerate(first.tolist()) if slot in allowed and moving[slot]}
     a, b = max(_stretches(sorted(slot_of)), key=lambda s: s[1] - s[0], default=(0, 0))
     return [slot_of[block] for block in range(a, b)]
 

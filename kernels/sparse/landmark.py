@@ -155,7 +155,7 @@ def _readable(k: Tensor, key_mask: Tensor | None, block: int) -> Tensor:
     blocks = k.shape[2] // block
     if key_mask is None:
         return torch.ones(k.shape[0], blocks, dtype=torch.bool, device=k.device)
-    by_block = key_mask[:, : blocks * block].reshape(-1, blocks, block)
+    by_block = key_mask[:, : blocks * block].reshape(k.shape[0], blocks, block)
     found: Tensor = by_block[..., -1] & by_block[..., :-1].any(dim=-1)
     return found
 
@@ -217,22 +217,23 @@ def _inside(
     read = torch.arange(len(counts), device=q.device).repeat_interleave(tiles)
 
     queries = q.reshape(-1, q.shape[3]).index_select(0, rows)
-    keys, values = (x[:, :, : blocks * block].reshape(1, 1, -1, x.shape[3]) for x in (k, v))
-    shown = None if key_mask is None else key_mask[:, None, : blocks * block].expand(-1, heads, -1).reshape(1, -1)
-
-    def ordinary(h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return (j % block != block - 1) & (i == i)
-
+    # Without the landmarks, so that blocks are read whole.
+    keys, values = (
+        x[:, :, : blocks * block].reshape(-1, block, x.shape[3])[:, :-1].reshape(1, 1, -1, x.shape[3]) for x in (k, v)
+    )
+    shown = None
+    if key_mask is not None:
+        by_block = key_mask[:, None, : blocks * block].expand(-1, heads, -1).reshape(-1, block)
+        shown = by_block[:, :-1].reshape(1, -1)
     found, _ = chosen_attention(
         queries[None, None],
         keys,
         values,
-        Choice(_TILE, block, read[None, None, :, None]),
+        Choice(_TILE, block - 1, read[None, None, :, None]),
         causal=False,
         key_mask=shown,
         scale=scale,
         offset=0,
-        further=ordinary,
         backend=backend,
     )
     return found[0, 0].index_select(0, where).view(batch, heads, lq, n, v.shape[3])

@@ -94,6 +94,11 @@ _ALL = [
     Case("block_prefix_query", {"block": 9}),
     Case("landmark", {"block": 5, "top_k": 2}),
     Case("landmark", {"block": 8, "top_k": None}, products_by_pytorch=True),
+    Case("flexprefill", {"block": 8, "min_budget": 8, "coverage": 0.6}),
+    Case("flexprefill", {"block": 8, "min_budget": 0, "coverage": 0.5, "threshold": 1.0}),
+    Case("dhsa", {"budget": 14, "local": 8, "first": 2, "block": 8, "chunk": 5}, ahead=8),
+    Case("dhsa", {"budget": 16, "local": 8, "first": 3, "block": 8}),
+    Case("hip", {"keys": 8, "window": 8, "sinks": 2, "block": 8, "stride": 2}, ahead=8),
 ]
 CASES = [pytest.param(c, id=f"{n}-{c}") for n, c in enumerate(_ALL)]
 

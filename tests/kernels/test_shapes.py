@@ -30,6 +30,7 @@ _WIDE = [
     Case("wersa"),
     Case("block_prefix_query", {"block": 64}),
     Case("landmark", {"top_k": 1}),
+    Case("hip", {"keys": 32, "window": 64, "sinks": 2}),
 ]
 """Every engine with the options that it has by default or in earnest: blocks of 64 and 128."""
 _LENGTHS = st.sampled_from([1, 2, 63, 64, 65, 127, 128, 129, 193, 257])
@@ -173,6 +174,13 @@ def test_wide_enough_is_dense_in_every_type_on_every_grid(dtype: torch.dtype, ca
         ("diffqkv", {"top_values": 60}),
         ("selective", {"tau_q": torch.tensor(1.0), "tau_v": torch.tensor(1.0)}),
     ]
+    if causal:
+        cases += [
+            ("landmark", {"block": 61}),
+            ("flexprefill", {"block": 8, "coverage": 1.0}),
+            ("hip", {"keys": 60, "window": 8, "block": 8}),
+            ("dhsa", {"budget": 60, "local": 8, "first": 8, "block": 8}),
+        ]
     if not causal:
         for grid in ((6, 10), (3, 4, 5)):
             cases.append(("neighborhood", {"kernel": grid, "grid": grid}))
