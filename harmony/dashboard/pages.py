@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from typing import Annotated, Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlencode
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from forecasting.errors import UsageError
+from forecasting.errors import DataError, UsageError
 from harmony.api.auth import Credentials
 from harmony.api.depends import require
 from harmony.api.limits import counted_as
@@ -132,10 +132,40 @@ def report_url(report: Report) -> str:
 
 
 @private.get("/reports")
-def reports_page(request: Request, our: Our) -> Response:
-    """All replay reports."""
-    found = [{"report": r, "url": report_url(r), "at": utc(r.written_s)} for r in our.reports.all()]
-    return page(request, our, "reports", reports=found, folder=our.reports.folder is not None)
+def reports_page(request: Request, our: Our, q: str = "") -> Response:
+    """All replay reports, or those that match."""
+    every, words = our.reports.all(), q.strip()[:100]
+    found = [{"report": r, "url": report_url(r), "at": utc(r.written_s)} for r in every if r.matches(words)]
+    comparable = [r.name for r in every if r.figures is not None]
+    return page(
+        request,
+        our,
+        "reports",
+        reports=found,
+        folder=our.reports.folder is not None,
+        q=words,
+        total=len(every),
+        comparable=comparable if len(comparable) > 1 else [],
+    )
+
+
+@private.get("/compare")
+def compare_page(request: Request, our: Our, a: str = "", b: str = "") -> Response:
+    """Two reports side by side, in a sandbox as they are."""
+    missing = next((n for n in (a, b) if (r := our.reports.get(n)) is None or r.figures is None), None)
+    if missing is not None:
+        detail = f"{missing[:80]!r} is no report with figures; choose two on the page of reports."
+        return page(request, our, "problem", 404, title="Nothing to compare", detail=detail)
+    return page(request, our, "compare", a=a, b=b, url="/compare/page.html?" + urlencode({"a": a, "b": b}))
+
+
+@private.get("/compare/page.html")
+def compare_file(our: Our, a: str = "", b: str = "") -> Response:
+    """The comparison itself."""
+    try:
+        return HTMLResponse(our.reports.compared(a, b), headers=REPORT_HEADERS)
+    except DataError as error:
+        raise Problem("not-found", f"{error}.") from error
 
 
 @private.get("/reports/{name}")

@@ -287,6 +287,50 @@ def test_a_page_of_a_large_fleet_has_a_hundred_services(site: Site, web: httpx.C
     assert answer.text.count('<tr role="row" id="row-') == 100
 
 
+# ---- reports that are searched and compared -------------------------------------------------------------------
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    """Reports with figures, one of them damaged, and one without."""
+    for name, hours in (("lead-5m", 1000.0), ("lead-3m", 900.0)):
+        report_in(tmp_path, name)
+        run = {"gpu_hours": hours, "cost": 2 * hours, "violation_rate": 0.01, "stated_risk": None, "scale_events": 5}
+        figures = {"epsilon": 0.01, "trace": "chat", "lead_time_seconds": hours / 4, "policies": {"harmony": run}}
+        (tmp_path / name / "replay.json").write_text(json.dumps(figures), encoding="utf-8")
+    report_in(tmp_path, "no-figures")
+    report_in(tmp_path, "damaged")
+    (tmp_path / "damaged" / "replay.json").write_text("{}", encoding="utf-8")
+    outside = tmp_path.parent / f"{tmp_path.name}-outside.json"
+    outside.write_text((tmp_path / "lead-5m" / "replay.json").read_text(encoding="utf-8"), encoding="utf-8")
+    report_in(tmp_path, "leading-out")
+    (tmp_path / "leading-out" / "replay.json").symlink_to(outside)
+    return tmp_path
+
+
+def test_reports_are_found_by_words_and_compared_two_by_two(studies: Path) -> None:
+    with running(reports=studies) as site, httpx.Client(base_url=site.url, timeout=60) as web:
+        listed = re.compile(r'href="/reports/([^"]+)"')
+        assert sorted(listed.findall(web.get("/reports").text)) == sorted(p.name for p in studies.iterdir())
+        page = web.get("/reports", params={"q": "LEAD kept"}).text
+        assert set(listed.findall(page)) == {"lead-5m", "lead-3m", "leading-out"}
+        assert "No report matches" in web.get("/reports", params={"q": '"<b>'}).text
+        assert set(re.findall(r"<option[^>]*>([^<]+)", page)) == {"lead-5m", "lead-3m", "damaged"}
+        both = {"a": "lead-5m", "b": "lead-3m"}
+        assert 'src="/compare/page.html?a=lead-5m&amp;b=lead-3m"' in web.get("/compare", params=both).text
+        answer = web.get("/compare/page.html", params=both)
+        assert "\N{MINUS SIGN}10.0%" in answer.text
+        assert "lead time, s" in answer.text
+        assert answer.headers["content-security-policy"].startswith("sandbox ")
+
+
+@pytest.mark.parametrize("other", ["no-figures", "damaged", "leading-out", "nobody", "../lead-5m", ""])
+def test_what_has_no_figures_is_not_compared(studies: Path, other: str) -> None:
+    with running(reports=studies) as site, httpx.Client(base_url=site.url, timeout=60) as web:
+        answer = web.get("/compare/page.html", params={"a": "lead-5m", "b": other})
+        assert answer.status_code == 404
+        assert "replay.json" in answer.json()["detail"]
+        assert str(studies) not in answer.text
+
+
 # ---- the part of time that charts show ------------------------------------------------------------------------
 def test_a_range_is_part_of_the_address_and_moves_by_links(web: httpx.Client, site: Site) -> None:
     """Without a script: every range is a link, and what memory does not hold comes from the journal."""
