@@ -242,23 +242,30 @@ def week_past(now: OwnPast, life: int, weeks: int) -> OwnPast:
     return past.backfilled(now.newest_s, demand[WEEK_ROWS:], 40.0, given[WEEK_ROWS:], piece=0.02) if weeks else past
 
 
-def own_copy(value: Any) -> Any:
-    """A copy that shares no array with ``value``; rows that stand for many stay one."""
+def own_copy(value: Any, made: dict[int, Any] | None = None) -> Any:
+    """A copy that shares no array with ``value``; what is one object in it is one in the copy (``made``)."""
+    made = {} if made is None else made
+    if id(value) not in made:
+        made[id(value)] = _copied(value, made)
+    return made[id(value)]
+
+
+def _copied(value: Any, made: dict[int, Any]) -> Any:
     if isinstance(value, np.ndarray):
-        if value.ndim and value.strides[0] == 0:
+        if value.ndim and value.strides[0] == 0:  # rows that stand for many stay one
             return np.broadcast_to(value[:1].copy(), value.shape)
         return value.copy()
     if isinstance(value, bytes):
         return bytes(bytearray(value))
     if isinstance(value, dict):
-        return {own_copy(k): own_copy(v) for k, v in value.items()}
+        return {own_copy(k, made): own_copy(v, made) for k, v in value.items()}
     if isinstance(value, tuple):
-        parts = [own_copy(v) for v in value]
+        parts = [own_copy(v, made) for v in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: own_copy(getattr(value, f.name)) for f in fields(value)})
+        return replace(value, **{f.name: own_copy(getattr(value, f.name), made) for f in fields(value)})
     if hasattr(value, "rows") and hasattr(value, "filled"):  # the open block
-        return type(value)(value.rows.copy(), value.filled)
+        return type(value)(own_copy(value.rows, made), value.filled)
     return value
 
 
@@ -272,7 +279,8 @@ def give_pasts(services: Sequence[Service], kind: str) -> None:
         if not lives:
             lives = [week_past(memory.past, life, kind == "weeks") for life in range(LIVES)]
         life = lives[i % LIVES]
-        whole = {f.name: own_copy(getattr(life, f.name)) for f in fields(life) if f.name not in shared}
+        made: dict[int, Any] = {}
+        whole = {f.name: own_copy(getattr(life, f.name), made) for f in fields(life) if f.name not in shared}
         due = len(life.history) + (i * 7919) % max(1, life.next_review - len(life.history))
         past = replace(life, **whole | {"newest_s": memory.past.newest_s, "next_review": due + 1})
         state = service._managed._state

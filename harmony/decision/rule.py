@@ -153,7 +153,7 @@ def demand_quantiles(paths: FloatArray) -> dict[float, FloatArray]:
     """Demand quantiles per step, for people."""
     rows = np.sort(paths, axis=0)
     last = rows.shape[0] - 1
-    return {q: rows[min(last, math.ceil(q * last))] for q in QUANTILES}
+    return {q: rows[min(last, math.ceil(q * last))].copy() for q in QUANTILES}  # or they would keep all of the paths
 
 
 def _at(candidates: Candidates, count: int) -> int:
