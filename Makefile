@@ -8,7 +8,7 @@ WORKERS ?= 5
 # The fast ones compute, but for some that wait for a server.
 FAST_WORKERS ?= 3
 # What starts little; the markers stand in pyproject.toml, and tests/kinds.py gives them.
-FAST := not (browser or cluster or prometheus or triton or slow or long)
+FAST := not (browser or cluster or prometheus or triton or slow or minute or long)
 export OMP_NUM_THREADS ?= 1
 export POLARS_MAX_THREADS ?= 2
 export MPLBACKEND ?= Agg

@@ -45,19 +45,24 @@ def spread(items: list[pytest.Item], workers: int = 1) -> None:
 
     Each worker takes its share in this order: where all the waiting stands together, processors stand idle meanwhile,
     and where a share ends in a long test, the others have nothing left to do beside it; so the end of every share is of
-    quick ones. Tests of a module, or of a browser, stay together, but for long modules of waiting tests that have
-    nothing in common, which are taken in pieces.
+    quick ones, and those of a minute begin shares, one each. Tests of a module, or of a browser, stay together, but for
+    long modules of waiting tests that have nothing in common, which are taken in pieces.
     """
     long: list[list[pytest.Item]] = []
     quick: list[list[pytest.Item]] = []
-    for (_, is_long, waits), group in itertools.groupby(items, key=lambda i: (_together(i), _long(i), _waits(i))):
+    first: list[list[pytest.Item]] = []
+    for (_, takes_a_minute, is_long, waits), group in itertools.groupby(
+        items, key=lambda i: (_together(i), i.get_closest_marker("minute") is not None, _long(i), _waits(i))
+    ):
         tests = list(group)
-        if waits and not any(map(_shares, tests)):
+        if takes_a_minute:
+            first.append(tests)
+        elif waits and not any(map(_shares, tests)):
             long += [tests[first : first + PIECE] for first in range(0, len(tests), PIECE)]
         else:
             (long if is_long else quick).append(tests)
     total, done = max(1, sum(map(len, quick))), 0
-    spaced: list[tuple[float, list[pytest.Item]]] = []
+    spaced = [(number % workers / workers, tests) for number, tests in enumerate(first)]
     for number, piece in enumerate(long):
         share, at = divmod((number + 0.5) / len(long) * workers, 1)
         spaced.append(((share + at * (1 - QUICK_END)) / workers, piece))
@@ -82,7 +87,7 @@ def _shares(item: pytest.Item) -> bool:
 
 
 def _long(item: pytest.Item) -> bool:
-    return _waits(item) or any(item.get_closest_marker(kind) for kind in ("slow", "long", "browser"))
+    return _waits(item) or any(item.get_closest_marker(kind) for kind in ("slow", "minute", "long", "browser"))
 
 
 def began(item: pytest.Item) -> None:

@@ -30,8 +30,35 @@ def test_spreading_keeps_every_test_and_the_order_within_a_module(request: pytes
     assert sorted(i.nodeid for i in spread) == sorted(i.nodeid for i in items)
     orders = []
     for found in (items, spread):
-        order: dict[tuple[str, bool], list[str]] = {}
+        order: dict[tuple[str, bool, bool], list[str]] = {}
         for item in found:
-            order.setdefault((str(item.path), kinds._long(item)), []).append(item.nodeid)
+            kind = kinds._long(item), item.get_closest_marker("minute") is not None
+            order.setdefault((str(item.path), *kind), []).append(item.nodeid)
         orders.append(order)
     assert orders[0] == orders[1]
+
+
+class Named:
+    """A test as far as spreading looks at one."""
+
+    def __init__(self, module: int, number: int, *marks: str) -> None:
+        self.path = kinds.ROOT / f"test_{module:02d}.py"
+        self.number, self.marks = number, marks
+
+    def get_closest_marker(self, name: str) -> str | None:
+        return name if name in self.marks else None
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_test_of_a_minute_begins_a_share_and_no_share_ends_in_a_long_one(workers: int) -> None:
+    items = [Named(module, n) for module in range(40) for n in range(10)]
+    items += [Named(module, n, "slow") for module in range(40, 60) for n in range(2)]
+    minutes = [Named(module, 0, "minute") for module in range(60, 60 + workers)]
+    spread = [*items, *minutes]
+    kinds.spread(spread, workers)  # type: ignore[arg-type]
+    share = len(spread) / workers
+    for number, item in enumerate(minutes):
+        assert abs(spread.index(item) - number * share) <= 0.05 * share + 1
+    for worker in range(workers):
+        end = spread[round((worker + 0.85) * share) : round((worker + 1) * share) - 1]
+        assert not any(item.marks for item in end[:-1])

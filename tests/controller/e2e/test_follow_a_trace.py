@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from controller.resource.crd import crd_manifest
 from simulator.traces.registry import load_trace
@@ -49,6 +50,7 @@ def morning_rise() -> np.ndarray:
     return part / part.mean() * PER_REPLICA * 8
 
 
+@pytest.mark.minute
 def test_replicas_follow_a_replayed_trace_ahead_of_demand(api_server: ApiServer, tmp_path: Path) -> None:
     asyncio.run(follow(api_server, tmp_path))
 

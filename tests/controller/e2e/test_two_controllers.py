@@ -208,10 +208,11 @@ def process(world: World, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.minute
 @pytest.mark.slow
 def test_killed_between_deciding_and_writing(fake_api: FakeApiServer, tmp_path: Path) -> None:
     """SIGKILL before, while and after an order is on its way: the next one makes it once, from what is there."""
-    moments = (0.0, 0.2, 0.5, 0.9, 1.1)  # seconds after the order was sent; the server takes 1 s to do it
+    moments = (0.0, 0.4, 0.9, 1.1)  # seconds after the order was sent; the server takes 1 s to do it
 
     async def test(world: World) -> None:
         log = tmp_path / "controller.log"
