@@ -48,7 +48,7 @@ from controller.service import Service
 from controller.tick import TickReport
 from forecasting.base import ForecastModel
 from forecasting.forecaster import Forecaster
-from harmony.decision.own_past import PAST_SHARE, OwnPast
+from harmony.decision.past.own_past import PAST_SHARE, OwnPast
 from harmony.journal import JournalStore
 from harmony.policies.harmony import Replayed
 from harmony.serving import Snapshot

@@ -25,7 +25,7 @@ import numpy as np
 
 from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
-from harmony.decision.portfolio import ready_of
+from harmony.decision.past.portfolio import ready_of
 from harmony.decision.risk import ROUND
 from harmony.model.objective import Objective
 from simulator.hindsight import KINDS, RULES, Curve, Yardstick, at_level, foresight, rules, yardstick

@@ -8,8 +8,8 @@ import numpy as np
 
 from forecasting.specialists import LeadGrid
 from harmony.decision.budget import ErrorBudget
-from harmony.decision.own_past import OwnPast
-from harmony.decision.portfolio import Portfolio
+from harmony.decision.past.own_past import OwnPast
+from harmony.decision.past.portfolio import Portfolio
 
 MINUTES = 14 * 1440
 TREES = (("ridge", "boosted"), ("forecast",), ("ridge", "boosted", "forecast"))

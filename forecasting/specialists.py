@@ -2,7 +2,7 @@
 
 A specialist says where the demand that a decision must carry will lie, as location and scale of
 log((demand + offset) / level), level being the mean of the last half hour. How residuals are distributed is not its
-business: that is learned from what its past forecasts missed by (`harmony.decision.portfolio`).
+business: that is learned from what its past forecasts missed by (`harmony.decision.past.portfolio`).
 """
 
 from __future__ import annotations

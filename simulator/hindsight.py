@@ -16,7 +16,7 @@ import numpy as np
 
 from forecasting.panel import BoolArray, FloatArray, IntArray
 from forecasting.specialists import LeadGrid
-from harmony.decision.portfolio import held, ready_of, replicas
+from harmony.decision.past.portfolio import held, ready_of, replicas
 from harmony.decision.risk import ROUND
 
 __all__ = ["KINDS", "RULES", "Curve", "Yardstick", "at_level", "day_sums", "filled", "foresight", "rules", "yardstick"]

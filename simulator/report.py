@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from harmony.decision.tried import why_not
+from harmony.decision.past.tried import why_not
 from simulator import findings as words
 from simulator.charts import timelines
 from simulator.charts.axes import duration_label, moment, percent_label

@@ -11,7 +11,7 @@ from harmony.dashboard.fleet import FleetTableRow, table_row
 from harmony.dashboard.history import Course
 from harmony.dashboard.states import Ages
 from harmony.decision.bill import bill_per_hour
-from harmony.decision.tried import why_not
+from harmony.decision.past.tried import why_not
 from harmony.serving import Snapshot, sentence
 from harmony.serving.further import Further, further
 from harmony.serving.views import forecast_json, number, utc

@@ -13,7 +13,7 @@ from scipy.special import bdtrik
 
 from forecasting.errors import UsageError
 from forecasting.panel import FloatArray
-from harmony.decision.blocks import Blocks
+from harmony.decision.past.blocks import Blocks
 
 __all__ = ["ErrorBudget", "Hour", "chance_band"]
 

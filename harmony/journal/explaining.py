@@ -10,8 +10,8 @@ import numpy as np
 
 from harmony.decision.bill import bill_per_hour
 from harmony.decision.in_force import again
+from harmony.decision.past.tried import YET_TO_REPLAY, why_not
 from harmony.decision.rule import lead_window
-from harmony.decision.tried import YET_TO_REPLAY, why_not
 from harmony.decision.turn import decide_turn
 from harmony.journal.inputs import whole
 from harmony.journal.store import JournalStore

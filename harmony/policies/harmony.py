@@ -15,14 +15,14 @@ from forecasting.specialists import LeadGrid, has_trees
 from harmony.decision.budget import ErrorBudget
 from harmony.decision.censored import MEMORY, asked_for, saturated_steps
 from harmony.decision.in_force import Wish, in_force
-from harmony.decision.own_past import PAST_SHARE, WHOLE, Guess, Keeping, OwnPast, TurnRow
-from harmony.decision.piece import Prices, violated_part
-from harmony.decision.portfolio import THUMBS, Base, Portfolio, PortfolioSetting
+from harmony.decision.past.own_past import PAST_SHARE, WHOLE, Guess, Keeping, OwnPast, TurnRow
+from harmony.decision.past.piece import Prices, violated_part
+from harmony.decision.past.portfolio import THUMBS, Base, Portfolio, PortfolioSetting
+from harmony.decision.past.selection import Verdict, because
+from harmony.decision.past.tried import YET_TO_REPLAY, tried_of
 from harmony.decision.price import CAP
 from harmony.decision.risk import ROUND
 from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, hold
-from harmony.decision.selection import Verdict, because
-from harmony.decision.tried import YET_TO_REPLAY, tried_of
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.objective import Behavior, Objective
 from harmony.model.observation import Observation
@@ -216,8 +216,8 @@ class HarmonyPolicy:
     def remembering(self, observation: Observation, demand: FloatArray, forecast: FloatArray | None = None) -> Replayed:
         """The memory to begin a life with: ``demand`` (rows,) of the turns before ``observation``, NaN where absent.
 
-        ``forecast`` (rows, 4) is what was forecast in them, as in `harmony.decision.own_past.TurnRow`. So a service
-        that has a history in Prometheus chooses from all of it at its first turn. The budget goes on, and so does the
+        ``forecast`` (rows, 4) is what was forecast in them, as in `TurnRow`. So a service that
+        has a history in Prometheus chooses from all of it at its first turn. The budget goes on, and so does the
         setting that was in force, unless another one is better.
         """
         memory = self._begun(observation)

@@ -11,7 +11,7 @@ import pytest
 
 from controller import tick
 from controller.service import Service
-from harmony.decision.tried import YET_TO_REPLAY
+from harmony.decision.past.tried import YET_TO_REPLAY
 from harmony.policies.harmony import Replayed
 from tests.laws.test_three_worlds import TEN_AND_THREE
 from tests.laws.worlds import GROUP, PER_REPLICA, Cluster, Story, Told

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.specialists import LeadGrid
-from harmony.decision.evidence import DRAW, Ladder, drawn_together, ladders_of, memory_misses
-from harmony.decision.portfolio import Portfolio
+from harmony.decision.past.evidence import DRAW, Ladder, drawn_together, ladders_of, memory_misses
+from harmony.decision.past.portfolio import Portfolio
 
 LAWS = settings(max_examples=200, deadline=None)
 PORTFOLIO = Portfolio(experts=(("ridge",),), rules=("price", "quantile"))

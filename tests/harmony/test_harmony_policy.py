@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from forecasting.panel import Indicator, Panel
 from harmony.decision.in_force import again
+from harmony.decision.past.tried import YET_TO_REPLAY
 from harmony.decision.rule import decide
-from harmony.decision.tried import YET_TO_REPLAY
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.lead_time import LeadTime
 from harmony.model.memory import TurnMemory

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harmony.decision.guards import apply_behavior
-from harmony.decision.limited import Limited, limited
+from harmony.decision.past.limited import Limited, limited
 from harmony.model.memory import GuardMemory
 from harmony.model.objective import Behavior, ScalingPolicy, ScalingRules, Stages
 

@@ -14,9 +14,9 @@ from forecasting.errors import UsageError
 from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
 from harmony.decision.budget import ErrorBudget
-from harmony.decision.own_past import Keeping, OwnPast, TurnRow, _cut
-from harmony.decision.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of, thumb_counts
-from harmony.decision.selection import Tally, choose, verdict
+from harmony.decision.past.own_past import Keeping, OwnPast, TurnRow, _cut
+from harmony.decision.past.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of, thumb_counts
+from harmony.decision.past.selection import Tally, choose, verdict
 from harmony.model.decision import Decision
 from harmony.model.objective import Behavior, ScalingPolicy, ScalingRules, Stages
 from harmony.model.observation import Observation

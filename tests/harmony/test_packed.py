@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as of
 
-from harmony.decision.packed import Packed
+from harmony.decision.past.packed import Packed
 
 KINDS = st.sampled_from([np.uint8, np.uint16, np.int64, np.float32, np.float64])
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harmony.decision.budget import ErrorBudget
-from harmony.decision.piece import Measure, Piece, Prices, violated_part
+from harmony.decision.past.piece import Measure, Piece, Prices, violated_part
 from harmony.decision.risk import ROUND
 
 LAWS = settings(max_examples=200, deadline=None)

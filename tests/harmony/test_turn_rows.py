@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.specialists import LeadGrid
-from harmony.decision.blocks import Blocks
 from harmony.decision.budget import HOUR_S, ErrorBudget
-from harmony.decision.own_past import Keeping, OwnPast, TurnRow
-from harmony.decision.portfolio import Portfolio
-from harmony.decision.turn_rows import TurnRows
+from harmony.decision.past.blocks import Blocks
+from harmony.decision.past.own_past import Keeping, OwnPast, TurnRow
+from harmony.decision.past.portfolio import Portfolio
+from harmony.decision.past.turn_rows import TurnRows
 from harmony.policies.harmony import SERVED, HarmonyPolicy
 
 LAWS = settings(max_examples=100, deadline=None)

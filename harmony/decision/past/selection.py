@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray
-from harmony.decision.packed import Packed
-from harmony.decision.portfolio import PortfolioSetting
+from harmony.decision.past.packed import Packed
+from harmony.decision.past.portfolio import PortfolioSetting
 
 __all__ = [
     "HANDICAP",

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray
-from harmony.decision.packed import Packed
-from harmony.decision.portfolio import held, ready_of
+from harmony.decision.past.packed import Packed
+from harmony.decision.past.portfolio import held, ready_of
 from harmony.model.objective import Behavior, ScalingRules, Stages
 
 __all__ = ["Limited", "limited"]

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from harmony.decision.selection import HANDICAP, HYSTERESIS, Verdict
+from harmony.decision.past.selection import HANDICAP, HYSTERESIS, Verdict
 from harmony.model.decision import Tried
 
 __all__ = ["YET_TO_REPLAY", "tried_of", "why_not"]

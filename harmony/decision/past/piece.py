@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray
-from harmony.decision.portfolio import held, ready_of
+from harmony.decision.past.portfolio import held, ready_of
 from harmony.decision.risk import ROUND
 
 __all__ = ["NO_PRICES", "Measure", "Piece", "Prices", "violated_part"]

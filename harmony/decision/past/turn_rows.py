@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from forecasting.panel import FloatArray
-from harmony.decision.blocks import Blocks
+from harmony.decision.past.blocks import Blocks
 
 __all__ = ["FORECASTS", "TurnRows"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray
-from harmony.decision.portfolio import PortfolioSetting
+from harmony.decision.past.portfolio import PortfolioSetting
 
 __all__ = ["RARE", "Ladder", "drawn_together", "ladders_of", "memory_misses"]
 

@@ -20,13 +20,13 @@ from scipy.special import ndtri
 
 from forecasting.panel import FloatArray
 from forecasting.specialists import TARGETS, Features, LeadGrid, Predict, Target, fit_specialists, targets_of
-from harmony.decision.blocks import Blocks
 from harmony.decision.budget import ErrorBudget
-from harmony.decision.evidence import RARE, Ladder, drawn_together, ladders_of, memory_misses
-from harmony.decision.limited import Limited, limited
-from harmony.decision.packed import Packed
-from harmony.decision.piece import NO_PRICES, Measure, Piece, Prices
-from harmony.decision.portfolio import (
+from harmony.decision.past.blocks import Blocks
+from harmony.decision.past.evidence import RARE, Ladder, drawn_together, ladders_of, memory_misses
+from harmony.decision.past.limited import Limited, limited
+from harmony.decision.past.packed import Packed
+from harmony.decision.past.piece import NO_PRICES, Measure, Piece, Prices
+from harmony.decision.past.portfolio import (
     RISKS,
     Base,
     Portfolio,
@@ -40,9 +40,9 @@ from harmony.decision.portfolio import (
     settings_of,
     thumb_counts,
 )
-from harmony.decision.selection import MEMORY_S, Families, Tally, Verdict, choose, families_of, verdict
+from harmony.decision.past.selection import MEMORY_S, Families, Tally, Verdict, choose, families_of, verdict
+from harmony.decision.past.turn_rows import FORECASTS, TurnRows
 from harmony.decision.tails import quantiles
-from harmony.decision.turn_rows import FORECASTS, TurnRows
 from harmony.model.objective import Behavior
 
 __all__ = ["PAST_SHARE", "WHOLE", "Guess", "Keeping", "OwnPast", "TurnRow"]
