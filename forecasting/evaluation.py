@@ -47,7 +47,8 @@ class Protocol:
     Attributes:
         name: what reports call it.
         train, test: shares of the rows; validation is what lies between.
-        seasonal: whether windows carry values from before the lookback (the same hour yesterday, last week).
+        seasonal: whether windows carry values from before the lookback (the same hour yesterday, last week), and the
+            longer history that a method says it reads.
         noise: name endings of indicators that are left out of the average over forecastable ones; those that are
             constant in training are always left out.
     """
@@ -280,12 +281,13 @@ def score_model(
     ends = split.origins(settings)
     size = max(1, BLOCK // (samples * horizon * len(panel.indicators)))
     ahead = horizon if settings.protocol.seasonal else 0
+    rows = max(settings.lookback, getattr(model, "history", 0) if settings.protocol.seasonal else 0)
     parts = []
     predict_seconds = 0.0
     memory = memory or PeakMemory()
     for lo in range(0, len(ends), size):
         some = ends[lo : lo + size]
-        windows = WindowBatch.of(panel, some, settings.lookback, horizon=ahead)
+        windows = WindowBatch.of(panel, some, rows, horizon=ahead)
         began = clock()
         with memory:
             forecast = model.predict(windows, horizon, samples=samples, seed=settings.seed)

@@ -28,6 +28,11 @@ _HOMES: dict[str, str] = {
     "window_quantiles": "forecasting.baselines.window_quantiles:WindowQuantiles",
     "ridge": "forecasting.baselines.ridge:Ridge",
     "boosted_quantiles": "forecasting.baselines.boosted_quantiles:BoostedQuantiles",
+    "quantile_forest": "forecasting.baselines.quantile_forest:QuantileForest",
+    "auto_ets": "forecasting.baselines.classical:AutoEts",
+    "auto_arima": "forecasting.baselines.classical:AutoArima",
+    "flair": "forecasting.baselines.flair:Flair",
+    "fracast": "forecasting.baselines.fracast:Fracast",
 }
 
 

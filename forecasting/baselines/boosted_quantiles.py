@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,21 +13,19 @@ from forecasting.baselines.common import (
     Draws,
     IntArray,
     draw_rows,
-    fill_forward,
     local_spread,
     spread_floor,
     tidy_pool,
     training_chunks,
 )
-from forecasting.errors import UsageError
+from forecasting.baselines.extras import library
+from forecasting.baselines.window_terms import window_terms
 from forecasting.panel import FloatArray, Panel
-from forecasting.windows import DAY_S, WindowBatch
+from forecasting.windows import WindowBatch
 
 __all__ = ["BoostedQuantiles"]
 
 LEVELS: FloatArray = np.arange(1, 20) / 20
-SINGLE_LAGS = 24
-LAG_BLOCK = 6
 # Rows (window and step) that the trees of one indicator learn from; windows that the copula and the tails come from.
 FIT_ROWS = 30_000
 COPULA_ROWS = 1_500
@@ -152,28 +149,9 @@ class BoostedQuantiles(Baseline):
             above.append(_positive(outcome - quantiles[:, -1]))
         return np.concatenate(ranks), _Tails(np.sort(np.concatenate(below)), np.sort(np.concatenate(above)))
 
-    # ---- the design -----------------------------------------------------------------------------------------
     def _terms(self, windows: WindowBatch, column: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Last value (batch,), spread (batch,) and terms (batch, terms) of one indicator."""
-        raw = windows.values[:, :, column : column + 1]
-        values = fill_forward(raw)[:, :, 0]
-        spread = local_spread(raw)[:, 0]
-        scale = np.maximum(spread, self._floor[column])
-        last = values[:, -1]
-        away = (values - last[:, None]) / scale[:, None]
-        single = min(self.lookback - 1, SINGLE_LAGS)
-        blocks = (self.lookback - 1 - single) // LAG_BLOCK
-        stop = self.lookback - 1 - single
-        older = away[:, stop - blocks * LAG_BLOCK : stop].reshape(len(last), blocks, LAG_BLOCK).mean(axis=2)
-        shape = [
-            away.min(axis=1),
-            away.max(axis=1),
-            away.mean(axis=1),
-            np.median(away, axis=1),
-            np.log(np.maximum(spread / self._floor[column], 1e-3)),
-            np.modf(windows.end_s / DAY_S)[0],
-        ]
-        return last, scale, np.concatenate([away[:, stop:-1], older, np.stack(shape, axis=1)], axis=1)
+        return window_terms(windows, column, self.lookback, self._floor[column])
 
     # ---- forecasting ----------------------------------------------------------------------------------------
     def _quantiles(self, terms: FloatArray, column: int, horizon: int) -> FloatArray:
@@ -216,12 +194,7 @@ class BoostedQuantiles(Baseline):
 
 
 def _lightgbm() -> Any:  # noqa: ANN401
-    try:
-        return importlib.import_module("lightgbm")
-    except ImportError as err:
-        raise UsageError(
-            "boosted_quantiles needs LightGBM, which is not installed: pip install 'harmony-autoscaler[trees]'"
-        ) from err
+    return library("lightgbm", BoostedQuantiles.method, "LightGBM", "trees")
 
 
 def _with_steps(terms: FloatArray, steps: IntArray) -> FloatArray:

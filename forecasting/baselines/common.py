@@ -164,6 +164,8 @@ class Baseline(ABC):
 
     method: str
     REVISION = 1
+    history = 0
+    """Rows that it can make use of beyond the lookback, where whoever asks gives them."""
 
     def __init__(self, *, cap: float | None = None) -> None:
         self.cap = cap
@@ -252,7 +254,7 @@ class Baseline(ABC):
         self._check_fitted()
         self._check_windows(windows, horizon, samples)
         columns = self._columns(only)
-        windows = _newest(windows, self.lookback)
+        windows = _newest(windows, max(self.lookback, self.history))
         paths = self._paths(windows, Draws(samples, horizon, np.random.default_rng(seed), columns))
         self._limit(paths, windows, columns)
         return ForecastBatch(
@@ -352,7 +354,7 @@ class Baseline(ABC):
 
 def _newest(windows: WindowBatch, lookback: int) -> WindowBatch:
     """The newest ``lookback`` rows of each window."""
-    if windows.lookback == lookback:
+    if windows.lookback <= lookback:
         return windows
     return WindowBatch(
         values=windows.values[:, -lookback:],

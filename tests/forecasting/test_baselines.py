@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -23,10 +25,12 @@ from forecasting.baselines.common import (
 )
 from forecasting.baselines.last_value import LastValue
 from forecasting.baselines.linear import Moments, solve
+from forecasting.baselines.quantile_forest import QuantileForest
 from forecasting.baselines.ridge import Ridge
 from forecasting.baselines.seasonal_naive import SeasonalNaive
 from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.errors import DataError, UsageError
+from forecasting.methods import create_method
 from forecasting.panel import FloatArray, Panel
 from forecasting.windows import WindowBatch
 from tests.counting import calls
@@ -39,6 +43,10 @@ def small_trees() -> BoostedQuantiles:
     return BoostedQuantiles(trees=5)
 
 
+def small_forest() -> QuantileForest:
+    return QuantileForest(trees=20)
+
+
 Factory = Callable[[], ForecastModel]
 METHODS: dict[str, Factory] = {
     "last_value": LastValue,
@@ -47,6 +55,12 @@ METHODS: dict[str, Factory] = {
     "window_quantiles": WindowQuantiles,
     "ridge": Ridge,
     "boosted_quantiles": small_trees,
+    "quantile_forest": small_forest,
+}
+# By the package of the extra `evaluate` that each needs: under the laws wherever it is installed.
+EXTRA = {"auto_ets": "statsforecast", "auto_arima": "statsforecast", "flair": "flaircast", "fracast": "fracast"}
+METHODS |= {
+    name: functools.partial(create_method, name) for name, package in EXTRA.items() if find_spec(package) is not None
 }
 each_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS.keys())
 
@@ -67,6 +81,15 @@ _FITTED: dict[tuple[Factory, str], ForecastModel] = {}
 def windows_of(panel: Panel, count: int = 6, *, seasonal: bool = False, lookback: int = LOOKBACK) -> WindowBatch:
     ends = np.arange(len(panel) - HORIZON - count, len(panel) - HORIZON)
     return WindowBatch.of(panel, ends, lookback, horizon=HORIZON if seasonal else 0)
+
+
+@pytest.mark.parametrize("name", EXTRA)
+def test_methods_of_the_extra_are_under_the_laws_where_it_is_installed(name: str) -> None:
+    if name not in METHODS:
+        with pytest.raises(UsageError, match=r"pip install 'harmony-autoscaler\[evaluate\]'"):
+            create_method(name)
+        pytest.skip(f"{name}: {EXTRA[name]} is not installed (extra evaluate)")
+    assert create_method(name).name == name
 
 
 # ---- laws of every method ---------------------------------------------------------------------------------------
@@ -227,11 +250,17 @@ def test_mistakes_are_named(make: Factory) -> None:
 
 
 @each_method
-def test_longer_windows_are_read_from_their_end(make: Factory) -> None:
+def test_longer_windows_are_read_from_their_end_unless_the_method_reads_more(make: Factory) -> None:
     panel = wavy()
     model = fitted(make, panel)
-    long, right = (model.predict(windows_of(panel, lookback=n), HORIZON, samples=5).paths for n in (60, LOOKBACK))
-    np.testing.assert_allclose(long, right)
+    right, long, longer = (
+        model.predict(windows_of(panel, lookback=n), HORIZON, samples=5).paths for n in (LOOKBACK, 60, 5_000)
+    )
+    if getattr(model, "history", 0) == 0:
+        np.testing.assert_allclose(long, right)
+        np.testing.assert_allclose(longer, right)
+    else:
+        assert not np.allclose(long, right)
 
 
 @each_method
@@ -377,6 +406,23 @@ def test_boosted_quantiles_widen_where_the_noise_does() -> None:
     assert spread[2:].min() > 4 * spread[:2].max()
 
 
+def test_a_forests_paths_are_what_followed_windows_like_it() -> None:
+    # After a low reading comes 1, 2, after a high one 9, 8, with little noise: no path mixes the two.
+    rng = np.random.default_rng(0)
+    high = rng.random(700) < 0.5
+    rows = np.stack([np.where(high, 20.0, 10.0), np.where(high, 19.0, 11.0), np.where(high, 18.0, 12.0)], axis=1)
+    panel = panel_of((rows.ravel() + rng.normal(scale=0.01, size=2100))[:, None])
+    model = QuantileForest(trees=50).fit([panel], lookback=3, horizon=2, seed=1)
+    ends = 3 * np.arange(300, 400)
+    paths = model.predict(WindowBatch.of(panel, ends, 3), 2, samples=100).paths[..., 0]
+    expected = np.where(high[300:400], 19.0, 11.0), np.where(high[300:400], 18.0, 12.0)
+    for step in range(2):
+        near = np.abs(paths[:, :, step] - expected[step][:, None]) < 0.5
+        assert near.mean() > 0.9
+    together = np.abs(np.diff(paths, axis=2)[..., 0]) < 2.0
+    assert together.mean() > 0.95
+
+
 @pytest.mark.parametrize("make", [LastValue, Ridge, WindowQuantiles, small_trees])
 def test_steps_and_indicators_of_a_path_belong_together(make: Factory) -> None:
     rng = np.random.default_rng(0)
@@ -388,10 +434,21 @@ def test_steps_and_indicators_of_a_path_belong_together(make: Factory) -> None:
     assert np.corrcoef(paths[:, 4, 0], paths[:, 5, 0])[0, 1] > 0.7
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(UsageError, match=r"pip install 'harmony-autoscaler\[trees\]'"):
-        BoostedQuantiles()
+@pytest.mark.parametrize(
+    ("module", "name", "extra"),
+    [
+        ("lightgbm", "boosted_quantiles", "trees"),
+        ("sklearn.ensemble", "quantile_forest", "trees"),
+        ("statsforecast.models", "auto_ets", "evaluate"),
+        ("statsforecast.models", "auto_arima", "evaluate"),
+        ("flaircast", "flair", "evaluate"),
+        ("fracast", "fracast", "evaluate"),
+    ],
+)
+def test_a_missing_extra_is_named(module: str, name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf"{name} needs .*: pip install 'harmony-autoscaler\[{extra}\]'"):
+        create_method(name)
 
 
 # ---- the parts --------------------------------------------------------------------------------------------------

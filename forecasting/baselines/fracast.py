@@ -1,0 +1,93 @@
+"""`Fracast`: a small model that others trained beforehand, its weights in its package (extra ``evaluate``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from forecasting.base import Progress
+from forecasting.baselines.common import Baseline, Draws, fill_forward
+from forecasting.baselines.extras import library
+from forecasting.panel import FloatArray, Panel
+from forecasting.windows import WindowBatch
+
+__all__ = ["Fracast"]
+
+LEAST = 8  # readings that it asks for
+CHUNK = 64  # windows at once: it pads each to 2,048 rows
+
+
+class Fracast(Baseline):
+    """Fracast-0 (package fracast, 85,001 parameters) without any learning on the series, up to 48 steps at once.
+
+    It gives the quantiles 0.1 to 0.9 of each step by itself; beyond them the tails are Gaussian, as wide as the half
+    between the median and the outermost quantile says. Steps and indicators are drawn by themselves. What it was
+    trained on by others are large public collections, which may hold some of the series that it is scored on.
+
+    Raises `UsageError` when fracast is not installed.
+    """
+
+    method = "fracast"
+    history = 2048
+
+    def __init__(self, *, cap: float | None = None) -> None:
+        super().__init__(cap=cap)
+        self._library()
+        self._model: Any = None
+
+    def _library(self) -> Any:  # noqa: ANN401
+        return library("fracast", self.method, "fracast", "evaluate")
+
+    def _learn(
+        self, panels: Sequence[Panel], validation: Sequence[Panel], rng: np.random.Generator, progress: Progress | None
+    ) -> None:
+        """Nothing to learn; the weights are read from the package."""
+        self._model = self._library().FracastModel.from_pretrained(weights="fp32")
+
+    def _paths(self, windows: WindowBatch, draws: Draws) -> FloatArray:
+        from forecasting.scope import one_thread
+
+        levels = np.asarray(self._model.quantiles)
+        strata = np.tile(np.arange(draws.samples), (len(self.indicators) * self.horizon, 1))
+        place = draws.rng.permuted(strata, axis=1).reshape(len(self.indicators), self.horizon, draws.samples)
+        out = np.empty((len(windows), draws.samples, draws.horizon, len(draws.columns)))
+        for i, k in enumerate(draws.columns):
+            quantiles = self._quantiles(windows.values[:, :, k], draws.horizon, one_thread)
+            drawn = (place[k, : draws.horizon] + 0.5) / draws.samples
+            for step in range(draws.horizon):
+                out[:, :, step, i] = _at(quantiles[:, step], levels, drawn[step])
+        return out
+
+    def _quantiles(self, values: FloatArray, horizon: int, scope: Any) -> FloatArray:  # noqa: ANN401
+        """(batch, horizon, levels) rising quantiles; all the last value where too little was read, or nothing moved."""
+        last = fill_forward(values[:, :, None])[:, -1]
+        out = np.repeat(np.repeat(last[:, :, None], horizon, axis=1), len(self._model.quantiles), axis=2)
+        low = np.fmin.reduce(values, axis=1)
+        span = np.fmax.reduce(values, axis=1) - low
+        enough = np.flatnonzero(((~np.isnan(values)).sum(axis=1) >= LEAST) & (span > 0))
+        with scope():
+            for lo in range(0, len(enough), CHUNK):
+                some = enough[lo : lo + CHUNK]
+                # Between 0 and 1, as it computes in single precision and takes tiny ranges for none.
+                scaled = (values[some] - low[some, None]) / span[some, None]
+                found = np.sort(self._model.forecast_batch(scaled, horizon=horizon).astype(np.float64), axis=2)
+                out[some] = low[some, None, None] + span[some, None, None] * found
+        return out
+
+
+def _at(quantiles: FloatArray, known: FloatArray, levels: FloatArray) -> FloatArray:
+    """(batch, levels) quantiles (batch, known) read at other levels: linear between the known, Gaussian beyond."""
+    inner = np.clip(levels, known[0], known[-1])
+    place = np.interp(inner, known, np.arange(len(known)))
+    low = np.minimum(place.astype(np.int64), len(known) - 2)
+    part = place - low
+    out = quantiles[:, low] * (1 - part) + quantiles[:, low + 1] * part
+    middle = len(known) // 2
+    for edge, beyond in ((0, levels < known[0]), (-1, levels > known[-1])):
+        stretch = (ndtri(levels[beyond]) - ndtri(known[edge])) / ndtri(known[edge])
+        half = quantiles[:, edge] - quantiles[:, middle]
+        out[:, beyond] += half[:, None] * stretch
+    return out
