@@ -19,6 +19,8 @@ __all__ = ["Backend", "Description", "Mechanism", "Taxonomy", "available", "desc
 
 _HOMES: dict[str, str] = {
     "block_prefix_query": "kernels.sparse.block_prefix_query",
+    "calibrate_sinks": "kernels.readouts.sinks",
+    "contrast": "kernels.readouts.contrast",
     "dhsa": "kernels.sparse.dhsa",
     "diffqkv": "kernels.dense.diffqkv",
     "elastic_window": "kernels.windows.elastic_window",
@@ -35,7 +37,9 @@ _HOMES: dict[str, str] = {
     "sdpa": "kernels.dense.sdpa",
     "selective": "kernels.dense.selective",
     "sliding_window": "kernels.windows.sliding_window",
+    "soft_identity": "kernels.readouts.identity",
     "sqa": "kernels.dense.sqa",
+    "style": "kernels.readouts.style",
     "wersa": "kernels.linear.wersa",
 }
 _COMMON = frozenset({"q", "k", "v", "call", "causal", "key_mask", "scale"})

@@ -38,7 +38,7 @@ def inputs(values: np.ndarray, near: int | None = None) -> NetworkInputs:
 
 
 def test_every_method_is_offered_but_those_that_cannot_serve() -> None:
-    needs_a_rule, layers, needs_rows = {"masked"}, {"diffqkv", "sqa"}, {"neighborhood"}
+    needs_a_rule, layers, needs_rows = {"masked"}, {"diffqkv", "moh", "sqa"}, {"neighborhood"}
     assert set(methods()) == set(available()) - needs_a_rule - layers - needs_rows
 
 

@@ -47,7 +47,7 @@ class Case:
     def causals(self) -> tuple[bool, ...]:
         if "causal_axes" in self.options or (self.method == "halo" and ("pad_mode" in self.options or self.grid)):
             return (False,)
-        if self.options.get("feature_map") == "favor+":
+        if self.options.get("feature_map") == "favor+" or self.method == "calibrate_sinks":
             return (False,)
         return {"causal or not": (False, True), "causal only": (True,), "not causal": (False,)}[
             describe(self.method).causal
@@ -71,6 +71,10 @@ _ALL = [
     Case("sdpa"),
     Case("selective", {"tau_q": _HEADS[:, None], "tau_v": torch.tensor(1.5)}, rows_sum_to_one=False),
     Case("diffqkv", {"top_values": 6}, products_by_pytorch=True),
+    Case("calibrate_sinks", {"alpha": 1.3, "least": 2}, products_by_pytorch=True),
+    Case("contrast", {"gamma": 0.7}, products_by_pytorch=True),
+    Case("soft_identity", {"u": [0.3, 1.0]}),
+    Case("style", {"tau": 1.7}),
     Case("masked", {"rule": MASKS["causal_document"]([9, 1, 14, 40, 80])}),
     Case("masked", {"rule": MASKS["global_sliding_window"](200, 4, 3)}),
     Case("sliding_window", {"window": 5}),
