@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from forecasting.base import ForecastModel
-from forecasting.distribution import ForecastDistribution
+from forecasting.distribution import ForecastBatch, ForecastDistribution
 from forecasting.fleet import forecast_rows
 from forecasting.panel import FloatArray, Indicator, Panel
 
@@ -45,7 +46,7 @@ class BatchedForecasts:
         self._every = every
         self._first = first
         self._on_batch = on_batch
-        self._chunks: dict[int, tuple[FloatArray, str]] = {}
+        self._chunks: dict[int, ForecastBatch] = {}
 
     @property
     def _per_chunk(self) -> int:
@@ -60,17 +61,10 @@ class BatchedForecasts:
         chunk = self._chunks.get(number)
         if chunk is None:
             chunk = self._chunks[number] = self._compute(number)
-        paths, model = chunk
-        return ForecastDistribution(
-            paths=paths[(row - number * self._per_chunk) // self._every],
-            indicators=self.panel.indicators[:1],
-            origin_s=now_s,
-            step_s=self.panel.step_s,
-            model=model,
-        )
+        return chunk[(row - number * self._per_chunk) // self._every]
 
-    def _compute(self, number: int) -> tuple[FloatArray, str]:
-        """Sample paths (rows of the chunk, samples, horizon, 1) of the panel's first indicator."""
+    def _compute(self, number: int) -> ForecastBatch:
+        """The forecasts of a chunk's rows: of the panel's first indicator, without the windows that a density needs."""
         start = number * self._per_chunk
         rows = np.arange(start, min(start + self._per_chunk, len(self.panel)), self._every)
         batch = forecast_rows(
@@ -85,7 +79,7 @@ class BatchedForecasts:
         )
         if self._on_batch is not None:
             self._on_batch(int(rows[-1]) + 1, len(self.panel))
-        return np.asarray(batch.paths), batch.model
+        return replace(batch, log_prob_of=None)
 
 
 class TrueFuture:

@@ -89,8 +89,8 @@ RULES: tuple[SpecRule, ...] = (
     SpecRule(
         "",
         "self.mode != 'Floor' || " + " && ".join(f"self.actuation != '{name}'" for name in _TOLD),
-        f"mode Floor writes a minimum and actuation {' or '.join(_TOLD)} writes nothing; give mode Full or UpOnly with "
-        f"{' or '.join(_TOLD)}, or Floor with actuation {' or '.join(_WRITING)}",
+        f"mode Floor writes a minimum, which actuation {' or '.join(_TOLD)} does not keep; give mode Full or UpOnly "
+        f"with {' or '.join(_TOLD)}, or Floor with actuation {' or '.join(_WRITING)}",
         lambda s: s.mode != "Floor" or s.actuation not in _TOLD,
     ),
     SpecRule(

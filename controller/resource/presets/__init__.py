@@ -1,4 +1,4 @@
-"""Presets by name: a file each, and a line in both lists here."""
+"""Presets by name: a file each; here its import, its name and its place, in one order."""
 
 from __future__ import annotations
 

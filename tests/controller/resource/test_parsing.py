@@ -203,7 +203,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"maxReplicas": 10**30}, "is not <= 100000"),
     ({"minReplicas": 30}, "spec: maxReplicas is less than minReplicas; give maxReplicas >= minReplicas"),
     ({"mode": "full"}, 'spec.mode: "full" is not one of Observe, Recommend, Floor, UpOnly, Full'),
-    ({"mode": "Floor", "actuation": "External"}, "spec: mode Floor writes a minimum and actuation External writes"),
+    ({"mode": "Floor", "actuation": "External"}, "spec: mode Floor writes a minimum, which actuation External"),
     ({"indicators": ...}, "spec: nothing to count replicas for; give a preset, or an indicator of level 1"),
     ({"indicators": []}, "spec: nothing to count replicas for"),
     ({"indicators": [REQUESTS | {"level": 2}]}, "spec: nothing to count replicas for"),
