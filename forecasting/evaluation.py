@@ -305,10 +305,13 @@ def score_model(
 
 
 def _min_max(train: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Least value and range of every indicator; (0, 1) for one never seen, range 1 for a constant."""
+    """Least value and range of every indicator; (0, 1) for one never seen, the size of its value for a constant."""
     low = np.fmin.reduce(train, axis=0)
     span = np.fmax.reduce(train, axis=0) - low
-    return np.where(np.isnan(low), 0.0, low), np.where(span > 0, span, 1.0)
+    low = np.where(np.isnan(low), 0.0, low)
+    # In its own unit an error of a millionth of a memory limit in bytes would outweigh all other indicators.
+    size = np.where(low != 0.0, np.abs(low), 1.0)
+    return low, np.where(span > 0, span, size)
 
 
 def _forecastable(panel: Panel, protocol: Protocol, split: Split) -> list[int]:

@@ -217,10 +217,8 @@ def _verdicts(own: str, by_set: Mapping[str, Table]) -> list[str]:
 
 
 def _all_methods(by_set: Mapping[str, Table], methods: Sequence[str]) -> list[str]:
-    """Means over the sets that every method was run on."""
-    common = [t for t in by_set.values() if all(m in t for m in methods)]
-    if not common:
-        return []
+    """Means over all sets, of the methods that were run on each."""
+    common = list(by_set.values())
     figures: dict[str, Callable[[dict[str, Entry]], str]] = {
         "CRPS": lambda e: f"{_mean(e, 'crps'):.4f}",
         "of demand": lambda e: f"{_mean(e, 'crps_load'):.4f}",
@@ -236,12 +234,12 @@ def _all_methods(by_set: Mapping[str, Table], methods: Sequence[str]) -> list[st
         "MiB": lambda e: f"{_mean(e, 'peak_memory_mib'):.0f}",
     }
     rows = {}
-    for m in methods:
+    for m in [m for m in methods if all(m in table for table in common)]:
         together = {f"{i}/{s}": e for i, t in enumerate(common) for s, e in t[m].items()}
         rows[f"`{m}`"] = [figure(together) for figure in figures.values()]
     return [
-        f"Means over the {len(common)} sets that all were run on, every series counting the same (quantile losses in "
-        "thousandths; seconds of one core for a series; memory beyond what the process held):",
+        f"Means over the {len(common)} sets, every series counting the same (quantile losses in thousandths; "
+        "seconds of one core for a series; memory beyond what the process held before):",
         "",
         *_markdown(["method", *figures], rows),
     ]

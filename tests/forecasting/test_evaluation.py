@@ -110,6 +110,21 @@ def test_constants_score_zero_and_noise_is_not_called_forecastable() -> None:
     assert everything.crps_forecastable == pytest.approx(1.5 * everything.crps)  # only the constant is left out
 
 
+def test_an_error_of_a_constant_is_told_relative_to_its_size() -> None:
+    class Off(LastValue):
+        """Forecasts a thousandth more than the last value."""
+
+        def predict(self, windows: WindowBatch, horizon: int, **more: object) -> ForecastBatch:  # type: ignore[override]
+            found = super().predict(windows, horizon, **more)  # type: ignore[arg-type]
+            return ForecastBatch(found.paths * 1.001, found.indicators, found.origin_s, found.step_s)
+
+    values = np.concatenate([wavy(300, 1).values, np.full((300, 1), -(2.0**36)), np.zeros((300, 1))], axis=1)
+    found = evaluate_series(panel_of(values), Off, Settings(FISHER, lookback=12))
+    names = list(found.indicators)
+    assert found.indicators[names[1]]["mae"] == pytest.approx(0.001)
+    assert found.indicators[names[2]]["mae"] == 0.0
+
+
 def test_the_demand_is_found_by_level() -> None:
     panel = wavy(200)
     turned = panel.select(["b", "c", "a"])
