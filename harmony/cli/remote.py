@@ -54,7 +54,7 @@ def services(
         return
     from rich.table import Table
 
-    from harmony.serving.words import chance, percent
+    from harmony.serving.words import allowed, chance, percent
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("service", "mode"):
@@ -65,9 +65,9 @@ def services(
     table.add_column("reason")
     for row in rows:
         demand = f"{_figure(row.demand)} {row.unit}".strip()
-        risk, objective = chance(row.violation_probability, row.paths), percent(row.epsilon)
+        risk, objective = chance(row.violation_probability, row.paths, row.epsilon), allowed(row.epsilon)
         counts = (str(row.ready), str(row.ordered), str(row.recommended))
-        violated = tuple("-" if part is None else percent(part.rate) for part in (row.real, row.shadow))
+        violated = tuple("-" if part is None else percent(part.rate, row.epsilon) for part in (row.real, row.shadow))
         bill = "-" if row.bill_per_hour is None else f"{row.bill_per_hour:,.2f} {row.currency}".rstrip()
         saved = "-" if row.shadow is None else _figure(row.gpu_hours_saved)
         figures = (risk, objective, *violated, bill, saved)
@@ -151,15 +151,15 @@ def what_if(
 
 
 def _sides(currency: str) -> dict[str, Any]:
-    from harmony.serving.words import chance, percent
+    from harmony.serving.words import allowed, chance
 
     def cost(side: Side) -> str:
         return "-" if side.expected_cost is None else f"{side.expected_cost:,.2f} {currency}/h"
 
     return {
         "replicas": lambda side: str(side.replicas),
-        "stated risk": lambda side: chance(side.violation_probability, side.paths),
-        "objective": lambda side: percent(side.epsilon),
+        "stated risk": lambda side: chance(side.violation_probability, side.paths, side.epsilon),
+        "objective": lambda side: allowed(side.epsilon),
         "weighed cost": cost,
         "bounds": lambda side: f"{side.min_replicas}..{side.max_replicas}",
         "reason": lambda side: f"{side.reason}{f' ({side.bound_by})' if side.bound_by else ''}",

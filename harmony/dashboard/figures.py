@@ -18,7 +18,7 @@ from harmony.schema.fields import columns_of
 from harmony.serving import Snapshot, forecast_json
 from harmony.serving.points import Point
 from harmony.serving.views import number, numbers
-from harmony.serving.words import amount, chance, percent, within_band
+from harmony.serving.words import allowed, amount, chance, percent, within_band
 
 __all__ = ["Figure", "View", "calibration", "candidates", "demand", "replicas", "shown_candidates", "span_s"]
 
@@ -272,8 +272,9 @@ def budget(snapshot: Snapshot, points: list[Point], view: View | None = None, ev
     ]  # fmt: skip
     data = band if any(v is not None for v in most) else []
     data.append(_line("left", x, left, "@green", width=3, line={"shape": "hv"}, connectgaps=False))
-    text = f"Share of the error budget of 30 days that is left: now {percent(snapshot.record.decision.budget_left)}."
-    text += f" {within_band(snapshot.record.decision)}".rstrip()
+    newest = snapshot.record.decision
+    now_left = percent(newest.budget_left, newest.budget_least, newest.budget_most)
+    text = f"Share of the error budget of 30 days that is left: now {now_left}. {within_band(newest)}".rstrip()
     lowest, highest = min(known, default=0.0), max(known, default=1.0)
     margin = max(0.01, 0.08 * (highest - lowest))
     layout: Json = {
@@ -319,7 +320,7 @@ def candidates(snapshot: Snapshot) -> Figure | None:
     positive = [p for p in risks if p > 0]
     floor = min([epsilon or 1.0, *positive]) / 3  # a logarithmic axis has no 0
     counts = [row["replicas"] for row in rows]
-    said = [percent(p) if p > 0 else f"on none of {paths} paths" for p in risks]
+    said = [percent(p, epsilon) if p > 0 else f"on none of {paths} paths" for p in risks]
     colours = ["@blue" if r["chosen"] else "@green/55" if r["keeps"] else "@missed/55" for r in rows]
     costs = [bill_per_hour(row["replicas"], seen) for row in rows]
     hover = "%{x} replicas: %{customdata}<extra></extra>"
@@ -341,11 +342,11 @@ def candidates(snapshot: Snapshot) -> Figure | None:
              "line": {"color": "@missed", "width": 1.5, "dash": "dash"}}],
         "annotations": [] if epsilon <= 0 else [
             {"xref": "paper", "yref": "y2", "x": 1, "y": math.log10(epsilon), "xanchor": "right", "yanchor": "bottom",
-             "text": f"objective {percent(epsilon)}", "showarrow": False, "font": {"color": "@missed", "size": 12}}],
+             "text": f"objective {allowed(epsilon)}", "showarrow": False, "font": {"color": "@missed", "size": 12}}],
     }  # fmt: skip
     text = (
         f"Risk and bill of {counts[0]} to {counts[-1]} replicas. {decision.replicas} is chosen: "
-        f"stated risk {chance(decision.violation_probability, paths)}, objective {percent(epsilon)}. "
+        f"stated risk {chance(decision.violation_probability, paths, epsilon)}, objective {allowed(epsilon)}. "
         "The table below has every figure."
     )
     return Figure("candidates", text, data, layout)

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse
 import harmony
 from harmony.dashboard.assets import Assets
 from harmony.model.decision import Reason
-from harmony.serving.words import QUANTITY, SHARE_OF, amount, chance, duration, percent
+from harmony.serving.words import QUANTITY, SHARE_OF, allowed, amount, chance, duration, percent
 
 __all__ = ["REPORT_HEADERS", "Renderer"]
 
@@ -67,6 +67,7 @@ class Renderer:
         env.filters.update(json=safe_json, clock=clock, stamp=stamp)
         env.globals.update(
             assets=assets,
+            allowed=allowed,
             amount=amount,
             chance=chance,
             duration=duration,

@@ -22,7 +22,7 @@ from harmony.schema.fields import Field, Shape, columns_of, fields_of
 from harmony.serving.further import further
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.views import decision_json, utc
-from harmony.serving.words import QUANTITY, amount, chance, duration, percent, sentence, within_band
+from harmony.serving.words import QUANTITY, allowed, amount, chance, duration, percent, sentence, within_band
 
 __all__ = ["Difference", "Explanation", "explain", "recompute"]
 
@@ -211,7 +211,7 @@ def _seen(snapshot: Snapshot) -> list[str]:
         f"Window: {duration(steps * seen.step_s)} ({steps} steps): a replica takes "
         f"{duration(seen.lead_time.quantile_s(0.9))} to start (90 % of the time), the next decision is "
         f"{duration(seen.interval_s)} away.",
-        f"Objective: at most {percent(objective.epsilon)} "
+        f"Objective: at most {allowed(objective.epsilon)} "
         f"{MEASURED[objective.measure]}; "
         f"so far that has meant deciding at the model's {percent(seen.risk_level)}.",
     ]
@@ -236,9 +236,10 @@ def _setting(decision: Decision) -> list[str]:
     elif decision.why:
         out.append(f"Chosen on the service's own past: {decision.why}.")
     if not math.isnan(decision.budget_left):
+        left = percent(decision.budget_left, decision.budget_least, decision.budget_most)
         out.append(
-            f"Error budget: {percent(decision.budget_left)} left, spent in the last hour at "
-            f"{amount(decision.burn_rate)} times the rate that lasts. {within_band(decision)}".rstrip()
+            f"Error budget: {left} left, spent in the last hour at {amount(decision.burn_rate)} times the rate that "
+            f"lasts. {within_band(decision)}".rstrip()
         )
     return out
 
@@ -252,7 +253,7 @@ def _tried(tried: Tried) -> list[str]:
         "",
     ]
     for i, family in enumerate(tried.family.tolist()):
-        replicas, violated = amount(float(tried.replicas[i])), percent(float(tried.violated[i]))
+        replicas, violated = amount(float(tried.replicas[i])), percent(float(tried.violated[i]), tried.allowed)
         out.append(f"  {family:<{wide}}  {replicas:>6} replicas  {violated:>9}  {why_not(tried, i)}")
     return [*out, ""]
 
@@ -272,7 +273,7 @@ def _candidates(snapshot: Snapshot) -> list[str]:
         risk, anything = float(weighed.violation_probability[i]), float(weighed.violated_window[i])
         mark = "  <- decided" if count == decision.replicas else ""
         mark += "  <- current" if count == decision.current and count != decision.replicas else ""
-        cells = f"{chance(risk, weighed.paths):>9}  {chance(anything, weighed.paths):>13}"
+        cells = f"{chance(risk, weighed.paths, seen.objective.epsilon):>9}  {chance(anything, weighed.paths):>13}"
         out.append(f"  {count:>8}  {cells}  {bill_per_hour(count, seen):>12.2f}{mark}")
     name = QUANTITY[seen.objective.measure]
     return [*out, f"  risk: {name} over the window, as stated; any violation: as the model has it", ""]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from harmony.decision.bill import bill_per_hour
 from harmony.decision.rule import lead_window
 from harmony.model.decision import Candidates, Decision, Reason
@@ -15,6 +17,7 @@ __all__ = [
     "QUANTITY",
     "SHARE_OF",
     "Said",
+    "allowed",
     "amount",
     "chance",
     "duration",
@@ -32,6 +35,8 @@ QUANTITY = {
     "requests": "expected share of violated time",
 }
 SHARE_OF = {"time": "time", "window": "windows", "requests": "demand"}
+LEAST_SHOWN = 0.0001  # smaller probabilities are not told apart
+MOST_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +85,44 @@ def sentence(snapshot: Snapshot) -> str:
     return text
 
 
-def percent(share: float) -> str:
-    """A probability for people: ``0.4 %``, ``< 0.01 %``, ``12 %``; "unknown" for NaN."""
+def percent(share: float, *limits: float) -> str:
+    """A probability for people: ``0.4 %``, ``< 0.01 %``, ``12 %``; "unknown" for NaN.
+
+    ``limits`` are what it stands beside: it has as many digits as it takes to be seen above or below each of them.
+    """
     if math.isnan(share):
         return "unknown"
-    if 0.0 < share < 0.0001:
-        return "< 0.01 %"
-    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+    if 0.0 < share < LEAST_SHOWN and not any(0.0 < limit < LEAST_SHOWN for limit in limits):
+        return f"< {_digits(LEAST_SHOWN, 2)} %"
+    apart = [limit for limit in limits if not math.isclose(share, limit, rel_tol=1e-5, abs_tol=1e-12)]
+    for digits in range(2, MOST_DIGITS + 2):
+        shown = float(text := _digits(share, digits))
+        beside = [(limit, float(_digits(limit, MOST_DIGITS))) for limit in apart]
+        if all((shown > read, shown < read) == (share > limit, share < limit) for limit, read in beside):
+            return f"{text} %"
+    return f"{_digits(share, MOST_DIGITS)} %"
 
 
-def chance(probability: float | None, paths: int) -> str:
-    """A probability that was counted on ``paths`` sample paths: none of them is no 0, but less than one of them."""
+def allowed(share: float) -> str:
+    """A limit for people, as it was given: ``1 %``, ``0.125 %``."""
+    return f"{_digits(share, MOST_DIGITS)} %"
+
+
+def _digits(share: float, digits: int) -> str:
+    """In percent, with so many significant digits and no exponent."""
+    value = 100 * share
+    text = f"{value:.{digits}g}"
+    return np.format_float_positional(float(text), trim="-") if "e" in text else text
+
+
+def chance(probability: float | None, paths: int, *limits: float) -> str:
+    """A probability that was counted on ``paths`` sample paths: none of them is no 0, but less than one of them.
+
+    ``limits`` as in `percent`.
+    """
     if probability is None:
         return "unknown"
-    return f"< {percent(1 / paths)}" if probability == 0.0 and paths > 0 else percent(probability)
+    return f"< {percent(1 / paths)}" if probability == 0.0 and paths > 0 else percent(probability, *limits)
 
 
 def within_band(decision: Decision) -> str:
@@ -104,7 +133,7 @@ def within_band(decision: Decision) -> str:
     left, least, most = decision.budget_left, decision.budget_least, decision.budget_most
     if math.isnan(left) or math.isnan(least):
         return ""
-    band = f"chance leaves {percent(least)} to {percent(most)} where the objective is kept exactly (95 %)"
+    band = f"chance leaves {percent(least, left)} to {percent(most, left)} where the objective is kept exactly (95 %)"
     if left > most:
         return f"Less is spent than might be: {band}."
     return f"Within the band: {band}." if left >= least else f"More is spent than chance explains: {band}."
@@ -180,7 +209,8 @@ def _fewer(said: Said, candidates: Candidates, at: int, window: str) -> str:
     """A smaller candidate's stated risk by the name of its quantity, and the model's chance of any violation."""
     measure = said.record.observation.objective.measure
     count, risk = int(candidates.replicas[at]), float(candidates.violation_probability[at])
-    text = f"{count} the {QUANTITY[measure]} over the next {window} would be {chance(risk, candidates.paths)}"
+    text = f"{count} the {QUANTITY[measure]} over the next {window} would be "
+    text += chance(risk, candidates.paths, said.record.observation.objective.epsilon)
     if measure == "window":
         return text
     return text + f" (any violation at all: {chance(float(candidates.violated_window[at]), candidates.paths)})"
@@ -204,11 +234,12 @@ def _risk(said: Said) -> str:
         return ""
     objective = seen.objective
     window = duration(lead_window(seen) * seen.step_s)
-    text = f"Stated risk {chance(decision.violation_probability, decision.paths)}: {QUANTITY[objective.measure]} over "
+    stated = chance(decision.violation_probability, decision.paths, objective.epsilon)
+    text = f"Stated risk {stated}: {QUANTITY[objective.measure]} over "
     text += f"the next {window}"
     if (model := rescaled_from(said.record)) is not None:
         text += f", rescaled by what came true from the model's {chance(model, decision.paths)}"
-    text += f"; objective {percent(objective.epsilon)} of the {SHARE_OF[objective.measure]}."
+    text += f"; objective {allowed(objective.epsilon)} of the {SHARE_OF[objective.measure]}."
     if objective.replica_price_per_hour > 0.0:
         bill = f"{bill_per_hour(decision.replicas, seen):,.2f} {said.currency}".rstrip()
         text += f" {decision.replicas} replica{'' if decision.replicas == 1 else 's'} cost {bill} per hour."
