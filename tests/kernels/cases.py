@@ -102,6 +102,9 @@ _ALL = [
     Case("flexprefill", {"block": 8, "min_budget": 0, "coverage": 0.5, "threshold": 1.0}),
     Case("dhsa", {"budget": 14, "local": 8, "first": 2, "block": 8, "chunk": 5}, ahead=8),
     Case("dhsa", {"budget": 16, "local": 8, "first": 3, "block": 8}),
+    Case("routing", {"clusters": 3, "window": 20}, rows_sum_to_one=False, every_row_sees=False),
+    Case("routing", {"clusters": 2, "norm": "none"}, rows_sum_to_one=False, every_row_sees=False),
+    Case("hyper", {"block": 8, "samples": 6, "bits": 4, "exact": 12}),
     Case("hip", {"keys": 8, "window": 8, "sinks": 2, "block": 8, "stride": 2}, ahead=8),
 ]
 CASES = [pytest.param(c, id=f"{n}-{c}") for n, c in enumerate(_ALL)]

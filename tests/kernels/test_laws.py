@@ -151,7 +151,7 @@ def test_a_module_gives_what_the_call_gives(case: Case) -> None:
     length = case.length(21)
     tensors, g = random_qkv(length, length, seed=10)
     mask = torch.rand(2, length, generator=g) < 0.7
-    if case.method in ("diffqkv", "selective", "wersa"):
+    if case.method in ("diffqkv", "routing", "selective", "wersa"):
         # It has parameters of its own and is tested beside its mechanism.
         assert describe(case.method).build_options is not None
         return

@@ -174,6 +174,10 @@ def test_wide_enough_is_dense_in_every_type_on_every_grid(dtype: torch.dtype, ca
         ("diffqkv", {"top_values": 60}),
         ("selective", {"tau_q": torch.tensor(1.0), "tau_v": torch.tensor(1.0)}),
     ]
+    cases += [
+        ("hyper", {"block": 8, "exact": 61}),
+        ("routing", {"clusters": 1, "norm": "none"}),
+    ]
     if causal:
         cases += [
             ("landmark", {"block": 61}),
