@@ -340,6 +340,11 @@ class Service:
         return self._error
 
     @property
+    def managed(self) -> ManagedService:
+        """Its loop, to be looked at."""
+        return self._managed
+
+    @property
     def mode(self) -> Mode:
         """The authority in force: what was granted, less what trust took back."""
         return self._managed.mode

@@ -9,7 +9,7 @@ from controller.outputs.base import Acted
 from controller.reporting.status import conditions_of, held_by
 from controller.service import Service
 from harmony.serving import Snapshot
-from harmony.serving.snapshot import HISTORY_ROWS
+from harmony.serving.snapshot import HISTORY_ROWS, judged
 
 __all__ = ["Publish", "snapshot_of"]
 
@@ -19,7 +19,7 @@ Publish = Callable[[Sequence[Snapshot], Sequence[str]], object]
 
 def snapshot_of(service: Service, acted: Acted) -> Snapshot | None:
     """What stands about a service after a turn; None before its first."""
-    settings, record, plan, regret = service.settings, service.record, service.plan, service.regret
+    settings, record, plan = service.settings, service.record, service.plan
     if record is None or plan is None:
         return None
     demand = service.history.indicators[0]
@@ -30,14 +30,12 @@ def snapshot_of(service: Service, acted: Acted) -> Snapshot | None:
         kind=settings.key.kind,
         target=f"{settings.target.kind} {settings.target.name}",
         mode=str(settings.mode),
-        effective_mode=str(service.mode),
         unit=demand.unit,
         demand_name=demand.name,
         gpu_type=service.gpu_type,
         currency=settings.currency,
         record=record,
         guards_before=record.before.guards,
-        behavior=service.terms.behavior,
         ordered=service.view.ordered,
         ready=service.view.ready,
         desired=acted.desired,
@@ -45,14 +43,5 @@ def snapshot_of(service: Service, acted: Acted) -> Snapshot | None:
         history_s=times[-HISTORY_ROWS:],
         history=values[-HISTORY_ROWS:],
         conditions=tuple(asdict(c) for c in conditions_of(service, acted)),
-        coverage=service.scores.coverage,
-        crps=service.scores.crps,
-        realized=service.trust.realized,
-        stated=service.trust.stated,
-        violations=service.violations,
-        agreement=service.trust.agreement,
-        gpu_hours_saved=regret.gpu_hours_saved,
-        misses_avoided_s=regret.misses_avoided_s,
-        misses_caused_s=regret.misses_caused_s,
-        shadow_s=regret.seconds,
+        **judged(service.managed),
     )

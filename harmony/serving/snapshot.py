@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from forecasting.panel import FloatArray
 from harmony.decision.agreement import Agreement
@@ -14,7 +14,10 @@ from harmony.model.authority import Mode
 from harmony.model.objective import Behavior
 from harmony.model.record import Record
 
-__all__ = ["HISTORY_ROWS", "Snapshot"]
+if TYPE_CHECKING:
+    from harmony.loop.managed import ManagedService
+
+__all__ = ["HISTORY_ROWS", "Judged", "Snapshot", "judged"]
 
 HISTORY_ROWS = 288
 SHADOWED = frozenset(str(mode) for mode in Mode if not mode.acts)
@@ -112,3 +115,40 @@ class Snapshot:
     def recommended(self) -> int:
         """Replicas that full authority would set."""
         return self.record.decision.replicas
+
+
+class Judged(TypedDict):
+    """What a `Snapshot` says of how its service was judged so far (its fields of the same names)."""
+
+    effective_mode: str
+    behavior: Behavior | None
+    coverage: dict[float, float]
+    crps: float
+    realized: float | None
+    stated: float | None
+    violations: ViolationCounts | None
+    agreement: Agreement | None
+    gpu_hours_saved: float
+    misses_avoided_s: float
+    misses_caused_s: float
+    shadow_s: float
+
+
+def judged(managed: ManagedService) -> Judged:
+    """The same in every world, of what its loop knows."""
+    state, trust = managed.state, managed.trust
+    regret = state.regret
+    return Judged(
+        effective_mode=str(managed.mode),
+        behavior=managed.terms.behavior,
+        coverage=state.scores.coverage,
+        crps=state.scores.crps,
+        realized=trust.realized,
+        stated=trust.stated,
+        violations=state.violations,
+        agreement=trust.agreement,
+        gpu_hours_saved=regret.gpu_hours_saved,
+        misses_avoided_s=regret.misses_avoided_s,
+        misses_caused_s=regret.misses_caused_s,
+        shadow_s=regret.seconds,
+    )

@@ -16,7 +16,6 @@ from harmony.loop.managed import ManagedService
 from harmony.loop.scoring import ForecastScores
 from harmony.loop.shadow import Regret
 from harmony.loop.state import Look, State, Terms, Turn
-from harmony.loop.violations import ViolationCounts
 from harmony.model.authority import Mode
 from harmony.model.capacity import Capacity
 from harmony.model.lead_time import LeadTime
@@ -106,6 +105,11 @@ class DemoService:
 
     # ---- what is known of it --------------------------------------------------------------------------------
     @property
+    def managed(self) -> ManagedService:
+        """Its loop, to be looked at."""
+        return self._managed
+
+    @property
     def terms(self) -> Terms:
         """What was agreed."""
         return self._managed.terms
@@ -134,11 +138,6 @@ class DemoService:
     def scores(self) -> ForecastScores:
         """Whether its forecasts came true."""
         return self._managed.state.scores
-
-    @property
-    def violations(self) -> ViolationCounts:
-        """Steps that the real replicas and the shadow's violated since counting began."""
-        return self._managed.state.violations
 
     @property
     def regret(self) -> Regret:

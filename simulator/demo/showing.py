@@ -7,7 +7,7 @@ import math
 from harmony.metrics import Metrics
 from harmony.model.decision import Reason
 from harmony.serving import Snapshot
-from harmony.serving.snapshot import HISTORY_ROWS
+from harmony.serving.snapshot import HISTORY_ROWS, judged
 from simulator.demo.demand import STEP_S, Readings
 from simulator.demo.service import DemoService
 
@@ -49,7 +49,7 @@ def measure(service: DemoService, metrics: Metrics) -> None:
 
 def snapshot_of(service: DemoService, readings: Readings) -> Snapshot:
     """One service after its turn."""
-    spec, record, acted, regret = service.spec, service.record, service.acted, service.regret
+    spec, record, acted = service.spec, service.record, service.acted
     assert record is not None
     times, demand = readings.recent(service.number, service.row, HISTORY_ROWS)
     return Snapshot(
@@ -57,14 +57,12 @@ def snapshot_of(service: DemoService, readings: Readings) -> Snapshot:
         kind="Demo",
         target=f"Deployment {spec.name}",
         mode=str(spec.mode),
-        effective_mode=str(service.mode),
         unit=readings.indicators[0].unit,
         demand_name=readings.indicators[0].name,
         gpu_type=spec.gpu_type,
         currency="USD",
         record=record,
         guards_before=record.before.guards,
-        behavior=service.terms.behavior,
         ordered=service.pool.ordered,
         ready=service.pool.ready,
         desired=acted.desired,
@@ -72,16 +70,7 @@ def snapshot_of(service: DemoService, readings: Readings) -> Snapshot:
         history_s=times,
         history=demand,
         conditions=_conditions(service),
-        coverage=service.scores.coverage,
-        crps=service.scores.crps,
-        realized=service.trust.realized,
-        stated=service.trust.stated,
-        violations=service.violations,
-        agreement=service.trust.agreement,
-        gpu_hours_saved=regret.gpu_hours_saved,
-        misses_avoided_s=regret.misses_avoided_s,
-        misses_caused_s=regret.misses_caused_s,
-        shadow_s=regret.seconds,
+        **judged(service.managed),
     )
 
 
