@@ -22,6 +22,7 @@ __all__ = [
     "alibi_log_decay",
     "lightning_attention",
     "linear_log_decay",
+    "log_decays",
     "reference_lightning",
     "triton_lightning",
 ]
@@ -77,7 +78,7 @@ def lightning_attention(
     """
     chunk = None if chunk is None else positive("chunk", chunk)
     q = q if scale == 1.0 else q * scale
-    out = linear_attention(q, k, v, log_decay=_decays(log_decay, q), causal=True, chunk=chunk)
+    out = linear_attention(q, k, v, log_decay=log_decays(log_decay, q), causal=True, chunk=chunk)
     return out.to(q.dtype)
 
 
@@ -93,7 +94,7 @@ def reference_lightning(
     chunk: int | None = None,
 ) -> Tensor:
     """The definition as a matrix of weights; arguments as for `lightning_attention`."""
-    to, decays = compute_dtype(q), _decays(log_decay, q)
+    to, decays = compute_dtype(q), log_decays(log_decay, q)
     return quadratic_linear_attention(scale * q.to(to), k.to(to), v.to(to), log_decay=decays).to(q.dtype)
 
 
@@ -110,7 +111,7 @@ def triton_lightning(
 ) -> Tensor:
     """`lightning_attention` by Triton kernels, whose chunks are their own choice."""
     weights = Weights(scale=scale)
-    decays = _decays(log_decay, q)
+    decays = log_decays(log_decay, q)
     return triton_linear_attention(q, k, v, causal=True, weights=weights, log_decay=decays, key_mask=key_mask)
 
 
@@ -128,11 +129,11 @@ def _stateful(
     """The next positions: the state is the decayed sum of k v^T, `sum` (B, H, D, Dv)."""
     before = None if state is None else wanted(state, "sum")[0]
     chunk = None if chunk is None else positive("chunk", chunk)
-    out, last = linear_scan(scale * q, k, v, log_decay=_decays(log_decay, q), state=before, chunk=chunk)
+    out, last = linear_scan(scale * q, k, v, log_decay=log_decays(log_decay, q), state=before, chunk=chunk)
     return out.to(q.dtype), {"sum": last}
 
 
-def _decays(log_decay: Tensor | Sequence[float] | float | None, q: Tensor) -> Tensor:
+def log_decays(log_decay: Tensor | Sequence[float] | float | None, q: Tensor) -> Tensor:
     """One log decay per head in the type of the states; `KernelError` unless they are all at most 0."""
     heads, to = q.shape[1], compute_dtype(q)
     if log_decay is None:
