@@ -18,6 +18,7 @@ from kernels.errors import KernelError, near
 __all__ = ["Backend", "Description", "Mechanism", "Taxonomy", "available", "describe", "mechanism"]
 
 _HOMES: dict[str, str] = {
+    "ape": "kernels.caches.ape",
     "block_prefix_query": "kernels.sparse.block_prefix_query",
     "calibrate_sinks": "kernels.readouts.sinks",
     "contrast": "kernels.readouts.contrast",

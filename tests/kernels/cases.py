@@ -71,6 +71,7 @@ _ALL = [
     Case("sdpa"),
     Case("selective", {"tau_q": _HEADS[:, None], "tau_v": torch.tensor(1.5)}, rows_sum_to_one=False),
     Case("diffqkv", {"top_values": 6}, products_by_pytorch=True),
+    Case("ape", {"contexts": (2, 9), "temperature": 0.7, "share": 0.8}, least=12),
     Case("calibrate_sinks", {"alpha": 1.3, "least": 2}, products_by_pytorch=True),
     Case("contrast", {"gamma": 0.7}, products_by_pytorch=True),
     Case("soft_identity", {"u": [0.3, 1.0]}),
