@@ -119,7 +119,8 @@ class ReplayResult:
         block = max(1, math.ceil(round(self.lead_time_s / self.step_s, 9)))
         return agreement(run.stated_risk, float(run.violated[self.scored_from :].sum()), known, block)
 
-    def _judgement(self, run: PolicyRun) -> str | None:
+    def judgement(self, run: PolicyRun) -> str | None:
+        """Whether its stated and realised risk agree (a `Judgement`); None where that cannot be said."""
         found = self.agreement(run)
         return None if found is None or found.judgement is None else str(found.judgement)
 
@@ -154,7 +155,7 @@ class ReplayResult:
             "world": self.world,
             "notes": list(self.notes),
             "policies": {
-                name: run.to_json() | {"stated_judgement": self._judgement(run), "error_budget": self.error_budget(run)}
+                name: run.to_json() | {"stated_judgement": self.judgement(run), "error_budget": self.error_budget(run)}
                 for name, run in self.policies.items()
             },
         }

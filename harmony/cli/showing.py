@@ -155,7 +155,7 @@ def print_sweep(result: SweepResult) -> None:
     from rich.table import Table
 
     console = Console()
-    titles = ("policy", "hours", "5-95 %", "worst", "/ hpa", "/ oracle", "violated", "longest")
+    titles = ("policy", "hours", "5-95 %", "worst", "/ hpa", "/ oracle", "violated", "longest", "stated")
     for epsilon in result.study.epsilons:
         count = len(result.worlds)
         console.print(
@@ -178,6 +178,7 @@ def print_sweep(result: SweepResult) -> None:
                 _ratio(found["over perfect foresight"]),
                 f"{found['realised, median (%)']:.2f}%",
                 f"{found['longest violation, median (minutes)']:.0f}m",
+                result.judged(policy, epsilon),
             )
         console.print(table, highlight=False)
 

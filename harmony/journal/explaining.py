@@ -238,7 +238,7 @@ def _setting(decision: Decision) -> list[str]:
     if not math.isnan(decision.budget_left):
         left = percent(decision.budget_left, decision.budget_least, decision.budget_most)
         out.append(
-            f"Error budget: {left} left, spent in the last hour at {amount(decision.burn_rate)} times the rate that "
+            f"Error budget: {left} left, spent since the full hour at {amount(decision.burn_rate)} times the rate that "
             f"lasts. {within_band(decision)}".rstrip()
         )
     return out

@@ -119,7 +119,7 @@ SERVICE_GAUGES = (
     ),
     _gauge(
         "harmony_error_budget_burn_rate",
-        "Violated share of the last hour over epsilon: 1 spends the error budget just in time.",
+        "Violated share of the present clock hour over epsilon: 1 spends the error budget just in time.",
     ),
     _gauge(
         "harmony_error_budget_price",

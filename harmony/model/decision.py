@@ -139,7 +139,7 @@ class Decision:
         float, About("Share of the error budget that is not spent; negative when overspent, absent where none is kept.")
     ] = math.nan
     burn_rate: Annotated[
-        float, About("Violated share of the last hour over epsilon: 1 spends the budget just in time.", 0)
+        float, About("Violated share of the present clock hour over epsilon: 1 spends the budget just in time.", 0)
     ] = math.nan
     budget_least: Annotated[
         float,

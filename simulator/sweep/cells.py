@@ -37,7 +37,8 @@ class RunFigures:
         unserved: demand beyond what was ready over all demand, 0..1.
         changes_per_day: changes of the desired count.
         most: most replicas ordered, in the whole trace.
-        verdict: whether the stated share was realised ("as stated", "more", "less"), by blocks of one lead time.
+        verdict: the violated share beside the one that is allowed ("as stated", "more", "less"), by blocks of one lead
+            time.
     """
 
     ordered: FloatArray
@@ -54,7 +55,10 @@ class RunFigures:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Cell:
-    """One policy's run in a sweep; `rung` names a setting of its ladders, empty for the run that is compared."""
+    """One policy's run in a sweep; `rung` names a setting of its ladders, empty for the run that is compared.
+
+    `stated_judgement` says whether what it stated was realised (a `Judgement`); None where nothing can be said.
+    """
 
     trace: str
     policy: str
@@ -67,6 +71,7 @@ class Cell:
     objective_met: bool
     figures: RunFigures
     requests: dict[str, float]
+    stated_judgement: str | None
 
     @property
     def is_compared(self) -> bool:
@@ -131,7 +136,7 @@ def longest_run(violated: BoolArray) -> int:
 
 
 def as_stated(violated: BoolArray, epsilon: float, block: int) -> str:
-    """Whether the share of ``violated`` agrees with ``epsilon``: "as stated", "more" or "less".
+    """Whether the share of ``violated`` agrees with the allowed ``epsilon``: "as stated", "more" or "less".
 
     Violations last, so steps do not count by themselves: by means of blocks of one lead time, at 95 %, with at least
     the spread that ``epsilon`` alone would give.
@@ -199,7 +204,7 @@ def run_cell(
     run = result.policies[made.name]
     return Cell(
         choice.title, policy.title, epsilon, name, run.settings, run.gpu_hours, run.cost, run.stated_risk,
-        run.objective_met, run_figures(result, run), run.requests,
+        run.objective_met, run_figures(result, run), run.requests, result.judgement(run),
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def render_sweep(result: SweepResult) -> str:
         charts=charts,
         left_out=max(0, len(result.worlds) - MOST_FRONTIERS),
         summaries=[(f"{100 * e:g} %", _summary(result, e)) for e in result.study.epsilons],
-        titles=["policy", *FIGURES],
+        titles=["policy", *FIGURES, "stated and realised, traces"],
         details=_details(result),
         traces=result.worlds,
         tuned=result.study.settings.tune,
@@ -68,7 +68,7 @@ def _summary(result: SweepResult, epsilon: float) -> list[list[str]]:
         low, high = result.interval(policy, epsilon)
         if math.isfinite(low):
             cells[0] += f" ({number(low)}–{number(high)})"
-        rows.append([policy, *cells])
+        rows.append([policy, *cells, result.judged(policy, epsilon)])
     return rows
 
 
@@ -77,7 +77,9 @@ def _details(result: SweepResult) -> list[list[str]]:
     return [
         [
             r.cell.trace, r.cell.policy, f"{100 * r.cell.epsilon:g} %", f"{r.cell.gpu_hours:,.0f}",
-            f"{100 * r.cell.figures.violated:.3f} %", r.cell.figures.verdict, number(r.compared.over["rival"]),
+            f"{100 * r.cell.figures.violated:.3f} %", r.cell.figures.verdict,
+            "–" if r.cell.stated_risk is None else f"{100 * r.cell.stated_risk:.3f} %", r.cell.stated_judgement or "–",
+            number(r.compared.over["rival"]),
             number(r.compared.over["oracle"]), number(r.cell.figures.longest_min), number(r.cell.figures.worst_hour),
             f"{100 * r.cell.figures.unserved:.3f} %",
             ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in r.cell.settings.items()),

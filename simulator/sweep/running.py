@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from harmony.decision.agreement import Judgement
 from simulator.sweep.cells import Cell, Compared, World, compared, is_slow, run_cell, run_world, rungs_of
 from simulator.sweep.study import Study
 from simulator.sweep.workers import Job, Processes, Workers
@@ -44,6 +46,7 @@ class Row:
             "violation_rate": figures.violated,
             "verdict": figures.verdict,
             "stated_risk": cell.stated_risk,
+            "stated_judgement": cell.stated_judgement,
             "objective_met": cell.objective_met,
             "over": {k: plain(v) for k, v in self.compared.over.items()},
             "intervals": {k: [plain(x) for x in pair] for k, pair in self.compared.intervals.items()},
@@ -75,6 +78,13 @@ class SweepResult:
     def summary(self, policy: str, epsilon: float) -> dict[str, float]:
         """A policy's figures over all traces; NaN where there is none."""
         return summarised([{key: r.figure(key) for key, *_ in FIGURES.values()} for r in self.of(policy, epsilon)])
+
+    def judged(self, policy: str, epsilon: float) -> str:
+        """On how many traces what a policy stated was realised, in words; "-" where it stated nothing."""
+        said = Counter(r.cell.stated_judgement for r in self.of(policy, epsilon) if r.cell.stated_risk is not None)
+        parts = [f"{said[judgement]} {judgement.lower()}" for judgement in Judgement if said[judgement]]
+        parts += [f"{said[None]} too early"] if said[None] else []
+        return ", ".join(parts) or "-"
 
     def interval(self, policy: str, epsilon: float, key: str = "rival") -> tuple[float, float]:
         """5-95 % of a policy's ratio, the geometric mean of its traces' ends (wider than that of the mean itself).

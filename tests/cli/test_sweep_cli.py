@@ -73,6 +73,7 @@ def test_a_study_file_says_all_of_it(trace: Path, tmp_path: Path, capsys: pytest
     row = found["rows"][0]
     promised = {"gpu_hours", "violation_rate", "verdict", "over", "intervals", "longest_run_minutes", "worst_hour"}
     assert promised <= row.keys()
+    assert all(r["stated_judgement"] is None for r in found["rows"])  # these policies state nothing
     assert row["over"].keys() == {"oracle", "rival", "hpa", "hpa_window"}
     assert found["frontier"]["doubled"].keys() == {"hpa", "wide", "oracle"}
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -500,3 +501,63 @@ def test_stated_and_realised_recount(kept: dict[str, list[Snapshot]]) -> None:
         interval = binomtest(round(violated / block), round(steps / block)).proportion_ci(0.95)
         assert last.low == pytest.approx(interval.low, abs=0.02)
         assert last.high == pytest.approx(interval.high, abs=0.02)
+
+
+def test_the_error_budget_recounts(kept: dict[str, list[Snapshot]]) -> None:
+    """What is left: less by every violated step over those that 30 days allow; burn rate: of the present clock hour."""
+    spent = 0.0
+    for rows in kept.values():
+        assert not any(math.isnan(row.record.decision.budget_left) for row in rows)
+        judged: list[tuple[float, float]] = []  # time, and which part of a known step was violated
+        for row in rows:
+            seen = row.record.observation
+            if not math.isnan(seen.demand):
+                assert seen.objective.measure != "requests"
+                judged.append((row.at_s, float(is_violated(row, seen.demand, seen.ready))))
+        first, last = rows[0], rows[-1]
+        epsilon = last.record.observation.objective.epsilon
+        violated = sum(part for at_s, part in judged if at_s > first.at_s)
+        allowed = epsilon * 30 * 86_400.0 / 60.0
+        told = decision_json(last)
+        assert told["budget_left"] == pytest.approx(first.record.decision.budget_left - violated / allowed, abs=1e-6)
+        hour = [part for at_s, part in judged if at_s // 3600.0 == judged[-1][0] // 3600.0]
+        assert told["burn_rate"] == pytest.approx(sum(hour) / len(hour) / epsilon)
+        spent += violated
+    assert spent > 0
+
+
+def test_coverage_and_crps_recount(tmp_path: Path) -> None:
+    """Readings inside the intervals that were forecast for them one lead time before, older ones counting less.
+
+    How many steps counted before the first turn is in no row: the one number that fits all figures best must fit each.
+    """
+    turns = lived().by_service["serving/chat"]
+    with JournalStore.open(f"sqlite:///{tmp_path / 'demo.db'}") as store:
+        ids = store.append(turns)
+        found = [d.snapshot for d in map(store.decision, ids[-STEPS:]) if d is not None]
+        newest = next(s for s in store.latest() if s.service == "serving/chat")
+    read = dict(zip(newest.history_s.tolist(), newest.history.tolist(), strict=True))
+    ahead: dict[float, np.ndarray] = {}
+    for row in found:
+        forecast = row.record.observation.forecast
+        if forecast is not None:
+            ahead.setdefault(float(forecast.times_s[-1]), np.sort(forecast.paths[:, -1, 0]))
+    first = next(at for at, row in enumerate(found) if row.at_s in ahead)
+    begin, sums, steps = found[first], np.zeros(1 + len(newest.coverage)), 0.0
+    decay = 1.0
+    for before in found[first:-1]:  # whose steps the turns after it judged
+        demand, paths = read[before.at_s], ahead.get(before.at_s)
+        if paths is None or math.isnan(demand):
+            continue
+        ranks = 2 * np.arange(1, paths.size + 1) - paths.size - 1
+        crps = np.abs(paths - demand).mean() - (ranks * paths).sum() / paths.size**2
+        ends = [np.quantile(paths, [(1 - share) / 2, (1 + share) / 2]) for share in newest.coverage]
+        sums = sums * 0.999 + [crps, *(low <= demand <= high for low, high in ends)]
+        steps, decay = steps * 0.999 + 1, decay * 0.999
+    told, was = (np.array([s.crps, *s.coverage.values()]) for s in (newest, begin))
+    scale = np.array([newest.crps, *[1.0] * len(newest.coverage)])
+    slope, rest = decay * (told - was) / scale, (sums - told * steps) / scale
+    earlier = float(slope @ rest / (slope @ slope))
+    assert steps > 100 * 0.9
+    assert (was * earlier * decay + sums) / (earlier * decay + steps) / scale == pytest.approx(told / scale, abs=0.01)
+    assert earlier > 0

@@ -20,7 +20,7 @@ from harmony.policies.reactive import ReactivePolicy
 from simulator.hindsight import KINDS, RULES, Curve, at_level, filled, foresight, rules, yardstick
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
-from simulator.sweep.cells import as_stated, longest_run, run_figures
+from simulator.sweep.cells import as_stated, longest_run, run_cell, run_figures
 from simulator.sweep.report import render_sweep
 from simulator.sweep.running import SweepResult, frontier, sweep
 from simulator.sweep.study import SWEPT, PolicyChoice, Study, TraceChoice
@@ -141,6 +141,29 @@ def test_every_policy_meets_every_trace_at_every_objective(result: SweepResult) 
                        result.study.traces[0].settings(result.study.settings, row.cell.epsilon))  # fmt: skip
         run = alone.policies[row.cell.policy]
         assert (row.cell.gpu_hours, row.cell.figures.violated) == (run.gpu_hours, run.violation_rate)
+
+
+def test_what_was_stated_is_judged_as_a_replay_judges_it_and_counted_by_traces(result: SweepResult) -> None:
+    """The same judgement, under the same key, as of a single replay; the tables count traces."""
+    choice, chosen = TraceChoice(trace(0, "one")), study().settings
+    cell = run_cell(choice, PolicyChoice("standin"), chosen, 0.1, None)
+    alone = replay(trace(0, "one"), ["standin"], choice.settings(chosen, 0.1)).to_json()["policies"]["standin"]
+    assert cell.stated_risk == alone["stated_risk"] is not None
+    assert cell.stated_judgement == alone["stated_judgement"] is not None
+    assert all(r.to_json()["stated_judgement"] is None for r in result.rows)  # these state nothing
+    first = result.rows[0]
+
+    def judged(*pairs: tuple[float | None, str | None]) -> str:
+        rows = [
+            dataclasses.replace(first, cell=dataclasses.replace(first.cell, stated_risk=risk, stated_judgement=said))
+            for risk, said in pairs
+        ]
+        return dataclasses.replace(result, rows=tuple(rows)).judged(first.cell.policy, first.cell.epsilon)
+
+    assert judged((0.1, "Agrees"), (0.1, "Understated"), (0.1, "Agrees"), (0.1, None)) == (
+        "2 agrees, 1 understated, 1 too early"
+    )
+    assert judged((None, None)) == "-"
 
 
 def test_ratios_are_those_of_the_hours_at_the_same_violations(result: SweepResult) -> None:
