@@ -42,6 +42,8 @@ def test_it_greets_and_shows_the_fleet(demo: Served) -> None:
     assert page.status_code == 200
     assert page.text.count('id="row-') == 5
     assert health(demo)["status"] == "ok"
+    ready = httpx.get(demo.url + "/readyz", timeout=30)
+    assert (ready.status_code, ready.json()) == (200, health(demo))
     probed = httpx.get(f"http://127.0.0.1:{demo.probes}/healthz?verbose", timeout=30)
     assert (probed.status_code, probed.text) == (200, "[+]api ok\n[+]source ok\nok\n")
     with Client(demo.url) as client:
