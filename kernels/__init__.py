@@ -9,6 +9,7 @@ from kernels.dispatch import attention, attention_with_state, build
 from kernels.engines.partial import colstat, merge, partial_attention
 from kernels.engines.rules import Rule
 from kernels.errors import KernelError
+from kernels.extras import alibi_slopes, attention_with_lse, varlen_attention
 from kernels.hierarchical import hierarchical_attention
 from kernels.layers.multihead import MultiHead
 from kernels.layers.rotary import rotary
@@ -21,7 +22,9 @@ __all__ = [
     "MultiHead",
     "Rule",
     "Taxonomy",
+    "alibi_slopes",
     "attention",
+    "attention_with_lse",
     "attention_with_state",
     "available",
     "build",
@@ -31,6 +34,7 @@ __all__ = [
     "merge",
     "partial_attention",
     "rotary",
+    "varlen_attention",
 ]
 
 

@@ -14,7 +14,7 @@ from kernels.foreign import hint
 from kernels.registry import BACKENDS, Backend, Mechanism, build_options, mechanism
 from kernels.triton.support import serves
 
-__all__ = ["Functional", "attention", "attention_with_state", "build"]
+__all__ = ["Functional", "attention", "attention_with_state", "build", "checked_options"]
 
 
 def attention(
@@ -182,6 +182,12 @@ class Functional(nn.Module):
     def extra_repr(self) -> str:
         """Method and options, for `print(module)`."""
         return ", ".join([repr(self.method), *(f"{k}={v!r}" for k, v in self.options.items())])
+
+
+def checked_options(method: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Options of a method as plain values; `KernelError` for one that it does not have or lacks."""
+    _check_options(f"attention method {method!r}", options, mechanism(method).options)
+    return _plain(options)
 
 
 def _plain(options: Mapping[str, object]) -> dict[str, object]:

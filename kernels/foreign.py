@@ -21,22 +21,22 @@ FOREIGN: Mapping[str, str] = {
     "softmax_scale": "write scale=",
     "window_size": "method='sliding_window', window=left + 1, as the query counts; as far to the right unless causal",
     "softcap": _NOT_HERE,
-    "alibi_slopes": f"{_NOT_HERE} for a softmax; method='lightning' decays with the distance by log_decay=",
+    "alibi_slopes": "kernels.attention_with_lse takes alibi=, slopes per head; method='lightning' decays by log_decay=",
     "deterministic": "leave it out; only grids on a GPU add up gradients in any order",
     "return_attn_probs": _ALL_WEIGHTS,
-    "cu_seqlens_q": "sequences of several lengths are one batch with key_mask=",
-    "cu_seqlens_k": "sequences of several lengths are one batch with key_mask=",
+    "cu_seqlens_q": "kernels.varlen_attention takes packed sequences, by any method",
+    "cu_seqlens_k": "kernels.varlen_attention takes packed sequences, by any method",
     # xformers.ops.memory_efficient_attention, whose tensors are (B, L, H, D)
-    "attn_bias": "key_mask= hides keys, causal=True what follows; halo takes rel_bias=; otherwise there is none",
+    "attn_bias": "kernels.attention_with_lse takes bias=; key_mask= hides keys, causal=True what follows",
     "p": f"{_NOT_HERE}; drop from the output",
     # fla.ops.*, whose tensors are (B, L, H, D)
     "g": "method='lightning' takes log_decay=, one number per head; gates that depend on the input there are not",
     "g_gamma": "method='lightning', log_decay=: both are logarithms, one per head",
     "initial_state": "kernels.attention_with_state goes from a state= to a state",
     "output_final_state": "kernels.attention_with_state gives the state as well",
-    "cu_seqlens": "sequences of several lengths are one batch with key_mask=",
+    "cu_seqlens": "kernels.varlen_attention takes packed sequences, by any method",
     "head_first": "leave it out; heads always come before the length, (B, H, L, D)",
-    "return_lse": "kernels.partial_attention gives the output of dense attention with its log-sum-exp",
+    "return_lse": "kernels.attention_with_lse gives the output and its log-sum-exp",
 }
 """Names that other libraries use, each with a clause for a person who is used to them."""
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from kernels.engines.rules import Rule
 from kernels.errors import KernelError, near
 
 __all__ = ["Backend", "Description", "Mechanism", "Taxonomy", "available", "describe", "mechanism"]
@@ -83,6 +84,8 @@ class Mechanism:
     reference: Callable[..., Tensor] | None = None
     torch: Callable[..., Tensor] | None = None
     triton: Callable[..., Tensor] | None = None
+    rule: Callable[..., Rule] | None = None
+    """`rule(call, **options)`, where it is a softmax over the keys that a rule shows and nothing else."""
     stateful: Callable[..., tuple[Tensor, dict[str, Tensor]]] | None = None
     """The causal call from a state (None at first): `run(q, k, v, state, *, key_mask, scale, **options)`."""
     build: Callable[..., nn.Module] | None = None

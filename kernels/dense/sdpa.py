@@ -10,6 +10,7 @@ from kernels.checks import visible
 from kernels.dense.reference import reference_attention
 from kernels.engines.kept import kept_keys
 from kernels.engines.partial import over_all_keys
+from kernels.engines.rules import full
 from kernels.registry import Mechanism
 
 __all__ = ["MECHANISM", "sdpa_attention"]
@@ -49,5 +50,6 @@ MECHANISM = Mechanism(
     use="the exact comparison, and the choice for short histories",
     reference=reference_attention,
     torch=sdpa_attention,
+    rule=full,
     stateful=kept_keys(sdpa_attention),
 )

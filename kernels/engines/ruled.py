@@ -109,6 +109,7 @@ def ruled_mechanism(
         torch=partial(fast, "torch"),
         triton=partial(fast, "triton"),
         declared=rule,
+        rule=rule,
         stateful=stateful,
         cross=cross,
         shares_keys=True,
