@@ -25,7 +25,8 @@ _APART = 8
 """Keys that lie at least between two boundaries that the keys themselves tell."""
 _SIDE = 4
 """Keys on each side that tell whether a boundary lies between."""
-_SCORES_AT_ONCE = 1 << 22
+_RANKS_AT_ONCE = 1 << 19
+"""Pairs of a tile and a key that are ranked at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ def _keys(q: Tensor, k: Tensor, key_mask: Tensor | None, chunk_of: Tensor, s: _S
     j = torch.arange(lk, device=device)
     # From the left and from the right: the place of each key among those that are shown.
     place = shown.cumsum(dim=1) - 1
-    together = max(1, _SCORES_AT_ONCE // max(batch * lk, 1))
+    together = max(1, _RANKS_AT_ONCE // max(batch * lk, 1))
     for at in range(0, tiles, together):
         some = torch.arange(at, min(at + together, tiles), device=device)
         end = ((some + 1) * s.tile).clamp_max(lq) + offset

@@ -26,7 +26,8 @@ __all__ = ["MECHANISM", "landmark_attention", "reference_landmark", "retrieved_b
 
 _TILE = 64
 """Queries of a tile that read the same block."""
-_SCORES_AT_ONCE = 1 << 22
+_LANDMARKS_AT_ONCE, _SCORES_AT_ONCE = 1 << 20, 1 << 22
+"""Scores of landmarks, and of keys, that are held at once."""
 
 
 def landmark_attention(
@@ -80,7 +81,7 @@ def retrieved_blocks(q: Tensor, k: Tensor, *, key_mask: Tensor | None, scale: fl
     blocks = landmarks.shape[3]
     n = min(top_k, blocks)
     found = torch.empty(batch, heads, lq, n, dtype=torch.int64, device=q.device)
-    rows = max(1, _SCORES_AT_ONCE // max(batch * heads * blocks, 1))
+    rows = max(1, _LANDMARKS_AT_ONCE // max(batch * heads * blocks, 1))
     readable = _readable(k, key_mask, block)
     at = torch.arange(lq, device=q.device) + (lk - lq)
     for first in range(0, lq, rows):

@@ -38,6 +38,15 @@ _LINEAR: list[tuple[str, dict[str, Any]]] = [
     ("power", {"window": 64, "block": 64, "sinks": 0}),
 ]
 _IDS = [f"{n}-{m}" for n, (m, _) in enumerate(_LINEAR)]
+_CHOSEN: list[tuple[str, dict[str, Any]]] = [
+    ("block_prefix_query", {"block": 64}),
+    ("dhsa", {"budget": 192, "local": 64, "first": 64}),
+    ("hip", {"keys": 64, "window": 64}),
+    ("hyper", {"block": 64, "samples": 64, "exact": 512}),
+    ("landmark", {"top_k": 2}),
+    ("routing", {}),
+]
+"""Keys that the data chooses: finding them takes a logarithm, a root or a small part of the square more."""
 _SHORT = 8192
 
 
@@ -112,6 +121,21 @@ def test_gradients_take_memory_of_the_length_not_of_its_square(method: str, opti
     short, long = (peak_bytes(functools.partial(run, n), "cpu") for n in (_SHORT, 2 * _SHORT))
     assert long <= 2.2 * short
     assert long < 16 * 3 * inputs(2 * _SHORT)[0].nbytes
+
+
+@pytest.mark.parametrize(("method", "options"), _CHOSEN, ids=[m for m, _ in _CHOSEN])
+def test_keys_that_are_chosen_cost_far_less_than_the_square_of_the_length(method: str, options: dict[str, Any]) -> None:
+    def run(length: int, *, train: bool) -> object:
+        leaves = [x.detach().requires_grad_(train) for x in inputs(length)]
+        out = attention(*leaves, method=method, causal=True, **options)
+        return torch.autograd.grad(out.sum(), leaves) if train else out
+
+    # A root of the length is 2.83 times the work at twice the length, its square 4 times.
+    assert flops(lambda: run(2 * _SHORT, train=False)) <= 2.9 * flops(lambda: run(_SHORT, train=False))
+    for train in (False, True):
+        short, long = (peak_bytes(functools.partial(run, n, train=train), "cpu") for n in (_SHORT, 2 * _SHORT))
+        assert long <= 2.4 * short
+        assert long < 2 * _SHORT * _SHORT  # a tenth of the scores
 
 
 def test_dense_attention_with_a_mask_makes_no_matrix_of_all_pairs() -> None:

@@ -1,0 +1,238 @@
+"""The page `docs/kernels-results.md`: `python -m benchmarks.kernels_results` (`--measure` measures anew first).
+
+It is made of what each method says of itself and of the rows of `benchmarks/kernels_results.jsonl`. Measuring replaces
+the rows of `--methods` (of every method if left out) one at a time, so that what was measured stays where it is
+interrupted. Rows are of two kinds:
+
+- `{"measured": method, ...}`: a causal forward pass with default options on two made-up inputs, beside SDPA in the same
+  run;
+- `{"entry": name, "home": module, "paper": ..., "use": ..., "figures": {what: number}}`: what is no method of
+  `kernels.available()`, such as a cache; the command that measured its figures replaces the row (`replace_rows`).
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.kernels_speed import keep_memory
+from kernels import attention, available, describe
+
+ROOT = Path(__file__).parents[1]
+ROWS = ROOT / "benchmarks" / "kernels_results.jsonl"
+PAGE = ROOT / "docs" / "kernels-results.md"
+HEADS, SIZE = 4, 64
+RUNS = 2
+
+
+def noise(length):
+    """Standard normal q, k and v: no query has much in common with any key."""
+    g = torch.Generator().manual_seed(0)
+    return [torch.randn(1, HEADS, length, SIZE, generator=g) for _ in range(3)]
+
+
+def history(length):
+    """q, k and v of a made-up history in steps of five minutes: a day and a week, regimes, a slow drift and noise.
+
+    Heads see it through projections of their own, in which keys resemble queries; scores have a deviation of about 3.
+    """
+    g = torch.Generator().manual_seed(1)
+    t = torch.arange(length)
+    waves = [f(2 * math.pi * n * t / 288) for n in (1, 2, 3) for f in (torch.cos, torch.sin)]
+    waves += [f(2 * math.pi * t / 2016) for f in (torch.cos, torch.sin)]
+    changes = (torch.rand(length, generator=g) < 1 / 200).cumsum(0) % 8
+    regimes = torch.randn(8, 8, generator=g)[changes]
+    drift = torch.randn(length, 4, generator=g).cumsum(0) / math.sqrt(length)
+    x = torch.cat([torch.stack(waves, dim=1), regimes, 2 * drift, 0.5 * torch.randn(length, 8, generator=g)], dim=1)
+    seen = torch.randn(HEADS, x.shape[1], SIZE, generator=g) / math.sqrt(x.shape[1])
+    told = seen + 0.3 * torch.randn(seen.shape, generator=g) / math.sqrt(x.shape[1])
+    q, k, v = x @ seen, x @ told, x @ torch.randn(seen.shape, generator=g)
+    size = (q[:, ::97] @ k[:, ::97].mT / math.sqrt(SIZE)).std()
+    return [y[None] * z for y, z in ((q, (3 / size) ** 0.5), (k, (3 / size) ** 0.5), (v, 1.0))]
+
+
+INPUTS = {"noise": noise, "history": history}
+
+
+def shortest(run, clock):
+    """The shortest of some runs, after one that is not counted, in ms, and what the last one gave."""
+    run()
+    best = float("inf")
+    for _ in range(RUNS):
+        start = clock()
+        out = run()
+        best = min(best, clock() - start)
+    return 1e3 * best, out
+
+
+def dense_results(length, clock):
+    """Of each kind of inputs: the inputs, the time of dense attention over them in ms, and what it gives."""
+    found = {}
+    for name, make in INPUTS.items():
+        q, k, v = make(length)
+        found[name] = ((q, k, v), *shortest(lambda q=q, k=k, v=v: attention(q, k, v, causal=True), clock))
+    return found
+
+
+def measured(method, dense, clock):
+    """The row of one method, beside `dense_results` of the same run."""
+    length = dense["noise"][0][0].shape[2]
+    row = {"measured": method, "length": length, "heads": HEADS, "head_dim": SIZE, "threads": torch.get_num_threads()}
+    row["torch"] = torch.__version__.partition("+")[0]
+    for name, ((q, k, v), dense_ms, whole_out) in dense.items():
+        ms, out = shortest(lambda q=q, k=k, v=v: attention(q, k, v, causal=True, method=method), clock)
+        with FlopCounterMode(display=False) as counter:
+            attention(q, k, v, causal=True, method=method)
+        whole = 2.0 * HEADS * (length * (length + 1) / 2) * 2 * SIZE
+        row[name] = {
+            "ms": round(ms, 1),
+            "sdpa_ms": round(dense_ms, 1),
+            "products": round(counter.get_total_flops() / whole, 4),
+            "apart": float(f"{float((out - whole_out).norm() / whole_out.norm()):.2e}"),
+        }
+    return row
+
+
+def read_rows(path=ROWS):
+    """What the file holds."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def replace_rows(new, path=ROWS):
+    """Put rows into the file in place of those of the same name, in the order of names."""
+
+    def name(row):
+        return row.get("measured") or row["entry"]
+
+    kept = {name(row): row for row in read_rows(path)} | {name(row): row for row in new}
+    path.write_text("".join(json.dumps(kept[key], ensure_ascii=False) + "\n" for key in sorted(kept)))
+
+
+def measurable():
+    """The methods that can be called with their defaults, causally and at any length."""
+    found = (describe(name) for name in available())
+    return tuple(
+        d.name
+        for d in found
+        if d.backends and "required" not in d.options.values() and d.causal != "not causal" and not d.layer
+    )
+
+
+def approximates(told):
+    """Whether being apart from dense attention is an error, and not another function."""
+    same = ("softmax over the visible keys", "softmax over the chosen keys", "an estimate of the softmax")
+    return told.function.startswith(same)
+
+
+def page(rows):
+    """The lines of the page."""
+    by_method = {row["measured"]: row for row in rows if "measured" in row}
+    entries = [row for row in rows if "entry" in row]
+    yield "# What each attention mechanism is good for"
+    yield ""
+    yield (
+        "Made by `python -m benchmarks.kernels_results` of `benchmarks/kernels_results.jsonl` and of what each method "
+        "says of itself (`kernels.describe`); `--measure` measures anew."
+    )
+    yield ""
+    some = next(iter(by_method.values()), None)
+    if some:
+        clock = "processor time of one thread" if some["threads"] == 1 else f"time on {some['threads']} threads"
+        yield (
+            f"A causal forward pass of one sequence of {some['length']:,} steps, {some['heads']} heads of "
+            f"{some['head_dim']}, float32, default options, {clock}, PyTorch {some['torch']}. *Faster* is the time of "
+            "PyTorch's dense attention in the same run over that of the method; *products* the multiplications and "
+            "additions of its matrix products over those that dense attention needs. Both are given for noise, where "
+            "no key matters more than another, and for a made-up history in steps of five minutes (a day, a week, "
+            "regimes, drift, noise; `benchmarks/kernels_results.py`). *Apart* is the distance to dense attention on "
+            "that history, over its size: what is lost for the speed. A method whose function is another one has "
+            "none; what a model learns with a method is not measured here."
+        )
+        yield ""
+    yield "| method | faster, noise | faster, history | products, noise | products, history | apart |"
+    yield "|---|---|---|---|---|---|"
+    for name in available():
+        row = by_method.get(name)
+        if row is None:
+            continue
+        ratios = [f"{row[kind]['sdpa_ms'] / row[kind]['ms']:.1f} x" for kind in INPUTS]
+        products = [f"{row[kind]['products']:.0%}" if row[kind]["products"] else "-" for kind in INPUTS]
+        apart = f"{row['history']['apart']:.1%}" if approximates(describe(name)) else "-"
+        yield f"| `{name}` | {' | '.join(ratios)} | {' | '.join(products)} | {apart} |"
+    slower = [
+        (name, kind, by_method[name][kind])
+        for name in available()
+        if name in by_method and name != "sdpa"
+        for kind in INPUTS
+        if by_method[name][kind]["ms"] > by_method[name][kind]["sdpa_ms"]
+    ]
+    if slower:
+        yield ""
+        yield "Slower than dense attention in that run:"
+        yield ""
+        for name, kind, found in slower:
+            yield f"- `{name}` on {kind}: {found['ms'] / found['sdpa_ms']:.2f} times the time{why(found)}."
+    yield ""
+    yield "## Where it lives and what it does"
+    yield ""
+    yield "| method | paper | module | what it does for a forecast or a decision |"
+    yield "|---|---|---|---|"
+    for name in available():
+        told = describe(name)
+        yield f"| `{name}` | {told.paper} | `{told.home}` | {told.use} |"
+    for row in entries:
+        yield f"| {row['entry']} | {row['paper']} | `{row['home']}` | {row['use']} |"
+    figures = [(row, what, value) for row in entries for what, value in row.get("figures", {}).items()]
+    if figures:
+        yield ""
+        yield "| | figure | |"
+        yield "|---|---|---|"
+        for row, what, value in figures:
+            yield f"| {row['entry']} | {what} | {value:,.4g} |"
+
+
+def why(found):
+    """What the figures say of a slow method."""
+    if not found["products"]:
+        return ", as it computes dense attention and more"
+    each = found["ms"] / found["sdpa_ms"] / found["products"]
+    return (
+        f". It needs {found['products']:.0%} of the products, each of which takes {each:.1f} times as long as in "
+        "PyTorch's fused kernel; finding the keys is in that"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Make docs/kernels-results.md.")
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--methods", default=None, help="with commas between; all if left out")
+    parser.add_argument("--length", type=int, default=16_384)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    if args.measure:
+        keep_memory()
+        torch.set_num_threads(args.threads)
+        # With one thread the processor's time tells the same where others use the machine too.
+        clock = time.thread_time if args.threads == 1 else time.perf_counter
+        methods = measurable() if args.methods is None else args.methods.split(",")
+        with torch.no_grad():
+            dense = dense_results(args.length, clock)
+            for method in methods:
+                row = measured(method, dense, clock)
+                replace_rows([row])
+                print(json.dumps(row), flush=True)
+    PAGE.write_text("\n".join(page(read_rows())) + "\n")
+
+
+if __name__ == "__main__":
+    main()

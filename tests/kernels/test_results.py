@@ -1,0 +1,84 @@
+"""The page of results is what its command makes of measured rows, and it leaves no method out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.kernels_results import (
+    INPUTS,
+    PAGE,
+    ROWS,
+    dense_results,
+    measurable,
+    measured,
+    page,
+    read_rows,
+    replace_rows,
+)
+from kernels import available, describe
+from kernels.registry import mechanism
+
+SPARSE = ("block_prefix_query", "dhsa", "flexprefill", "hip", "hyper", "landmark", "routing")
+
+
+def test_the_page_is_what_its_command_makes() -> None:
+    assert PAGE.read_text() == "\n".join(page(read_rows())) + "\n", "run `make generated`"
+
+
+@pytest.mark.parametrize("method", available())
+def test_every_method_says_where_it_is_and_what_it_is_for(method: str) -> None:
+    told = describe(method)
+    assert importlib.import_module(told.home).MECHANISM is mechanism(method)
+    assert told.use
+    assert f"| `{method}` | {told.paper} | `{told.home}` | {told.use} |" in PAGE.read_text().splitlines()
+
+
+def test_what_was_measured_is_known_and_has_figures() -> None:
+    rows = {row["measured"]: row for row in read_rows() if "measured" in row}
+    assert set(rows) <= set(available())
+    assert set(SPARSE) <= set(rows)
+    for row in rows.values():
+        for kind in INPUTS:
+            assert row[kind]["ms"] > 0
+            assert row[kind]["sdpa_ms"] > 0
+    assert [json.dumps(row, ensure_ascii=False) for row in read_rows()] == ROWS.read_text().splitlines()
+
+
+def test_a_measurement_beside_dense_attention() -> None:
+    ticks = iter(range(1000))
+
+    def clock() -> float:
+        return float(next(ticks))
+
+    row = measured("sliding_window", dense_results(600, clock), clock)
+    assert row["measured"] == "sliding_window"
+    assert "sliding_window" in measurable()
+    assert "masked" not in measurable()
+    for kind in INPUTS:
+        assert row[kind]["ms"] == row[kind]["sdpa_ms"] == 1000.0
+        assert 0.3 < row[kind]["products"] < 1.5
+        assert 0.0 < row[kind]["apart"] < 1.0
+    torch.testing.assert_close(INPUTS["history"](300)[0].shape, torch.Size([1, 4, 300, 64]))
+
+
+def test_rows_replace_those_of_the_same_name_and_other_entries_stay(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    entry: dict[str, Any] = {
+        "entry": "a cache",
+        "home": "kernels.caches",
+        "paper": "P",
+        "use": "u",
+        "figures": {"x": 2},
+    }
+    replace_rows([{"measured": "mala", "n": 1}, entry], file)
+    replace_rows([{"measured": "mala", "n": 2}], file)
+    assert read_rows(file) == [entry, {"measured": "mala", "n": 2}]
+    told = "\n".join(page([entry]))
+    assert "| a cache | P | `kernels.caches` | u |" in told
+    assert "| a cache | x | 2 |" in told
