@@ -17,7 +17,7 @@ ROW_S = 60.0
 policies = st.builds(
     ScalingPolicy,
     st.sampled_from(["Pods", "Percent"]),
-    st.integers(1, 100),
+    st.integers(1, 100) | st.just(100),
     st.sampled_from([15.0, 60.0, 90.0, 180.0, 600.0]),
 )
 rules = st.builds(

@@ -102,11 +102,21 @@ def _free(
     breaks = np.zeros(len(most), dtype=bool)
     breaks[0] = bool(((free[past - 1] < free[past]) & (wanted[0] < most[0])).any())  # what stands was not all wanted
     now, then = free[past:], free[past - 1 : -1]
-    for rules, sign, moved in ((up, 1, now > then), (down, -1, now < then)):
-        row, column = np.nonzero(moved)
+    for rules, sign in ((up, 1), (down, -1)):
+        if not _may_bind(rules, rising=sign > 0):
+            continue
+        row, column = np.nonzero(now > then if sign > 0 else now < then)
         limit = _limits(rules, free, row + past, row_s, rising=sign > 0, columns=column)
         breaks[row[sign * free[row + past, column] > sign * limit]] = True
     return free, breaks
+
+
+def _may_bind(rules: ScalingRules, *, rising: bool) -> bool:
+    """Whether one direction's policies can limit any change: to fall by all that stands is no limit, as HPA begins."""
+    if rules.select == "Disabled":
+        return True
+    free = [not rising and p.type == "Percent" and p.value >= 100 for p in rules.policies]
+    return not (any(free) if rules.select == "Max" else all(free)) if free else False
 
 
 def _newest(counts: FloatArray, rows: int) -> npt.NDArray[Any]:
