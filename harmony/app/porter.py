@@ -26,7 +26,8 @@ __all__ = ["Porter", "Said"]
 PARENT_S = 1.0  # how often it is asked whose child this is, and who has been here for too long
 MOST_CLIENTS = 1000  # beyond them the oldest of those that asked for nothing goes
 MOST_BYTES = 8192  # of a request that is answered here
-AT_ONCE = 64  # connections accepted before those that are there have their turn
+MOST_LEAVING = 500  # that wait until the server takes them; further ones are told to come again
+AT_ONCE = 64  # connections accepted, or requests of one answered, before others have their turn
 SERVERS_OWN = frozenset({
     b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"origin", b"forwarded", b"x-forwarded-proto"
 })  # fmt: skip
@@ -171,9 +172,13 @@ class Porter:
                 one, _address = self._listening.accept()
             except BlockingIOError:
                 return
-            except OSError:  # it has gone already, or there are no more descriptors
+            except ConnectionAbortedError:
+                continue
+            except OSError:  # there are no more descriptors
                 if self._clients:
                     self._end(next(iter(self._clients)))
+                elif self._leaving:
+                    _refuse(self._leaving.pop())
                 return
             if len(self._clients) >= MOST_CLIENTS:
                 self._end(next(iter(self._clients)))
@@ -183,14 +188,18 @@ class Porter:
             self._look(one, client)  # most send at once
 
     def _look(self, one: socket.socket, client: Client) -> None:
-        """Answer what is asked, as often as it is, and hand over what is not ours."""
-        while True:
-            try:
-                data = one.recv(MOST_BYTES, socket.MSG_PEEK)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
+        """Answer what is asked, as often as it is, and hand over what is not ours; a connection that breaks ends."""
+        try:
+            self._serve(one, client)
+        except BlockingIOError:  # no more has come
+            return
+        except OSError:
+            if one in self._clients:
+                self._end(one)
+
+    def _serve(self, one: socket.socket, client: Client) -> None:
+        for _ in range(AT_ONCE):
+            data = one.recv(MOST_BYTES, socket.MSG_PEEK)
             if not data:
                 self._end(one)
                 return
@@ -203,31 +212,19 @@ class Porter:
                 return
             length, response, stays = found
             one.recv(length)
-            if not self._sent(one, response):
+            if not _fits(one, response):
+                self._end(one)
                 return
             client.until_s = time.monotonic() + (self._keep_alive_s if stays else self._headers_s)
             if not stays:  # then the client closes it: closing first could cut the answer off
                 client.over = True
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_WR)
-
-    def _sent(self, one: socket.socket, response: bytes) -> bool:
-        """Answers fit into the buffer of a connection, but of one that never reads."""
-        try:
-            if one.send(response) == len(response):
-                return True
-        except OSError:
-            pass
-        self._end(one)
-        return False
+                one.shutdown(socket.SHUT_WR)
 
     def _hand_over(self, one: socket.socket) -> None:
         del self._clients[one]
         self._selector.unregister(one)
-        if len(self._leaving) >= MOST_CLIENTS:
-            with contextlib.suppress(OSError):
-                one.send(TOO_MANY)
-            one.close()
+        if len(self._leaving) >= MOST_LEAVING:
+            _refuse(one)
             return
         self._leaving.append(one)
         if len(self._leaving) == 1:
@@ -244,8 +241,7 @@ class Porter:
                 waits = True
                 continue
             except OSError:  # more descriptors are on their way than the system allows
-                with contextlib.suppress(OSError):
-                    one.send(TOO_MANY)
+                _refuse(one)
             self._leaving.popleft().close()
         known = self._arrivals in self._selector.get_map()
         if waits and not known:
@@ -257,6 +253,21 @@ class Porter:
         del self._clients[one]
         self._selector.unregister(one)
         one.close()
+
+
+def _fits(one: socket.socket, response: bytes) -> bool:
+    """Send it; False where the buffer is full, because its client asks and never reads."""
+    try:
+        return one.send(response) == len(response)
+    except BlockingIOError:
+        return False
+
+
+def _refuse(one: socket.socket) -> None:
+    """Tell a client to come again."""
+    with contextlib.suppress(OSError):
+        one.send(TOO_MANY)
+    one.close()
 
 
 def main(listening: str, arrivals: str, channel: str, parent: str, *seconds: str) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import string
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -216,6 +217,24 @@ def test_who_says_nothing_keeps_nobody_out_and_ends() -> None:
         assert links[0].recv(1) == b"", "the oldest had to go"
         links[-1].sendall(request())
         assert links[-1].recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_connections_that_break_or_never_read_harm_nobody() -> None:
+    with world() as found, contextlib.ExitStack() as stack:
+        first = found.front.pid
+        for sent in (b"", request()[:7], request(), request() * 50, request("/api/v1/services"), b"\x00" * 9000) * 10:
+            link = socket.create_connection(found.at, PATIENCE_S)
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with a reset
+            link.sendall(sent)
+            link.close()
+        greedy = stack.enter_context(socket.create_connection(found.at, PATIENCE_S))
+        greedy.settimeout(PATIENCE_S)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20_000):  # some megabytes, of which no answer is read
+                greedy.sendall(request() * 50)
+        assert httpx.get(found.url + "/readyz", timeout=PATIENCE_S).status_code == 200
+        assert httpx.get(found.url + "/api/v1/services", timeout=PATIENCE_S).status_code == 200
+        assert found.front.pid == first
 
 
 def test_many_at_once_while_the_loop_does_nothing_are_all_answered() -> None:
