@@ -249,7 +249,17 @@ STATUS = StatusSurface(
         Decision: Spelling(
             names={"replicas": "recommended_replicas", "expected_cost": "expected_cost_per_hour"},
             without=frozenset(
-                {"current", "unconstrained", "wanted", "held", "why", "tried", "budget_least", "budget_most"}
+                {
+                    "current",
+                    "unconstrained",
+                    "wanted",
+                    "held",
+                    "held_for_s",
+                    "why",
+                    "tried",
+                    "budget_least",
+                    "budget_most",
+                }
             ),
             digits={
                 "violation_probability": 2,

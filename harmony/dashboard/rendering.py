@@ -14,7 +14,8 @@ from starlette.responses import HTMLResponse
 import harmony
 from harmony.dashboard.assets import Assets
 from harmony.model.decision import Reason
-from harmony.serving.words import QUANTITY, SHARE_OF, allowed, amount, chance, duration, percent
+from harmony.model.record import Record
+from harmony.serving.words import QUANTITY, SHARE_OF, allowed, amount, chance, duration, kept_back, percent
 
 __all__ = ["REPORT_HEADERS", "Renderer"]
 
@@ -41,7 +42,6 @@ REASONS: dict[Reason, str] = {
     Reason.REACTIVE_FLOOR: "present demand already needs this many",
     Reason.WARMING_UP: "no forecast yet: present demand and a margin",
     Reason.ABSENT_DATA: "demand or forecast are absent, so the count is held",
-    Reason.STABILIZED: "a recent recommendation within the stabilisation window was different",
     Reason.RATE_LIMITED: "a rate limit allows no more change at once",
     Reason.MIN_REPLICAS: "the minimum holds it up",
     Reason.MAX_REPLICAS: "the maximum holds it down",
@@ -50,6 +50,20 @@ REASONS: dict[Reason, str] = {
     Reason.MODE_LIMITED: "the granted mode allows less",
     Reason.UNREACHABLE: "even at the maximum the stated risk exceeds the objective",
 }
+LIMITS = {
+    "epsilon": "the objective",
+    "risk cap": "the most risk that one decision may take",
+    "hold": "the setting's own, on the way down",
+    "stabilization": "your own window",
+    "behavior": "your own rate limit",
+    "stages": "your own scale-down in stages",
+}
+
+
+def reason_words(record: Record) -> str:
+    """Why a count is what it is, in words."""
+    reason = record.decision.reason
+    return kept_back(record) if reason is Reason.STABILIZED else REASONS.get(reason, "as its name says")
 
 
 class Renderer:
@@ -75,7 +89,8 @@ class Renderer:
             money=money,
             QUANTITY=QUANTITY,
             SHARE_OF=SHARE_OF,
-            reason_words=lambda reason: REASONS.get(reason, "as its name says"),
+            reason_words=reason_words,
+            LIMITS=LIMITS,
             version=harmony.__version__,
         )
         self._env = env

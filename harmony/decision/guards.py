@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from harmony.model.memory import GuardMemory, Marks
 from harmony.model.objective import Behavior, ScalingRules, Stages
 
-__all__ = ["GuardMemory", "Guarded", "Marks", "apply_behavior"]
+__all__ = ["GuardMemory", "Guarded", "Marks", "apply_behavior", "held_until_s"]
 
 UNLIMITED = 2**62
 
@@ -64,6 +64,19 @@ def apply_behavior(memory: GuardMemory, behavior: Behavior, now_s: float, curren
         elif limited < current:
             downs = (*downs, (now_s, current - limited))
     return Guarded(limited, bound, GuardMemory(highs, lows, ups, downs, stage))
+
+
+def held_until_s(memory: GuardMemory, behavior: Behavior, now_s: float, desired: int, stable: int) -> float:
+    """When the windows let go of ``stable``, where ``desired`` is asked for from now on; NaN where they hold nothing.
+
+    ``memory`` is that of before ``desired``.
+    """
+    memory = memory.at(now_s)
+    if stable > desired:
+        at_s = [at for at, asked in memory.highs if asked >= stable]
+        return at_s[-1] + behavior.scale_down.stabilization_window_s if at_s else math.nan
+    at_s = [at for at, asked in memory.lows if asked <= stable < desired]
+    return at_s[-1] + behavior.scale_up.stabilization_window_s if at_s else math.nan
 
 
 def _staged(

@@ -119,5 +119,6 @@ def _was_unreachable(decision: Decision, low: int, high: int) -> bool:
 
 # What a decision says of its setting and budget, which are not found again from one observation.
 CARRIED = (
-    "setting", "price", "wanted", "held", "budget_left", "burn_rate", "budget_least", "budget_most", "tried", "why",
+    "setting", "price", "wanted", "held", "held_for_s", "budget_left", "burn_rate", "budget_least", "budget_most",
+    "tried", "why",
 )  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from harmony.decision.guards import apply_behavior
+from harmony.decision.guards import apply_behavior, held_until_s
 from harmony.decision.rule import with_bounds
 from harmony.model.decision import Decision, Reason
 from harmony.model.memory import TurnMemory
@@ -73,5 +73,10 @@ def _guarded(
     )
     if guarded.replicas == decision.replicas:
         return decision, after
-    reason = Reason.STABILIZED if guarded.bound_by == "stabilization" else Reason.RATE_LIMITED
-    return decision.with_replicas(guarded.replicas, reason, guarded.bound_by), after
+    if guarded.bound_by != "stabilization":
+        return decision.with_replicas(guarded.replicas, Reason.RATE_LIMITED, guarded.bound_by), after
+    now_s, count = observation.now_s, guarded.replicas
+    until_s = held_until_s(before.guards, behavior, now_s, decision.replicas, count)
+    return replace(
+        decision.with_replicas(count, Reason.STABILIZED, guarded.bound_by), held_for_s=until_s - now_s
+    ), after

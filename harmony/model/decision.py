@@ -135,6 +135,14 @@ class Decision:
     ] = math.nan
     wanted: Annotated[int, About("What was asked for before the hold; -1 where it was not asked.")] = -1
     held: Annotated[int, About("What the hold made of that; -1 where it was not asked.")] = -1
+    held_for_s: Annotated[
+        float,
+        About(
+            "Seconds for which what was asked for before keeps this count (a hold or a stabilisation window), unless "
+            "more is asked for again; absent where it does not, or that is not known.",
+            0,
+        ),
+    ] = math.nan
     budget_left: Annotated[
         float, About("Share of the error budget that is not spent; negative when overspent, absent where none is kept.")
     ] = math.nan

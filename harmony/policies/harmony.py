@@ -198,12 +198,15 @@ class HarmonyPolicy:
         past, setting = memory.past, None if by_level else memory.past.setting
         blind = setting is not None and guess is None  # nobody that was chosen has a forecast
         least, most = past.budget.band(past.grid.lead_steps + 1)
+        held = decision.replicas if guess is None else guess.replicas
+        until_s = past.held_until_s(held) if decision.bound_by == "hold" else math.nan
         return replace(
             decision,
             setting="" if setting is None else setting.label,
             price=setting.knob if setting is not None and setting.rule == "price" else math.nan,
             wanted=-1 if blind else wanted,
-            held=-1 if blind else decision.replicas if guess is None else guess.replicas,
+            held=-1 if blind else held,
+            held_for_s=max(0.0, until_s - observation.now_s) if until_s == until_s else math.nan,
             budget_left=past.budget.left if math.isfinite(past.budget.left) else math.nan,
             burn_rate=past.budget.burn_rate(),
             budget_least=least,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -22,6 +23,7 @@ __all__ = [
     "chance",
     "duration",
     "in_words",
+    "kept_back",
     "percent",
     "rescaled_from",
     "sentence",
@@ -153,6 +155,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
+def kept_back(record: Record) -> str:
+    """What was asked for before that still keeps a count, and until when (UTC, the minute it has ended by)."""
+    decision, now_s = record.decision, record.observation.now_s
+    wanted, count = decision.unconstrained, decision.replicas
+    until = "" if math.isnan(decision.held_for_s) else _minute(now_s + decision.held_for_s)
+    if wanted > count:
+        ends = f"; it may rise from {until}" if until else " and it waits"
+        return f"{wanted} is wanted, but no more than {count} was asked for a short while ago{ends}"
+    ends = f"; it may fall from {until}" if until else " and is held"
+    return f"{wanted} would do, but {count} was asked for a short while ago{ends}"
+
+
+def _minute(at_s: float) -> str:
+    """The time of day of a moment, to the minute that it has come by."""
+    return datetime.fromtimestamp(60 * math.ceil(at_s / 60), UTC).strftime("%H:%M UTC")
+
+
 def _what(said: Said) -> str:
     """The count and the change; where the decision was a shadow's, the real count beside it."""
     decision = said.record.decision
@@ -175,7 +194,7 @@ def _why(said: Said) -> str:
         Reason.REACTIVE_FLOOR: f"{demand} already needs this many, whatever the forecast says.",
         Reason.WARMING_UP: f"no forecast yet, so {demand} plus a margin decides.",
         Reason.ABSENT_DATA: f"data are missing ({decision.bound_by or 'absent data'}), so the count is never lowered.",
-        Reason.STABILIZED: f"{wanted} would do, but a recommendation within the stabilisation window was different.",
+        Reason.STABILIZED: f"{kept_back(said.record)}.",
         Reason.RATE_LIMITED: f"{wanted} is wanted, but {decision.bound_by or 'a rate limit'} allows no more at once.",
         Reason.MIN_REPLICAS: f"{wanted} would do, but the minimum is {low}.",
         Reason.MAX_REPLICAS: f"{wanted} is wanted, but the maximum is {high}.",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harmony.decision.guards import GuardMemory, apply_behavior
+from harmony.decision.guards import GuardMemory, apply_behavior, held_until_s
 from harmony.model.objective import Behavior, ScalingPolicy, ScalingRules, Stages
 
 rules = st.builds(
@@ -86,6 +87,27 @@ def test_never_moves_against_the_wish(behavior: Behavior, desired: list[int]) ->
         guarded = apply_behavior(memory, behavior, i * 15.0, current, wish)
         assert min(current, *asked) <= guarded.replicas <= max(current, *asked)
         memory, current = guarded.memory, guarded.replicas
+
+
+@given(behaviors, wishes, st.integers(0, 60))
+def test_windows_let_go_when_they_say(behavior: Behavior, before: list[int], wish: int) -> None:
+    """With the same wish from then on, the count stands until the moment named, and moves at it."""
+    plain = Behavior(
+        replace(behavior.scale_up, policies=(), select="Max"), replace(behavior.scale_down, policies=(), select="Max")
+    )
+    memory, current = GuardMemory(), 10
+    for i, asked in enumerate(before):
+        guarded = apply_behavior(memory, plain, i * 15.0, current, asked)
+        memory, current = guarded.memory, guarded.replicas
+    now_s = len(before) * 15.0
+    guarded = apply_behavior(memory, plain, now_s, current, wish)
+    if guarded.bound_by != "stabilization":
+        return
+    until_s = held_until_s(memory, plain, now_s, wish, guarded.replicas)
+    assert until_s > now_s
+    for moment_s, stands in ((until_s - 0.001, True), (until_s, False)):
+        later = apply_behavior(guarded.memory, plain, moment_s, guarded.replicas, wish).replicas
+        assert (later == guarded.replicas) == stands
 
 
 def test_hold_waits_for_the_window_and_scales_up_at_once() -> None:

@@ -74,6 +74,25 @@ def test_it_keeps_its_promise_for_fewer_hours_than_a_tuned_rule_of_thumb() -> No
     assert own.stated_risk == pytest.approx(own.violation_rate, abs=0.02)
 
 
+def test_a_held_count_falls_when_it_is_said_to() -> None:
+    """From a held turn on the count stands until the moment named; it falls there, where nothing so high was asked."""
+    at, rng = np.arange(900), np.random.default_rng(0)
+    demand = 2000.0 * np.exp(0.5 * np.sin(2 * np.pi * at / 144) + 0.25 * rng.standard_normal(900))
+    decisions, told = live(OWN, demand, objective=Objective(epsilon=0.05, max_replicas=1000)), 0
+    for i, decision in enumerate(decisions):
+        assert math.isnan(decision.held_for_s) == (decision.bound_by != "hold")
+        if decision.bound_by != "hold":
+            continue
+        ends = i + round(decision.held_for_s / 60.0)
+        meanwhile = decisions[i : ends + 1]
+        if len({d.setting for d in meanwhile}) == 1 and ends < len(decisions):
+            assert all(d.held >= decision.held for d in meanwhile[:-1])
+            if max(d.wanted for d in meanwhile) < decision.held:
+                assert meanwhile[-1].held < decision.held
+                told += 1
+    assert told > 50
+
+
 def test_the_same_life_twice_gives_the_same_counts() -> None:
     demand = rhythm(900)
     a, b = (replayed(demand, OWN).policies["harmony"].ordered for _ in range(2))

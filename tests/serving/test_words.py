@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harmony.model.decision import Reason
+from harmony.serving import Snapshot, sentence
 from harmony.serving.words import allowed, chance, percent
+from tests.serving import builders
 
 shares = st.floats(0.0001, 1.0)
 
@@ -57,3 +62,23 @@ def test_a_limit_is_written_as_it_was_given() -> None:
 def test_a_chance_counted_on_paths_has_these_digits_too() -> None:
     assert chance(0.0104, 200, 0.01) == "1.04 %"
     assert chance(0.0, 200, 0.01) == "< 0.5 %"
+
+
+def deciding(**changes: Any) -> Snapshot:
+    """A snapshot of a decision that differs in this."""
+    turn = builders.record()
+    return builders.snapshot(record=replace(turn, decision=replace(turn.decision, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "for_s", "said"),
+    [
+        (12, 1500.0, "12 would do, but 15 was asked for a short while ago; it may fall from 12:25 UTC."),
+        (12, 1501.0, "12 would do, but 15 was asked for a short while ago; it may fall from 12:26 UTC."),
+        (12, math.nan, "12 would do, but 15 was asked for a short while ago and is held."),
+        (18, 60.0, "18 is wanted, but no more than 15 was asked for a short while ago; it may rise from 12:01 UTC."),
+    ],
+)
+def test_a_count_that_is_held_says_which_and_until_when(wanted: int, for_s: float, said: str) -> None:
+    held = {"reason": Reason.STABILIZED, "bound_by": "hold", "replicas": 15, "unconstrained": wanted}
+    assert said in sentence(deciding(**held, held_for_s=for_s))

@@ -28,7 +28,7 @@ TYPES = ApiTypes()
 SIDE = Surface(  # what may differ between two decisions about the same moment
     {
         model.Candidates: TOLD.spelling(model.Candidates),
-        model.Decision: Spelling(without=frozenset({"current", "unconstrained", "quantiles", "model"})),
+        model.Decision: Spelling(without=frozenset({"current", "unconstrained", "held_for_s", "quantiles", "model"})),
     }
 )
 LARGE = tuple(name for name, told, _ in TOLD.told(model.Decision) if told.is_large)  # null in lists

@@ -340,6 +340,15 @@ class OwnPast:
             return replace(self, recent=(*recent[:-1], max(recent[-1], wanted)))
         return replace(self, recent=(*recent, wanted)[-longest:], counted=len(self.history))
 
+    def held_until_s(self, count: int) -> float:
+        """When the hold lets go of ``count``, seconds; NaN where nothing so high was asked for before this turn."""
+        reach = self.grid.lead_steps + 1 if self.setting is None else self.setting.hold - 1
+        before = 0 if self.counted == len(self.history) else 1  # turns from the newest count to this one
+        for turns, asked in enumerate(reversed(self.recent[-reach:] if reach > 0 else ())):
+            if asked >= count:
+                return self.newest_s + (reach + 1 - before - turns) * self.grid.step_s
+        return math.nan
+
     def highest(self) -> float:
         """The highest demand of the last lead."""
         return float(self.history.filled(max(0, len(self.history) - 1 - self.grid.lead_steps)).max())
