@@ -18,7 +18,7 @@ from harmony.schema.fields import columns_of
 from harmony.serving import Snapshot, forecast_json
 from harmony.serving.points import Point
 from harmony.serving.views import number, numbers
-from harmony.serving.words import allowed, amount, chance, percent, within_band
+from harmony.serving.words import allowed, amount, chance, decider, percent, uses_joint_forecast, within_band
 
 __all__ = ["Figure", "View", "calibration", "candidates", "demand", "replicas", "shown_candidates", "span_s"]
 
@@ -144,6 +144,9 @@ def _ahead(snapshot: Snapshot) -> tuple[list[Json], list[Json], list[Json], list
     said = []
     if None not in (low, mid, high):
         said.append(f"One lead time ahead: {amount(mid)} (90 % interval {amount(low)} to {amount(high)}).")
+    decision = snapshot.record.decision
+    if not uses_joint_forecast(decision):
+        said.append(f"The fan is the joint forecast beside what was decided by: {decider(decision)}.")
     return _fan(ahead, levels), [_upright(ahead[step], "@blue")], [_note(ahead[step], " lead time")], said
 
 

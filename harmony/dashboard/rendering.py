@@ -15,7 +15,18 @@ import harmony
 from harmony.dashboard.assets import Assets
 from harmony.model.decision import Reason
 from harmony.model.record import Record
-from harmony.serving.words import QUANTITY, SHARE_OF, allowed, amount, chance, duration, kept_back, percent
+from harmony.serving.words import (
+    QUANTITY,
+    SHARE_OF,
+    allowed,
+    amount,
+    chance,
+    decider,
+    duration,
+    kept_back,
+    percent,
+    uses_joint_forecast,
+)
 
 __all__ = ["REPORT_HEADERS", "Renderer"]
 
@@ -58,6 +69,10 @@ LIMITS = {
     "behavior": "your own rate limit",
     "stages": "your own scale-down in stages",
 }
+WEIGHED = {
+    "bill and violations": "the whole bill, and what the expected violated time is worth",
+    "idle and missing": "what is expected to be lost to idle replicas, to missing ones and to switching",
+}
 
 
 def reason_words(record: Record) -> str:
@@ -84,6 +99,8 @@ class Renderer:
             allowed=allowed,
             amount=amount,
             chance=chance,
+            decider=decider,
+            uses_joint_forecast=uses_joint_forecast,
             duration=duration,
             percent=percent,
             money=money,
@@ -91,6 +108,7 @@ class Renderer:
             SHARE_OF=SHARE_OF,
             reason_words=reason_words,
             LIMITS=LIMITS,
+            WEIGHED=WEIGHED,
             version=harmony.__version__,
         )
         self._env = env

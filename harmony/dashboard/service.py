@@ -12,6 +12,8 @@ from harmony.dashboard.history import Course
 from harmony.dashboard.states import Ages
 from harmony.decision.bill import bill_per_hour
 from harmony.decision.past.tried import why_not
+from harmony.decision.rule import lead_window
+from harmony.model.decision import Decision
 from harmony.serving import Snapshot, sentence
 from harmony.serving.further import Further, further
 from harmony.serving.views import forecast_json, number, utc
@@ -33,6 +35,7 @@ class Page:
     figures: dict[str, figures.Figure]
     candidates: list[Json]
     candidates_weighed: int
+    weighed: str
     forecast: list[Json]
     readings: list[Json]
     turns: list[Json]
@@ -42,6 +45,7 @@ class Page:
     lead: Json
     bill: float | None
     idle: float | None
+    window_s: float
     rescaled: float | None
     crps: float | None
     stated: float | None
@@ -77,7 +81,8 @@ def page_of(snapshot: Snapshot, course: Course, ages: Ages, view: figures.View |
         if snapshot.desired == snapshot.ordered
         else f"{snapshot.name}: scaling {direction} from {snapshot.ordered} to {snapshot.desired} replicas.",
         figures={f.name: f for f in drawn if f is not None},
-        candidates=[c | {"bill": bill_per_hour(c["replicas"], seen)} for c in figures.shown_candidates(snapshot)],
+        candidates=_candidates(snapshot),
+        weighed=_weighed(decision),
         candidates_weighed=0 if decision.candidates is None else len(decision.candidates),
         forecast=_forecast(snapshot),
         readings=[
@@ -99,6 +104,7 @@ def page_of(snapshot: Snapshot, course: Course, ages: Ages, view: figures.View |
         },
         bill=number(snapshot.bill_per_hour),
         idle=number(snapshot.idle_per_hour),
+        window_s=lead_window(seen) * seen.step_s,
         rescaled=rescaled_from(snapshot.record),
         crps=number(snapshot.crps),
         stated=number(snapshot.stated),
@@ -113,6 +119,24 @@ def page_of(snapshot: Snapshot, course: Course, ages: Ages, view: figures.View |
         tried=_tried(snapshot),
         further=further(decision),
     )
+
+
+def _weighed(decision: Decision) -> str:
+    """What the rule weighed of every count beside its bill, for a heading; empty where it weighed nothing else."""
+    if not math.isnan(decision.price):
+        return "bill and violations"
+    return "" if decision.setting else "idle and missing"
+
+
+def _candidates(snapshot: Snapshot) -> list[Json]:
+    """Every count that is shown with its bill and what was weighed, money per hour."""
+    seen, decision = snapshot.record.observation, snapshot.record.decision
+    rows = []
+    for row in figures.shown_candidates(snapshot):
+        bill = bill_per_hour(row["replicas"], seen)
+        violated = decision.price * row["violated_time"] * seen.objective.replica_price_per_hour
+        rows.append(row | {"bill": bill, "weighed": row["expected_cost"] if math.isnan(violated) else bill + violated})
+    return rows
 
 
 def _note(course: Course) -> str:

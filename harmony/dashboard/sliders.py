@@ -26,7 +26,7 @@ class Slider:
 
 
 def sliders(snapshot: Snapshot) -> list[Slider]:
-    """Objective, prices and the maximum of this service."""
+    """Objective, prices and the maximum of this service; no prices where they only count when a setting is chosen."""
     objective = snapshot.record.observation.objective
     price, miss = objective.price_per_gpu_hour, objective.miss_price_per_replica_hour
     epsilon, most = objective.epsilon, objective.max_replicas
@@ -35,7 +35,7 @@ def sliders(snapshot: Snapshot) -> list[Slider]:
     used = max(snapshot.ordered, snapshot.recommended, objective.min_replicas, 1)
     far = most if most <= 4 * used else 4 * used  # a bound of 100,000 would leave nothing to move
     log = math.log10(min(0.5, max(1e-4, epsilon)))
-    return [
+    every = [
         Slider("epsilon", "Objective: violation rate ≤", -4, -0.31, 0.01, round(log, 2), epsilon, "log", "percent"),
         Slider("price_per_gpu_hour", "Price of a GPU-hour", 0, top, top / 200, price, price, "linear", "money"),
         Slider("miss_price_per_replica_hour", "Price of an hour one replica short", 0, miss_top, miss_top / 200, miss,
@@ -43,6 +43,8 @@ def sliders(snapshot: Snapshot) -> list[Slider]:
         Slider("max_replicas", "Most replicas", max(1, objective.min_replicas), max(1, far),
                1, min(most, far), most, "linear", "count"),
     ]  # fmt: skip
+    chosen = bool(snapshot.record.decision.setting)
+    return [slider for slider in every if not (chosen and slider.form == "money")]
 
 
 def _round_up(value: float) -> float:

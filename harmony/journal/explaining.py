@@ -22,7 +22,7 @@ from harmony.schema.fields import Field, Shape, columns_of, fields_of
 from harmony.serving.further import further
 from harmony.serving.snapshot import Snapshot
 from harmony.serving.views import decision_json, utc
-from harmony.serving.words import QUANTITY, allowed, amount, chance, duration, percent, sentence, within_band
+from harmony.serving.words import QUANTITY, allowed, amount, chance, decider, duration, percent, sentence, within_band
 
 __all__ = ["Difference", "Explanation", "explain", "recompute"]
 
@@ -228,7 +228,7 @@ def _setting(decision: Decision) -> list[str]:
         paid = (
             "" if math.isnan(decision.price) else f"; a violated hour is worth {amount(decision.price)} replica-hours"
         )
-        out.append(f"In force: {decision.setting}{paid}.")
+        out.append(f"In force: {decision.setting}{paid}. Decided by {decider(decision)}.")
     if decision.tried is not None:
         out += _tried(decision.tried)
         if YET_TO_REPLAY in decision.why:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from harmony.decision.bill import bill_per_hour
+from harmony.decision.past.portfolio import forecasters_of
 from harmony.decision.rule import lead_window
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.record import Record
@@ -21,12 +22,14 @@ __all__ = [
     "allowed",
     "amount",
     "chance",
+    "decider",
     "duration",
     "in_words",
     "kept_back",
     "percent",
     "rescaled_from",
     "sentence",
+    "uses_joint_forecast",
     "within_band",
 ]
 
@@ -139,6 +142,30 @@ def within_band(decision: Decision) -> str:
     if left > most:
         return f"Less is spent than might be: {band}."
     return f"Within the band: {band}." if left >= least else f"More is spent than chance explains: {band}."
+
+
+def uses_joint_forecast(decision: Decision) -> bool:
+    """Whether the forecast that pages draw is (also) what was decided by."""
+    if not decision.setting:
+        return decision.candidates is not None
+    return bool(decision.model) and "forecast" in forecasters_of(decision.setting)
+
+
+def decider(decision: Decision) -> str:
+    """Who forecast what was decided by, or which rule of thumb did without."""
+    joint = f"the joint forecast ({decision.model})" if decision.model else "the joint forecast"
+    if not decision.setting:
+        return f"{joint}, at one fixed risk level" if decision.candidates is not None else "no forecast in this turn"
+    if decision.held < 0:
+        return "no forecast in this turn"
+    named = forecasters_of(decision.setting)
+    if not named:
+        return f"{decision.setting.partition(',')[0]}, a rule of thumb on demand itself"
+    own = " and ".join(name for name in named if name != "forecast")
+    learned = f"{own}, learned from this service's own past"
+    if not uses_joint_forecast(decision):
+        return learned if own else "what stands in for the joint forecast, learned from this service's own past"
+    return f"the mean of {joint} and {learned}" if own else joint
 
 
 def amount(value: float) -> str:

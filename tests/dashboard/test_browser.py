@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,19 @@ def test_what_if_changes_the_recommendation(tabs: Tabs, site: Site) -> None:
     expect(page.locator("output[for=wi-epsilon]")).to_have_text("49 %")
     page.get_by_role("button", name="Back to the service's own settings").click()
     expect(page.locator("#whatif-said")).to_have_text("These are the service's own settings.")
+
+
+def test_what_if_is_about_the_turn_that_the_page_shows(tabs: Tabs, site: Site) -> None:
+    """However fast turns come, the last one is asked about as well; its moment stands beside the answer."""
+    page = tabs.open(CHAT)
+    live(page)
+    for _ in range(4):
+        site.tick()
+        page.wait_for_timeout(300)
+    newest = page.locator("section:has(#h-why) time")
+    at = time.strftime("%H:%M:%S UTC", time.gmtime(site.clock.now))
+    expect(newest).to_have_attribute("datetime", re.compile(at.split()[0]))
+    expect(page.locator("#whatif-at")).to_have_text(at)
 
 
 def test_sorting_and_filtering_without_a_reload(tabs: Tabs, site: Site) -> None:

@@ -262,16 +262,31 @@
   // ---- what if -----------------------------------------------------------------------------------------------
   const form = byId("whatif");
   if (form) {
-    let timer = 0, running = null;
+    let timer = 0, running = null, asked = 0, owed = false;
     const sliders = [...form.querySelectorAll("input[type=range]")];
     const value = (s) => (s.dataset.scale === "log" ? Number((10 ** Number(s.value)).toPrecision(2)) : Number(s.value));
-    const percent = (x) => (x === null || x === undefined ? "unknown" : x > 0 && x < 1e-4 ? "< 0.01 %" : `${Number((100 * x).toPrecision(2))} %`);
+    function percent(x, limit) { // with the digits that tell it from a limit, as `percent` in harmony/serving/words.py
+      if (x === null || x === undefined) return "unknown";
+      if (x > 0 && x < 1e-4) return "< 0.01 %";
+      let digits = 2;
+      const read = () => Number((100 * x).toPrecision(digits));
+      while (limit !== undefined && digits < 7 && Math.abs(x - limit) > 1e-5 * limit && Math.sign(read() - Number((100 * limit).toPrecision(6))) !== Math.sign(x - limit)) digits += 1;
+      return `${read()} %`;
+    }
     const money = (x) => (x === null || x === undefined ? "unknown" : `${x.toFixed(2)} ${form.dataset.currency}`.trim());
     const written = { percent, money, count: String };
     const paths = Number(form.dataset.paths);
-    const chance = (x) => (x === 0 && paths ? `< ${percent(1 / paths)}` : percent(x)); // on none of the paths is no 0
-    const figures = { replicas: String, violation_probability: chance, expected_cost: money, reason: String };
+    const chance = (x, limit) => (x === 0 && paths ? `< ${percent(1 / paths)}` : percent(x, limit)); // on none of the paths is no 0
     const moved = () => sliders.filter((s) => s.dataset.moved);
+    const figures = { // of a side, and what a replica costs on it
+      replicas: (side) => String(side.replicas), violation_probability: (side) => chance(side.violation_probability, side.epsilon),
+      bill: (side, hourly) => money(side.replicas * hourly), expected_cost: (side) => money(side.expected_cost), reason: (side) => side.reason,
+    };
+    const hourly = Number(form.dataset.hourly), gpus = Number(form.dataset.gpus);
+    function hourlyThen() {
+      const price = sliders.find((s) => s.name === "price_per_gpu_hour");
+      return price && price.dataset.moved ? value(price) * gpus : hourly;
+    }
 
     function label() {
       for (const s of sliders) {
@@ -283,6 +298,8 @@
     async function ask() {
       if (running) running.abort();
       const mine = (running = new AbortController());
+      asked = performance.now();
+      owed = false;
       const said = byId("whatif-said");
       try {
         const body = Object.fromEntries(moved().map((s) => [s.name, value(s)]));
@@ -290,29 +307,33 @@
         const result = await answer.json();
         if (!answer.ok) throw new Error(result.detail || result.title || String(answer.status));
         const [before, after] = [result.old, result.new];
-        for (const [key, write] of Object.entries(figures)) {
-          const cell = form.querySelector(`[data-new=${key}]`);
-          form.querySelector(`[data-old=${key}]`).textContent = write(before[key]);
-          cell.textContent = write(after[key]);
-          cell.classList.toggle("changed", write(before[key]) !== write(after[key]));
+        byId("whatif-at").textContent = result.at ? `${result.at.slice(11, 19)} UTC` : "";
+        for (const cell of form.querySelectorAll("[data-new]")) {
+          const [now, then] = [figures[cell.dataset.new](before, hourly), figures[cell.dataset.new](after, hourlyThen())];
+          form.querySelector(`[data-old=${cell.dataset.new}]`).textContent = now;
+          cell.textContent = then;
+          cell.classList.toggle("changed", now !== then);
         }
         const words = !moved().length ? "These are the service's own settings." : before.replicas === after.replicas
           ? `Still ${after.replicas} replicas.` : `${after.replicas} replicas instead of ${before.replicas}.`;
         if (said.textContent !== words) said.textContent = words;
       } catch (error) {
         if (error.name !== "AbortError") said.textContent = `No answer: ${error.message}`;
+      } finally {
+        if (running === mine) { running = null; if (owed) news(); }
       }
     }
     const soon = () => { clearTimeout(timer); timer = setTimeout(ask, 120); };
+    let waiting = 0;
+    function news() { // ask about the turn that is shown, soon and not too often; what is skipped is made up for
+      owed = true;
+      if (waiting || running) return;
+      waiting = setTimeout(() => { waiting = 0; if (running) return; if (!document.hidden) ask(); }, Math.max(0, GAP_MS - (performance.now() - asked)));
+    }
     form.addEventListener("input", (event) => { event.target.dataset.moved = "1"; label(); soon(); });
     form.addEventListener("reset", () => setTimeout(() => { for (const s of sliders) delete s.dataset.moved; label(); soon(); }));
     form.addEventListener("submit", (event) => event.preventDefault());
-    let asked = performance.now();
-    document.addEventListener("harmony:shown", () => {
-      if (document.hidden || performance.now() - asked < 2500) return;
-      asked = performance.now();
-      ask();
-    });
+    document.addEventListener("harmony:shown", news);
     label();
     ask();
   }

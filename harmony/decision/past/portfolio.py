@@ -24,6 +24,7 @@ __all__ = [
     "PortfolioSetting",
     "RuleName",
     "Thumb",
+    "forecasters_of",
     "held",
     "least_risks",
     "priced",
@@ -155,6 +156,12 @@ class Portfolio:
         if thumb in ("reactive", "percentile"):
             return tuple(sorted({grid.lead_steps + 1, *(grid.steps(s) for s in THUMB_HOLDS_S)}))
         return tuple(sorted({h for s in LONG_S if (h := grid.steps(s)) >= LONG_ROWS}))
+
+
+def forecasters_of(label: str) -> tuple[str, ...]:
+    """Whose mean forecast a setting's label or family names; none for a rule of thumb."""
+    _, on, rest = label.partition(",")[0].partition(" on ")
+    return tuple(rest.split(" ")[0].split("+")) if on else ()
 
 
 @lru_cache(maxsize=64)
