@@ -158,13 +158,14 @@ docs: $(VENV)/.installed-test ## build the documentation site into out/docs; war
 scorecard: $(VENV)/.installed ## replay the bundled trace for this release: evidence/ and docs/scorecard.md
 	$(BIN)/harmony scorecard --page docs/scorecard.md
 
-generated: $(VENV)/.installed-test ## renew what is generated from the code: CRD, reference pages, KEDA's messages, the chart's settings, what attention mechanisms are for
+generated: $(VENV)/.installed-test ## renew what is generated: CRD, reference pages, KEDA's messages, the chart's settings, pages of results
 	$(BIN)/harmony crd > helm/harmony/files/crd.yaml
 	$(BIN)/python -m controller.resource.reference
 	$(BIN)/python -m harmony.metrics.docs
 	$(BIN)/python -m controller.keda.generate
 	$(BIN)/python -m harmony.app.chart
 	$(BIN)/python -m benchmarks.kernels_results
+	$(BIN)/harmony evaluate --page-only --page docs/forecast-results.md
 
 clean: ## remove the environment and what was made
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -29,8 +29,8 @@ FACTOR = 2.0
 INTRO = """# Forecasts beside rivals
 
 Eight data sets, rolling origin: every method learns from the first 70 % of each series, chooses on the next 10 %, and
-is scored on the last 20 %. What is what is said in [evaluating forecasts](evaluation.md); this page is made of
-`evidence/forecasts/` alone, by `{command}`.
+is scored on the last 20 %. Protocol, scores, methods and series: [evaluating forecasts](evaluation.md). This page is
+made of `evidence/forecasts/` alone, by `{command}`.
 
 {asked}
 
@@ -99,14 +99,18 @@ def _tables(lines: Iterable[Line]) -> tuple[dict[tuple[str, int], Table], list[L
             left_out.add(f"`{a.method}` on {a.dataset} at {a.horizon}")
             continue
         found.setdefault((a.dataset, a.horizon), {}).setdefault(a.method, {}).setdefault(a.series, []).append(line)
-    order = method_names()
     tables = {}
     for place, methods in found.items():
-        known = sorted(methods, key=lambda m: (order.index(m) if m in order else len(order), m))
-        entries = {m: {s: _entry(some) for s, some in methods[m].items()} for m in known}
+        entries = {m: {s: _entry(some) for s, some in methods[m].items()} for m in sorted(methods, key=_order)}
         # A method that lacks a series of the set has no figure for it.
         tables[place] = {m: e for m, e in entries.items() if e.keys() == entries[BENCHMARK].keys()}
     return tables, list(bench.values()), left_out
+
+
+def _order(method: str) -> tuple[int, str]:
+    """Methods as their list has them; what is not known there comes last."""
+    known = method_names()
+    return (known.index(method) if method in known else len(known), method)
 
 
 def _entry(lines: Sequence[Line]) -> Entry:
@@ -138,7 +142,8 @@ def _asked(bench: Sequence[Line]) -> str:
 
 # ---- one horizon ----------------------------------------------------------------------------------------------
 def _horizon(horizon: int, by_set: Mapping[str, Table]) -> list[str]:
-    methods = [m for m in dict.fromkeys(m for table in by_set.values() for m in table) if m != BENCHMARK]
+    found = {m for table in by_set.values() for m in table} - {BENCHMARK}
+    methods = sorted(found, key=_order)
     own = [m for m in methods if m in OWN_METHODS]
     parts = [f"## Horizon {horizon}", "", f"CRPS over that of `{BENCHMARK}`:", ""]
     parts += _matrix(

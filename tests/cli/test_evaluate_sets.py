@@ -14,7 +14,9 @@ from forecasting.errors import DataError
 from harmony.app.datasets import DATASETS, chosen, read_dataset
 from harmony.app.forecast_evidence import Line, read_lines
 from harmony.cli.main import run
+from tests.helm.chart import ROOT
 
+COMMITTED = ROOT / "evidence" / "forecasts"
 FEW = ["--lookback", "12", "--samples", "20", "--windows", "15", "--jobs", "1"]
 
 
@@ -271,6 +273,24 @@ def test_only_what_was_asked_alike_is_compared(
     assert row_of(page, "CRPS over", "burstgpt")[1] == ""
     assert "`window_quantiles`" not in page
     assert "Left out, as they were asked otherwise than `ridge`: `last_value` on burstgpt at 1." in page
+
+
+def test_the_committed_page_is_what_its_evidence_gives(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    assert run(["evaluate", "--page-only", "--evidence", str(COMMITTED), "--page", str(page)]) == 0
+    assert page.read_text() == (ROOT / "docs" / "forecast-results.md").read_text()
+
+
+def test_committed_figures_by_hand() -> None:
+    """Ridge and the last value on one set, read off the lines without the code that writes the page."""
+    told = [json.loads(text) for text in (COMMITTED / "nasa-h6.jsonl").read_text().splitlines()]
+    crps = {(t["asked"]["method"], t["asked"]["series"]): np.mean(t["window_crps"]) for t in told}
+    ratio = math.prod(crps["last_value", s] / crps["ridge", s] for s in ("jul1995", "aug1995")) ** 0.5
+    page = (ROOT / "docs" / "forecast-results.md").read_text()
+    table = page[page.index("## Horizon 6") :].splitlines()
+    column = next(line for line in table if line.startswith("| set |")).split(" | ").index("`last_value`")
+    row = next(line for line in table if line.startswith("| nasa |")).split(" | ")
+    assert row[column].split()[0] == f"{ratio:.2f}"
 
 
 def test_a_page_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
