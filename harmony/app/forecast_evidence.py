@@ -109,14 +109,15 @@ class Plan:
     kept: Sequence[Asked]
 
 
-def installed_methods() -> tuple[list[str], dict[str, str]]:
-    """Names of the methods whose libraries are installed, and why the others cannot be used."""
-    there, absent = [], {}
+def installed_methods() -> tuple[list[str], list[str]]:
+    """Names of the methods whose libraries are installed, and of the others."""
+    there: list[str] = []
+    absent: list[str] = []
     for name in method_names():
         try:
             create_method(name)
-        except UsageError as error:
-            absent[name] = str(error)
+        except UsageError:  # of its extra; who asks for the method by name is told which
+            absent.append(name)
         else:
             there.append(name)
     return there, absent

@@ -180,16 +180,12 @@ def _known_sets(what: Sequence[str], data: Path, choice: Choice, evidence: Path,
 
     if choice.jobs < 1:
         raise UsageError(f"jobs {choice.jobs}: expected 1 or more")
-    methods = choice.methods
-    if methods is None:
-        methods, absent = installed_methods()
-        for why in absent.values():
-            print(f"note: left out: {why}", file=sys.stderr)
+    there, absent = installed_methods() if choice.methods is None else (choice.methods, [])
     planned = plan(
         chosen(what),
         data,
         evidence,
-        methods=methods,
+        methods=there,
         horizons=choice.horizons or HORIZONS,
         series=choice.series or (),
         lookback=choice.lookback,
@@ -198,6 +194,12 @@ def _known_sets(what: Sequence[str], data: Path, choice: Choice, evidence: Path,
         seed=choice.seed,
         again=again,
     )
+    if absent:
+        print(
+            f"note: left out, as their packages are not installed: {', '.join(absent)} "
+            "(pip install 'harmony-autoscaler[trees,evaluate]')",
+            file=sys.stderr,
+        )
     with progress("evaluate", estimate=True) as report:
         gather(planned, evidence, jobs=choice.jobs, progress=lambda done, total, now: report(now, done, total))
     asked = {*planned.calls, *planned.kept}
