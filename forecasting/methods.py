@@ -13,7 +13,7 @@ from forecasting.errors import UsageError, suggest
 __all__ = ["BENCHMARK", "DEFAULT_METHOD", "OWN_METHODS", "create_method", "method_names", "method_summary"]
 
 DEFAULT_METHOD = "harmony"
-OWN_METHODS = frozenset({DEFAULT_METHOD, "harmony_base"})
+OWN_METHODS = frozenset({DEFAULT_METHOD, "harmony_base", "ensemble"})
 """What is not a rival of the product."""
 BENCHMARK = "ridge"
 """What others' scores are told relative to."""
@@ -28,6 +28,7 @@ _HOMES: dict[str, str] = {
     "window_quantiles": "forecasting.baselines.window_quantiles:WindowQuantiles",
     "ridge": "forecasting.baselines.ridge:Ridge",
     "boosted_quantiles": "forecasting.baselines.boosted_quantiles:BoostedQuantiles",
+    "ensemble": "forecasting.ensemble:Ensemble",
     "quantile_forest": "forecasting.baselines.quantile_forest:QuantileForest",
     "auto_ets": "forecasting.baselines.classical:AutoEts",
     "auto_arima": "forecasting.baselines.classical:AutoArima",

@@ -29,6 +29,7 @@ from forecasting.baselines.quantile_forest import QuantileForest
 from forecasting.baselines.ridge import Ridge
 from forecasting.baselines.seasonal_naive import SeasonalNaive
 from forecasting.baselines.window_quantiles import WindowQuantiles
+from forecasting.ensemble import Ensemble
 from forecasting.errors import DataError, UsageError
 from forecasting.methods import create_method
 from forecasting.panel import FloatArray, Panel
@@ -56,6 +57,7 @@ METHODS: dict[str, Factory] = {
     "ridge": Ridge,
     "boosted_quantiles": small_trees,
     "quantile_forest": small_forest,
+    "ensemble": Ensemble,
 }
 # By the package of the extra `evaluate` that each needs: under the laws wherever it is installed.
 EXTRA = {"auto_ets": "statsforecast", "auto_arima": "statsforecast", "flair": "flaircast", "fracast": "fracast"}

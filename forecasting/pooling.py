@@ -1,0 +1,200 @@
+"""Pooling of forecasts: weights that past forecasts earned, one distribution of several, and its recalibration.
+
+The linear pool of distributions F_k with weights w has the CRPS  sum_k w_k a_k - 1/2 sum_jk w_j w_k d_jk,  where a_k is
+the mean distance of F_k from the outcome and d_jk that of F_j from F_k (Gneiting and Raftery 2007, eq. 21). So the sums
+of a and d over past windows are all that is needed to find the weights of least CRPS: a convex problem on the simplex.
+A pool keeps plateaus where they are, which an average of quantiles does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from forecasting.panel import FloatArray, IntArray
+
+__all__ = ["Earned", "Levels", "arranged", "bands", "pooled"]
+
+GRID = 32  # quantiles of a member by which distances are measured
+CAUTION = 0.2  # how much the prior weighs against the evidence of one window
+STEPS = 300
+RATE = 3.0
+WINDOWS_AGAINST = 60.0  # windows that the levels as stated count as
+MIDDLE = (0.02, 0.98)  # levels that are recalibrated: what lies beyond has too few outcomes to learn from
+
+
+def bands(horizon: int) -> IntArray:
+    """(horizon,) which leads share weights: 1, 2 to 3, 4 to 7, and so on."""
+    return np.floor(np.log2(np.arange(1, horizon + 1))).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Earned:
+    """What members' past forecasts earned, summed by band of leads and indicator.
+
+    Attributes:
+        near: (bands, indicators, members) distances of members from outcomes.
+        apart: (bands, indicators, members, members) distances of members from each other.
+        windows: (bands, indicators) windows that were counted, each lead of a band as its part of one.
+    """
+
+    near: FloatArray
+    apart: FloatArray
+    windows: FloatArray
+
+    @classmethod
+    def of(cls, members: Sequence[FloatArray], outcome: FloatArray) -> Self:
+        """From each member's paths (windows, samples, horizon, indicators) and outcomes (windows, horizon, indicators).
+
+        A cell of a window counts where its outcome and all members are there.
+        """
+        horizon, indicators = outcome.shape[1:]
+        levels = (np.arange(GRID) + 0.5) / GRID
+        grids = np.stack([np.quantile(m, levels, axis=1) for m in members])  # (members, GRID, windows, horizon, ind.)
+        seen = ~(np.isnan(outcome) | np.isnan(grids).any(axis=(0, 1)))
+        near = np.where(seen, np.abs(grids - outcome).mean(axis=1), 0.0)  # (members, windows, horizon, indicators)
+        count = len(members)
+        apart = np.zeros((count, count, *seen.shape[1:]))
+        for j in range(count):
+            for k in range(j, count):
+                apart[j, k] = apart[k, j] = np.where(seen, _distance(grids[j], grids[k]), 0.0).sum(axis=0)
+        band = bands(horizon)
+        shape = (int(band[-1]) + 1, indicators)
+        out = cls(np.zeros((*shape, count)), np.zeros((*shape, count, count)), np.zeros(shape))
+        leads = np.bincount(band)
+        for h, b in enumerate(band):
+            out.near[b] += near[:, :, h].sum(axis=1).T / leads[b]
+            out.apart[b] += np.moveaxis(apart[:, :, h], -1, 0) / leads[b]
+            out.windows[b] += seen[:, h].sum(axis=0) / leads[b]
+        return out
+
+    def and_newer(self, newer: Earned, kept: float = 1.0) -> Earned:
+        """Both together, the older fading to the share ``kept``."""
+        return Earned(
+            kept * self.near + newer.near, kept * self.apart + newer.apart, kept * self.windows + newer.windows
+        )
+
+    def weights(self, prior: FloatArray) -> FloatArray:
+        """(bands, indicators, members) weights of least CRPS, drawn to ``prior`` (members,) where windows are few."""
+        windows = np.maximum(self.windows, 1e-9)[..., None]
+        unit = np.maximum(self.near.min(axis=-1, keepdims=True) / windows, 1e-300)
+        near, apart = self.near / windows / unit, self.apart / windows[..., None] / unit[..., None]
+        caution = CAUTION / np.sqrt(np.maximum(windows, 1.0))
+        w = np.broadcast_to(prior, near.shape).copy()
+        for _ in range(STEPS):
+            slope = near - np.einsum("...jk,...k->...j", apart, w) + caution * np.log(np.maximum(w, 1e-12) / prior)
+            slope -= (w * slope).sum(axis=-1, keepdims=True)
+            w = w * np.exp(-np.clip(RATE * slope, -5.0, 5.0))
+            w /= w.sum(axis=-1, keepdims=True)
+        return np.where(self.windows[..., None] > 0, w, prior)
+
+
+def pooled(members: Sequence[FloatArray], weights: FloatArray) -> FloatArray:
+    """(windows, samples, horizon, indicators) rising samples of the pool of members' paths of that shape.
+
+    ``weights`` (horizon, indicators, members). Where a member has no forecast the first stands in for it.
+    """
+    first = np.sort(members[0], axis=1)
+    rising = [first, *(_standing_in(np.sort(m, axis=1), first) for m in members[1:])]
+    _, samples, horizon, indicators = first.shape
+    out = np.empty_like(first)
+    for h in range(horizon):
+        for i in range(indicators):
+            parts = [
+                rising[k][:, _spread(share, samples), h, i]
+                for k, share in enumerate(_shares(weights[h, i], samples))
+                if share
+            ]
+            out[:, :, h, i] = np.sort(np.concatenate(parts, axis=1), axis=1)
+    return out
+
+
+def arranged(rising: FloatArray, template: FloatArray) -> FloatArray:
+    """Rising samples put into the order of a template's paths, both (windows, samples, horizon, indicators).
+
+    Every marginal stays as it is and the paths get the template's dependence: ensemble copula coupling (Schefzik,
+    Thorarinsdottir and Gneiting 2013).
+    """
+    place = np.argsort(np.argsort(template, axis=1, kind="stable"), axis=1, kind="stable")
+    out: FloatArray = np.take_along_axis(rising, place, axis=1)
+    return np.where(np.isnan(template), np.nan, out)
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """At which stated levels outcomes lay: what a level has to be for as much to lie below it as it says.
+
+    Attributes:
+        below: (bands, indicators, GRID) quantiles of the levels at which outcomes lay.
+        windows: (bands, indicators) windows that were counted.
+    """
+
+    below: FloatArray
+    windows: FloatArray
+
+    @classmethod
+    def of(cls, rising: FloatArray, outcome: FloatArray) -> Self:
+        """From rising samples (windows, samples, horizon, indicators) and outcomes (windows, horizon, indicators)."""
+        horizon, indicators = outcome.shape[1:]
+        y = outcome[:, None]
+        level = ((rising < y).mean(axis=1) + (rising <= y).mean(axis=1)) / 2
+        level[np.isnan(outcome) | np.isnan(rising).any(axis=1)] = np.nan
+        band = bands(horizon)
+        below = np.empty((int(band[-1]) + 1, indicators, GRID))
+        windows = np.zeros(below.shape[:2])
+        at = (np.arange(GRID) + 0.5) / GRID
+        for b in range(len(below)):
+            for i in range(indicators):
+                some = level[:, band == b, i]
+                some = some[~np.isnan(some)]
+                windows[b, i] = some.size / (band == b).sum()
+                below[b, i] = np.quantile(some, at) if some.size else at
+        return cls(below, windows)
+
+    def applied(self, rising: FloatArray) -> FloatArray:
+        """Rising samples at the levels that came true, in the middle of the distribution; its tails stay."""
+        samples, horizon, indicators = rising.shape[1:]
+        own = (np.arange(samples) + 0.5) / samples
+        at = (np.arange(GRID) + 0.5) / GRID
+        share = self.windows / (self.windows + WINDOWS_AGAINST)
+        out = np.empty_like(rising)
+        inside = (at > MIDDLE[0]) & (at < MIDDLE[1])
+        for h, b in enumerate(bands(horizon)):
+            for i in range(indicators):
+                to = at + share[b, i] * (self.below[b, i] - at)
+                level = np.interp(own, [0.0, *at[inside], 1.0], [0.0, *to[inside], 1.0])
+                place = np.clip(level * samples - 0.5, 0, samples - 1)
+                left = np.minimum(place.astype(np.int64), samples - 2) if samples > 1 else np.zeros(1, dtype=np.int64)
+                part = (place - left)[None, :]
+                right = np.minimum(left + 1, samples - 1)
+                out[:, :, h, i] = rising[:, left, h, i] * (1 - part) + rising[:, right, h, i] * part
+        return out
+
+
+def _distance(a: FloatArray, b: FloatArray) -> FloatArray:
+    """E|A - B| of two rising grids (GRID, ...) of equally likely values."""
+    total = np.zeros(a.shape[1:])
+    for value in a:
+        total += np.abs(b - value).sum(axis=0)
+    return total / (len(a) * len(b))
+
+
+def _standing_in(rising: FloatArray, first: FloatArray) -> FloatArray:
+    absent = np.isnan(rising).any(axis=1, keepdims=True)
+    return np.where(absent, first, rising) if absent.any() else rising
+
+
+def _shares(weights: FloatArray, samples: int) -> IntArray:
+    """(members,) how many of the samples each member gives: by largest remainder, together all."""
+    exact = weights * samples
+    whole = np.floor(exact).astype(np.int64)
+    whole[np.argsort(whole - exact, kind="stable")[: samples - int(whole.sum())]] += 1
+    return whole
+
+
+def _spread(share: int, samples: int) -> IntArray:
+    """``share`` positions spread evenly over ``samples`` rising ones."""
+    return np.minimum(((np.arange(share) + 0.5) / share * samples).astype(np.int64), samples - 1)

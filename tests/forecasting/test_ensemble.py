@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from forecasting import scores
+from forecasting.baselines.ridge import Ridge
+from forecasting.ensemble import Ensemble
+from forecasting.errors import DataError
+from forecasting.panel import FloatArray, Panel
+from forecasting.windows import WindowBatch
+from tests.forecasting.builders import panel_of, wavy
+
+LOOKBACK, HORIZON = 48, 6
+
+
+def split(panel: Panel) -> tuple[Panel, Panel, FloatArray, WindowBatch, FloatArray]:
+    """Training, validation, the ends of the test windows, the windows, and what followed."""
+    a, b = len(panel) * 6 // 10, len(panel) * 8 // 10
+    ends = np.arange(b - 1, len(panel) - HORIZON)
+    windows = WindowBatch.of(panel, ends, 144, horizon=HORIZON)
+    outcome = panel.values[ends[:, None] + np.arange(1, HORIZON + 1)]
+    return panel.rows(0, a), panel.rows(a - LOOKBACK, b), ends, windows, outcome
+
+
+def crps(model: Ensemble | Ridge, windows: WindowBatch, outcome: FloatArray) -> float:
+    return float(np.nanmean(scores.crps(model.predict(windows, HORIZON, samples=100, seed=1).paths, outcome)))
+
+
+@pytest.mark.parametrize("panel", [wavy(1500), wavy(1500, absent=0.2, seed=1)], ids=["whole", "a fifth absent"])
+def test_it_is_no_worse_than_its_best_member(panel: Panel) -> None:
+    train, judged, _, windows, outcome = split(panel)
+    whole = Ensemble().fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
+    alone = []
+    for member in whole._members:
+        found = member.predict(windows, HORIZON, samples=100, seed=1).paths
+        alone.append(float(np.nanmean(scores.crps(found, outcome))))
+    assert len(alone) == 6
+    assert crps(whole, windows, outcome) <= 1.01 * min(alone)
+
+
+def test_weights_follow_whoever_forecasts_best() -> None:
+    panel = wavy(1500)
+    train, judged, *_ = split(panel)
+    found = Ensemble().fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
+    weights = {name: float(w.mean()) for name, w in found.weights.items()}
+    assert sum(weights.values()) == pytest.approx(1.0)
+    assert weights["ridge"] > max(weights["last_value"], weights["seasonal_naive"], weights["window_quantiles"])
+
+
+def test_the_paths_hang_together_as_the_flows_do() -> None:
+    panel = wavy(900)
+    train, judged, _, windows, _ = split(panel)
+    found = Ensemble().fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
+    pool = found.predict(windows, HORIZON, samples=50, seed=4).paths
+    independent = np.sort(pool, axis=1)
+    rng = np.random.default_rng(0)
+    for h in range(1, HORIZON):
+        independent[:, :, h] = rng.permuted(independent[:, :, h], axis=1)
+
+    def between_steps(paths: FloatArray) -> float:
+        return float(np.mean([np.corrcoef(p[:, 1, 0], p[:, 2, 0])[0, 1] for p in paths]))
+
+    assert between_steps(pool) > 0.2 > abs(between_steps(independent))
+
+
+def test_an_update_judges_before_it_learns_and_follows_a_new_regime() -> None:
+    rng = np.random.default_rng(0)
+    noise = panel_of(100 + rng.normal(scale=5.0, size=(1200, 1)))  # what was is what will be: the window itself
+    steps = 100 + np.cumsum(rng.normal(scale=5.0, size=(1200, 1)), axis=0)
+    found = Ensemble().fit([noise.rows(0, 900)], lookback=LOOKBACK, horizon=HORIZON, validation=[noise.rows(852, 1200)])
+    before = found.weights["window_quantiles"]
+    for _ in range(6):
+        found.update([panel_of(steps)])
+    assert (found.weights["window_quantiles"] < 0.5 * before).all()
+
+
+def test_a_specialist_that_cannot_learn_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Ridge, *_: object, **__: object) -> Ridge:
+        raise DataError("no rows like these")
+
+    monkeypatch.setattr(Ridge, "fit", refuse)
+    panel = wavy(600)
+    found = Ensemble().fit([panel], lookback=LOOKBACK, horizon=HORIZON)
+    assert found.left_out == {"ridge": "no rows like these"}
+    assert "ridge" not in found.weights
+    windows = WindowBatch.of(panel, [500], 144, horizon=HORIZON)
+    assert np.isfinite(found.predict(windows, HORIZON, samples=10).paths).all()
+
+
+def test_units_do_not_matter() -> None:
+    panel = wavy(900)
+    scaled = panel.replace(values=panel.values * 1000)
+    found = []
+    for p in (panel, scaled):
+        train, judged, _, windows, _ = split(p)
+        model = Ensemble().fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
+        found.append(model.predict(windows, HORIZON, samples=50, seed=2).paths)
+    np.testing.assert_allclose(found[1] / 1000, found[0], rtol=2e-3)
+
+
+def test_an_indicator_that_died_is_absent_and_the_others_are_forecast() -> None:
+    panel = wavy(900)
+    found = Ensemble().fit([panel.rows(0, 700)], lookback=LOOKBACK, horizon=HORIZON)
+    values = panel.values.copy()
+    values[700:, 1] = np.nan
+    windows = WindowBatch.of(panel.replace(values=values), [880], 144, horizon=HORIZON)
+    paths = found.predict(windows, HORIZON, samples=20).paths
+    assert np.isnan(paths[..., 1]).all()
+    assert np.isfinite(paths[..., [0, 2]]).all()

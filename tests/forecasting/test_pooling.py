@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecasting import scores
+from forecasting.panel import FloatArray
+from forecasting.pooling import Earned, Levels, arranged, bands, pooled
+
+FLAT = np.array([0.5, 0.5])
+
+
+def paths(rng: np.random.Generator, centre: float, spread: float, windows: int = 40, samples: int = 64) -> FloatArray:
+    return centre + spread * rng.standard_normal((windows, samples, 3, 2))
+
+
+def outcomes(rng: np.random.Generator, centre: float = 0.0, spread: float = 1.0, windows: int = 40) -> FloatArray:
+    return centre + spread * rng.standard_normal((windows, 3, 2))
+
+
+def test_leads_share_weights_by_doublings() -> None:
+    assert bands(9).tolist() == [0, 1, 1, 2, 2, 2, 2, 3, 3]
+
+
+def test_a_pool_has_the_score_that_its_members_distances_give() -> None:
+    rng = np.random.default_rng(0)
+    a, b, y = paths(rng, 0.0, 1.0), paths(rng, 0.7, 2.0), outcomes(rng)
+    earned = Earned.of([a, b], y)
+    w = np.array([0.25, 0.75])
+    stated = earned.near @ w - 0.5 * np.einsum("...jk,j,k->...", earned.apart, w, w)
+    weights = np.broadcast_to(w, (3, 2, 2))
+    found = scores.crps(pooled([a, b], weights), y).sum(axis=0)  # (horizon, indicators)
+    np.testing.assert_allclose(stated[0], found[0], rtol=0.02)
+    np.testing.assert_allclose(stated[1], found[1:].mean(axis=0), rtol=0.02)
+    assert earned.windows.tolist() == [[40.0, 40.0], [40.0, 40.0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_weights_are_those_of_least_score(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    many = 2000
+    members = [paths(rng, c, s, many, 32) for c, s in ((0.0, 0.6), (0.4, 1.5), (-2.0, 0.5))]
+    earned = Earned.of(members, outcomes(rng, spread=1.2, windows=many))
+    found = earned.weights(np.full(3, 1 / 3))
+
+    def loss(w: FloatArray) -> FloatArray:
+        out: FloatArray = earned.near @ w - 0.5 * np.einsum("...jk,j,k->...", earned.apart, w, w)
+        return out
+
+    grid = [np.array([i, j, 20 - i - j]) / 20 for i in range(21) for j in range(21 - i)]
+    least = np.min([loss(w) for w in grid], axis=0)
+    for b in range(found.shape[0]):
+        for i in range(found.shape[1]):
+            assert loss(found[b, i])[b, i] <= least[b, i] * 1.003
+    np.testing.assert_allclose(found.sum(axis=-1), 1.0)
+
+
+def test_few_windows_move_the_prior_less_than_many_and_none_not_at_all() -> None:
+    rng = np.random.default_rng(1)
+    good, bad, y = paths(rng, 0.0, 1.0, 400), paths(rng, 3.0, 1.0, 400), outcomes(rng, windows=400)
+    few, many = (Earned.of([good[:n], bad[:n]], y[:n]).weights(FLAT)[0, 0, 0] for n in (4, 400))
+    assert 0.5 < few < many
+    assert many > 0.95
+    none = Earned.of([good, bad], np.full_like(y, np.nan)).weights(np.array([0.3, 0.7]))
+    np.testing.assert_array_equal(none, np.broadcast_to([0.3, 0.7], none.shape))
+
+
+def test_what_was_earned_lately_outweighs_what_has_faded() -> None:
+    rng = np.random.default_rng(2)
+    a, b = paths(rng, 0.0, 1.0, 100), paths(rng, 2.0, 1.0, 100)
+    old, new = Earned.of([a, b], outcomes(rng, 0.0, windows=100)), Earned.of([a, b], outcomes(rng, 2.0, windows=100))
+    even, faded = old.and_newer(new).weights(FLAT), old.and_newer(new, 0.1).weights(FLAT)
+    assert (faded[..., 1] > even[..., 1]).all()
+    assert (faded[..., 1] > 0.8).all()
+
+
+def test_absent_outcomes_and_forecasts_count_for_nothing() -> None:
+    rng = np.random.default_rng(3)
+    a, b, y = paths(rng, 0.0, 1.0), paths(rng, 1.0, 1.0), outcomes(rng)
+    some = y.copy()
+    some[:10, :, 0] = np.nan
+    holed = b.copy()
+    holed[10:15] = np.nan
+    found = Earned.of([a, holed], some)
+    assert found.windows.tolist() == [[25.0, 35.0], [25.0, 35.0]]
+    rest = np.r_[0:10, 15:40]
+    np.testing.assert_allclose(found.near[:, 1], Earned.of([a[rest], b[rest]], y[rest]).near[:, 1])
+
+
+def test_a_pool_keeps_plateaus_where_they_are() -> None:
+    low, high = np.zeros((1, 10, 1, 1)), np.ones((1, 10, 1, 1))
+    found = pooled([low, high], np.array([[[0.3, 0.7]]]))
+    assert found[0, :, 0, 0].tolist() == [0.0] * 3 + [1.0] * 7
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 4))
+def test_a_pool_rises_is_made_of_its_members_and_has_as_many_samples(seed: int, samples: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    members = [rng.normal(k, 1.0, (3, samples, 2, 2)) for k in range(count)]
+    weights = rng.dirichlet(np.ones(count), (2, 2))
+    found = pooled(members, weights)
+    assert found.shape == members[0].shape
+    assert (np.diff(found, axis=1) >= 0).all()
+    for w in range(3):
+        assert np.isin(found[w, :, 1, 0], np.concatenate([m[w, :, 1, 0] for m in members])).all()
+
+
+def test_where_a_member_has_no_forecast_the_first_stands_in() -> None:
+    rng = np.random.default_rng(4)
+    first, second = rng.normal(size=(2, 8, 1, 2)), rng.normal(size=(2, 8, 1, 2))
+    second[0, :, 0, 1] = np.nan
+    found = pooled([first, second], np.broadcast_to([0.0, 1.0], (1, 2, 2)))
+    np.testing.assert_array_equal(found[0, :, 0, 1], np.sort(first[0, :, 0, 1]))
+    np.testing.assert_array_equal(found[1, :, 0, 1], np.sort(second[1, :, 0, 1]))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31))
+def test_arranged_samples_have_the_templates_order_and_their_own_values(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rising, template = np.sort(rng.normal(size=(2, 9, 3, 2)), axis=1), rng.normal(size=(2, 9, 3, 2))
+    found = arranged(rising, template)
+    np.testing.assert_array_equal(np.sort(found, axis=1), rising)
+    np.testing.assert_array_equal(np.argsort(found, axis=1), np.argsort(template, axis=1))
+
+
+def test_what_the_template_does_not_forecast_is_absent() -> None:
+    template = np.zeros((1, 4, 1, 2))
+    template[..., 1] = np.nan
+    found = arranged(np.ones((1, 4, 1, 2)), template)
+    assert np.isnan(found[..., 1]).all()
+    assert (found[..., 0] == 1).all()
+
+
+def test_too_wide_a_forecast_is_narrowed_and_too_narrow_a_one_widened() -> None:
+    rng = np.random.default_rng(5)
+    y, later = outcomes(rng, windows=2000), outcomes(rng, windows=2000)
+    for spread in (0.5, 2.0):
+        stated = np.sort(np.broadcast_to(paths(rng, 0.0, spread, 1, 400), (2000, 400, 3, 2)), axis=1)
+        before = scores.coverage(stated, later, (0.8,)).mean()
+        after = scores.coverage(Levels.of(stated, y).applied(stated), later, (0.8,)).mean()
+        assert abs(before - 0.8) > 0.1
+        assert abs(after - 0.8) < 0.04
+
+
+def test_levels_of_few_outcomes_change_little_and_of_none_nothing() -> None:
+    rng = np.random.default_rng(6)
+    stated = np.sort(paths(rng, 0.0, 3.0, 50, 200), axis=1)
+    y = outcomes(rng, windows=50)
+    np.testing.assert_allclose(Levels.of(stated, np.full_like(y, np.nan)).applied(stated), stated)
+    few, more = (np.abs(Levels.of(stated[:n], y[:n]).applied(stated) - stated).mean() for n in (3, 50))
+    assert few < 0.5 * more
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 50))
+def test_recalibrated_samples_rise_and_stay_within_the_stated_ones(seed: int, samples: int) -> None:
+    rng = np.random.default_rng(seed)
+    stated = np.sort(rng.normal(size=(5, samples, 3, 2)), axis=1)
+    found = Levels.of(stated, rng.normal(scale=2.0, size=(5, 3, 2))).applied(stated)
+    assert (np.diff(found, axis=1) >= -1e-12).all()
+    assert (found >= stated[:, :1] - 1e-12).all()
+    assert (found <= stated[:, -1:] + 1e-12).all()
