@@ -81,6 +81,13 @@ def world(silent_s: float = PATIENCE_S, hosts: frozenset[str] = frozenset()) -> 
             found.go.set()
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[World]:
+    """One for all who leave it as it was."""
+    with world() as found:
+        yield found
+
+
 @contextlib.contextmanager
 def hanging(found: World) -> Iterator[None]:
     """The server's event loop does nothing; what asked for that is answered in the end."""
@@ -167,14 +174,13 @@ def test_a_loop_that_hangs_is_said_and_so_is_its_end() -> None:
         (request("/nowhere"), b"404"),
     ],
 )
-def test_everything_else_is_the_servers(sent: bytes, status: bytes) -> None:
-    with world() as found:
-        assert raw(found, sent).split(b" ")[1] == status
-        alone = raw(found, sent[:5], sent[5:])
-        assert alone.split(b" ")[1] == status, "in two pieces"
-        both = raw(found, request() + sent)
-        assert both.startswith(b"HTTP/1.1 200")
-        assert both.split(b"HTTP/1.1 ")[2].startswith(status), "after health on the same connection"
+def test_everything_else_is_the_servers(shared: World, sent: bytes, status: bytes) -> None:
+    assert raw(shared, sent).split(b" ")[1] == status
+    alone = raw(shared, sent[:5], sent[5:])
+    assert alone.split(b" ")[1] == status, "in two pieces"
+    both = raw(shared, request() + sent)
+    assert both.startswith(b"HTTP/1.1 200")
+    assert both.split(b"HTTP/1.1 ")[2].startswith(status), "after health on the same connection"
 
 
 def test_tls_before_us_and_foreign_hosts_are_told_as_ever() -> None:
@@ -187,24 +193,23 @@ def test_tls_before_us_and_foreign_hosts_are_told_as_ever() -> None:
                 assert raw(found, request(host=host)).startswith(b"HTTP/1.1 200")
 
 
-def test_addresses_bodies_and_streams_pass_the_door() -> None:
+def test_addresses_bodies_and_streams_pass_the_door(shared: World) -> None:
     """Who asks is known by address, whatever its size a body arrives, and answers are not cut."""
-    with world() as found:
 
-        async def who(request: Request) -> Response:
-            return JSONResponse(request.client)
+    async def who(request: Request) -> Response:
+        return JSONResponse(request.client)
 
-        found.app.add_api_route("/who", who)
-        with socket.create_connection(found.at, PATIENCE_S) as link:
-            link.sendall(request("/who", "Connection: close"))
-            assert json.loads(b"".join(iter(lambda: link.recv(65_536), b"")).partition(b"\r\n\r\n")[2]) == list(
-                link.getsockname()
-            )
-        body = b'{"a": "' + b"x" * 500_000 + b'"}'
-        answer = httpx.post(found.url + "/api/v1/forecast", content=body, headers={"content-type": "application/json"})
-        assert answer.status_code in (404, 422, 503), "it was read, and is no history"
-        with httpx.stream("GET", found.url + "/api/v1/events?seconds=0.2", timeout=PATIENCE_S) as events:
-            assert b"event: fleet" in b"".join(events.iter_raw())
+    shared.app.add_api_route("/who", who)
+    with socket.create_connection(shared.at, PATIENCE_S) as link:
+        link.sendall(request("/who", "Connection: close"))
+        assert json.loads(b"".join(iter(lambda: link.recv(65_536), b"")).partition(b"\r\n\r\n")[2]) == list(
+            link.getsockname()
+        )
+    body = b'{"a": "' + b"x" * 500_000 + b'"}'
+    answer = httpx.post(shared.url + "/api/v1/forecast", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (404, 422, 503), "it was read, and is no history"
+    with httpx.stream("GET", shared.url + "/api/v1/events?seconds=0.2", timeout=PATIENCE_S) as events:
+        assert b"event: fleet" in b"".join(events.iter_raw())
 
 
 def test_who_says_nothing_keeps_nobody_out_and_ends() -> None:
