@@ -81,7 +81,8 @@ class Model(nn.Module):
                     "snapkv": lambda k=k_kept, q=recent: snap_importance(q, k, pool=3),
                     "newest": lambda k=k_kept: torch.arange(k.shape[2]).float().expand(*k.shape[:3]),
                 }[how]()
-                at = kept(importance, share, sinks=2, window=4)
+                # Half of what is kept are the newest, which any forecast reads.
+                at = kept(importance, share, sinks=2, window=max(4, round(share * k_kept.shape[2] / 2)))
                 k_kept, v_kept = take(k_kept, at), take(v_kept, at)
             both = [torch.cat([a, b[:, :, -1:]], dim=2) for a, b in ((k_kept, k), (v_kept, v))]
             if how == "quest":

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from forecasting.base import Progress
 from forecasting.calibration import Width, cell_widths, fitted_widths, with_widths
 from forecasting.config import ModelConfig, TrainingConfig
 from forecasting.distribution import ForecastBatch, ForecastDistribution, LogProb
-from forecasting.errors import ArtefactError, DataError, InputError, suggest
+from forecasting.errors import ArtefactError, DataError, InputError, UsageError, suggest
 from forecasting.features import NetworkInputs, SeriesStats, make_inputs, series_stats
 from forecasting.fleet import forecast_rows
 from forecasting.flow import FlowContext, JointFlow
@@ -435,6 +435,37 @@ class Forecaster:
         """A forecaster of networks trained elsewhere, equal in shape (`benchmarks/train_base.py`)."""
         made = cls(model=nets[0].config, training=training)
         made._nets = [net.eval() for net in nets]
+        return made
+
+    @property
+    def networks(self) -> tuple[ForecastNet, ...]:
+        """Its members, equal in shape; none before anything was learned."""
+        return tuple(self._nets)
+
+    def inputs_of(self, panel: Panel, *, lookback: int, first: int, limit: int) -> Examples | None:
+        """Windows of a panel as its networks read them, with what came after; None if there is not one.
+
+        ``lookback`` rows are read, forecasts begin at row ``first`` or later, and at most ``limit`` windows are kept.
+        """
+        config = self.config
+        return self._examples(ordered(panel), config, lookback, config.horizon, limit, first=first)
+
+    def with_temporal_attention(self, method: str, options: Mapping[str, Any]) -> Forecaster:
+        """The same weights with another attention among the rows of a window, one without weights of its own.
+
+        Raises `UsageError` for a method or options that cannot be, or that have weights.
+        """
+        config = dataclasses.replace(self.config, temporal_attention=method, temporal_options=dict(options))
+        nets = []
+        for net in self._nets:
+            other = ForecastNet(config, list(net.names))
+            try:
+                other.load_state_dict(net.state_dict())
+            except RuntimeError as error:
+                raise UsageError(f"temporal_attention {method!r} has weights of its own: train with it") from error
+            nets.append(other.eval())
+        made = Forecaster(model=config, training=self._training)
+        made._nets, made._stats, made._widths = nets, dict(self._stats), dict(self._widths)
         return made
 
     def _artefact(self) -> Artefact:

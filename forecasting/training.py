@@ -20,7 +20,7 @@ from forecasting.network import ForecastNet
 from forecasting.panel import Panel
 from forecasting.windows import WindowBatch
 
-__all__ = ["Examples", "TrainedNet", "examples_of", "score_examples", "train"]
+__all__ = ["Examples", "TrainedNet", "examples_of", "losses", "score_examples", "train"]
 
 _SCORED_WINDOWS, _SCORED_TOKENS = 256, 500_000
 """Validation windows, and tokens of theirs, that are looked at together."""

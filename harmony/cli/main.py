@@ -26,6 +26,7 @@ from harmony.cli.scorecard import scorecard
 from harmony.cli.serve import serve
 from harmony.cli.slo import slo
 from harmony.cli.traces import traces_app
+from harmony.cli.windows import windows
 
 __all__ = ["app", "main"]
 
@@ -52,6 +53,7 @@ app.add_typer(traces_app, name="traces")
 app.command("train")(forecasting_verbs.train)
 app.command("forecast")(forecasting_verbs.forecast)
 app.command("evaluate")(evaluate)
+app.command("windows")(windows)
 app.command("backtest")(backtest)
 app.add_typer(bench_app, name="bench")
 app.command("controller")(cluster_verbs.controller)

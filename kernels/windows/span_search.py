@@ -165,11 +165,14 @@ def span_losses(
     return beyond[:, torch.tensor(reach, device=influence.device)]
 
 
-def span_density(span: Span, length: int, *, block: int = 64) -> float:
-    """The largest number of blocks that a query sees, over the number of all blocks of ``length`` keys."""
+def span_density(span: Span, length: int, *, block: int = 64, causal: bool = True) -> float:
+    """The largest number of blocks that a query sees, over the number of all blocks of ``length`` keys.
+
+    Not causal it sees both ways; queries of the first block, which see all, are not counted.
+    """
     blocks = -(-length // block)
     reach = window_blocks(length, span.alpha, span.beta, block=block)
-    return min(reach + 1, blocks) / blocks
+    return min(reach + 1 if causal else 2 * reach, blocks) / blocks
 
 
 # ---- the choice ---------------------------------------------------------------------------------------------------
@@ -183,6 +186,7 @@ def choose_spans(
     distinct: int = 2,
     points: int = 5,
     block: int = 64,
+    causal: bool = True,
 ) -> list[SpanPlan]:
     """Plans of one span per head that no other plan within the budget beats at every length; best first at the longest.
 
@@ -198,14 +202,15 @@ def choose_spans(
         distinct: spans that the heads of one layer have at most.
         points: levels of each other length.
         block: side of the blocks.
+        causal: whether the attention is, which decides what a span costs.
 
     Raises `KernelError` for losses that do not fit the spans, or if no plan keeps the density.
     """
-    problem = _Problem.of(losses, spans, density, least, also_at, positive("distinct", distinct), block)
+    problem = _Problem.of(losses, spans, density, least, also_at, positive("distinct", distinct), block, causal)
     lengths = list(losses)
     best = {n: problem.solve(n, {}) for n in lengths}
     if any(found is None for found in best.values()):
-        every = [span_density(s, max(losses), block=block) for s in spans]
+        every = [span_density(s, max(losses), block=block, causal=causal) for s in spans]
         raise KernelError(
             f"no plan has a mean density between {least * density:g} and {density:g} at every length; "
             f"the spans' own are {min(every):.3g} to {max(every):.3g} at {max(losses)}"
@@ -260,6 +265,7 @@ class _Problem:
         also_at: Sequence[int],
         distinct: int,
         block: int,
+        causal: bool,
     ) -> _Problem:
         if not losses or not spans:
             raise KernelError("choose_spans needs the losses of at least one length and at least one span")
@@ -276,7 +282,9 @@ class _Problem:
             raise KernelError("losses are not all finite numbers")
         if not 0.0 <= least <= 1.0 or not 0.0 < density <= 1.0:
             raise KernelError(f"density is {density} and least {least}, expected shares between 0 and 1")
-        of_span = {n: np.array([span_density(s, n, block=block) for s in spans]) for n in (*losses, *also_at)}
+        of_span = {
+            n: np.array([span_density(s, n, block=block, causal=causal) for s in spans]) for n in (*losses, *also_at)
+        }
         return cls(tuple(losses), tuple(spans), costs, of_span, (least * density, density), distinct)
 
     @property
