@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -60,13 +61,17 @@ def test_there_is_python() -> None:
 
 # ---- YAML -------------------------------------------------------------------------------------------------------
 def check_object(found: dict[str, Any]) -> str:
-    """Read an object as the controller would; a bare ``spec:`` is taken for part of a GPUAutoscaler's."""
+    """Read an object as its reader would; a bare ``spec:`` is taken for part of a GPUAutoscaler's."""
     if set(found) == {"spec"}:
         meta = {"name": "chat", **IDENTITY}
         whole = {"kind": "GPUAutoscaler", "metadata": meta, "spec": {**BASE, **found["spec"]}}
         return str(parse_autoscaler({"apiVersion": "autoscaling.harmony-autoscaler.io/v1alpha1", **whole}).key.name)
     if "traces" in found:
         return study_in(Fields(found, "study.yaml"), Path()).traces[0].title
+    if "deployments" in found:  # a file of Ray Serve's
+        policy = found["deployments"][0]["autoscaling_config"]["policy"]
+        made = pkgutil.resolve_name(policy["policy_function"])(**policy["policy_kwargs"])
+        return type(made).__name__
     found["metadata"] = {**IDENTITY, **found["metadata"]}
     if found["kind"] == "GPUAutoscaler":
         parse_autoscaler(found)
