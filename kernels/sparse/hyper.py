@@ -339,11 +339,13 @@ def _count(
             drawn = [int(u * len(seen)) for u in places[h]] if seen else []
             for place, i in enumerate(queries):
                 own = place // tile * held // tiles
+                row = [0.0] * lk
                 for j in keys[own * s.block : (own + 1) * s.block]:
-                    times[b, h, i, j] += 1.0
+                    row[j - cols[0]] += 1.0
                 for at in drawn:
                     if at // s.block != own:
-                        times[b, h, i, keys[at]] += len(seen) / s.samples
+                        row[keys[at] - cols[0]] += len(seen) / s.samples
+                times[b, h, i, cols[0] : cols[1]] = torch.tensor(row, dtype=times.dtype)
 
 
 MECHANISM = Mechanism(

@@ -117,26 +117,24 @@ def reference_landmark(
     j = torch.arange(lk, device=q.device)[None, :]
     ordinary = shown[:, None, None] & (j % c != c - 1)
     own = ordinary & (j // c == i.div(c, rounding_mode="floor")) & (j <= i)
+    # Inside of each block, a softmax over its ordinary keys; a short block at the end is filled up.
+    blocks = -(-lk // c)
+    fill = (0, blocks * c - lk)
+    by_block = torch.nn.functional.pad(ordinary, fill).view(-1, 1, 1, blocks, c)
+    filled = torch.nn.functional.pad(scores, fill).view(*scores.shape[:3], blocks, c)
+    inside = _softmax(filled.masked_fill(~by_block, float("-inf"))).flatten(-2)[..., :lk]
     # The gate of an earlier block stands in the column of its landmark.
-    gate = torch.zeros_like(own)
-    inside = torch.zeros_like(scores)
-    for h in range(lk // c):
-        cols = slice(h * c, h * c + c - 1)
-        seen = ordinary[..., cols].expand(*scores.shape[:3], c - 1)
-        inside[..., cols] = _softmax(scores[..., cols].masked_fill(~seen, float("-inf")))
-        readable = shown[:, h * c + c - 1] & ordinary[:, 0, 0, cols].any(dim=-1)
-        gate[..., h * c + c - 1] = readable[:, None, None] & (h < i[:, 0].div(c, rounding_mode="floor"))
+    with_keys = by_block.any(dim=-1).repeat_interleave(c, dim=-1)[..., :lk]
+    gate = shown[:, None, None] & (j % c == c - 1) & (j // c < i.div(c, rounding_mode="floor")) & with_keys
     gate = gate.expand(scores.shape)
     if top_k is not None:
         ranked = scores.masked_fill(~gate, float("-inf")).argsort(dim=-1, descending=True)
         rank = torch.empty_like(ranked).scatter_(-1, ranked, torch.arange(lk, device=q.device).expand(ranked.shape))
         gate = gate & (rank < top_k)
     shares = _softmax(scores.masked_fill(~(own | gate), float("-inf")))
-    weights = torch.where(own, shares, torch.zeros_like(shares))
-    for h in range(lk // c):
-        of_block = torch.where(gate, shares, torch.zeros_like(shares))[..., h * c + c - 1, None]
-        cols = slice(h * c, h * c + c - 1)
-        weights[..., cols] = weights[..., cols] + of_block * inside[..., cols]
+    of_block = torch.nn.functional.pad(torch.where(gate, shares, torch.zeros_like(shares)), fill)
+    of_key = of_block[..., c - 1 :: c].repeat_interleave(c, dim=-1)[..., :lk]
+    weights = torch.where(own, shares, torch.zeros_like(shares)) + of_key * inside
     return torch.einsum("bhij,bhjd->bhid", weights, v).to(dtype)
 
 

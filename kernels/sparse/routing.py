@@ -102,9 +102,9 @@ def routing_attention(
     # Each query gets the mean over the clusters in which it sees a key.
     into = of_query.flatten(2)
     counts = torch.zeros(batch, heads, lq, dtype=to, device=q.device)
-    counts.scatter_add_(2, into, (lse != float("-inf")).to(to).view(into.shape))
+    counts.scatter_add_(2, into, (lse != float("-inf")).to(to).reshape(into.shape))
     total = torch.zeros(batch, heads, lq, v.shape[3], dtype=to, device=q.device)
-    total = total.scatter_add(2, into[..., None].expand(-1, -1, -1, v.shape[3]), o.view(*into.shape, v.shape[3]))
+    total = total.scatter_add(2, into[..., None].expand(-1, -1, -1, v.shape[3]), o.reshape(*into.shape, v.shape[3]))
     return (total / counts.clamp_min(1.0)[..., None]).to(dtype)
 
 

@@ -91,6 +91,14 @@ def test_a_larger_window_errs_less() -> None:
     assert errors[-1] < 1e-12
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_windows_of_several_tiles_that_are_not_all_full(causal: bool) -> None:
+    (q, k, v), g = random_qkv(270, 263, seed=14, batch=1, d=4, dv=3)
+    mask = torch.rand(1, 263, generator=g) < 0.8
+    got, want = (run(q, k, v, clusters=2, causal=causal, key_mask=mask, backend=b) for b in ("torch", "reference"))
+    assert relative(got, want) < 1e-12
+
+
 def test_a_seed_gives_the_same_clusters() -> None:
     (q, k, v), _ = random_qkv(64, 64, seed=8)
     first = run(q, k, v, seed=3)
