@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels import KernelError, attention, describe
+from kernels.engines.plan import plan_from_lists
 from kernels.engines.rules import Call, Rule, boolean
 from kernels.masks import MASKS
 from kernels.triton.block_sparse import ruled_attention
-from kernels.triton.block_sparse_lists import Lists, schedule
+from kernels.triton.block_sparse_lists import Lists, schedule, schedule_of
 from kernels.windows.elastic_window import elastic_window
 from kernels.windows.power import power
 from kernels.windows.sliding_window import sliding_window
@@ -195,6 +196,40 @@ def test_lists_and_bits_are_the_mask_both_ways(
                 got[group, tile * m : (tile + 1) * m, block * n : (block + 1) * n] += seen
         assert torch.equal(got[:, :lq, :lk], want.long())
         assert not bool(got[:, :, lk:].any())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    lengths=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    cut=st.sampled_from([(8, 1), (64, 2), (5, 7), (64, 63), (32, 32)]),
+    blocks=st.sampled_from([(32, 32), (64, 32), (128, 64)]),
+)
+def test_chosen_blocks_are_the_same_cut_into_other_sizes(
+    seed: int, lengths: tuple[int, int], cut: tuple[int, int], blocks: tuple[int, int]
+) -> None:
+    (lq, lk), (m, n) = lengths, blocks
+    g = torch.Generator().manual_seed(seed)
+    call = Call(heads=2, lq=lq, lk=lk, causal=True, device=torch.device("cpu"), offset=lk - lq)
+    tiles, listed = -(-lq // cut[0]), -(-lk // cut[1])
+    chosen = torch.rand(2, tiles, listed, generator=g) < 0.5
+    i, j = torch.arange(lq)[:, None], torch.arange(lk)
+    causal = j <= i + call.offset
+    want = chosen[:, i // cut[0], j // cut[1]] & causal
+    by_tile = torch.nn.functional.pad(causal, (0, listed * cut[1] - lk, 0, tiles * cut[0] - lq), value=True)
+    by_tile[:, lk:] = False
+    whole = by_tile.view(tiles, cut[0], listed, cut[1]).all(dim=3).all(dim=1) & chosen
+    index = torch.where(chosen, torch.arange(listed), -1)
+    plan = plan_from_lists(index, whole, blocks=listed, block_q=cut[0], block_k=cut[1])
+    made = schedule_of(plan, lambda h, i, j: j <= i, call, block_m=m, block_n=n)
+    masks = ((made.bits[..., None] >> torch.arange(32)) & 1).flatten(2).bool()
+    got = torch.zeros(2, made.tiles * m, made.blocks * n, dtype=torch.int64)
+    for lists, all_seen in ((made.full, True), (made.part, False)):
+        for row, e, block in items(lists):
+            head, tile = divmod(row, made.tiles)
+            got[head, tile * m : (tile + 1) * m, block * n : (block + 1) * n] += 1 if all_seen else masks[e].long()
+    assert torch.equal(got[:, :lq, :lk], want.long())
+    assert not bool(got[:, :lq, lk:].any())
 
 
 def items(lists: Lists) -> list[tuple[int, int, int]]:
