@@ -61,7 +61,8 @@ def main() -> None:
         "# Joint paths beside the same marginals drawn independently",
         "",
         "`python -m benchmarks.joint_paths --data FOLDER`, seed 0: the bundled model, demand, 12 steps, 400 paths, "
-        "200 windows of the last 20 % of each series. Ratios below 1 say what the joint distribution gains; 5 % above would be exact.",
+        "200 windows of the last 20 % of each series. Ratios below 1 say what "
+        "the joint distribution gains; 5 % above would be exact.",
         "",
         "| series | energy score | pinball of the largest value's 0.95 quantile | above it: joint | independent |",
         "|---|---:|---:|---:|---:|",
