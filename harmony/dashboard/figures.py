@@ -297,15 +297,13 @@ def shown_candidates(snapshot: Snapshot) -> list[Json]:
     at = max(0, int(np.searchsorted(decision.candidates.replicas, decision.replicas, side="right")) - 1)
     start = max(0, min(at - CANDIDATES // 2, len(decision.candidates) - CANDIDATES))
     part = decision.candidates[start : start + CANDIDATES]
-    cap = 1.0 if math.isnan(decision.price) else snapshot.record.before.cap  # a price may take more at a time
-    most = seen.objective.epsilon * cap
     rows = zip(*(getattr(part, name).tolist() for name in columns), strict=True)
     return [
         row
         | {
             "chosen": row["replicas"] == decision.replicas,
             "present": row["replicas"] == seen.ordered,
-            "keeps": row["violation_probability"] <= most * (1 + 1e-9),
+            "keeps": row["violation_probability"] <= snapshot.most_risk * (1 + 1e-9),
         }
         for row in (dict(zip(columns, values, strict=True)) for values in rows)
     ]

@@ -36,6 +36,11 @@ class FleetTableRow:
     demand: float | None
     spark: str
 
+    @property
+    def is_above_by_chance(self) -> bool:
+        """Whether more was violated than the objective allows, by no more than chance explains."""
+        return self.real is not None and self.real > self.epsilon and not self.snapshot.breaks_objective
+
 
 @dataclass(frozen=True, slots=True)
 class FleetColumn:
@@ -135,6 +140,7 @@ class FleetTable:
     shadow_violated: int
     real_beside: int
     objectives_kept: int
+    objectives_above: int
     objectives: int
 
 
@@ -220,7 +226,8 @@ def fleet(snapshots: Iterable[Snapshot], asked: FleetQuery, ages: Ages) -> Fleet
         shadow_steps=sum(c.shadow_steps for c in counts),
         shadow_violated=sum(c.shadow_violated for c in counts),
         real_beside=sum(c.real_beside for c in counts),
-        objectives_kept=sum((r.real or 0.0) <= r.epsilon for r in judged),
+        objectives_kept=sum(not r.snapshot.breaks_objective for r in judged),
+        objectives_above=sum(r.is_above_by_chance for r in judged),
         objectives=len(judged),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harmony.model.decision import Reason
 from harmony.serving import Snapshot
-from harmony.serving.words import duration
+from harmony.serving.words import allowed, chance, duration, percent
 
 __all__ = ["LEVELS", "STALE_S", "Ages", "ServiceState", "service_state"]
 
@@ -61,7 +61,7 @@ def service_state(snapshot: Snapshot, ages: Ages) -> ServiceState:
     if ages.is_stale(snapshot):
         ago = duration(ages.age_s(snapshot))
         return ServiceState("bad", f"Stale for {ago}", f"No turn since {ago}; nothing here is current.")
-    return _trouble(snapshot) or _limits(snapshot) or _movement(snapshot)
+    return _trouble(snapshot) or _limits(snapshot) or _above(snapshot) or _movement(snapshot)
 
 
 def _trouble(snapshot: Snapshot) -> ServiceState | None:
@@ -94,6 +94,22 @@ def _limits(snapshot: Snapshot) -> ServiceState | None:
         return ServiceState("warn", "At the maximum", f"{decision.unconstrained} replicas are wanted.")
     if decision.reason is Reason.WARMING_UP:
         return ServiceState("info", "Warming up", "Too little history for a forecast yet.")
+    return None
+
+
+def _above(snapshot: Snapshot) -> ServiceState | None:
+    """What is above the objective: the figures that pages show in red."""
+    objective, counts = snapshot.record.observation.objective, snapshot.violations
+    if counts is not None and counts.real_rate is not None and snapshot.breaks_objective:
+        share = percent(counts.real_rate, objective.epsilon)
+        detail = f"{share} of {counts.real_steps} steps were violated by the real replicas since counting began; the "
+        detail += f"objective allows {allowed(objective.epsilon)}, and chance does not explain it."
+        return ServiceState("warn", "Objective not kept", detail)
+    if snapshot.states_too_much:
+        decision = snapshot.record.decision
+        risk = chance(decision.violation_probability, decision.paths, snapshot.most_risk)
+        detail = f"Stated risk {risk}; one decision may take {allowed(snapshot.most_risk)}."
+        return ServiceState("warn", "Stated risk too high", detail)
     return None
 
 

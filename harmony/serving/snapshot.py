@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from forecasting.panel import FloatArray
-from harmony.decision.agreement import Agreement
+from harmony.decision.agreement import Agreement, Judgement, agreement
 from harmony.decision.bill import bill_per_hour, idle_per_hour
 from harmony.decision.guards import GuardMemory
+from harmony.decision.rule import lead_window
 from harmony.loop.violations import ViolationCounts
 from harmony.model.authority import Mode
 from harmony.model.objective import Behavior
@@ -110,6 +112,26 @@ class Snapshot:
     def idle_per_hour(self) -> float:
         """The part of `bill_per_hour` for replicas that present demand does not need; NaN where demand is absent."""
         return idle_per_hour(self.ordered, self.record.observation)
+
+    @property
+    def most_risk(self) -> float:
+        """The most risk that one decision may state: the objective, or its cap where a price decides."""
+        by_price = not math.isnan(self.record.decision.price)
+        return self.record.observation.objective.epsilon * (self.record.before.cap if by_price else 1.0)
+
+    @property
+    def states_too_much(self) -> bool:
+        """Whether the recommended count's stated risk is more than that; False where none is stated."""
+        return self.record.decision.violation_probability > self.most_risk * (1 + 1e-9)
+
+    @property
+    def breaks_objective(self) -> bool:
+        """Whether the real replicas have violated more than the objective allows, beyond chance."""
+        counts, seen = self.violations, self.record.observation
+        if counts is None or not (counts.real_rate or 0.0) > seen.objective.epsilon:
+            return False
+        found = agreement(seen.objective.epsilon, counts.real_violated, counts.real_steps, lead_window(seen))
+        return found is not None and found.judgement is Judgement.UNDERSTATED
 
     @property
     def recommended(self) -> int:

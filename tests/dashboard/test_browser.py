@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from harmony.loop.violations import ViolationCounts
 from tests.api.serving import key_for
 from tests.dashboard.conftest import Tabs
-from tests.dashboard.site import CLOSED, MARKUP, Site, running
+from tests.dashboard.site import CLOSED, MARKUP, Site, running, snapshot
 
 CHAT = "/services/serving/chat"
 FAN = "document.getElementById('plot-demand').data"
@@ -223,6 +224,17 @@ def test_the_theme_is_kept(tabs: Tabs) -> None:
     page.goto(page.url.replace(CHAT, "/about"))
     assert page.evaluate(colour) != light
     expect(page.get_by_role("link", name="Dark")).to_have_attribute("aria-current", "true")
+
+
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_no_column_of_the_fleet_is_cut_off(tabs: Tabs, site: Site, width: int) -> None:
+    violated = ViolationCounts(12_500, 1_630, 12_500, 630, 1_600)
+    site.hub.publish([snapshot(site, "serving/assistant", violations=violated, gpu_hours_saved=12_345.6)])
+    site.hub.publish([], gone=["research/lab"])  # whose unit is markup
+    page = tabs.open("/", viewport={"width": width, "height": 900})
+    expect(page.locator("[id='row-serving/assistant'] .state")).to_have_text("Objective not kept")
+    card = page.locator(".card.scroll")
+    assert card.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
 
 
 @pytest.mark.parametrize("path", ["/", CHAT, "/services/research/lab", "/services/search/rerank", "/about", "/reports"])

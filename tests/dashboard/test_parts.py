@@ -16,6 +16,7 @@ from harmony.dashboard.sessions import Sessions
 from harmony.dashboard.sliders import sliders
 from harmony.dashboard.states import Ages, service_state
 from harmony.dashboard.trail import Trail
+from harmony.loop.violations import ViolationCounts
 from harmony.model.decision import Reason, Tried
 from harmony.serving import Snapshot
 from harmony.serving.points import Point
@@ -29,7 +30,8 @@ NOW = Ages(builders.NOON_S)
 def deciding(reason: Reason, **changes: object) -> Snapshot:
     """A snapshot whose decision has that reason."""
     turn = builders.record()
-    turn = replace(turn, decision=replace(turn.decision, reason=reason, replicas=10))
+    stated = {"violation_probability": changes.pop("risk", 0.04), "price": changes.pop("price", math.nan)}
+    turn = replace(turn, decision=replace(turn.decision, reason=reason, replicas=10, **stated))  # type: ignore[arg-type]
     return builders.snapshot(record=turn, **({"ordered": 10, "ready": 10, "desired": 10} | changes))
 
 
@@ -58,6 +60,22 @@ def deciding(reason: Reason, **changes: object) -> Snapshot:
 def test_the_most_urgent_thing_is_said(snapshot: Snapshot, level: str, text: str) -> None:
     state = service_state(snapshot, NOW)
     assert (state.level, state.text) == (level, text)
+
+
+@pytest.mark.parametrize(("violated", "kept", "above", "attention"), [(200, 1, 0, 0), (210, 1, 1, 0), (500, 0, 0, 1)])
+def test_what_is_red_calls_for_attention_and_chance_is_neither(
+    violated: int, kept: int, above: int, attention: int
+) -> None:
+    """Of 4000 steps 5 % may be violated: 210 of them is within chance, 500 is not."""
+    shown = fleet([builders.snapshot(violations=ViolationCounts(4000, violated))], FleetQuery(), NOW)
+    assert (shown.objectives_kept, shown.objectives_above, shown.attention) == (kept, above, attention)
+    assert shown.rows[0].snapshot.breaks_objective == (shown.rows[0].state.text == "Objective not kept")
+
+
+def test_a_price_may_take_more_than_the_objective_at_a_time() -> None:
+    assert service_state(deciding(Reason.FORECAST, risk=0.06), NOW).text == "Stated risk too high"
+    assert service_state(deciding(Reason.FORECAST, risk=0.06, price=92.8), NOW).text == "Steady"
+    assert service_state(deciding(Reason.FORECAST, risk=0.26, price=92.8), NOW).text == "Stated risk too high"
 
 
 def test_overdue_turns_are_stale_whatever_else() -> None:
@@ -190,18 +208,21 @@ def test_what_else_was_tried_is_a_table_of_what_would_have_been() -> None:
     """Every family's best with what it would have cost by the hour, and why it is (not) in force."""
     turn = builders.record()
     tried = Tried(
-        np.array(["price on ridge", "price on forecast", "reactive", "percentile"]),
-        np.array(["a", "b", "c", "d"]),
-        np.array([10.0, 12.0, 9.7, 8.0]),
-        np.array([0.009, 0.01, 0.01, 0.02]),
+        np.array(["price on ridge", "price on forecast", "reactive", "percentile", "percentile 90"]),
+        np.array(["a", "b", "c", "d", "e"]),
+        np.array([10.0, 12.0, 9.7, 8.0, 30.2]),
+        np.array([0.009, 0.01, 0.01, 0.02, 0.001]),
         allowed=0.01,
     )
     rows = page_of(
         builders.snapshot(record=replace(turn, decision=replace(turn.decision, tried=tried))), Course([]), NOW
     ).tried
     hourly = turn.observation.objective.replica_price_per_hour
-    assert [r["cost"] for r in rows] == pytest.approx([10.0 * hourly, 12.0 * hourly, 9.7 * hourly, 8.0 * hourly])
+    assert [r["cost"] for r in rows] == pytest.approx(
+        [10.0 * hourly, 12.0 * hourly, 9.7 * hourly, 8.0 * hourly, 30.2 * hourly]
+    )
     assert [r["why"] for r in rows] == [
         "in force", "needs 20 % more", "saves too little: a rule of thumb must save 5 %", "breaks the budget",
+        "needs 202 % more",
     ]  # fmt: skip
     assert page_of(builders.snapshot(), Course([]), NOW).tried == []

@@ -38,7 +38,8 @@ def why_not(tried: Tried, row: int) -> str:
     if not keeps[row]:
         return "breaks the budget"
     if replicas > own:
-        return f"needs {100 * (replicas / own - 1):.2g} % more"
+        more = 100 * (replicas / own - 1)
+        return f"needs {more:.2g} % more" if more < 99.5 else f"needs {more:.0f} % more"
     saves = 1 - replicas / own
     if saves == 0 and tried.violated[row] == tried.violated[0]:
         return "the same so far"
