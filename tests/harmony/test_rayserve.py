@@ -68,6 +68,12 @@ def test_what_is_no_address_is_refused_when_it_is_deployed(url: str, service: st
 
 
 @pytest.fixture
+def site() -> Iterator[Site]:
+    with running() as made:
+        yield made
+
+
+@pytest.fixture
 def closed() -> Iterator[Site]:
     with running(CLOSED) as site:
         yield site
@@ -116,42 +122,43 @@ def test_the_recommendation_of_a_real_server_is_followed_until_it_is_old(
 @pytest.mark.skipif(
     importlib.util.find_spec("grpc_reflection") is None, reason="Ray Serve is not installed: pip install 'ray[serve]'"
 )
-def test_serve_scales_a_deployment_to_what_is_recommended() -> None:
-    """In Serve's own controller: the class is made there from its arguments, asked, and obeyed."""
-    import ray
-    from ray import serve
+def test_serves_autoscaling_keeps_makes_and_obeys_the_policy(site: Site) -> None:
+    """By Serve's own code, without its processes: kept by value, made of its arguments, asked, its answer held by
+    nothing with delays of 0."""
+    from ray.serve._private.autoscaling_state import _apply_autoscaling_config, _resolve_policy_callable
+    from ray.serve._private.common import DeploymentID
+    from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-    with running() as site:
-        site.clock.now = time.time()  # noqa: TID251 - Serve has no other clock
-        site.tick()
-        wanted = chat(site).recommended
+    site.clock.now = time.time()  # noqa: TID251 - the policy's clock is the machine's
+    site.tick()
+    wanted = chat(site).recommended
+    config = AutoscalingConfig(
+        min_replicas=1,
+        max_replicas=40,
+        upscale_delay_s=0.0,
+        downscale_delay_s=0.0,
+        policy={
+            "policy_function": "harmony.rayserve:HarmonyPolicy",
+            "policy_kwargs": {"url": site.url, "service": "serving/chat", "every_s": 0.1, "stale_s": 3600.0},
+        },
+    )
+    policy = _apply_autoscaling_config(_resolve_policy_callable(config.policy))
 
-        @serve.deployment(
-            ray_actor_options={"num_cpus": 0.01},
-            autoscaling_config={
-                "min_replicas": 1,
-                "max_replicas": wanted + 1,
-                "upscale_delay_s": 0.0,
-                "downscale_delay_s": 0.0,
-                "policy": {
-                    "policy_function": "harmony.rayserve:HarmonyPolicy",
-                    "policy_kwargs": {"url": site.url, "service": "serving/chat", "every_s": 1.0, "stale_s": 3600.0},
-                },
-            },
-        )
-        class Echo:
-            def __call__(self) -> str:
-                return "here"
+    def asked(target: int) -> tuple[int, dict[str, Any]]:
+        context = AutoscalingContext(
+            deployment_id=DeploymentID("Chat", "chat"), deployment_name="Chat", app_name="chat",
+            current_num_replicas=target, target_num_replicas=target, running_replicas=[], total_num_requests=3.0,
+            total_queued_requests=0.0, aggregated_metrics=None, raw_metrics=None, capacity_adjusted_min_replicas=1,
+            capacity_adjusted_max_replicas=40, policy_state={}, last_scale_up_time=None, last_scale_down_time=None,
+            current_time=None, config=config,
+        )  # fmt: skip
+        count, state = policy(context)
+        return count, state
 
-        ray.init(num_cpus=2, include_dashboard=False)
-        try:
-            serve.run(Echo.bind(), name="echo", route_prefix=None)
-            for _ in range(600):
-                states = serve.status().applications["echo"].deployments["Echo"].replica_states
-                if sum(states.values()) == wanted:
-                    break
-                time.sleep(0.5)
-            assert sum(states.values()) == wanted
-        finally:
-            serve.shutdown()
-            ray.shutdown()
+    assert asked(4)[0] == 4
+    for _ in range(600):
+        if asked(4)[1]["harmony"] == "as recommended":
+            break
+        time.sleep(0.1)
+    assert asked(4)[0] == wanted
+    assert asked(40)[0] == wanted  # downwards, too
