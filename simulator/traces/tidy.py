@@ -6,6 +6,7 @@ stands in the file if `write_trace` made it. Unsaid, the first column is the dem
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,20 @@ from simulator.traces.wide import stem
 
 __all__ = ["ColumnEntry", "map_panel", "parse_column", "read_tidy", "time_column_of"]
 
-_TIME_NAMES = ("timestamp", "time", "datetime", "date", "ts", "ds", "t", "timestamps", "date_time", "unixtime", "epoch")
+_TIME_NAMES = (
+    "timestamp",
+    "time",
+    "datetime",
+    "date",
+    "ts",
+    "ds",
+    "t",
+    "timestamps",
+    "date_time",
+    "unixtime",
+    "epoch",
+    "when",
+)
 COUNTERS = ("_total", "_count", "_sum")
 """How Prometheus names what only rises."""
 
@@ -41,8 +55,8 @@ def time_column_of(table: Table, wanted: str | None = None) -> str:
             if column.strip().lower() == usual:
                 return column
     raise DataError(
-        f"{table.name}: no time column ({', '.join(_TIME_NAMES[:4])}, ...); name it, the columns are: "
-        + ", ".join(table.header[:12])
+        f"{table.name}: no time column ({', '.join(_TIME_NAMES[:4])}, ...); name it, such as --time-column "
+        f"{shlex.quote(table.header[0]) if table.header else 'NAME'}; the columns are: {', '.join(table.header[:12])}"
     )
 
 

@@ -145,7 +145,10 @@ MISTAKES = {
     "not a time": (GOOD.replace("2026-01-05T00:01:00Z", "noon"), "line 3, column 'time': 'noon' is not a time"),
     "no time": (GOOD.replace("2026-01-05T00:01:00Z", ""), "line 3, column 'time': '' is not a time"),
     "mixed zones": (GOOD.replace("00:01:00Z", "00:01:00"), "line 3: some times have a zone"),
-    "no time column": (GOOD.replace("time", "hour"), "no time column .* the columns are: hour, rps, gpu"),
+    "no time column": (
+        GOOD.replace("time", "hour"),
+        "no time column .* such as --time-column hour; the columns are: hour, rps, gpu",
+    ),
     "infinite": (GOOD.replace(",2,", ",inf,"), "line 3, column 'rps': infinite"),
     "ragged": (GOOD.replace(",2,", ",2,5,"), "line 3: 4 fields, but the header has 3"),
     "cut short": (GOOD[:-4], "line 4: 2 fields|line 4"),
