@@ -38,6 +38,7 @@ A ratio is the geometric mean over the series of a set; below 1 is better. In br
 lie when windows are drawn again, the same for both methods, in stretches of one horizon. Windows nearer than a day are
 alike beyond that, so the truth is a little less certain. `harmony_base` learns nothing of a series, but its bundled
 weights come from public traces, the first 55 % of the rows of most of these series among them (no row that is scored).
+A cell is empty where a method was not run on every series of the set; the best rival is the best of those that were.
 """
 
 
