@@ -66,7 +66,9 @@ def test_dragging_over_a_chart_zooms_and_links_lead_back(tabs: Tabs, site: Site)
     page = tabs.open(CHAT)
     live(page)
     drawn(page)
-    box = page.locator("#plot-demand .nsewdrag").first.bounding_box()
+    surface = page.locator("#plot-demand .nsewdrag").first
+    surface.scroll_into_view_if_needed()
+    box = surface.bounding_box()
     assert box is not None
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + 0.2 * box["width"], y)
