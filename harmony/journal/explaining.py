@@ -117,6 +117,10 @@ def _problem(stored: StoredDecision) -> str:
     return ""
 
 
+TOLD_LATER = frozenset({"held_for_s"})
+"""What follows from the rest and older journals did not keep: absent there, it is no difference."""
+
+
 # ---- comparing -----------------------------------------------------------------------------------------------
 def _differences(stored: Decision, again: Decision, rounded: bool) -> list[Difference]:
     """Every field that is told, to the last bit."""
@@ -135,6 +139,8 @@ def _differences(stored: Decision, again: Decision, rounded: bool) -> list[Diffe
 
 
 def _same(told: Field, mine: Any, new: Any) -> bool:  # noqa: ANN401
+    if told.name in TOLD_LATER and isinstance(mine, float) and math.isnan(mine):
+        return True
     if told.shape is Shape.NUMBER and mine is not None and new is not None:
         return bool(mine == new or (math.isnan(mine) and math.isnan(new)))
     return bool(mine == (whole(new) if told.shape is Shape.WHOLE and new is not None else new))

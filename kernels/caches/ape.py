@@ -52,6 +52,8 @@ def ape_attention(
     if at is None:
         return sdpa_attention(q, k, v, causal=causal, key_mask=key_mask, scale=scale)
     offset = k.shape[2] - q.shape[2]
+    given_type, to = q.dtype, compute_dtype(q)
+    q, k, v = q.to(to), k.to(to), v.to(to)
 
     def part(start: int, stop: int, by: float) -> tuple[Tensor, Tensor]:
         mask = None if key_mask is None else key_mask[:, start:stop]
@@ -61,7 +63,7 @@ def ape_attention(
     o, lse = part(*at, temperature)
     rest = [part(a, b, 1.0) for a, b in ((0, at[0]), (at[1], k.shape[2])) if b > a]
     weighed = torch.where(lse == float("-inf"), lse, share * temperature * lse.masked_fill(lse == float("-inf"), 0.0))
-    return merge((o, weighed), *rest)[0]
+    return merge((o, weighed), *rest)[0].to(given_type)
 
 
 def reference_ape(

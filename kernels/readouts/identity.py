@@ -53,7 +53,9 @@ def identity_attention(
 
     A hidden token has no own value: its row is (1 - u) times what it sees.
     """
-    return soft_identity(sdpa_attention(q, k, v, causal=causal, key_mask=key_mask, scale=scale), v, u)
+    to = compute_dtype(q)  # so that the blend alone is rounded, not what goes into it
+    wide = q.to(to), k.to(to), v.to(to)
+    return soft_identity(sdpa_attention(*wide, causal=causal, key_mask=key_mask, scale=scale), wide[2], u).to(q.dtype)
 
 
 def reference_identity(

@@ -88,6 +88,8 @@ def sink_attention(
     if not bool(given.any()):
         return sdpa_attention(q, k, v, causal=causal, key_mask=key_mask, scale=scale)
     batch, count, lq, _ = q.shape
+    given_type, to = q.dtype, compute_dtype(q)
+    q, k, v = q.to(to), k.to(to), v.to(to)
     # Heads have sinks of their own: each is a sequence with a mask.
     flat = q.flatten(0, 1)[:, None], k.flatten(0, 1)[:, None], v.flatten(0, 1)[:, None]
     sink = given.flatten(0, 1)
@@ -99,9 +101,8 @@ def sink_attention(
     apart = torch.where(alone | (l_sink == float("-inf")), 0.0, l_sink) - l_rest.masked_fill(alone, 0.0)
     mass = torch.sigmoid(apart).masked_fill(l_sink == float("-inf"), 0.0)
     on_sinks = torch.where(alone, 1.0, beta * mass)[..., None]
-    to = compute_dtype(q)
-    out = on_sinks * o_sink.to(to) + (1.0 - on_sinks) * o_rest.to(to)
-    return out.view(batch, count, lq, v.shape[3]).to(q.dtype)
+    out = on_sinks * o_sink + (1.0 - on_sinks) * o_rest
+    return out.view(batch, count, lq, v.shape[3]).to(given_type)
 
 
 def reference_sinks(

@@ -43,8 +43,10 @@ def style_attention(
         gamma: how much of the content's own query stays, 0 to 1.
         tau: factor on the scores, positive; `style_temperature` measures it.
     """
-    mixed = _mixed(q, query, gamma, tau)
-    return sdpa_attention(mixed, k, v, causal=causal, key_mask=key_mask, scale=tau * scale)
+    to = compute_dtype(q)  # a mixed query that is rounded is another query
+    mixed = _mixed(q.to(to), None if query is None else query.to(to), gamma, tau)
+    out = sdpa_attention(mixed, k.to(to), v.to(to), causal=causal, key_mask=key_mask, scale=tau * scale)
+    return out.to(q.dtype)
 
 
 def reference_style(
