@@ -61,6 +61,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "harmony traces convert": ("day.csv", "made.parquet"),
     "harmony traces generate": ("--days", "1", "--out", "made.csv"),
     "harmony train": ("day.csv", "--out", "model", "--steps", "1", "--horizon", "2", "--lookback", "24"),
+    "harmony windows": ("dense", "hours.csv", "--out", "windows.json"),
     "harmony forecast": ("day.csv", "--horizon", "2", "--samples", "20"),
     "harmony evaluate": ("traces", "days", "--method", "last_value", "--samples", "20"),
     "harmony bench kernels": ("--methods", "mala", "--lengths", "64", "--no-backward"),
@@ -102,6 +103,7 @@ def made(folder: Path, wheel: Path, *extras: str) -> Fresh:
     (one.folder / "day.csv").write_text("timestamp,rps\n" + rows)
     (one.folder / "fleet.yaml").write_text(FLEET)
     (one.folder / "slo.yaml").write_text(SLO)
+    (one.folder / "hours.csv").write_text("timestamp,rps\n" + "".join(rows.splitlines(keepends=True)[:400]))
     (one.folder / "days").mkdir()
     (one.folder / "days" / "day.csv").write_text("timestamp,rps\n" + rows)
     return one
@@ -111,6 +113,9 @@ def made(folder: Path, wheel: Path, *extras: str) -> Fresh:
 def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
     one = made(tmp_path_factory.mktemp("base") / "env", wheel)
     done = one.harmony("replay", "day.csv", "--policy", "static", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    tiny = ("--steps", "1", "--horizon", "2", "--lookback", "96", "--patch", "2")
+    done = one.harmony("train", "hours.csv", "--out", "dense", "--temporal-attention", "sdpa", *tiny)
     assert done.returncode == 0, done.stderr
     return one
 
