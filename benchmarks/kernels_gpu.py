@@ -25,8 +25,9 @@ from pathlib import Path
 import torch
 
 from harmony.cli.bench import heading, line
-from kernels.bench import BenchSettings, measure_ceilings, measure_rows, seconds
+from kernels.bench import BenchSettings, measure_ceilings, measure_rows
 from kernels.engines.rules import Call
+from kernels.lab.clock import seconds
 from kernels.triton.linear_work import features_work, scan_work
 from kernels.triton.support import installed
 from kernels.windows.power import power

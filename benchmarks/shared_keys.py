@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from kernels import attention, describe
-from kernels.bench import peak_bytes, seconds
+from kernels.lab.clock import peak_bytes, seconds
 
 HEADS, LENGTH, WINDOW = 8, 16_384, 256
 METHODS = {

@@ -1,6 +1,7 @@
 """What attention costs on this machine: time, memory, achieved rates and error of every mechanism.
 
-Time is the shortest of some runs on the clock, after one that is not counted. Memory is the most that was allocated
+Time is the shortest of some runs, after one that is not counted: on the clock, or with one thread on a CPU its
+processor time, which is the same where nobody else computes. Memory is the most that was allocated
 at once during one call beyond what was there before it, from PyTorch's own record of every allocation and release
 (temporaries inside its operations included; scratch space of the matrix library is not). The error is that against the
 mechanism's definition in float64, at a length at which the definition can be written out.
@@ -8,16 +9,17 @@ mechanism's definition in float64, at a length at which the definition can be wr
 
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels import KernelError, attention, available, describe
+from kernels.lab.clock import peak_bytes, seconds
+from kernels.lab.rows import machine
 from kernels.masks import MASKS
 from kernels.registry import Backend
 
@@ -27,11 +29,11 @@ __all__ = [
     "BenchSettings",
     "Ceilings",
     "check_causal",
+    "identity",
     "known_methods",
     "measure_ceilings",
     "measure_rows",
-    "peak_bytes",
-    "seconds",
+    "planned",
 ]
 
 DEFAULT_METHODS = (
@@ -49,7 +51,6 @@ LONGEST_DENSE = 16_384
 """Above this SDPA is left out on a CPU, where it would take minutes."""
 _DENSE = ("sdpa", "selective", "diffqkv")
 _ERROR_LENGTH = 512
-_RUNS, _ENOUGH_S = 5, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,11 @@ class BenchRow:
     threads: int
     causal: bool
     window: int
+    power_block: int
+    backward: bool
+    seed: int
+    backend: str | None
+    machine: str
     forward_ms: float
     backward_ms: float | None
     peak_bytes: int
@@ -135,21 +141,62 @@ def measure_ceilings(settings: BenchSettings) -> Ceilings:
     return Ceilings(flops_per_s=2.0 * side**3 / product, bytes_per_s=2.0 * x.nbytes / copy)
 
 
-def measure_rows(settings: BenchSettings, ceilings: Ceilings) -> Iterator[BenchRow]:
-    """One row per length and method, in that order; `KernelError` for a method that the settings do not fit."""
-    for length in settings.lengths:
-        q, k, v = _inputs(settings, length, settings.dtype)
-        dense: float | None = None
-        if settings.device == "cuda" or length <= LONGEST_DENSE:
-            dense = seconds(functools.partial(_run, "sdpa", settings, q, k, v), settings.device)
-        for method in settings.methods:
-            yield _row(method, settings, ceilings, (q, k, v), dense)
+def planned(settings: BenchSettings) -> list[tuple[int, str]]:
+    """The (length, method) of all rows, in the order in which they are measured."""
+    return [(length, method) for length in settings.lengths for method in settings.methods]
 
 
-def _row(method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor], dense: float | None) -> BenchRow:
-    """Everything about one method on the inputs given."""
+def identity(settings: BenchSettings, length: int, method: str) -> dict[str, Any]:
+    """The fields of a row that are settled before it is measured."""
+    s = settings
+    return {
+        "method": method,
+        "length": length,
+        "batch": s.batch,
+        "heads": s.heads,
+        "kv_heads": s.heads if s.kv_heads is None else s.kv_heads,
+        "head_dim": s.head_dim,
+        "dtype": str(s.dtype).removeprefix("torch."),
+        "device": s.device,
+        "threads": torch.get_num_threads(),
+        "causal": s.causal,
+        "window": s.window,
+        "power_block": s.power_block,
+        "backward": s.backward,
+        "seed": s.seed,
+        "backend": s.backend,
+        "machine": machine(s.device),
+    }
+
+
+def measure_rows(
+    settings: BenchSettings,
+    ceilings: Ceilings,
+    kept: Callable[[dict[str, Any]], Mapping[str, Any] | None] | None = None,
+) -> Iterator[BenchRow]:
+    """One row for each of `planned`, in that order; `KernelError` for a method that the settings do not fit.
+
+    `kept(identity)` gives the fields of a row that was measured before, which is then not measured again.
+    """
+    dense: dict[int, float | None] = {}
+    for length, method in planned(settings):
+        asked = identity(settings, length, method)
+        before = None if kept is None else kept(asked)
+        if before is not None:
+            yield BenchRow(**{name: before[name] for name in BenchRow.__dataclass_fields__})
+            continue
+        qkv = _inputs(settings, length, settings.dtype)
+        if length not in dense:
+            measured = settings.device == "cuda" or length <= LONGEST_DENSE
+            dense[length] = seconds(partial(_run, "sdpa", settings, *qkv), settings.device) if measured else None
+        yield BenchRow(**asked, **_measured(method, settings, ceilings, qkv, dense[length]))
+
+
+def _measured(
+    method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor], dense: float | None
+) -> dict[str, Any]:
+    """Everything about one method on the inputs given that is not settled before."""
     q, k, v = qkv
-    length = q.shape[2]
     forward = seconds(lambda: _run(method, s, q, k, v), s.device)
     peak = peak_bytes(lambda: _run(method, s, q, k, v), s.device)
     backward, backward_peak = None, None
@@ -161,33 +208,22 @@ def _row(method: str, s: BenchSettings, ceilings: Ceilings, qkv: Sequence[Tensor
     flops = _flops(method, s, qkv) / forward
     # Every input read once and the output written once: what no implementation goes below.
     moved = (q.nbytes + k.nbytes + v.nbytes + q.nbytes) / forward
-    short = min(length, _ERROR_LENGTH)
-    return BenchRow(
-        method=method,
-        length=length,
-        batch=s.batch,
-        heads=s.heads,
-        kv_heads=k.shape[1],
-        head_dim=s.head_dim,
-        dtype=str(s.dtype).removeprefix("torch."),
-        device=s.device,
-        threads=torch.get_num_threads(),
-        causal=s.causal,
-        window=s.window,
-        forward_ms=1e3 * forward,
-        backward_ms=None if backward is None else 1e3 * backward,
-        peak_bytes=peak,
-        backward_peak_bytes=backward_peak,
-        input_bytes=q.nbytes + k.nbytes + v.nbytes,
-        sdpa_forward_ms=None if dense is None else 1e3 * dense,
-        times_faster_than_sdpa=None if dense is None else dense / forward,
-        flops_per_s=flops,
-        flops_of_ceiling=flops / ceilings.flops_per_s,
-        bytes_per_s=moved,
-        bytes_of_ceiling=moved / ceilings.bytes_per_s,
-        rel_error=_error(method, s, short),
-        rel_error_length=short,
-    )
+    short = min(q.shape[2], _ERROR_LENGTH)
+    return {
+        "forward_ms": 1e3 * forward,
+        "backward_ms": None if backward is None else 1e3 * backward,
+        "peak_bytes": peak,
+        "backward_peak_bytes": backward_peak,
+        "input_bytes": q.nbytes + k.nbytes + v.nbytes,
+        "sdpa_forward_ms": None if dense is None else 1e3 * dense,
+        "times_faster_than_sdpa": None if dense is None else dense / forward,
+        "flops_per_s": flops,
+        "flops_of_ceiling": flops / ceilings.flops_per_s,
+        "bytes_per_s": moved,
+        "bytes_of_ceiling": moved / ceilings.bytes_per_s,
+        "rel_error": _error(method, s, short),
+        "rel_error_length": short,
+    }
 
 
 def _options(method: str, s: BenchSettings, length: int) -> dict[str, object]:
@@ -224,50 +260,6 @@ def _train(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> None:
     """One call and the gradients of its sum."""
     leaves = [x.detach().requires_grad_() for x in qkv]
     torch.autograd.grad(_run(method, s, *leaves).sum(), leaves)
-
-
-def seconds(run: Callable[[], object], device: str) -> float:
-    """The shortest of a few runs, after one that is not counted."""
-
-    def once() -> float:
-        _wait(device)
-        start = time.perf_counter()
-        run()
-        _wait(device)
-        return time.perf_counter() - start
-
-    once()
-    found = [once()]
-    while len(found) < _RUNS and sum(found) < _ENOUGH_S:
-        found.append(once())
-    return min(found)
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def peak_bytes(run: Callable[[], object], device: str) -> int:
-    """The most bytes that were allocated at once during a run, beyond those before it."""
-    if device == "cuda":
-        _wait(device)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        _wait(device)
-        return int(torch.cuda.max_memory_allocated() - before)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as record:
-        run()
-    results = record.profiler.kineto_results if record.profiler is not None else None
-    if results is None:
-        raise AssertionError("the profiler recorded nothing")
-    changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for _, change in sorted(changes, key=lambda c: c[0]):
-        held += change
-        most = max(most, held)
-    return most
 
 
 def _flops(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> float:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from kernels.bench import BenchRow, BenchSettings, Ceilings
+    from kernels.lab.rows import RowFile
 
 __all__ = ["bench_app"]
 
@@ -46,14 +49,23 @@ def kernels(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; PyTorch's choice if left out.")] = None,
     backward: Annotated[bool, typer.Option(help="Measure the backward pass too.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File that rows are appended to as they are measured (JSON lines); what is in it is kept."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Time, memory, achieved rates and error of attention methods, beside PyTorch's dense one in the same run.
+
+    A row is printed as soon as it is measured. With --out it is appended to a file too; the same command then goes on
+    where it was stopped, and rows of the same settings are not measured again.
 
     Examples:
     `harmony bench kernels --methods sliding_window,mala --lengths 4096,16384 --threads 2`
 
     `harmony bench kernels --heads 32 --kv-heads 4 --no-backward`
+
+    `harmony bench kernels --lengths 1024,4096,16384 --out kernels.jsonl`
 
     `harmony bench kernels --device cuda --dtype bfloat16 --json`
     """
@@ -63,7 +75,8 @@ def kernels(
 
     from forecasting.errors import UsageError
     from kernels import KernelError
-    from kernels.bench import DEFAULT_METHODS, BenchSettings, check_causal, measure_ceilings, measure_rows
+    from kernels.bench import DEFAULT_METHODS, BenchSettings, check_causal
+    from kernels.lab.rows import RowFile
 
     if _one_of("device", device, _DEVICES) == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device is cuda but PyTorch finds no such device here; expected cpu")
@@ -89,22 +102,50 @@ def kernels(
     torch.set_num_threads(before if threads is None else threads)
     try:
         check_causal(settings.methods, causal)
-        ceilings = measure_ceilings(settings)
-        found = []
-        if not as_json:
-            print("\n".join(heading(settings, ceilings)))
-        for row in measure_rows(settings, ceilings):
-            found.append(row)
-            if not as_json:
-                print(line(row), flush=True)
-            elif sys.stderr.isatty():
-                print(line(row), file=sys.stderr, flush=True)
+        _speed(settings, RowFile(out), as_json)
     except KernelError as error:
         raise UsageError(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise UsageError(f"not enough memory on {device}: {str(error).splitlines()[0]}") from error
+    except KeyboardInterrupt:
+        if out is None:
+            raise
+        print(f"harmony: interrupted; what was measured is in {out}, and the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
     finally:
         torch.set_num_threads(before)
+
+
+def _speed(settings: BenchSettings, file: RowFile, as_json: bool) -> None:
+    """The table of `BenchRow`s, a line as soon as it is known; or all of them as JSON."""
+    from harmony.cli.showing import progress
+    from kernels.bench import Ceilings, identity, measure_ceilings, measure_rows, planned
+
+    # What a large product and a large copy reach does not depend on methods and shapes.
+    asked = {name: identity(settings, 0, "")[name] for name in ("dtype", "device", "threads", "machine")}
+    asked["study"] = "ceilings"
+    reached = file.kept(asked)
+    if reached is None:
+        reached = asked | dataclasses.asdict(measure_ceilings(settings))
+        file.append(reached)
+    ceilings = Ceilings(**{field.name: reached[field.name] for field in dataclasses.fields(Ceilings)})
+    rows = planned(settings)
+    weights = [length for length, _ in rows]
+    found: list[BenchRow] = []
+    if not as_json:
+        print("\n".join(heading(settings, ceilings)), flush=True)
+    with progress("bench", estimate=True) as report:
+        report(f"{rows[0][1]} at {rows[0][0]:,}", 0, sum(weights))
+        for row in measure_rows(settings, ceilings, lambda asked: file.kept({"study": "speed", **asked})):
+            found.append(row)
+            line_of = {"study": "speed", **row.to_json()}
+            if file.kept(line_of) is None:
+                file.append(line_of)
+            if not as_json:
+                print(line(row), flush=True)
+            done = len(found)
+            if done < len(rows):
+                report(f"{rows[done][1]} at {rows[done][0]:,}", sum(weights[:done]), sum(weights))
     if as_json:
         print(json.dumps([row.to_json() for row in found], indent=2, allow_nan=False))
 

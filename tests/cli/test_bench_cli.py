@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from harmony.cli.main import run
-from kernels import available, describe
-from kernels.bench import BenchSettings, known_methods, peak_bytes
+from kernels import available, bench, describe
+from kernels.bench import BenchSettings, known_methods
+from kernels.lab.clock import peak_bytes
 
 SMALL = ("--lengths", "48,33", "--heads", "2", "--head-dim", "8", "--window", "16", "--threads", "1")
 
@@ -78,6 +80,40 @@ def test_the_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not causal" in lines[0]
     assert [x.count("|") for x in lines[2:]] == [13] * 4
     assert lines[4].startswith("| `halo` | 48 |")
+
+
+def test_a_row_is_kept_as_soon_as_it_is_measured_and_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    measured: list[tuple[str, int]] = []
+    really = bench._measured
+
+    def some(method: str, settings: Any, ceilings: Any, qkv: Any, dense: Any) -> Any:
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append((method, qkv[0].shape[2]))
+        return really(method, settings, ceilings, qkv, dense)
+
+    asked = ["bench", "kernels", "--methods", "sdpa,mala", *SMALL, "--no-backward", "--out", str(out)]
+    monkeypatch.setattr(bench, "_measured", some)
+    assert run(asked) == 130
+    assert f"what was measured is in {out}" in capsys.readouterr().err
+    kept = out.read_text()
+    assert len(kept.splitlines()) == 1 + 3  # and the ceilings
+    measured.clear()
+    out.write_text(kept[:-20])  # the last line was not written to its end
+    assert run([*asked, "--json"]) == 0
+    assert measured == [("sdpa", 33), ("mala", 33)]
+    rows = json.loads(capsys.readouterr().out)
+    assert [(r["method"], r["length"]) for r in rows] == [("sdpa", 48), ("mala", 48), ("sdpa", 33), ("mala", 33)]
+    assert out.read_text().startswith("".join(kept.splitlines(keepends=True)[:-1]))
+    measured.clear()
+    assert run([*asked, "--window", "8", "--methods", "mala", "--lengths", "48"]) == 0
+    assert measured == [("mala", 48)]  # other settings are measured
+    out.write_text("no\n")
+    assert run(asked) == 2
+    assert "rows.jsonl, line 1 is no JSON; expected rows that" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels import attention, build
-from kernels.bench import peak_bytes
 from kernels.engines.plan import plan_from_spans
 from kernels.engines.rules import Call
+from kernels.lab.clock import peak_bytes
 from kernels.windows.power import power
 from tests.kernels.cases import random_qkv
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kernels import attention, build, describe
-from kernels.bench import peak_bytes
 from kernels.engines import cutting
 from kernels.engines.linear_scan import linear_scan
+from kernels.lab.clock import peak_bytes
 from tests.kernels.cases import CASES, Case, grads, random_qkv, relative, tolerance
 
 _SHARING = [p for p in CASES if describe(p.values[0].method).shares_keys]  # type: ignore[union-attr, arg-type]
