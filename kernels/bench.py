@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from kernels import KernelError, attention, available, describe
+from kernels.lab.choosing import Candidate, Kind, predicted
 from kernels.lab.clock import peak_bytes, seconds
+from kernels.lab.kinetics import Shape
 from kernels.lab.rows import machine
 from kernels.masks import MASKS
 from kernels.registry import Backend
@@ -74,6 +76,8 @@ class BenchSettings:
     seed: int = 0
     backend: Backend | None = None
     """Where a method has it; None takes what `attention` chooses."""
+    predict: bool = False
+    """Whether the time that the cost model predicts stands beside the measured one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,8 @@ class BenchRow:
     backend: str | None
     machine: str
     forward_ms: float
+    predicted_ms: float | None
+    """Forward, by the cost model (`kernels.lab.kinetics`), which is fitted to short calls of the method."""
     backward_ms: float | None
     peak_bytes: int
     backward_peak_bytes: int | None
@@ -211,6 +217,7 @@ def _measured(
     short = min(q.shape[2], _ERROR_LENGTH)
     return {
         "forward_ms": 1e3 * forward,
+        "predicted_ms": _predicted_ms(method, s, qkv) if s.predict else None,
         "backward_ms": None if backward is None else 1e3 * backward,
         "peak_bytes": peak,
         "backward_peak_bytes": backward_peak,
@@ -224,6 +231,17 @@ def _measured(
         "rel_error": _error(method, s, short),
         "rel_error_length": short,
     }
+
+
+def _predicted_ms(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> float | None:
+    """By the cost model; None where heads share keys or a backend was asked for, which it does not know."""
+    q, k, v = qkv
+    if s.backend is not None or q.shape[1] != k.shape[1]:
+        return None
+    shape = Shape(s.batch, s.heads, q.shape[2], k.shape[2], s.head_dim, v.shape[3], q.element_size())
+    kind = Kind(q.device.type, q.dtype, s.causal, masked=False, trains=False, square=True)
+    options = _options(method, s, max(q.shape[2], s.window))
+    return 1e3 * predicted(Candidate(method, options), shape, kind)
 
 
 def _options(method: str, s: BenchSettings, length: int) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,7 +39,8 @@ def attention(
         q: queries (B, Hq, Lq, D).
         k: keys (B, Hk, Lk, D).
         v: values (B, Hv, Lk, Dv).
-        method: one of `kernels.available()`.
+        method: one of `kernels.available()`; "auto" is the way to compute dense attention that is fastest here by a
+            cost model fitted to this device (`kernels.lab.fastest`), or the fastest of ``candidates=`` that are named.
         causal: query i sees key j only if j <= i + (Lk - Lq), i.e. the last query sees all keys.
         key_mask: bool (B, Lk), True where a key may be seen. What hidden keys and values hold, NaN or not, reaches
             neither the output nor a gradient.
@@ -54,6 +56,10 @@ def attention(
     Raises:
         KernelError: for an unknown method or option (naming the near ones) or for shapes that do not fit.
     """
+    if method == "auto":
+        return _auto(
+            q, k, v, causal=_flag("causal", causal), key_mask=key_mask, scale=scale, backend=backend, **options
+        )
     chosen = mechanism(method)
     if chosen.reference is None:
         raise KernelError(f"{method!r} is a layer with its own projections: kernels.build({method!r}, ...) makes it")
@@ -188,6 +194,15 @@ def checked_options(method: str, options: Mapping[str, object]) -> dict[str, obj
     """Options of a method as plain values; `KernelError` for one that it does not have or lacks."""
     _check_options(f"attention method {method!r}", options, mechanism(method).options)
     return _plain(options)
+
+
+def _auto(q: Tensor, k: Tensor, v: Tensor, *, backend: str | None, **how: Any) -> Tensor:  # noqa: ANN401
+    """`method="auto"`, whose cost model is only loaded where it is asked for."""
+    from kernels.lab.choosing import auto_attention
+
+    if backend is not None:
+        raise KernelError(f"attention method 'auto' finds the backend itself; leave out backend={backend!r}")
+    return auto_attention(q, k, v, **how)
 
 
 def _plain(options: Mapping[str, object]) -> dict[str, object]:

@@ -53,6 +53,11 @@ def kernels(
         Path | None,
         typer.Option(help="File that rows are appended to as they are measured (JSON lines); what is in it is kept."),
     ] = None,
+    predict: Annotated[bool, typer.Option(help="Predict each time by the cost model of this device, too.")] = True,
+    fits: Annotated[
+        Path | None,
+        typer.Option(help="File of the cost model, made if it is not there; without one it is fitted anew each time."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Time, memory, achieved rates and error of attention methods, beside PyTorch's dense one in the same run.
@@ -76,6 +81,7 @@ def kernels(
     from forecasting.errors import UsageError
     from kernels import KernelError
     from kernels.bench import DEFAULT_METHODS, BenchSettings, check_causal
+    from kernels.lab.kinetics import keep_fits_in
     from kernels.lab.rows import RowFile
 
     if _one_of("device", device, _DEVICES) == "cuda" and not torch.cuda.is_available():
@@ -94,6 +100,7 @@ def kernels(
         power_block=power_block,
         backward=backward,
         seed=seed,
+        predict=predict,
     )
     if kv_heads is not None and heads % kv_heads and kv_heads % heads:
         raise UsageError(f"--kv-heads is {kv_heads}; expected a number that divides the {heads} --heads")
@@ -101,6 +108,7 @@ def kernels(
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)
     try:
+        keep_fits_in(fits)
         check_causal(settings.methods, causal)
         _speed(settings, RowFile(out), as_json)
     except KernelError as error:
@@ -176,9 +184,9 @@ def heading(settings: BenchSettings, ceilings: Ceilings) -> list[str]:
         f"{'causal' if s.causal else 'not causal'}; a matrix product reaches {product:,.0f} GFLOP/s, "
         f"a copy {copy:,.1f} GB/s",
         "",
-        "| method | length | forward ms | backward ms | faster than SDPA | peak MB | of inputs | GFLOP/s | of ceiling "
-        "| GB/s | of ceiling | error |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| method | length | forward ms | predicted ms | backward ms | faster than SDPA | peak MB | of inputs "
+        "| GFLOP/s | of ceiling | GB/s | of ceiling | error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
 
 
@@ -190,6 +198,7 @@ def line(row: BenchRow) -> str:
         f"`{row.method}`",
         f"{row.length:,}",
         f"{row.forward_ms:,.1f}",
+        "-" if row.predicted_ms is None else f"{row.predicted_ms:,.1f}",
         back,
         ratio,
         f"{row.peak_bytes / 1e6:,.1f}",
