@@ -52,7 +52,7 @@ def serve(pipe, services, loop) -> None:
         state = ApiState(
             hub=source.hub,
             journal=store,
-            forecast=answering.forecaster("base"),
+            forecast=answering.PostedHistories("base").forecast,
             settings=ApiSettings(rate=1e6, burst=1e6),
         )
         key = make_key(store)

@@ -5,7 +5,7 @@ Free of torch on purpose: deciding, simulating and their tests need numpy alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ class ForecastDistribution:
         origin_s: time of the last observed row; step h (from 1) is at ``origin_s + h * step_s``.
         step_s: seconds between steps.
         model: name and version of what made it.
+        experts: what the forecast is made of, by name (horizon, indicators) weights that add up to 1; None if unknown.
 
     Raises `DataError` for a wrong shape or no samples.
     """
@@ -39,6 +40,7 @@ class ForecastDistribution:
     step_s: float
     model: str = ""
     log_prob_fn: LogProb | None = field(default=None, repr=False)
+    experts: Mapping[str, FloatArray] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.paths.ndim != 3 or self.paths.shape[2] != len(self.indicators) or self.paths.shape[0] == 0:
@@ -123,7 +125,17 @@ class ForecastDistribution:
             origin_s=self.origin_s,
             step_s=self.step_s,
             model=self.model,
+            experts=None if self.experts is None else {n: w[:, p : p + 1] for n, w in self.experts.items()},
         )
+
+    def leading_experts(self, name: str | None = None) -> dict[str, float]:
+        """What an indicator's forecast (the first one's by default) is made of, largest share first; empty if unknown.
+
+        Weights are means over the steps and add up to 1.
+        """
+        at = 0 if name is None else self.position(name)
+        shares = {n: float(w[:, at].mean()) for n, w in (self.experts or {}).items()}
+        return dict(sorted(shares.items(), key=lambda kept: -kept[1]))
 
     def log_prob(self, values: FloatArray) -> float:
         """Log-density of a joint outcome ``values`` (horizon, indicators), where the model has a density.
@@ -147,6 +159,7 @@ class ForecastBatch:
         indicators, step_s, model: as in `ForecastDistribution`, shared by the batch.
         origin_s: (batch,) time of each window's last row.
         log_prob_of: density of window ``i`` where the model has one.
+        experts: by name (batch, horizon, indicators) weights, or None.
     """
 
     paths: FloatArray
@@ -155,6 +168,7 @@ class ForecastBatch:
     step_s: float
     model: str = ""
     log_prob_of: Callable[[int], LogProb] | None = field(default=None, repr=False)
+    experts: Mapping[str, FloatArray] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Number of forecasts."""
@@ -169,6 +183,7 @@ class ForecastBatch:
             step_s=self.step_s,
             model=self.model,
             log_prob_fn=None if self.log_prob_of is None else self.log_prob_of(i),
+            experts=None if self.experts is None else {name: w[i] for name, w in self.experts.items()},
         )
 
     def __iter__(self) -> Iterator[ForecastDistribution]:

@@ -124,6 +124,10 @@ class Ensemble(Baseline):
             rising = own.applied(rising)
         return arranged(rising, members[0])
 
+    def _experts(self, windows: int, horizon: int, columns: list[int]) -> dict[str, FloatArray]:
+        shape = (windows, horizon, len(columns))
+        return {name: np.broadcast_to(w[:horizon, columns], shape) for name, w in self.weights.items()}
+
     def _each(
         self, windows: WindowBatch, horizon: int, samples: int, seed: int, only: Sequence[str] | None
     ) -> list[FloatArray]:

@@ -18,11 +18,12 @@ from forecasting.calibration import Width, cell_widths, fitted_widths, with_widt
 from forecasting.config import ModelConfig, TrainingConfig
 from forecasting.distribution import ForecastBatch, ForecastDistribution, LogProb
 from forecasting.errors import ArtefactError, DataError, InputError, UsageError, suggest
+from forecasting.explaining import Explanation, explain
 from forecasting.features import NetworkInputs, SeriesStats, make_inputs, series_stats
 from forecasting.fleet import forecast_rows
 from forecasting.flow import FlowContext, JointFlow
 from forecasting.frames import Frame, is_long, panel_of, panels_of
-from forecasting.network import ForecastNet
+from forecasting.network import EXPERTS, ForecastNet
 from forecasting.panel import FloatArray, Panel
 from forecasting.reading import read_parts
 from forecasting.reshape import coarsened, columns, ordered, rows
@@ -298,7 +299,10 @@ class Forecaster:
                 coarsened(windows, factor), -(-horizon // factor), samples=samples, seed=seed, only=only
             )
             paths = np.repeat(coarse.paths, factor, axis=2)[:, :, :horizon]
-            return dataclasses.replace(coarse, paths=paths, step_s=windows.step_s, origin_s=windows.end_s.copy())
+            experts = {n: np.repeat(w, factor, axis=1)[:, :horizon] for n, w in (coarse.experts or {}).items()}
+            return dataclasses.replace(
+                coarse, paths=paths, step_s=windows.step_s, origin_s=windows.end_s.copy(), experts=experts
+            )
         return self._predict(windows, horizon, samples, seed, wanted)
 
     def _predict(
@@ -313,13 +317,16 @@ class Forecaster:
         picks = [order.index(i) for i in wanted]
         noise = _noise(samples, len(windows.indicators) * horizon, seed)[:, : len(order) * horizon]
         paths = np.empty((len(windows), samples, horizon, len(wanted)))
+        weights = np.empty((len(EXPERTS), len(windows), horizon, len(wanted)))
         tokens = len(order) * self.config.tokens(windows.lookback)
         size = max(1, min(_CHUNK_CELLS // max(1, len(wanted) * horizon), _CHUNK_TOKENS // max(1, tokens)))
         at = 0
         with one_thread(), torch.inference_mode():
             for chunk in columns(windows, order).chunks(size):
                 inputs = self._inputs(chunk, horizon)
-                paths[at : at + len(chunk)] = self._paths(inputs, picks, noise, horizon)
+                context = self._context(inputs, picks)
+                paths[at : at + len(chunk)] = self._paths(inputs, context, picks, noise, horizon)
+                weights[:, at : at + len(chunk)] = self._weights(context, len(picks), horizon)
                 at += len(chunk)
         return ForecastBatch(
             paths=paths,
@@ -328,7 +335,18 @@ class Forecaster:
             step_s=windows.step_s,
             model=f"{self.name} {self.version}",
             log_prob_of=lambda i: self._log_prob_of(windows, i, horizon, order, picks),
+            experts=dict(zip(EXPERTS, weights, strict=True)),
         )
+
+    def explain(
+        self, windows: WindowBatch | Panel | Frame, horizon: int, indicator: str | None = None, *, seed: int = 0
+    ) -> Explanation:
+        """Which experts, indicators, levels and past steps moved the forecast of one indicator (the first by default).
+
+        ``windows`` is one window, or a panel or wide frame from whose last row on is forecast; raises as
+        `forecasting.explaining.explain`.
+        """
+        return explain(self, windows, horizon, indicator, seed=seed)
 
     def _inputs(self, windows: WindowBatch, horizon: int) -> NetworkInputs:
         """The network's inputs, from the newest rows that it reads."""
@@ -362,9 +380,20 @@ class Forecaster:
             factor / torch.linalg.vector_norm(factor, dim=-1, keepdim=True),
         )
 
-    def _paths(self, inputs: NetworkInputs, picks: Sequence[int], noise: Tensor, horizon: int) -> FloatArray:
+    def _weights(self, context: FlowContext, indicators: int, horizon: int) -> FloatArray:
+        """(experts, B, horizon, indicators) what the components that point to the same have of the mixture's weight."""
+        net, members = self._nets[0], len(self._nets)
+        share, narrow = context.log_weights.exp(), net.spikes * members
+        kept = [p.reshape(*p.shape[:2], members, -1).sum(2) for p in (share[..., :narrow], share[..., narrow:])]
+        groups = torch.split(torch.cat(kept, dim=-1), list(net.expert_sizes), dim=-1)
+        found = torch.stack([group.sum(-1) for group in groups]).double()
+        out: FloatArray = found.reshape(len(groups), len(share), indicators, horizon).transpose(-1, -2).numpy()
+        return out
+
+    def _paths(
+        self, inputs: NetworkInputs, context: FlowContext, picks: Sequence[int], noise: Tensor, horizon: int
+    ) -> FloatArray:
         """(B, samples, horizon, picked) in the indicators' units."""
-        context = self._context(inputs, picks)
         columns = noise[:, : context.factor.shape[-1]]
         drawn = JointFlow.sample_from(columns, context, spikes=self._nets[0].spikes * len(self._nets))
         at = torch.tensor(list(picks))

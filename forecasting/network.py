@@ -24,7 +24,7 @@ from forecasting.flow import FlowContext
 from forecasting.temporal import MixBlock
 from forecasting.windows import SEASONS_S
 
-__all__ = ["ForecastNet", "head_sizes"]
+__all__ = ["EXPERTS", "ForecastNet", "head_sizes"]
 
 _SEASONS = len(SEASONS_S)
 _STEP_EMBEDDING = 16
@@ -32,6 +32,8 @@ _DECAYS = (0.0, 0.15, 0.7, 5.0)
 _SCALE_FLOOR = 2e-3
 _WIDE_SHARE = 1e-3
 _KINDS = 4  # levels 1..3 and "any"
+EXPERTS = ("window quantiles", "newest value", "day before", "week before", "learned averages", "wide surprise")
+"""What components of the mixture point to, in order; `ForecastNet.expert_sizes` says how many components each has."""
 
 
 class ForecastNet(nn.Module):
@@ -82,6 +84,11 @@ class ForecastNet(nn.Module):
     def spikes(self) -> int:
         """How many of the first mixture components are narrow by construction."""
         return self.config.quantiles + 1 + _SEASONS
+
+    @property
+    def expert_sizes(self) -> tuple[int, ...]:
+        """How many components of the mixture belong to each of `EXPERTS`."""
+        return (self.config.quantiles, 1, *([1] * _SEASONS), self.config.free, 1)
 
     def _sizes(self) -> dict[str, int]:
         """Length of every part of the head's output, in order."""

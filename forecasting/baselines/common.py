@@ -12,6 +12,7 @@ import numpy as np
 from forecasting.base import Progress
 from forecasting.distribution import ForecastBatch
 from forecasting.errors import DataError, UsageError, suggest
+from forecasting.explaining import Explanation, explain
 from forecasting.panel import FloatArray, Indicator, IntArray, Level, Panel
 from forecasting.windows import SEASONS_S, WindowBatch
 
@@ -263,7 +264,14 @@ class Baseline(ABC):
             origin_s=windows.end_s,
             step_s=windows.step_s,
             model=f"{self.name} {self.version}",
+            experts=self._experts(len(windows), horizon, columns),
         )
+
+    def explain(
+        self, windows: WindowBatch | Panel, horizon: int, indicator: str | None = None, *, seed: int = 0
+    ) -> Explanation:
+        """What moved the forecast of one indicator (the first by default); see `forecasting.explaining.explain`."""
+        return explain(self, windows, horizon, indicator, seed=seed)
 
     # ---- what a method adds ---------------------------------------------------------------------------------
     @abstractmethod
@@ -278,6 +286,10 @@ class Baseline(ABC):
     @abstractmethod
     def _paths(self, windows: WindowBatch, draws: Draws) -> FloatArray:
         """(batch, samples, horizon, len(draws.columns)) paths; a fresh array, which the caller may change."""
+
+    def _experts(self, windows: int, horizon: int, columns: list[int]) -> dict[str, FloatArray]:
+        """What forecasts are made of, by name (windows, horizon, len(columns)) weights: by default the method alone."""
+        return {self.name: np.ones((windows, horizon, len(columns)))}
 
     # ---- checks and limits ----------------------------------------------------------------------------------
     def _check_fitted(self) -> None:

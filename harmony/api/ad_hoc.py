@@ -10,8 +10,9 @@ import numpy as np
 
 from forecasting.distribution import ForecastDistribution
 from forecasting.panel import Indicator, Panel
-from harmony.api.models import AdHocForecast, AdHocRequest, QuantileRow
-from harmony.api.ports import ForecastPort
+from harmony.api.depends import needed
+from harmony.api.models import AdHocForecast, AdHocRequest, ForecastExplanation, QuantileRow
+from harmony.api.ports import ExplainForecastPort, ForecastPort
 from harmony.api.problems import Problem
 from harmony.serving.views import numbers, utc
 
@@ -23,13 +24,16 @@ WAITING = 16
 class AdHoc:
     """The forecaster's queue: the model uses one thread well, and a second forecast beside it only slows both."""
 
-    def __init__(self, forecast: ForecastPort) -> None:
+    def __init__(self, forecast: ForecastPort, explain: ExplainForecastPort | None = None) -> None:
         self._forecast = forecast
+        self._explain = explain
         self._pool = ThreadPoolExecutor(1, "harmony-forecast")
         self._waiting = 0
 
     async def forecast(self, request: AdHocRequest) -> AdHocForecast:
-        """The joint forecast; `Problem` "unavailable" when too many wait."""
+        """The joint forecast; `Problem` "unavailable" when too many wait, or where nobody can explain it."""
+        if request.explain:
+            needed(self._explain, "what explains forecasts")
         if self._waiting >= WAITING:
             raise Problem("unavailable", "Too many forecasts wait.", {"retry-after": "2"})
         self._waiting += 1
@@ -40,7 +44,11 @@ class AdHoc:
 
     def _make(self, request: AdHocRequest) -> AdHocForecast:
         panel = panel_of(request)
-        return summary(self._forecast(panel, request.horizon, request.samples), request)
+        found = summary(self._forecast(panel, request.horizon, request.samples), request)
+        if self._explain is None or not request.explain:
+            return found
+        why = self._explain(panel, request.horizon).to_json()
+        return found.model_copy(update={"explanation": ForecastExplanation.model_validate(why)})
 
     def close(self) -> None:
         """Take no more."""

@@ -67,7 +67,7 @@ def create_app(state: ApiState) -> FastAPI:
     )
     app.state.api = state
     app.state.authenticator = Authenticator(state)
-    app.state.ad_hoc = None if state.forecast is None else AdHoc(state.forecast)
+    app.state.ad_hoc = None if state.forecast is None else AdHoc(state.forecast, state.explain_forecast)
     app.state.stopping = asyncio.Event()
     api = APIRouter(prefix=PREFIX, responses={422: PROBLEM})
     for part in PARTS:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from forecasting.distribution import ForecastDistribution
+from forecasting.explaining import Explanation
 from forecasting.panel import Panel
 from harmony.journal.stored import ApiKey, AuditEntry, StoredDecision, StoredJob
 from harmony.serving.points import Point
 
 __all__ = [
+    "ExplainForecastPort",
     "ExplainPort",
     "ForecastPort",
     "JobsPort",
@@ -82,6 +84,8 @@ class JobsPort(Protocol):
 
 # (history, horizon, samples) -> joint sample paths; called on one worker thread; InputError for what it cannot use
 ForecastPort = Callable[[Panel, int, int], ForecastDistribution]
+# (history, horizon) -> what moved the forecast of its first indicator; called on the same thread, raises the same
+ExplainForecastPort = Callable[[Panel, int], Explanation]
 # a decision recomputed from the journal, in the shape of `harmony.api.models.Explanation`; None for an unknown id
 ExplainPort = Callable[[str], Mapping[str, Any] | None]
 # what forecasters there are: plain values in the shape of `harmony.api.models.ModelCard`

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from harmony.api.jobs import Jobs
-from harmony.api.ports import ExplainPort, ForecastPort, JournalPort, MetricsPort, ModelsPort, TokenReviewer
+from harmony.api.ports import (
+    ExplainForecastPort,
+    ExplainPort,
+    ForecastPort,
+    JournalPort,
+    MetricsPort,
+    ModelsPort,
+    TokenReviewer,
+)
 from harmony.api.roles import Role
 from harmony.serving.hub import Hub
 
@@ -83,6 +91,7 @@ class ApiState:
     settings: ApiSettings = field(default_factory=ApiSettings)
     health: Callable[[], str] = lambda: ""  # what is wrong with the loop behind the hub; empty for nothing
     notice: Callable[[], str] = lambda: ""  # what is wrong beside it while it goes on; for those who may read
+    explain_forecast: ExplainForecastPort | None = None
     gpu_budget: int = 0  # what the loop was started with; 0 for no budget
     now_s: Callable[[], float] = time.time  # noqa: TID251 - the web is the live world
     monotonic_s: Callable[[], float] = time.monotonic

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forecasting.distribution import ForecastDistribution
+    from forecasting.explaining import Explanation
+    from forecasting.forecaster import Forecaster
     from forecasting.panel import Panel
-    from harmony.api.ports import ExplainPort, ForecastPort, ModelsPort, TokenReviewer, TokenUser
+    from harmony.api.ports import ExplainPort, ModelsPort, TokenReviewer, TokenUser
     from harmony.journal import JournalStore
 
-__all__ = ["explainer", "forecaster", "model_cards", "token_reviewer"]
+__all__ = ["PostedHistories", "explainer", "model_cards", "token_reviewer"]
 
 
 def explainer(store: JournalStore) -> ExplainPort:
@@ -25,20 +27,29 @@ def explainer(store: JournalStore) -> ExplainPort:
     return port
 
 
-def forecaster(name: str) -> ForecastPort:
-    """Joint forecasts of posted histories; the model is loaded with the first."""
-    from forecasting.fleet import forecast_rows
+class PostedHistories:
+    """Joint forecasts of posted histories, and what moved them; the model is loaded with the first."""
 
-    held: list[Any] = []
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._held: Forecaster | None = None
 
-    def forecast(panel: Panel, horizon: int, samples: int) -> ForecastDistribution:
-        if not held:
-            from forecasting.forecaster import Forecaster
+    def forecast(self, panel: Panel, horizon: int, samples: int) -> ForecastDistribution:
+        """From the last row on."""
+        from forecasting.fleet import forecast_rows
 
-            held.append(Forecaster.load(name))
-        return forecast_rows(held[0], panel, [len(panel) - 1], horizon, samples=samples)[0]
+        return forecast_rows(self._model(), panel, [len(panel) - 1], horizon, samples=samples)[0]
 
-    return forecast
+    def explain(self, panel: Panel, horizon: int) -> Explanation:
+        """What moved that of the first indicator."""
+        return self._model().explain(panel, horizon)
+
+    def _model(self) -> Forecaster:
+        from forecasting.forecaster import Forecaster
+
+        if self._held is None:
+            self._held = Forecaster.load(self._name)
+        return self._held
 
 
 def model_cards(name: str) -> ModelsPort:

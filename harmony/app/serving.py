@@ -123,11 +123,13 @@ def run(server: Server, store: JournalStore | None, source: Source) -> int:
     listening, host, port = listen(server.where)
     with listening:
         settings = _settings(host, server, store)
+        histories = answering.PostedHistories(server.forecaster)
         state = ApiState(
             hub=source.hub,
             journal=store,
             explain=None if store is None else answering.explainer(store),
-            forecast=answering.forecaster(server.forecaster),
+            forecast=histories.forecast,
+            explain_forecast=histories.explain,
             jobs=Jobs("harmony.app.backtest_job:work", shelf=None if store is None else Shelf(store)),
             models=answering.model_cards(server.forecaster),
             metrics=source.metrics,

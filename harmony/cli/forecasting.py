@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from forecasting.base import ForecastModel
     from forecasting.config import ModelConfig
     from forecasting.distribution import ForecastDistribution
+    from forecasting.explaining import Explanation
     from forecasting.panel import Panel
     from forecasting.series_scores import SeriesScores
 
@@ -137,6 +138,12 @@ def forecast(
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the last rows and the forecast: a file that ends in .png or .svg.")
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Also say what moved it: experts, indicators, levels, past steps (of demand, or --only)."
+        ),
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -150,10 +157,14 @@ def forecast(
     `harmony forecast last.csv --timezone Europe/Berlin --decimal , --out forecast.csv`
 
     `harmony forecast synthetic --only requests_per_second --horizon 48 --plot forecast.png`
+
+    `harmony forecast synthetic --model ensemble --explain`
     """
-    from forecasting.base import LOOKBACK
+    from forecasting.base import LOOKBACK, rows_read
     from forecasting.errors import UsageError
+    from forecasting.explaining import explain as explained
     from forecasting.fleet import forecast_rows
+    from forecasting.windows import WindowBatch
 
     levels = _levels(quantiles)
     if out is not None and out.suffix not in (".csv", ".parquet"):
@@ -178,10 +189,18 @@ def forecast(
         _write_forecast(out, found, levels, calendar=panel.calendar)
     if plot is not None:
         _plot_forecast(plot, panel, found, levels)
+    why = []
+    if explain:
+        read = rows_read(fitted) if lookback is None else lookback
+        window = WindowBatch.of(panel, last, read, horizon=horizon)
+        why = [explained(fitted, window, horizon, name, seed=seed) for name in only or panel.names[:1]]
     if as_json:
-        _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar))
-    else:
-        _print_forecast(trace, found, levels, calendar=panel.calendar)
+        told = {"explanations": [e.to_json() for e in why]} if explain else {}
+        _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar) | told)
+        return
+    _print_forecast(trace, found, levels, calendar=panel.calendar)
+    for found_why in why:
+        _print_explanation(found_why)
 
 
 def _levels(text: str) -> list[float]:
@@ -318,6 +337,30 @@ def _print_forecast(trace: str, found: ForecastDistribution, levels: list[float]
             cells = ["absent" if v != v else f"{v:,.4g}" for v in values[:, step - 1, k]]
             head = (indicator.name, indicator.unit) if row == 0 else ("", "")
             table.add_row(*head, str(step), *cells)
+    console.print(table, highlight=False)
+
+
+def _print_explanation(why: Explanation) -> None:
+    """The sentence, and the shares side by side."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"\n{why.sentence}", highlight=False, soft_wrap=True)
+    groups: list[tuple[str, dict[str, float]]] = [
+        ("expert", why.experts),
+        ("indicator", why.indicators),
+        ("level", {str(level): share for level, share in why.levels.items()}),
+        ("past", {s.label: s.share for s in why.past}),
+    ]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title, _ in groups:
+        table.add_column(title)
+        table.add_column("share", justify="right")
+    columns = [[(name, f"{share:.1%}") for name, share in shares.items()] for _, shares in groups]
+    for row in range(max(map(len, columns))):
+        cells = [column[row] if row < len(column) else ("", "") for column in columns]
+        table.add_row(*(text for cell in cells for text in cell))
     console.print(table, highlight=False)
 
 

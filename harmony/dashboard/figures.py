@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from forecasting.explaining import weighed
 from harmony.decision.bill import bill_per_hour
 from harmony.model.decision import Candidates
 from harmony.schema.fields import columns_of
@@ -20,7 +21,17 @@ from harmony.serving.points import Point
 from harmony.serving.views import number, numbers
 from harmony.serving.words import allowed, amount, chance, decider, percent, uses_joint_forecast, within_band
 
-__all__ = ["Figure", "View", "calibration", "candidates", "demand", "replicas", "shown_candidates", "span_s"]
+__all__ = [
+    "Figure",
+    "View",
+    "calibration",
+    "candidates",
+    "demand",
+    "experts",
+    "replicas",
+    "shown_candidates",
+    "span_s",
+]
 
 Json = dict[str, Any]
 ROWS = 72  # newest readings that are in view
@@ -214,6 +225,27 @@ def _upright(x: int, colour: str) -> Json:
 def _note(x: int, text: str) -> Json:
     return {"x": x, "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left", "showarrow": False,
             "text": text, "font": {"color": "@blue", "size": 11}}  # fmt: skip
+
+
+def experts(snapshot: Snapshot) -> Figure | None:
+    """What the forecast of demand is made of, as one bar; None where there is no forecast or its model does not say."""
+    forecast = forecast_json(snapshot)
+    shares: dict[str, float] = {} if forecast is None else forecast["indicators"][forecast["demand"]].get("experts", {})
+    if not shares:
+        return None
+    colours = ("@blue", "@green", "@orange", "@blue/55", "@green/55", "@axis/70")
+    data: list[Json] = [
+        {"type": "bar", "orientation": "h", "x": [share], "y": [""], "name": name, "marker": {"color": colour},
+         "hovertemplate": name + ": %{x:.0%}<extra></extra>"}
+        for (name, share), colour in zip(shares.items(), [*colours, *["@axis/45"] * len(shares)], strict=False)
+    ]  # fmt: skip
+    layout: Json = {
+        "barmode": "stack",
+        "xaxis": {"range": [0, 1], "tickformat": ".0%", "nticks": 6},
+        "yaxis": {"showticklabels": False},
+        "bargap": 0.2,
+    }
+    return Figure("experts", f"The forecast is made of {weighed(shares, len(shares))}.", data, layout)
 
 
 # ---- replicas -----------------------------------------------------------------------------------------------

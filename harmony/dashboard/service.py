@@ -67,6 +67,7 @@ def page_of(snapshot: Snapshot, course: Course, ages: Ages, view: figures.View |
     points, every_s = course.points, course.every_s
     drawn = [
         figures.demand(snapshot, points, view, every_s),
+        figures.experts(snapshot),
         figures.replicas(snapshot, points, view, every_s),
         figures.budget(snapshot, points, view, every_s),
         figures.candidates(snapshot),

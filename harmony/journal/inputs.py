@@ -90,7 +90,8 @@ def decode_inputs(blob: bytes) -> Inputs:
 
 def encode_forecast(forecast: ForecastDistribution) -> tuple[dict[str, Any], dict[str, Any]]:
     """A whole forecast as header and arrays for `pack`; its density is left out."""
-    return _about(forecast), {"forecast": forecast.paths}
+    experts = {name: np.asarray(weights).tolist() for name, weights in (forecast.experts or {}).items()}
+    return _about(forecast) | ({"experts": experts} if experts else {}), {"forecast": forecast.paths}
 
 
 def decode_forecast(header: dict[str, Any], arrays: dict[str, Any]) -> ForecastDistribution:
@@ -125,6 +126,7 @@ def _distribution(header: dict[str, Any], paths: FloatArray) -> ForecastDistribu
         origin_s=float(header["origin_s"]),
         step_s=float(header["step_s"]),
         model=header["model"],
+        experts={name: np.array(weights) for name, weights in header.get("experts", {}).items()} or None,
     )
 
 

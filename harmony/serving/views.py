@@ -160,7 +160,7 @@ def forecast_json(snapshot: Snapshot, paths: int = 0, indicators: Sequence[str] 
     """Quantiles per step of the demand (or of the named ``indicators``), and up to ``paths`` sample paths of each.
 
     None when this turn had no forecast; `DataError` for an indicator that was not forecast. "indicators" maps a name
-    to its level, unit, "quantiles" ({"0.05": [...], ...}) and "paths" (paths, steps).
+    to its level, unit, "quantiles" ({"0.05": [...], ...}), "experts" and "paths" (paths, steps).
     """
     forecast = snapshot.record.observation.forecast
     if forecast is None:
@@ -208,6 +208,8 @@ def _indicator(forecast: ForecastDistribution, name: str, paths: int) -> Json:
         "unit": about.unit,
         "quantiles": {f"{q:g}": numbers(row) for q, row in zip(LEVELS, levels, strict=True)},
     }
+    if forecast.experts:
+        out["experts"] = forecast.leading_experts(name)
     if paths:
         out["paths"] = [numbers(row) for row in values[: min(paths, forecast.samples)]]
     return out

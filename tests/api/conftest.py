@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from forecasting.baselines.last_value import LastValue
 from forecasting.distribution import ForecastDistribution
+from forecasting.explaining import Explanation
 from forecasting.panel import Panel
 from forecasting.windows import WindowBatch
 from harmony.api.app import create_app
@@ -60,11 +61,21 @@ def lived(cluster: DemoCluster) -> tuple[Hub, MemoryJournal]:
 
 def forecast(panel: Panel, horizon: int, samples: int) -> ForecastDistribution:
     """A real and fast forecaster for posted histories."""
-    rows = len(panel)
-    lookback = max(1, rows // 2)
-    model = LastValue(scaled=False).fit([panel], lookback=lookback, horizon=horizon)
-    windows = WindowBatch.of(panel, np.array([rows - 1]), lookback, horizon=horizon)
+    model, windows = last_value(panel, horizon)
     return model.predict(windows, horizon, samples=samples)[0]
+
+
+def explain_forecast(panel: Panel, horizon: int) -> Explanation:
+    """What moved its forecasts."""
+    model, windows = last_value(panel, horizon)
+    return model.explain(windows, horizon)
+
+
+def last_value(panel: Panel, horizon: int) -> tuple[LastValue, WindowBatch]:
+    """The rule and the window that it reads."""
+    lookback = max(1, len(panel) // 2)
+    model = LastValue(scaled=False).fit([panel], lookback=lookback, horizon=horizon)
+    return model, WindowBatch.of(panel, np.array([len(panel) - 1]), lookback, horizon=horizon)
 
 
 def cards() -> list[dict[str, object]]:
@@ -81,6 +92,7 @@ def make_state(hub: Hub, journal: MemoryJournal, settings: ApiSettings = GENEROU
         journal=journal,
         explain=journal.explain,
         forecast=forecast,
+        explain_forecast=explain_forecast,
         jobs=Jobs("tests.api.work:work"),
         models=cards,
         metrics=Metrics(process=False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,11 @@ def test_client_reads_what_the_journal_tells(served: tuple[str, str], lived: tup
         assert whole.summary == rows[0]
         assert whole.forecast is not None
         assert client.forecast(name) == whole.forecast
+        experts = whole.forecast.indicators[whole.forecast.demand].experts
+        made = next(s for s in lived[0].all() if s.service == name).record.observation.forecast
+        assert made is not None
+        assert experts == made.leading_experts(whole.forecast.demand)
+        assert sum((experts or {"none": math.nan}).values()) == pytest.approx(1.0, abs=1e-5)
         assert len(client.forecast(name, paths=3).indicators[whole.forecast.demand].paths or []) == 3
         found = list(client.decisions(name))
         told = client.explanation(found[0].id or "")

@@ -239,6 +239,13 @@ def test_ad_hoc_forecast_of_a_posted_history(world: World) -> None:
         assert len(one.quantiles["0.5"]) == 4
         assert one.paths is not None
         assert len(one.paths) == 2
+        assert found.explanation is None
+        why = models.AdHocForecast.model_validate(
+            client.post("/api/v1/forecast", json=HISTORY | {"explain": True}).json()
+        ).explanation
+        assert why is not None
+        assert (why.experts, why.indicators) == ({"last_value": 1.0}, {"rps": 1.0, "gpu": 0.0})
+        assert sum(part.share for part in why.past) == pytest.approx(1.0)
         for bad in (
             {**HISTORY, "values": [[1.0]]},
             {**HISTORY, "values": []},

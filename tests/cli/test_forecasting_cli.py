@@ -325,6 +325,19 @@ def test_a_plot_shows_what_was_seen_and_the_fan(trace: str, tmp_path: Path, caps
     assert "cannot be written" in complaint([*arguments, "--plot", str(tmp_path / "no" / "fan.svg")], capsys)
 
 
+def test_what_moved_a_forecast_is_said_in_words_and_numbers(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["forecast", trace, "--model", "last_value", "--lookback", "12", "--horizon", "2"]
+    plain = output(arguments, capsys)
+    said = output([*arguments, "--explain"], capsys)
+    assert said.startswith(plain)
+    assert "rps is forecast from last_value (100 %)" in " ".join(said[len(plain) :].split())
+    told = json.loads(output([*arguments, "--explain", "--only", "cpu", "--json"], capsys))["explanations"]
+    assert [e["indicator"] for e in told] == ["cpu"]
+    assert told[0]["indicators"] == {"cpu": 1.0, "rps": 0.0}
+    assert told[0]["past"][0] == {"label": "the newest row", "first": 1, "last": 1, "season_s": 0.0, "share": 1.0}
+    assert "explanations" not in json.loads(output([*arguments, "--json"], capsys))
+
+
 # ---- help -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("verb", ["evaluate", "train", "forecast"])
 def test_help_shows_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,6 +147,22 @@ def test_a_turn_without_a_forecast_has_no_fan_and_says_so() -> None:
     assert figures.calibration(builders.snapshot(coverage={0.8: math.nan})) is None
 
 
+def test_what_the_forecast_is_made_of_is_one_bar_and_one_sentence() -> None:
+    snapshot = builders.snapshot()
+    assert figures.experts(snapshot) is None, "this model does not say"
+    looked = snapshot.record.observation
+    assert looked.forecast is not None
+    shape = looked.forecast.paths.shape[1:]
+    experts = {"newest value": np.full(shape, 0.25), "learned averages": np.full(shape, 0.75)}
+    told = builders.snapshot(
+        record=builders.record(replace(looked, forecast=replace(looked.forecast, experts=experts)))
+    )
+    figure = figures.experts(told)
+    assert figure is not None
+    assert figure.text == "The forecast is made of learned averages (75 %) and newest value (25 %)."
+    assert [bar["x"] for bar in figure.data] == [[0.75], [0.25]]
+
+
 def test_the_choice_is_among_the_candidates_that_are_shown() -> None:
     rows = figures.shown_candidates(builders.snapshot())
     assert len(rows) <= 25

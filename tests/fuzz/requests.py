@@ -19,7 +19,7 @@ import numpy as np
 from harmony.api.app import create_app
 from harmony.api.jobs import Jobs
 from harmony.api.state import ApiSettings, ApiState
-from harmony.app.answering import forecaster
+from harmony.app.answering import PostedHistories
 from harmony.dashboard import Dashboard, add_dashboard, dashboard_settings
 from harmony.metrics import Metrics
 from harmony.serving import Hub
@@ -139,7 +139,7 @@ def run(cases: int, seed: int = 0) -> Tally:
     hub.publish([w.snapshot(f"serving/s{i}") for i, w in enumerate(fleet(2, seed=3)) for _ in range(2)])
     key = key_for(journal, "admin")
     state = ApiState(
-        hub, journal, journal.explain, forecaster("base"), Jobs("tests.api.work:work"), list,
+        hub, journal, journal.explain, PostedHistories("base").forecast, Jobs("tests.api.work:work"), list,
         Metrics(process=False), settings=dashboard_settings(GENEROUS),
     )  # fmt: skip
     app = create_app(state)

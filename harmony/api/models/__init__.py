@@ -11,8 +11,10 @@ from harmony.api.models.forecasts import (
     AdHocForecast,
     AdHocRequest,
     Forecast,
+    ForecastExplanation,
     ForecastIndicator,
     IndicatorRequest,
+    PastShare,
     QuantileRow,
 )
 from harmony.api.models.services import Calibration, FleetPage, FleetRow, History, Service
@@ -32,6 +34,7 @@ __all__ = [
     "FleetPage",
     "FleetRow",
     "Forecast",
+    "ForecastExplanation",
     "ForecastIndicator",
     "GpuBudget",
     "GpuBudgetRequest",
@@ -48,6 +51,7 @@ __all__ = [
     "ModelCard",
     "ModelPage",
     "NewKeyAnswer",
+    "PastShare",
     "ProblemDetails",
     "QuantileRow",
     "Service",

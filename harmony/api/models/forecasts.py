@@ -9,7 +9,16 @@ from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
 from harmony.api.models.base import Model, Number, Request
 
-__all__ = ["AdHocForecast", "AdHocRequest", "Forecast", "ForecastIndicator", "IndicatorRequest", "QuantileRow"]
+__all__ = [
+    "AdHocForecast",
+    "AdHocRequest",
+    "Forecast",
+    "ForecastExplanation",
+    "ForecastIndicator",
+    "IndicatorRequest",
+    "PastShare",
+    "QuantileRow",
+]
 
 MOST_CELLS = 2_000_000  # samples x horizon x indicators of one answer
 FIRST_S = datetime(1, 1, 2, tzinfo=UTC).timestamp()
@@ -23,6 +32,9 @@ class ForecastIndicator(Model):
     unit: str
     quantiles: dict[str, list[Number]] = Field(description="Level of the quantile -> value per step.")
     paths: list[list[Number]] | None = Field(None, description="Joint sample paths, where asked for.")
+    experts: dict[str, float] | None = Field(
+        None, description="What the forecast is made of: part of the model -> share, mean over the steps; sums to 1."
+    )
 
 
 class Forecast(Model):
@@ -82,6 +94,7 @@ class AdHocRequest(Request):
     samples: int = Field(200, ge=10, le=1000)
     quantiles: list[QuantileLevel] = Field([0.05, 0.25, 0.5, 0.75, 0.95, 0.99], min_length=1, max_length=20)
     paths: int = Field(0, ge=0, le=50, description="How many sample paths to return.")
+    explain: bool = Field(False, description="Also say what moved the forecast of the first indicator.")
 
     @model_validator(mode="after")
     def _fits(self) -> AdHocRequest:
@@ -117,6 +130,29 @@ class QuantileRow(Model):
     paths: list[list[Number]] | None = None
 
 
+class PastShare(Model):
+    """A stretch of the past and how much of what moved the forecast it was."""
+
+    label: str
+    first: int = Field(description="Newest row of the stretch, counted back from 1; 0 for a season.")
+    last: int
+    season_s: float = Field(description="Seconds before each step, of a season; else 0.")
+    share: float
+
+
+class ForecastExplanation(Model):
+    """What moved a forecast. Shares of a group sum to 1; to 0 where nothing that was read moved it."""
+
+    indicator: str
+    model: str
+    horizon: int
+    experts: dict[str, float] = Field(description="What the forecast is made of.")
+    indicators: dict[str, float] = Field(description="How far hiding their readings moves it; 0 for what is absent.")
+    levels: dict[str, float]
+    past: list[PastShare]
+    sentence: str
+
+
 class AdHocForecast(Model):
     """The joint future of a posted history."""
 
@@ -126,3 +162,4 @@ class AdHocForecast(Model):
     horizon: int
     samples: int
     indicators: list[QuantileRow]
+    explanation: ForecastExplanation | None = Field(default=None, description="Where it was asked for.")
