@@ -32,9 +32,11 @@ __all__ = [
     "Ceilings",
     "check_causal",
     "identity",
+    "inputs_of",
     "known_methods",
     "measure_ceilings",
     "measure_rows",
+    "options_of",
     "planned",
 ]
 
@@ -191,7 +193,7 @@ def measure_rows(
         if before is not None:
             yield BenchRow(**{name: before[name] for name in BenchRow.__dataclass_fields__})
             continue
-        qkv = _inputs(settings, length, settings.dtype)
+        qkv = inputs_of(settings, length, settings.dtype)
         if length not in dense:
             measured = settings.device == "cuda" or length <= LONGEST_DENSE
             dense[length] = seconds(partial(_run, "sdpa", settings, *qkv), settings.device) if measured else None
@@ -240,11 +242,11 @@ def _predicted_ms(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> float
         return None
     shape = Shape(s.batch, s.heads, q.shape[2], k.shape[2], s.head_dim, v.shape[3], q.element_size())
     kind = Kind(q.device.type, q.dtype, s.causal, masked=False, trains=False, square=True)
-    options = _options(method, s, max(q.shape[2], s.window))
+    options = options_of(method, s, max(q.shape[2], s.window))
     return 1e3 * predicted(Candidate(method, options), shape, kind)
 
 
-def _options(method: str, s: BenchSettings, length: int) -> dict[str, object]:
+def options_of(method: str, s: BenchSettings, length: int) -> dict[str, object]:
     """The options by which a method sees about ``window`` keys around a query."""
     w = min(s.window, length)
     found: dict[str, dict[str, object]] = {
@@ -258,7 +260,7 @@ def _options(method: str, s: BenchSettings, length: int) -> dict[str, object]:
     return found.get(method, {})
 
 
-def _inputs(s: BenchSettings, length: int, dtype: torch.dtype) -> list[Tensor]:
+def inputs_of(s: BenchSettings, length: int, dtype: torch.dtype) -> list[Tensor]:
     """Standard normal q, k and v, the same numbers on every device."""
     g = torch.Generator().manual_seed(s.seed)
     kv_heads = s.heads if s.kv_heads is None else s.kv_heads
@@ -271,7 +273,7 @@ def _run(method: str, s: BenchSettings, q: Tensor, k: Tensor, v: Tensor, **how: 
     call: Callable[..., Tensor] = attention
     if s.backend in describe(method).backends:
         how = {"backend": s.backend, **how}
-    return call(q, k, v, method=method, causal=s.causal, **_options(method, s, q.shape[2]), **how)
+    return call(q, k, v, method=method, causal=s.causal, **options_of(method, s, q.shape[2]), **how)
 
 
 def _train(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> None:
@@ -301,7 +303,7 @@ def _flops(method: str, s: BenchSettings, qkv: Sequence[Tensor]) -> float:
 
 def _error(method: str, s: BenchSettings, length: int) -> float:
     """Norm of the difference to the definition in float64 over its norm."""
-    got = _inputs(s, length, s.dtype)
+    got = inputs_of(s, length, s.dtype)
     want = _run(method, s, *(x.double() for x in got), backend="reference")
     return float((_run(method, s, *got).double() - want).norm() / want.norm())
 

@@ -19,6 +19,8 @@ __all__ = ["bench_app"]
 
 _TYPES = ("float32", "float64", "bfloat16", "float16")
 _DEVICES = ("cpu", "cuda")
+_LENGTHS = {"speed": "1024,4096,16384", "cab": "256,512,1024,2048,4096", "masks": "1024,4096"}
+"""The studies, and the lengths that each takes by itself."""
 
 bench_app = typer.Typer(name="bench", help="Measure what this machine reaches.", no_args_is_help=True)
 
@@ -30,11 +32,26 @@ def _bench() -> None:
 
 @bench_app.command("kernels")
 def kernels(
+    study: Annotated[
+        str,
+        typer.Option(
+            help="speed; cab: what each method supports and from which length it is faster than dense attention; "
+            "masks: the twelve masks of LongCA-bench."
+        ),
+    ] = "speed",
     methods: Annotated[
         str | None,
-        typer.Option(help="Attention methods, with commas between; all windowed and linear ones if left out."),
+        typer.Option(
+            help="Attention methods, with commas between; all windowed and linear ones if left out, for cab all."
+        ),
     ] = None,
-    lengths: Annotated[str, typer.Option(help="Sequence lengths, with commas between.")] = "1024,4096,16384",
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            help="Sequence lengths, with commas between; 1024,4096,16384 if left out, for cab 256 to 4096, for masks "
+            "1024,4096."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
@@ -72,6 +89,8 @@ def kernels(
 
     `harmony bench kernels --lengths 1024,4096,16384 --out kernels.jsonl`
 
+    `harmony bench kernels --study cab --out cab.jsonl`
+
     `harmony bench kernels --device cuda --dtype bfloat16 --json`
     """
     # PyTorch's record of allocations announces itself on stderr otherwise; it reads this when it is imported.
@@ -88,7 +107,7 @@ def kernels(
         raise UsageError("--device is cuda but PyTorch finds no such device here; expected cpu")
     settings = BenchSettings(
         methods=DEFAULT_METHODS if methods is None else _methods(methods),
-        lengths=_lengths(lengths),
+        lengths=_lengths(_LENGTHS[_one_of("study", study, tuple(_LENGTHS))] if lengths is None else lengths),
         device=device,
         dtype=getattr(torch, _one_of("dtype", dtype, _TYPES)),
         batch=batch,
@@ -109,8 +128,11 @@ def kernels(
     torch.set_num_threads(before if threads is None else threads)
     try:
         keep_fits_in(fits)
-        check_causal(settings.methods, causal)
-        _speed(settings, RowFile(out), as_json)
+        if study == "speed":
+            check_causal(settings.methods, causal)
+            _speed(settings, RowFile(out), as_json)
+        else:
+            _study(study, settings, None if methods is None else settings.methods, RowFile(out), as_json)
     except KernelError as error:
         raise UsageError(str(error)) from error
     except torch.OutOfMemoryError as error:
@@ -158,6 +180,27 @@ def _speed(settings: BenchSettings, file: RowFile, as_json: bool) -> None:
         print(json.dumps([row.to_json() for row in found], indent=2, allow_nan=False))
 
 
+def _study(study: str, settings: BenchSettings, methods: tuple[str, ...] | None, file: RowFile, as_json: bool) -> None:
+    """The table of another study, a line as soon as it is known; or all rows as JSON."""
+    from harmony.cli.bench_tables import TABLES
+    from harmony.cli.showing import progress
+    from kernels.lab import cab, masks
+    from kernels.lab.studies import rows_of
+
+    units = cab.units(settings, methods) if study == "cab" else masks.units(settings)
+    table = TABLES[study]
+    found = []
+    if not as_json:
+        print("\n".join([where(settings), "", *table.head]), flush=True)
+    with progress(study, estimate=True) as report:
+        for row in rows_of(units, file, report):
+            found.append(row)
+            if not as_json:
+                print("\n".join(table.lines(row)), flush=True)
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+
+
 def _check_memory(numbers: int) -> None:
     """Raise `UsageError` if the inputs and the output of a call, of ``numbers`` each, exceed the memory here."""
     from forecasting.errors import UsageError
@@ -170,19 +213,23 @@ def _check_memory(numbers: int) -> None:
         )
 
 
-def heading(settings: BenchSettings, ceilings: Ceilings) -> list[str]:
-    """What was measured, and the head of a Markdown table of `line`s."""
+def where(settings: BenchSettings) -> str:
+    """What was measured, and on what."""
     import torch
 
     s = settings
-    where = f"{s.device}, {torch.get_num_threads()} threads" if s.device == "cpu" else s.device
+    at = f"{s.device}, {torch.get_num_threads()} threads" if s.device == "cpu" else s.device
     dtype = str(s.dtype).removeprefix("torch.")
     shared = "" if s.kv_heads is None else f" ({s.kv_heads} of keys)"
+    return f"{at}, {dtype}, batch {s.batch}, {s.heads} heads of {s.head_dim}{shared}, window {s.window}"
+
+
+def heading(settings: BenchSettings, ceilings: Ceilings) -> list[str]:
+    """What was measured, and the head of a Markdown table of `line`s."""
     product, copy = ceilings.flops_per_s / 1e9, ceilings.bytes_per_s / 1e9
     return [
-        f"{where}, {dtype}, batch {s.batch}, {s.heads} heads of {s.head_dim}{shared}, window {s.window}, "
-        f"{'causal' if s.causal else 'not causal'}; a matrix product reaches {product:,.0f} GFLOP/s, "
-        f"a copy {copy:,.1f} GB/s",
+        f"{where(settings)}, {'causal' if settings.causal else 'not causal'}; "
+        f"a matrix product reaches {product:,.0f} GFLOP/s, a copy {copy:,.1f} GB/s",
         "",
         "| method | length | forward ms | predicted ms | backward ms | faster than SDPA | peak MB | of inputs "
         "| GFLOP/s | of ceiling | GB/s | of ceiling | error |",

@@ -13,6 +13,7 @@ from harmony.cli.main import run
 from kernels import available, bench, describe
 from kernels.bench import BenchSettings, known_methods
 from kernels.lab.clock import peak_bytes
+from kernels.masks import MASKS
 
 SMALL = ("--lengths", "48,33", "--heads", "2", "--head-dim", "8", "--window", "16", "--threads", "1", "--no-predict")
 
@@ -116,6 +117,26 @@ def test_a_row_is_kept_as_soon_as_it_is_measured_and_not_measured_again(
     assert "rows.jsonl, line 1 is no JSON; expected rows that" in capsys.readouterr().err
 
 
+def test_what_methods_support_is_a_table_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["bench", "kernels", "--study", "cab", "--methods", "routing", *SMALL, "--lengths", "16,32,48"]
+    asked += ["--out", str(tmp_path / "cab.jsonl")]
+    assert run(asked) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-1].startswith("| `routing` | yes | no | - | yes | no | ")
+    assert lines[-1].count("|") == lines[-2].count("|") == lines[-3].count("|")
+    assert run([*asked, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "cab.jsonl").read_text()) == row
+    assert len(row["ms"]) == len(row["sdpa_ms"]) == len(row["peak_bytes"]) == 3
+
+
+def test_masks_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "kernels", "--study", "masks", *SMALL, "--lengths", "32", "--no-backward"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert {line.split("|")[1].strip(" `") for line in lines[4:]} == set(MASKS)
+    assert len({line.count("|") for line in lines[2:]}) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -124,6 +145,9 @@ def test_a_row_is_kept_as_soon_as_it_is_measured_and_not_measured_again(
         (("--methods", ","), "--methods is empty"),
         (("--lengths", "0"), "--lengths is '0'; expected whole numbers of at least 1"),
         (("--lengths", "12,x"), "--lengths is '12,x'"),
+        (("--study", "mask"), "--study is 'mask'; did you mean 'masks'"),
+        (("--study", "masks", "--lengths", "50"), "length is 50, expected a multiple of 16"),
+        (("--study", "cab", "--lengths", "50"), "fitted to 3 lengths or more, not [50]"),
         (("--dtype", "float23"), "--dtype is 'float23'; did you mean 'float32'"),
         (("--device", "gpu"), "--device is 'gpu'"),
         (("--methods", "lightning", "--no-causal"), "'lightning' is causal only; pass --causal"),
