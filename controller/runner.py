@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import signal
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from controller.kube.client import Kube
 from controller.kube.errors import KubeError
 from controller.kube.events import Events
 from controller.kube.lease import LeaseElection
+from controller.learning import Learning
 from controller.observing.targets import Targets
 from controller.outputs.actuation import Actuator
 from controller.process.clock import LiveClock
@@ -35,10 +37,13 @@ from controller.reporting.following import post_from_statuses
 from controller.reporting.json_lines import JsonLines
 from controller.reporting.publishing import Publish
 from controller.reporting.writing import Reporter
+from controller.resource.settings import ServiceKey
 from controller.tick import Tick, TickReport
 from forecasting.base import ForecastModel, rows_read
-from forecasting.errors import HarmonyError
-from forecasting.fleet import FleetForecaster
+from forecasting.errors import HarmonyError, UsageError
+from forecasting.fleet import FleetForecaster, nobody
+from forecasting.online import Online
+from forecasting.refreshing import QUICK, Schedule, shared_model
 from harmony import __version__
 from harmony.metrics import Metrics
 
@@ -111,12 +116,24 @@ class Controller:
         self.election = LeaseElection(
             kube, settings.lease_namespace or own_namespace(), settings.lease_name, self.identity
         )
+        self.learning = None
+        if settings.refresh_s > 0:
+            schedule = Schedule(every_s=settings.refresh_s)
+            online: Online[ServiceKey] = Online(model, settings.forecaster, schedule, time.thread_time)
+            self.learning = Learning(online, self.fleet, clock, self.metrics)
+        elif settings.forecaster in QUICK:
+            raise UsageError(f"--forecaster {settings.forecaster} is learned on line; add --refresh, such as 1h")
         self.tick = Tick(
             kube=kube,
             clock=clock,
             fleet=self.fleet,
             targets=self.targets,
-            forecaster=FleetForecaster(model, samples=settings.samples, seed=settings.seed),
+            forecaster=FleetForecaster(
+                model,
+                samples=settings.samples,
+                seed=settings.seed,
+                own=nobody if self.learning is None else self.learning.online.model,
+            ),
             actuator=Actuator.over(kube, self.board, self.metrics, self.may_act, dry_run=settings.dry_run),
             reporter=(reporter := Reporter(kube, self.fleet, self.events, self.may_act, dry_run=settings.dry_run)),
             events=self.events,
@@ -284,6 +301,7 @@ class Controller:
         self.metrics.observe_leader(True)
         log.info("leading")
         found_s = self._ticked_s
+        learning = None if self.learning is None else asyncio.create_task(self.learning.run())
         try:
             while not self._stop.is_set():
                 began = self.clock.monotonic_s()
@@ -303,6 +321,8 @@ class Controller:
                 log.warning("what was learned could not be written for %d objects", failed)
         finally:
             self._leading = False
+            if learning is not None:
+                learning.cancel()
             self.metrics.observe_leader(False)
             self.metrics.forget_services()  # their figures are the next leader's to export
 
@@ -402,10 +422,8 @@ def _speaking(probes: Probes, live: Sequence[Check], ready: Sequence[Check]) -> 
 
 
 def load_model(name: str) -> ForecastModel:
-    """The forecaster by bundled name or folder."""
-    from forecasting.forecaster import Forecaster
-
-    return Forecaster.load(name)
+    """What forecasts all services: the forecaster by bundled name or folder."""
+    return shared_model(name)
 
 
 def own_namespace() -> str:

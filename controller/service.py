@@ -36,6 +36,7 @@ __all__ = ["Service", "terms_of"]
 
 GROUP = "group"  # among what is saved: how many pods a replica is
 LATE_STEPS = 1  # a reading may not be in yet
+OWN_MODEL = "ownModel"  # which forecaster of its own is in force
 INCOMPLETE = "its metrics are incomplete"
 SETTLED_STEPS = 3  # a step that has no demand after so many more gets none any more
 
@@ -81,6 +82,7 @@ class Service:
         self._view = TargetView(problem="not looked at yet")
         known = saved.get(GROUP) if isinstance(saved, dict) else None
         self._groups = Groups.from_json(known, str(settings.target))
+        self.own_model: object = saved.get(OWN_MODEL) if isinstance(saved, dict) else None  # see `controller.learning`
         self._feed_state: FeedState | None = None
         self._forecast: ForecastDistribution | None = None
         self._forecast_error = ""
@@ -413,4 +415,5 @@ class Service:
     def to_json(self) -> dict[str, Any]:
         """All that must survive a restart, small enough for an object's status."""
         group = self._groups.to_json(str(self._settings.target))
-        return self._managed.to_json() | ({GROUP: group} if group else {})
+        own = self.own_model
+        return self._managed.to_json() | ({GROUP: group} if group else {}) | ({OWN_MODEL: own} if own else {})

@@ -189,6 +189,9 @@ class Tick:
                 planned.append((service, plan))
         for failure in forecasts.failed.values():
             self._metrics.observe_error("forecast", failure.partition(":")[0])
+        for key, why in forecasts.left_out.items():
+            log.warning("the shared model forecasts: %s", why, extra={"service": str(key)})
+            self._metrics.observe_error("forecast", "LeftOut")
         return planned
 
     def _considered(

@@ -12,7 +12,7 @@ from forecasting.baselines.last_value import LastValue, ScaledLastValue
 from forecasting.baselines.ridge import Ridge
 from forecasting.baselines.seasonal_naive import SeasonalNaive
 from forecasting.baselines.window_quantiles import WindowQuantiles
-from forecasting.errors import DataError
+from forecasting.errors import InputError
 from forecasting.forecaster import Forecaster
 from forecasting.panel import FloatArray, Panel
 from forecasting.pooling import Earned, Levels, arranged, bands, pooled
@@ -24,6 +24,7 @@ HELD_OUT = 0.15
 JUDGED = 300  # windows by which members are weighed
 SAMPLES = 100  # paths of each of these
 FLOW_PRIOR = 0.5
+SILENT = 0.5  # of the forecasts that a specialist has no number for, where the flow has one: it is left out
 FADE = 0.9  # what is left at an update of what was earned before
 SPECIALISTS = (Ridge, LastValue, ScaledLastValue, SeasonalNaive, WindowQuantiles)
 
@@ -34,17 +35,19 @@ class Ensemble(Baseline):
     Specialists are a ridge, the last value (its errors scaled by the window and not), the seasonal value and the
     window's quantiles. Marginals are the pool's, recalibrated; how steps and indicators hang together is the flow's.
     Weights are found by indicator and band of leads on the validation panels (without any: on the last 15 % of each
-    panel, after which the specialists learn all of it). A specialist that fails to learn is left out (`left_out` says
-    why). `update` judges all members by the newer rows before the specialists learn these.
+    panel, after which the specialists learn all of it). A specialist that fails to learn, raises where it is judged, or
+    has no number there for what the flow has one for is left out; one that raises later is stood in for by the flow
+    (`left_out` says why). `update` judges all members by the newer rows before the specialists learn these.
     """
 
     method = "ensemble"
 
-    def __init__(self, *, recalibrate: bool = True) -> None:
+    def __init__(self, *, recalibrate: bool = True, flow: Forecaster | None = None) -> None:
+        """``flow``: the model to pool with, shared; the bundled one by default."""
         super().__init__()
         self.recalibrate = recalibrate
         self.left_out: dict[str, str] = {}
-        self._flow = Forecaster.base()
+        self._flow = Forecaster.base() if flow is None else flow
         self.history = self._flow.lookback
         self._members: list[ForecastModel] = [self._flow]
         self._earned: Earned | None = None
@@ -61,7 +64,7 @@ class Ensemble(Baseline):
         self, panels: Sequence[Panel], validation: Sequence[Panel], rng: np.random.Generator, progress: Progress | None
     ) -> None:
         seed = int(rng.integers(2**31))
-        self._earned, self._levels = None, None
+        self._earned, self._levels, self.left_out = None, None, {}
         least = self.lookback + self.horizon
         cuts = [max(least, round((1 - HELD_OUT) * len(p))) for p in panels]
         known = panels if validation else [p.rows(0, cut) for p, cut in zip(panels, cuts, strict=True)]
@@ -74,23 +77,39 @@ class Ensemble(Baseline):
     def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
         seed = int(rng.integers(2**31))
         self._judge(panels, seed)
-        for member in self._members[1:]:
-            member.update(panels, seed=seed)
+        for member in self._members[:0:-1]:
+            try:
+                member.update(panels, seed=seed)
+            except Exception as error:  # noqa: BLE001 (whatever one expert raises, the others forecast)
+                self._leave_out(member, error)
 
     def _fit_specialists(
         self, panels: Sequence[Panel], validation: Sequence[Panel], seed: int, progress: Progress | None
     ) -> None:
-        self._members, self.left_out = [self._flow], {}
+        before = {m.name: m for m in self._members}
+        self._members = [self._flow]
         for done, make in enumerate(SPECIALISTS):
             member: ForecastModel = make()
+            if member.name in self.left_out:
+                continue
             if progress is not None:
                 progress(done, len(SPECIALISTS), f"{self.name}: {member.name}")
             try:
                 member.fit(panels, lookback=self.lookback, horizon=self.horizon, validation=validation, seed=seed)
-            except (DataError, np.linalg.LinAlgError) as error:
-                self.left_out[member.name] = str(error)
-            else:
-                self._members.append(member)
+            except Exception as error:  # noqa: BLE001 (as above)
+                if self._earned is None:
+                    self.left_out[member.name] = _said(error)
+                    continue
+                member = before[member.name]  # it was weighed, and knows all but the newest rows
+            self._members.append(member)
+
+    def _leave_out(self, member: ForecastModel, why: Exception | str) -> None:
+        """Go on without a specialist, and say so."""
+        at = self._members.index(member)
+        self.left_out[member.name] = why if isinstance(why, str) else _said(why)
+        del self._members[at]
+        if self._earned is not None:
+            self._earned = self._earned.without(at)
 
     def _judge(self, panels: Sequence[Panel], seed: int) -> None:
         """Add to what members have earned, and learn the levels at which outcomes lay in their pool."""
@@ -108,6 +127,12 @@ class Ensemble(Baseline):
             return
         members = [np.concatenate(parts) for parts in zip(*paths, strict=True)]
         outcome = np.concatenate(outcomes)
+        for k in range(len(members) - 1, 0, -1):
+            silent = np.isnan(members[k]).any(axis=1)[~np.isnan(members[0]).any(axis=1)]
+            name = self._members[k].name
+            if name in self.left_out or (silent.size and silent.mean() > SILENT):
+                self._leave_out(self._members[k], self.left_out.get(name, f"no number in {silent.mean():.0%}"))
+                del members[k]
         newer = Earned.of(members, outcome)
         same = self._earned is not None and self._earned.near.shape == newer.near.shape
         self._earned = self._earned.and_newer(newer, FADE) if same and self._earned is not None else newer
@@ -131,7 +156,20 @@ class Ensemble(Baseline):
     def _each(
         self, windows: WindowBatch, horizon: int, samples: int, seed: int, only: Sequence[str] | None
     ) -> list[FloatArray]:
-        return [m.predict(windows, horizon, samples=samples, seed=seed, only=only).paths for m in self._members]
+        """Paths of every member; of a specialist that raises they are NaN, for which the flow stands in."""
+        found = [self._flow.predict(windows, horizon, samples=samples, seed=seed, only=only).paths]
+        for member in self._members[1:]:
+            try:
+                found.append(member.predict(windows, horizon, samples=samples, seed=seed, only=only).paths)
+            except Exception as error:  # noqa: BLE001 (as above)
+                self.left_out[member.name] = _said(error)
+                found.append(np.full_like(found[0], np.nan))
+        return found
+
+    def _let_go(self) -> None:
+        for member in self._members[1:]:
+            if isinstance(member, Baseline):
+                member.slim()
 
     def _weights(self, horizon: int) -> FloatArray:
         """(horizon, indicators, members); the prior where nothing was judged."""
@@ -142,3 +180,8 @@ class Ensemble(Baseline):
             return np.broadcast_to(prior, (horizon, len(self.indicators), len(prior)))
         out: FloatArray = self._earned.weights(prior)[bands(horizon)]
         return out
+
+
+def _said(error: Exception) -> str:
+    """What an expert raised, in one line."""
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

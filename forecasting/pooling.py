@@ -71,11 +71,26 @@ class Earned:
             out.windows[b] += seen[:, h].sum(axis=0) / leads[b]
         return out
 
+    def without(self, member: int) -> Earned:
+        """What the others earned."""
+        near = np.delete(self.near, member, axis=-1)
+        return Earned(near, np.delete(np.delete(self.apart, member, axis=-1), member, axis=-2), self.windows)
+
     def and_newer(self, newer: Earned, kept: float = 1.0) -> Earned:
         """Both together, the older fading to the share ``kept``."""
         return Earned(
             kept * self.near + newer.near, kept * self.apart + newer.apart, kept * self.windows + newer.windows
         )
+
+    @property
+    def crps(self) -> FloatArray:
+        """(members,) mean CRPS of what was counted, every band of leads alike; NaN where nothing was."""
+        known = self.windows > 0
+        score = self.near - np.einsum("...kk->...k", self.apart) / 2
+        if not known.any():
+            return np.full(score.shape[-1], np.nan)
+        out: FloatArray = (score[known] / self.windows[known][:, None]).mean(axis=0)
+        return out
 
     def weights(self, prior: FloatArray) -> FloatArray:
         """(bands, indicators, members) weights of least CRPS, drawn to ``prior`` (members,) where windows are few."""

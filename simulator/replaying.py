@@ -13,6 +13,7 @@ import numpy as np
 
 from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray
+from forecasting.refreshing import Schedule
 from harmony.decision.risk import replicas_needed
 from harmony.decision.rule import window_steps
 from harmony.loop.managed import ManagedService
@@ -63,6 +64,8 @@ class ReplaySettings:
         decide_every_s: how often forecasting policies decide; None for every step.
         forecaster: what policies asked for by name forecast with: "base" (the bundled model), a model
             folder, or a method's name.
+        refresh_s: models learn on line in periods of so many seconds, from the first row on, as they would in a
+            cluster; 0: a method is fitted once, on the part before the scored one.
         lookback: rows of history that a forecast reads; None for what the model reads.
         samples: sample paths per forecast.
         ttft_slo_s: bound on a request's time to first token (request-level worlds); None for one that an idle
@@ -79,6 +82,7 @@ class ReplaySettings:
     tune: bool = False
     decide_every_s: float | None = None
     forecaster: str = "base"
+    refresh_s: float = 0.0
     lookback: int | None = None
     samples: int = 200
     ttft_slo_s: float | None = None
@@ -96,6 +100,8 @@ class ReplaySettings:
             raise UsageError(f"test fraction {self.test_fraction}: expected between 0 and 1, say 0.4")
         if self.decide_every_s is not None and not self.decide_every_s > 0:
             raise UsageError(f"decide every {self.decide_every_s} s: expected a positive duration such as 5m")
+        if self.refresh_s != 0:
+            Schedule(every_s=self.refresh_s)
         if self.seed < 0:
             raise UsageError(f"seed {self.seed}: expected 0 or more")
         if self.samples < 1 or (self.lookback is not None and self.lookback < 1):
@@ -220,7 +226,13 @@ class _Bench:
         self.initial = min(max(first, 1, objective.min_replicas), objective.max_replicas)
         self.lead = _lead_time(settings)
         self.forecasters = Forecasters(
-            panel, self.demand, self.scored_from, settings.lookback, settings.samples, settings.seed
+            panel,
+            self.demand,
+            self.scored_from,
+            settings.lookback,
+            settings.samples,
+            settings.seed,
+            refresh_s=settings.refresh_s,
         )
 
     # ---- one policy -----------------------------------------------------------------------------------------

@@ -238,6 +238,7 @@ class LoopSettings:
 
     Attributes:
         interval_s: jittered by a tenth so that shards do not ask Prometheus in step.
+        refresh_s: see `forecasting.refreshing`; rows until the end of each period are learned.
         gpu_budget: GPUs that all of its services share; 0 for no budget.
         read_deadline_s: what has not been read by then counts as stale in this tick and does not delay it.
     """
@@ -252,6 +253,16 @@ class LoopSettings:
         ),
     ] = 30.0
     read_deadline_s: float = 10.0
+    refresh_s: Annotated[
+        float,
+        Setting(
+            "Services learn on line in periods of this length, such as 1h: what the forecaster names, or its "
+            "calibration; 0s for never.",
+            flag="refresh",
+            duration=True,
+            value=Value("controller.refresh", schema=DURATION),
+        ),
+    ] = 0.0
     gpu_budget: Annotated[
         int,
         Setting(
@@ -275,10 +286,11 @@ class ForecasterSettings:
     forecaster: Annotated[
         str,
         Setting(
-            "base, or a model folder.",
+            "base, a model folder, or what every service learns for itself with --refresh: ensemble or ridge.",
             value=Value(
                 "controller.forecaster",
-                "Forecaster: `base`, or a model folder mounted through volumes.",
+                "Forecaster: `base`, a model folder mounted through volumes, or what every service learns for itself "
+                "where `controller.refresh` is set: `ensemble` or `ridge`.",
                 schema={"pattern": r"^\S+$"},
                 shared=True,
             ),

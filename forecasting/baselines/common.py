@@ -27,6 +27,7 @@ __all__ = [
     "join_pools",
     "last_seen",
     "local_spread",
+    "slim_pool",
     "spread_floor",
     "tidy_pool",
     "training_chunks",
@@ -35,6 +36,7 @@ __all__ = [
 
 # More than a few thousand residual vectors add nothing that 100 to 1,000 draws could show.
 POOL_ROWS = 10_000
+SLIM_ROWS = 1_000
 CHUNK_ROWS = 4096
 
 
@@ -133,6 +135,13 @@ def join_pools(pool: FloatArray, newer: FloatArray) -> FloatArray:
     return tidy_pool(np.concatenate([pool, newer]).reshape(-1, *pool.shape[1:])[-POOL_ROWS:])
 
 
+def slim_pool(pool: FloatArray) -> FloatArray:
+    """At most `SLIM_ROWS` vectors of a pool, evenly thinned."""
+    if len(pool) <= SLIM_ROWS:
+        return pool
+    return pool[np.linspace(0, len(pool) - 1, SLIM_ROWS).astype(np.int64)]
+
+
 def draw_rows(rows: int, samples: int, rng: np.random.Generator) -> IntArray:
     """(samples,) row numbers in 0..rows-1 in random order, one from each of ``samples`` equal stretches of time.
 
@@ -174,6 +183,7 @@ class Baseline(ABC):
         self.horizon = 0
         self.indicators: tuple[Indicator, ...] = ()
         self.step_s = 0.0
+        self._is_slim = False
         self._low: FloatArray = np.empty(0)
         self._high: FloatArray = np.empty(0)
         self._digest = "unfitted"
@@ -218,6 +228,7 @@ class Baseline(ABC):
                 f" give at least {lookback + horizon} rows or a shorter lookback"
             )
         self.lookback, self.horizon = lookback, horizon
+        self._is_slim = False
         self._low = np.full(len(self.indicators), np.inf)
         self._high = np.full(len(self.indicators), -np.inf)
         self._see(panels)
@@ -231,6 +242,8 @@ class Baseline(ABC):
         Panels too short for one window change nothing but the highest value seen. Raises `UsageError` before `fit`.
         """
         self._check_fitted()
+        if self._is_slim:
+            raise UsageError(f"{self.name} has let go of what it learned from (slim); fit it anew")
         for panel in panels:
             self._check_panel(panel)
         self._see(panels)
@@ -273,6 +286,15 @@ class Baseline(ABC):
         """What moved the forecast of one indicator (the first by default); see `forecasting.explaining.explain`."""
         return explain(self, windows, horizon, indicator, seed=seed)
 
+    def slim(self) -> Self:
+        """Let go of what only `update` needs and thin what errors are drawn from, for thousands side by side."""
+        self._check_fitted()
+        if not self._is_slim:
+            self._is_slim = True
+            self._let_go()
+            self._digest = hashlib.sha256(f"{self._digest}|slim".encode()).hexdigest()[:12]
+        return self
+
     # ---- what a method adds ---------------------------------------------------------------------------------
     @abstractmethod
     def _learn(
@@ -282,6 +304,9 @@ class Baseline(ABC):
 
     def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:  # noqa: B027
         """Learn from checked newer panels; by default there is nothing to learn."""
+
+    def _let_go(self) -> None:  # noqa: B027
+        """Keep what forecasting needs; by default there is no more than that."""
 
     @abstractmethod
     def _paths(self, windows: WindowBatch, draws: Draws) -> FloatArray:

@@ -14,6 +14,7 @@ from forecasting.baselines.common import (
     join_pools,
     last_seen,
     local_spread,
+    slim_pool,
     spread_floor,
     tidy_pool,
     training_chunks,
@@ -51,6 +52,9 @@ class LastValue(Baseline):
 
     def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
         self._pool = join_pools(self._pool, self._residuals(panels))
+
+    def _let_go(self) -> None:
+        self._pool = slim_pool(self._pool)
 
     def _residuals(self, panels: Sequence[Panel]) -> FloatArray:
         parts = [np.empty((0, self.horizon, len(self.indicators)))]

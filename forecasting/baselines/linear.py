@@ -51,7 +51,7 @@ class Moments:
 
     def first(self, terms: int) -> Moments:
         """Moments of the first ``terms`` terms alone."""
-        return Moments(self.terms[:, :terms, :terms], self.cross[:terms])
+        return Moments(self.terms[:, :terms, :terms].copy(), self.cross[:terms].copy())
 
 
 def solve(moments: Moments, penalties: FloatArray) -> FloatArray:

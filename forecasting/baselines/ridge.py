@@ -15,6 +15,7 @@ from forecasting.baselines.common import (
     draw_rows,
     fill_forward,
     join_pools,
+    slim_pool,
     tidy_pool,
     training_chunks,
 )
@@ -100,6 +101,11 @@ class Ridge(Baseline):
             for rows in self._rows(panels, seasons):
                 moments[rows.column] = moments[rows.column] + Moments.of(rows.design, rows.targets)
             self._coefficients[seasons] = self._solve_all(moments, seasons)
+
+    def _let_go(self) -> None:
+        self._pools = {seasons: slim_pool(pool) for seasons, pool in self._pools.items()}
+        # of what was summed, how many rows there were says whether a fit can be used
+        self._moments = {seasons: [m.first(1) for m in moments] for seasons, moments in self._moments.items()}
 
     def _fold_moments(self, panels: Sequence[Panel], seasons: bool) -> list[list[Moments]]:
         """Moments by indicator and fold."""

@@ -14,6 +14,7 @@ from forecasting.baselines.common import (
     draw_rows,
     fill_forward,
     join_pools,
+    slim_pool,
     tidy_pool,
     training_chunks,
 )
@@ -49,6 +50,9 @@ class SeasonalNaive(Baseline):
     def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
         for with_seasons, pool in self._pools.items():
             self._pools[with_seasons] = join_pools(pool, self._residuals(panels, with_seasons))
+
+    def _let_go(self) -> None:
+        self._pools = {with_seasons: slim_pool(pool) for with_seasons, pool in self._pools.items()}
 
     def _season_order(self, panels: Sequence[Panel]) -> IntArray:
         """(seasons, indicators) season numbers, least mean absolute training error first, unknown ones last."""

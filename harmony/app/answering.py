@@ -45,10 +45,10 @@ class PostedHistories:
         return self._model().explain(panel, horizon)
 
     def _model(self) -> Forecaster:
-        from forecasting.forecaster import Forecaster
+        from forecasting.refreshing import shared_model
 
         if self._held is None:
-            self._held = Forecaster.load(self._name)
+            self._held = shared_model(self._name)
         return self._held
 
 
@@ -56,12 +56,12 @@ def model_cards(name: str) -> ModelsPort:
     """The model in use, and the methods that need none."""
 
     def cards() -> Sequence[Mapping[str, Any]]:
-        from forecasting.forecaster import Forecaster
         from forecasting.methods import OWN_METHODS, method_names, method_summary
+        from forecasting.refreshing import QUICK, shared_model
 
-        model = Forecaster.load(name)
+        model = shared_model(name)
         own = {
-            "name": name,
+            "name": "base" if name in QUICK else name,
             "version": model.version,
             "kind": "flow",
             "in_use": True,

@@ -31,7 +31,7 @@ PART = 10  # snapshots per message of a loop in another process
 class Demo:
     """A simulated cluster on a thread of its own."""
 
-    def __init__(self, chosen: DemoSettings) -> None:
+    def __init__(self, chosen: DemoSettings, refresh_s: float = 0.0) -> None:
         from harmony.metrics import Metrics
         from simulator.demo import DemoCluster
 
@@ -47,6 +47,7 @@ class Demo:
             speed=speed,
             hub=self.hub,
             metrics=metrics,
+            refresh_s=refresh_s,
             wall=time.time,  # noqa: TID251
         )
         self._watch = Watch(self.hub, max(STILL_S, 300.0 / speed))
@@ -75,12 +76,12 @@ class DemoApart:
     in small parts, so that taking one apart never keeps a request waiting for long.
     """
 
-    def __init__(self, chosen: DemoSettings, journal: str = "") -> None:
+    def __init__(self, chosen: DemoSettings, journal: str = "", refresh_s: float = 0.0) -> None:
         self.hub, self.speed = Hub(), chosen.speed
         self.turns: Hub | None = None  # the other process keeps the journal
         self.trouble = ""
         self.metrics: MetricsPort | None = None
-        self._given = (chosen, journal)
+        self._given = (chosen, journal, refresh_s)
         self._watch = Watch(self.hub, max(STILL_S, 300.0 / chosen.speed))
         self.what = f"A simulated cluster of {chosen.services} services in a process of its own."
         self.tick_s: list[float] = []  # how long each tick took
@@ -129,14 +130,21 @@ class DemoApart:
                 parts = []
 
 
-def _live_apart(pipe: Connection, chosen: DemoSettings, journal: str) -> None:
+def _live_apart(pipe: Connection, chosen: DemoSettings, journal: str, refresh_s: float) -> None:
     """The process of `DemoApart`: ends when it is told to, or the other end of the pipe is gone."""
     from harmony.api.fast import prepare
     from harmony.journal import JournalStore, JournalWriter
     from simulator.demo import DemoCluster
 
     hub, stop = Hub(), threading.Event()
-    cluster = DemoCluster(chosen.seed, services=chosen.services, speed=chosen.speed, hub=hub, wall=time.time)  # noqa: TID251
+    cluster = DemoCluster(
+        chosen.seed,
+        services=chosen.services,
+        speed=chosen.speed,
+        hub=hub,
+        refresh_s=refresh_s,
+        wall=time.time,  # noqa: TID251
+    )
 
     writer: JournalWriter | None = None
 

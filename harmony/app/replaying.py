@@ -44,6 +44,7 @@ def settings_with(rivals: RivalSettings, **given: Any) -> ReplaySettings:  # noq
         tune=rivals.tune,
         test_fraction=rivals.test_fraction,
         forecaster=rivals.forecaster,
+        refresh_s=rivals.refresh_s,
         samples=rivals.samples,
         seed=rivals.seed,
     )

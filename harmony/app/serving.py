@@ -90,7 +90,7 @@ def serve(
         source: Source
         if demo is not None:
             few = demo.services <= BESIDE
-            source = Demo(demo) if few else DemoApart(demo, url)
+            source = Demo(demo, loop.refresh_s) if few else DemoApart(demo, url, loop.refresh_s)
         elif cluster:
             source = following.Cluster(loop, store, probes)
         else:

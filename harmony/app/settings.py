@@ -214,6 +214,16 @@ class RivalSettings:
     forecaster: Annotated[
         str, Setting("What harmony forecasts with: base, a model folder, or a method such as ridge.", env=False)
     ] = "base"
+    refresh_s: Annotated[
+        float,
+        Setting(
+            "The forecaster (or its calibration) learns on line in periods of this length, such as 1h, as in a "
+            "cluster; 0s: a method is fitted once, on the part before the scored one.",
+            flag="refresh",
+            duration=True,
+            env=False,
+        ),
+    ] = 0.0
     samples: Annotated[int, Setting("Sample paths per forecast.", env=False)] = 200
     seed: Annotated[int, Setting("Seed of everything random.", env=False)] = 0
     out: Annotated[

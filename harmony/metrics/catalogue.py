@@ -224,6 +224,15 @@ KUBE_REQUESTS = _process(
     "counter", "harmony_kube_requests_total", "Requests to the API server.", "verb", "resource", "code_class"
 )
 ERRORS = _process("counter", "harmony_errors_total", "Errors by component and type.", "component", "type")
+REFRESHES = _process(
+    "counter",
+    "harmony_forecaster_refreshes_total",
+    "Refreshes of services' forecasters by what came of them, such as Replaced, Kept or Late.",
+    "outcome",
+)
+REFRESH_SECONDS = _process(
+    "counter", "harmony_forecaster_refresh_seconds_total", "Seconds of a core that these refreshes took."
+)
 LEADER = _process("gauge", "harmony_leader", "1 while this process holds the lease and acts, else 0.")
 KEDA_REQUESTS = _process(
     "counter", "harmony_keda_requests_total", "Answered calls of the KEDA external scaler.", "method", "code"
@@ -243,6 +252,8 @@ CATALOGUE: tuple[Definition, ...] = (
     LAST_TICK,
     KUBE_REQUESTS,
     ERRORS,
+    REFRESHES,
+    REFRESH_SECONDS,
     LEADER,
     KEDA_REQUESTS,
     BUILD,

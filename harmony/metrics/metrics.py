@@ -51,6 +51,8 @@ class Metrics:
         self._overruns = Counter(**self._named(names.OVERRUNS))
         self._kube_requests = Counter(**self._named(names.KUBE_REQUESTS))
         self._errors = Counter(**self._named(names.ERRORS))
+        self._refreshes = Counter(**self._named(names.REFRESHES))
+        self._refresh_seconds = Counter(**self._named(names.REFRESH_SECONDS))
         self._leader = Gauge(**self._named(names.LEADER))
         self._keda_requests = Counter(**self._named(names.KEDA_REQUESTS))
         self._config = Info(**self._named(names.CONFIG))
@@ -228,6 +230,11 @@ class Metrics:
         self._ticks.inc()
         if overrun:
             self._overruns.inc()
+
+    def observe_refresh(self, outcome: str, seconds: float) -> None:
+        """A service's forecaster was refreshed, with what came of it, in so many seconds of a core."""
+        self._refreshes.labels(outcome).inc()
+        self._refresh_seconds.inc(max(0.0, seconds))
 
     def observe_kube_request(self, verb: str, resource: str, code: int, count: int = 1) -> None:
         """``count`` requests to the API server ended in ``code`` (0: no answer)."""

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from forecasting.base import ForecastModel
 from forecasting.distribution import ForecastDistribution
 from forecasting.errors import UsageError
-from forecasting.fleet import FleetForecaster, Wanted, forecast_rows
+from forecasting.fleet import FleetForecaster, Wanted, forecast_rows, nobody, rounded
 from forecasting.forecaster import Forecaster
+from forecasting.online import Online
+from forecasting.refreshing import Schedule
 from harmony.metrics import Metrics
 from harmony.serving import Hub
 from simulator.demo.demand import STEP_S, Readings
@@ -70,13 +72,15 @@ class DemoCluster:
         metrics: Metrics | None = None,
         model: ForecastModel | None = None,
         past_hours: float | None = None,
+        refresh_s: float = 0.0,
         wall: Callable[[], float] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the services; nothing is forecast or decided yet (see `begin`).
 
         ``speed``: simulated seconds per second of `run`; ``wall``: Unix time for the metric of the last tick
-        (default: simulated time); ``past_hours``: how long it has lived before the first step.
+        (default: simulated time); ``past_hours``: how long it has lived before the first step; ``refresh_s``: services
+        learn the calibration of their forecasts on line in periods of so many simulated seconds, 0 for never.
 
         Raises `UsageError` for no services, or a speed or past that is not a positive (non-negative) number.
         """
@@ -103,6 +107,9 @@ class DemoCluster:
         begin = FIRST_ROW - self._past_rows
         self.services = tuple(DemoService(s, i, self._readings, begin) for i, s in enumerate(self.specs))
         self._begun = False
+        # what comes of it must not depend on the machine
+        self._schedule = Schedule(every_s=refresh_s, budget_s=math.inf) if refresh_s != 0 else None
+        self._online: Online[int] | None = None
 
     def now_s(self) -> float:
         """Simulated time, seconds since the Unix epoch."""
@@ -138,6 +145,8 @@ class DemoCluster:
                 self._show()
         for service in self.services:
             service.turns_every(STEP_S)
+        if self._schedule is not None:
+            self._online = Online(self.model, "", self._schedule, time.thread_time)
 
     def _past_forecasts(self, service: DemoService, rows: Sequence[int]) -> list[ForecastDistribution]:
         """One service's forecasts of the demand for all turns of the past, each from what was read before it."""
@@ -196,6 +205,7 @@ class DemoCluster:
             service.conclude()
             service.settle()
         self._note(self.row)
+        self._learn()
         stages.end("act")
         for service in self.services:
             measure(service, self.metrics)
@@ -213,12 +223,28 @@ class DemoCluster:
         horizon = max(steps.values())
         horizon = max(horizon, HORIZONS[1]) if self._detail else horizon
         wanted = [Wanted(n, self._readings.rows_of(n), horizon) for n, ahead in steps.items() if ahead]
-        forecaster = FleetForecaster(self.model, horizons=HORIZONS, demand_only=False)
+        own = nobody if self._online is None else self._online.model
+        forecaster = FleetForecaster(self.model, horizons=HORIZONS, demand_only=False, own=own)
         found = forecaster.forecast(wanted, self.now_s())
         for number, failure in found.failed.items():
             log.warning("no forecast: %s", failure, extra={"service": self.specs[number].name})
             self.metrics.observe_error("forecast", failure.partition(":")[0])
         return found.made
+
+    def _learn(self) -> None:
+        """One service that has not learned of a period that has ended, after everybody's turn."""
+        online = self._online
+        if online is None:
+            return
+        for service in self.services:
+            number, ahead = online.due(service.number, self.now_s()), service.horizon()
+            if number is None or not ahead:
+                continue
+            source, horizon = self._readings.rows_of(service.number), rounded(ahead, HORIZONS)
+            made = online.refresh(service.number, source, number, horizon)
+            self.metrics.observe_refresh(str(made.outcome), made.seconds)
+            log.info("%s: %s", made.outcome, made.why, extra={"service": self.specs[service.number].name})
+            return
 
     def _note(self, row: int) -> None:
         """Write down what the replicas showed in this row."""

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scipy.stats import binomtest
 
 from forecasting.errors import UsageError
+from forecasting.refreshing import Standing
 from harmony.journal import JournalStore
 from harmony.journal.explaining import recompute
 from harmony.metrics import CATALOGUE, Metrics
@@ -28,6 +29,7 @@ from harmony.serving import Hub, Snapshot, decision_json, forecast_json, history
 from simulator.demo import DemoCluster, demo_specs
 from simulator.demo.cluster import FIRST_ROW, LATE_STEPS, PAST_EVERY, SHOWN_TURNS
 from tests.bundled import base_model
+from tests.forecasting.stand_ins import Around
 
 STEPS = 150
 
@@ -219,6 +221,22 @@ def test_equal_seeds_and_steps_show_equal_things_whatever_the_speed() -> None:
     assert first == trail(3, 12, speed=600.0)
     assert first != trail(4, 12)
     assert len(first) == 2 * (2 * 60 // PAST_EVERY + 12)  # the turns of the past, and twelve
+
+
+def test_services_learn_on_line_and_every_decision_says_which_version_forecast_it() -> None:
+    def life() -> tuple[list[str], list[object]]:
+        cluster = DemoCluster(0, services=2, past_hours=0.0, refresh_s=600.0, model=Around(40.0, offset=30.0))
+        models = []
+        for _ in range(8):
+            cluster.advance()
+            models += [s.record.decision.model for s in cluster.hub.all()]
+        assert cluster._online is not None
+        return models, [cluster._online.standing(k) for k in range(2)]
+
+    models, standings = life()
+    assert {type(s) for s in standings} == {Standing}
+    assert any("~" in model for model in models), "a calibration of its own is in force"
+    assert models == life()[0], "and it does not depend on the machine"
 
 
 def test_more_services_are_copies_of_other_sizes_with_names_of_their_own() -> None:

@@ -80,6 +80,25 @@ def test_two_replays_are_equal_but_for_seconds(result: ReplayResult) -> None:
     assert timeless(result) == timeless(again)
 
 
+def test_a_replay_learns_on_line_and_every_decision_says_which_version_forecast_it() -> None:
+    def life(**changes: object) -> list[str]:
+        told: list[str] = []
+        settings = replace(RIDGE, forecaster="ridge", refresh_s=1800.0, **changes)
+        replay(make_trace(waves()), ["quantile"], settings, journal=lambda _, r: told.append(r.decision.model))
+        return told
+
+    models = life()
+    versions = list(dict.fromkeys(m for m in models if m))
+    assert versions[0].startswith("harmony "), "the shared model, until something better was learned"
+    assert len([v for v in versions if v.startswith("ridge 1+")]) >= 1
+    assert models == life(test_fraction=0.2), "what is scored is learned no differently"
+
+
+def test_learning_more_often_than_every_minute_is_refused() -> None:
+    with pytest.raises(UsageError, match="a minute or more"):
+        ReplaySettings(refresh_s=5.0)
+
+
 def test_a_policy_does_not_depend_on_its_company(result: ReplayResult) -> None:
     alone = replay(make_trace(waves()), ["harmony"], RIDGE)
     assert np.array_equal(alone.policies["harmony"].ordered, result.policies["harmony"].ordered)

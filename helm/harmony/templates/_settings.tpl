@@ -20,6 +20,7 @@
 - {{ printf "--retain-inputs-days=%v" .Values.api.journal.retainInputsDays | quote }}
 {{- end }}
 - {{ printf "--interval=%v" .Values.controller.interval | quote }}
+- {{ printf "--refresh=%v" .Values.controller.refresh | quote }}
 - {{ printf "--gpu-budget=%v" .Values.controller.gpuBudget | quote }}
 - {{ printf "--metrics-address=:%v" .Values.controller.ports.metrics | quote }}
 - {{ printf "--health-address=:%v" .Values.controller.ports.health | quote }}
