@@ -105,8 +105,13 @@ class Recalibrated:
 
     def applied_to(self, forecast: ForecastDistribution) -> ForecastDistribution:
         """The same of one forecast."""
+        experts = forecast.experts
         whole = ForecastBatch(
-            forecast.paths[None], forecast.indicators, np.array([forecast.origin_s]), forecast.step_s, forecast.model
+            paths=forecast.paths[None],
+            indicators=forecast.indicators,
+            origin_s=np.array([forecast.origin_s]),
+            step_s=forecast.step_s,
+            experts=None if experts is None else {name: w[None] for name, w in experts.items()},
         )
         return self.applied(whole)[0]
 
