@@ -112,6 +112,7 @@ def filled() -> Metrics:
     metrics.observe_kube_request("get", "deployments/scale", 200, 3)
     metrics.observe_error("prometheus", TimeoutError("slow"))
     metrics.observe_leader(True)
+    metrics.observe_refresh("Replaced", 1.2)
     metrics.observe_keda_request("GetMetrics", "OK")
     metrics.observe_config({"interval": "30s"})
     return metrics
