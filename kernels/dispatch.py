@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from kernels.autocast import agreed, as_declared
 from kernels.checks import blanked, check_key_mask, check_qkv, default_scale, repeat_heads
+from kernels.compiled import Like, as_node
 from kernels.errors import KernelError, near
 from kernels.foreign import hint
 from kernels.registry import BACKENDS, Backend, Mechanism, build_options, mechanism
@@ -18,6 +20,86 @@ from kernels.triton.support import serves
 __all__ = ["Functional", "attention", "attention_with_state", "build", "checked_options"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A call of `attention` that has passed the checks of its arguments."""
+
+    chosen: Mechanism
+    heads: int
+    run: Callable[..., Tensor]
+    causal: bool
+    options: dict[str, object]
+
+
+def _checked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    method: str = "sdpa",
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+    backend: Backend | None = None,
+    **options: object,
+) -> _Checked:
+    """The arguments of `attention` as it needs them; `KernelError` for what does not fit."""
+    chosen = mechanism(method)
+    if chosen.reference is None:
+        raise KernelError(f"{method!r} is a layer with its own projections: kernels.build({method!r}, ...) makes it")
+    _check_options(f"attention method {method!r}", options, chosen.options)
+    options, causal = _plain(options), _flag("causal", causal)
+    _check_backend(chosen, backend)
+    heads = check_qkv(q, k, v, free_head_size=chosen.free_head_size)
+    run = _backend(chosen, backend, q, k, v)
+    check_key_mask(key_mask, k)
+    if chosen.causal == "only" and not causal:
+        raise KernelError(f"attention method {method!r} is causal only; pass causal=True")
+    if chosen.causal == "never" and causal:
+        raise KernelError(f"attention method {method!r} cannot be causal")
+    if not chosen.cross and q.shape[2] != k.shape[2]:
+        raise KernelError(f"attention method {method!r} is self-attention: {q.shape[2]} queries, {k.shape[2]} keys")
+    return _Checked(chosen, heads, run, causal, options)
+
+
+def _attention_like(q: Tensor, k: Tensor, v: Tensor, *, scale: object = None, **how: object) -> Like:
+    """What `attention` gives."""
+    check: Callable[..., _Checked] = _checked
+    heads = check(q, k, v, **how).heads
+    if not isinstance(scale, Tensor):
+        default_scale(q, scale)  # type: ignore[arg-type]
+    return Like((q.shape[0], heads, q.shape[2], v.shape[3]), q.dtype, q.device)
+
+
+def _by_pytorch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    method: str = "sdpa",
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+    backend: str | None = None,
+    **_: object,
+) -> bool:
+    """Whether the call is PyTorch's own attention and no more, which its compilers know."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    if method != "sdpa" or backend == "reference" or key_mask is not None or 0 in k.shape:
+        return False
+    return not causal or statically_known_true(q.shape[2] == k.shape[2])
+
+
+def _without_timing(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `attention` in a graph, where nothing can be timed: for "auto" those of "sdpa", which is the same."""
+    if arguments.get("method") != "auto":
+        return arguments
+    for name in ("candidates", "backend"):
+        if arguments.get(name) is not None:
+            raise KernelError(f"attention method 'auto' takes no {name}= in a graph, which cannot be timed")
+    return {**{name: x for name, x in arguments.items() if name != "candidates"}, "method": "sdpa"}
+
+
+@as_node(_attention_like, plain=_by_pytorch, settled=_without_timing)
 def attention(
     q: Tensor,
     k: Tensor,
@@ -60,30 +142,66 @@ def attention(
         return _auto(
             q, k, v, causal=_flag("causal", causal), key_mask=key_mask, scale=scale, backend=backend, **options
         )
-    chosen = mechanism(method)
-    if chosen.reference is None:
-        raise KernelError(f"{method!r} is a layer with its own projections: kernels.build({method!r}, ...) makes it")
-    _check_options(f"attention method {method!r}", options, chosen.options)
-    options, causal = _plain(options), _flag("causal", causal)
-    _check_backend(chosen, backend)
     q, k, v = agreed(q, k, v)
-    heads = check_qkv(q, k, v, free_head_size=chosen.free_head_size)
-    run = _backend(chosen, backend, q, k, v)
-    check_key_mask(key_mask, k)
-    if chosen.causal == "only" and not causal:
-        raise KernelError(f"attention method {method!r} is causal only; pass causal=True")
-    if chosen.causal == "never" and causal:
-        raise KernelError(f"attention method {method!r} cannot be causal")
-    if not chosen.cross and q.shape[2] != k.shape[2]:
-        raise KernelError(f"attention method {method!r} is self-attention: {q.shape[2]} queries, {k.shape[2]} keys")
+    found = _checked(q, k, v, method=method, causal=causal, key_mask=key_mask, backend=backend, **options)
+    chosen, heads, run = found.chosen, found.heads, found.run
     scale = 1.0 if scale is None and chosen.unit_scale else default_scale(q, scale)
     shares = chosen.shares_keys and run is chosen.torch and q.shape[1] == heads
     key_heads = math.lcm(k.shape[1], v.shape[1]) if shares else heads
     k, v = (repeat_heads(blanked(key_mask, x), key_heads) for x in (k, v))
     with as_declared(q):
-        return run(repeat_heads(q, heads), k, v, causal=causal, key_mask=key_mask, scale=scale, **options)
+        return run(repeat_heads(q, heads), k, v, causal=found.causal, key_mask=key_mask, scale=scale, **found.options)
 
 
+def _with_state_checked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    method: str = "sdpa",
+    key_mask: Tensor | None = None,
+    **options: object,
+) -> tuple[Mechanism, int, int, dict[str, object]]:
+    """The mechanism, the heads of the result and of keys and values, and the options; `KernelError` as said below."""
+    chosen = mechanism(method)
+    if chosen.stateful is None:
+        raise KernelError(f"attention method {method!r} keeps no state; describe(method).stateful says which ones do")
+    _check_options(f"attention method {method!r}", options, chosen.options)
+    heads = check_qkv(q, k, v, free_head_size=chosen.free_head_size)
+    check_key_mask(key_mask, k)
+    if q.shape[2] != k.shape[2]:
+        raise KernelError(f"{q.shape[2]} queries and {k.shape[2]} keys, expected those of the same new positions")
+    return chosen, heads, math.lcm(k.shape[1], v.shape[1]), _plain(options)
+
+
+def _with_state_like(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    scale: object = None,
+    **how: object,
+) -> tuple[Like, Mapping[str, object]]:
+    """What `attention_with_state` gives."""
+    check: Callable[..., tuple[Mechanism, int, int, dict[str, object]]] = _with_state_checked
+    chosen, heads, key_heads, options = check(q, k, v, **how)
+    if chosen.state_like is None:
+        raise KernelError(f"the state of {chosen.name!r} cannot be part of a graph: call it outside")
+    out = Like((q.shape[0], heads, q.shape[2], v.shape[3]), q.dtype, q.device)
+    wide = ((q, heads), (k, key_heads), (v, key_heads))
+    rows = (Like((x.shape[0], n, *x.shape[2:]), x.dtype, x.device) for x, n in wide)
+    return out, chosen.state_like(*rows, state, **options)
+
+
+def _with_names(done: Sequence[Tensor], given: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The output and the state of a method, from their tensors."""
+    from kernels.traced import names_of_state
+
+    return done[0], dict(zip(names_of_state(given.get("method", "sdpa")), done[1:], strict=True))
+
+
+@as_node(_with_state_like, joined=_with_names)
 def attention_with_state(
     q: Tensor,
     k: Tensor,
@@ -117,21 +235,15 @@ def attention_with_state(
     Raises:
         KernelError: for a method that keeps no state, a state of another method, and as `attention`.
     """
-    chosen = mechanism(method)
-    if chosen.stateful is None:
-        raise KernelError(f"attention method {method!r} keeps no state; describe(method).stateful says which ones do")
-    _check_options(f"attention method {method!r}", options, chosen.options)
     q, k, v = agreed(q, k, v)
-    heads = check_qkv(q, k, v, free_head_size=chosen.free_head_size)
-    check_key_mask(key_mask, k)
-    if q.shape[2] != k.shape[2]:
-        raise KernelError(f"{q.shape[2]} queries and {k.shape[2]} keys, expected those of the same new positions")
+    chosen, heads, key_heads, options = _with_state_checked(q, k, v, method=method, key_mask=key_mask, **options)
     scale = 1.0 if scale is None and chosen.unit_scale else default_scale(q, scale)
-    key_heads = math.lcm(k.shape[1], v.shape[1])
     k, v = (repeat_heads(blanked(key_mask, x), key_heads) for x in (k, v))
+    if chosen.stateful is None:
+        raise AssertionError("it was checked that there is one")
     with as_declared(q):
         before = None if state is None else dict(state)
-        return chosen.stateful(repeat_heads(q, heads), k, v, before, key_mask=key_mask, scale=scale, **_plain(options))
+        return chosen.stateful(repeat_heads(q, heads), k, v, before, key_mask=key_mask, scale=scale, **options)
 
 
 def build(method: str, *, heads: int, head_dim: int, **options: object) -> nn.Module:

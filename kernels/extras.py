@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kernels.autocast import agreed, as_declared
 from kernels.checks import blanked, check_key_mask, check_qkv, compute_dtype, default_scale, positive, repeat_heads
+from kernels.compiled import Like, as_node
 from kernels.dense.reference import masked_attention
 from kernels.dispatch import attention, checked_options
 from kernels.engines.block_sparse import block_sparse_attention
@@ -33,6 +34,44 @@ def alibi_slopes(heads: int) -> Tensor:
     return -alibi_log_decay(positive("heads", heads))
 
 
+def _lse_checked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    method: str = "sdpa",
+    key_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    alibi: Tensor | None = None,
+    sink_logits: Tensor | None = None,
+    **options: object,
+) -> tuple[Callable[..., Rule], int, dict[str, object]]:
+    """The rule of the method, the heads of the result, and the options; `KernelError` as said there."""
+    chosen = mechanism(method)
+    if chosen.rule is None:
+        ruled = ", ".join(m for m in available() if mechanism(m).rule is not None)
+        raise KernelError(f"attention method {method!r} has no log-sum-exp here; those that have: {ruled}")
+    given = checked_options(method, options)
+    heads = check_qkv(q, k, v)
+    check_key_mask(key_mask, k)
+    _check_extras(q, k, heads, bias, alibi, sink_logits)
+    return chosen.rule, heads, given
+
+
+def _lse_like(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: object = None, **how: object
+) -> tuple[Like, Like]:
+    """What `attention_with_lse` gives."""
+    check: Callable[..., tuple[object, int, object]] = _lse_checked
+    return _with_lse(q, v, check(q, k, v, **how)[1])
+
+
+def _with_lse(q: Tensor, v: Tensor, heads: int) -> tuple[Like, Like]:
+    rows = (q.shape[0], heads, q.shape[2])
+    return Like((*rows, v.shape[3]), q.dtype, q.device), Like(rows, compute_dtype(q), q.device)
+
+
+@as_node(_lse_like)
 def attention_with_lse(
     q: Tensor,
     k: Tensor,
@@ -72,20 +111,15 @@ def attention_with_lse(
     Raises:
         KernelError: for a method that is no such softmax, and for shapes that do not fit.
     """
-    chosen = mechanism(method)
-    if chosen.rule is None:
-        ruled = ", ".join(m for m in available() if mechanism(m).rule is not None)
-        raise KernelError(f"attention method {method!r} has no log-sum-exp here; those that have: {ruled}")
-    given = checked_options(method, options)
     q, k, v = agreed(q, k, v)
-    heads = check_qkv(q, k, v)
-    check_key_mask(key_mask, k)
+    extras = {"bias": bias, "alibi": alibi, "sink_logits": sink_logits}
+    check: Callable[..., tuple[Callable[..., Rule], int, dict[str, object]]] = _lse_checked
+    made, heads, given = check(q, k, v, method=method, key_mask=key_mask, **extras, **options)
     scale = default_scale(q, scale)
-    _check_extras(q, k, heads, bias, alibi, sink_logits)
     q, k, v = (repeat_heads(x, heads) for x in (q, blanked(key_mask, k), blanked(key_mask, v)))
     with as_declared(q):
         call = call_of(q, k, causal=causal)
-        rule = chosen.rule(call, **given)
+        rule = made(call, **given)
         if bias is None and alibi is None:
             block = block_for(rule, call)
             plan = plan_from_spans(rule, call, block_q=block, block_k=block)
@@ -98,6 +132,21 @@ def attention_with_lse(
         return (out.to(lse.dtype) * torch.exp(lse - total)[..., None]).to(q.dtype), total
 
 
+def _varlen_checked(q: Tensor, k: Tensor, v: Tensor, *, method: str = "sdpa", **_: object) -> int:
+    """The heads of the result; `KernelError` for tensors that are not packed or do not fit."""
+    heads = check_qkv(q, k, v, free_head_size=mechanism(method).free_head_size)
+    if q.shape[0] != 1:
+        raise KernelError(f"packed sequences are one row, but q has a batch of {q.shape[0]}")
+    return heads
+
+
+def _varlen_like(q: Tensor, k: Tensor, v: Tensor, **how: object) -> Like:
+    """What `varlen_attention` gives."""
+    check: Callable[..., int] = _varlen_checked
+    return Like((1, check(q, k, v, **how), q.shape[2], v.shape[3]), q.dtype, q.device)
+
+
+@as_node(_varlen_like)
 def varlen_attention(
     q: Tensor,
     k: Tensor,
@@ -129,9 +178,7 @@ def varlen_attention(
     Raises:
         KernelError: for a batch of more than one, or offsets that do not fit.
     """
-    heads = check_qkv(q, k, v, free_head_size=mechanism(method).free_head_size)
-    if q.shape[0] != 1:
-        raise KernelError(f"packed sequences are one row, but q has a batch of {q.shape[0]}")
+    heads = _varlen_checked(q, k, v, method=method)
     of_q = _offsets("cu_seqlens_q", cu_seqlens_q, q.shape[2])
     of_k = of_q if cu_seqlens_k is None else _offsets("cu_seqlens_k", cu_seqlens_k, k.shape[2])
     if len(of_q) != len(of_k) or of_k[-1] != k.shape[2]:

@@ -88,6 +88,11 @@ class Mechanism:
     """`rule(call, **options)`, where it is a softmax over the keys that a rule shows and nothing else."""
     stateful: Callable[..., tuple[Tensor, dict[str, Tensor]]] | None = None
     """The causal call from a state (None at first): `run(q, k, v, state, *, key_mask, scale, **options)`."""
+    state_names: tuple[str, ...] = ()
+    """Names of the tensors of a state."""
+    state_like: Callable[..., Mapping[str, object]] | None = None
+    """The `kernels.compiled.Like` of each tensor of the next state: `state_like(q, k, v, state, **options)`, in which
+    q, k and v are such too."""
     build: Callable[..., nn.Module] | None = None
     declared: Callable[..., object] | None = None
     """Whose keyword arguments are the options, where that is not `reference` itself."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from kernels.checks import compute_dtype, positive, visible
 from kernels.dense.reference import masked_attention
 from kernels.dense.sdpa import sdpa_attention
-from kernels.engines.kept import kept_keys
+from kernels.engines.kept import KEPT, kept_keys, kept_like
 from kernels.errors import KernelError
 from kernels.layers.diffqkv import DiffQKVAttention
 from kernels.registry import Mechanism
@@ -122,6 +122,8 @@ MECHANISM = Mechanism(
     reference=reference_diffqkv,
     torch=diffqkv_attention,
     stateful=kept_keys(diffqkv_attention),
+    state_names=KEPT,
+    state_like=kept_like(),
     build=DiffQKVAttention,
     layer=True,
     free_head_size=True,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kernels.dense.reference import reference_attention
 from kernels.dense.ways import blocks, fused, scratch_bytes
-from kernels.engines.kept import kept_keys
+from kernels.engines.kept import KEPT, kept_keys, kept_like
 from kernels.engines.rules import full
 from kernels.registry import Mechanism
 
@@ -36,4 +36,6 @@ MECHANISM = Mechanism(
     torch=sdpa_attention,
     rule=full,
     stateful=kept_keys(sdpa_attention),
+    state_names=KEPT,
+    state_like=kept_like(),
 )

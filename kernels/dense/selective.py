@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from kernels.checks import blanked, check_key_mask, compute_dtype, repeat_heads, visible
+from kernels.compiled import Like
 from kernels.dense.reference import masked_attention
 from kernels.dense.sdpa import sdpa_attention
 from kernels.dispatch import attention
-from kernels.engines.kept import State, kept_keys
+from kernels.engines.kept import KEPT, State, kept_keys, kept_like
 from kernels.errors import KernelError
 from kernels.registry import Backend, Mechanism
 
@@ -175,6 +178,22 @@ def _stateful(
     return kept_keys(sdpa_attention)(q, k, v, state, key_mask=key_mask, scale=scale)
 
 
+def _state_like(
+    q: Like,
+    k: Like,
+    v: Like,
+    state: State | None,
+    *,
+    tau_q: Tensor | None = None,
+    tau_v: Tensor | None = None,
+) -> dict[str, Like]:
+    found = kept_like()(q, k, v, state)
+    if tau_v is not None:
+        values = found["v"]
+        found["v"] = replace(values, shape=(values.shape[0], q.shape[1], *values.shape[2:]))
+    return found
+
+
 MECHANISM = Mechanism(
     name="selective",
     summary="dense attention with a temperature per query and per value",
@@ -185,5 +204,7 @@ MECHANISM = Mechanism(
     reference=reference_selective,
     torch=selective_attention,
     stateful=_stateful,
+    state_names=KEPT,
+    state_like=_state_like,
     build=SelectiveAttention,
 )

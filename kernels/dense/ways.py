@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from kernels.checks import visible
 from kernels.dense.reference import reference_attention
 from kernels.engines.partial import over_all_keys
+from kernels.once import fused_once
 
 __all__ = ["WAYS", "needs_mask", "scratch_bytes"]
 
@@ -27,12 +28,12 @@ def fused(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | N
         return q.new_zeros(*q.shape[:3], v.shape[3])
     causal = causal and lq > 1  # One query is the last one, which sees all keys.
     if not needs_mask(lq, lk, causal=causal, masked=key_mask is not None):
-        return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        return fused_once(scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale))
     mask = visible(q, k, causal=causal, key_mask=key_mask)
     if mask is None:
         raise AssertionError("a mask is present here")
     sees = mask.any(dim=-1, keepdim=True)
-    out = scaled_dot_product_attention(q, k, v, attn_mask=mask | ~sees, scale=scale)
+    out = fused_once(scaled_dot_product_attention(q, k, v, attn_mask=mask | ~sees, scale=scale))
     return torch.where(sees, out, torch.zeros_like(out))
 
 

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.autocast import in_declared_types
 from kernels.checks import compute_dtype
@@ -24,6 +23,7 @@ from kernels.engines.parts import Part, Scratch
 from kernels.engines.plan import BlockPlan
 from kernels.engines.rules import Sees
 from kernels.engines.singles import Singles, add_gradients, add_singles
+from kernels.once import differentiable_once
 
 __all__ = ["block_sparse_attention"]
 
@@ -199,7 +199,7 @@ class _BlockSparse(torch.autograd.Function):
         return o, lse
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @in_declared_types
     def backward(ctx: _Context, do: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, key_mask, o, lse = ctx.saved_tensors

@@ -13,17 +13,20 @@ import torch
 from torch import Tensor
 
 from kernels.checks import repeat_heads
+from kernels.compiled import Like
 from kernels.dense.reference import masked_attention
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call, Rule, boolean
 from kernels.errors import KernelError
 
-__all__ = ["Reach", "State", "Stateful", "kept_keys", "rolled_keys", "wanted"]
+__all__ = ["KEPT", "Reach", "State", "Stateful", "kept_keys", "kept_like", "rolled_keys", "wanted"]
 
 _FEW_PAIRS = 1 << 13
 """Pairs of queries and keys of a head for which a mask is written out."""
 
+KEPT = ("k", "v", "seen", "length")
+"""Names of the tensors of these states."""
 State = dict[str, Tensor]
 Stateful = Callable[..., tuple[Tensor, State]]
 """`run(q, k, v, state, *, key_mask, scale, **options)` over the next positions; ``state`` is None before the first."""
@@ -49,7 +52,7 @@ def _joined(k: Tensor, v: Tensor, state: State | None, key_mask: Tensor | None) 
     seen = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device) if key_mask is None else key_mask
     if state is None:
         return k, v, seen, 0
-    before = wanted(state, "k", "v", "seen", "length")
+    before = wanted(state, *KEPT)
     for name, x, old in (("k", k, before[0]), ("v", v, before[1])):
         if x.shape[:2] != old.shape[:2] or x.shape[3] != old.shape[3]:
             raise KernelError(f"{name} has shape {tuple(x.shape)}, but the state goes on from {tuple(old.shape)}")
@@ -119,6 +122,26 @@ def rolled_keys(rule: Callable[..., Rule], reach: Callable[..., Reach]) -> State
         return out, {"k": kept[0], "v": kept[1], "seen": seen, "length": torch.tensor(length)}
 
     return stateful
+
+
+def kept_like(reach: Callable[..., Reach] | None = None) -> Callable[..., dict[str, Like]]:
+    """What the states of `kept_keys`, or with ``reach`` of `rolled_keys`, are like: see `Mechanism.state_like`."""
+
+    def like(q: Like, k: Like, v: Like, state: Mapping[str, Tensor] | None, **options: object) -> dict[str, Like]:
+        columns = k.shape[2] + (0 if state is None else wanted(state, *KEPT)[0].shape[2])
+        if reach is not None:
+            keeps = reach(**options)
+            first = min(keeps.first, columns)
+            columns = first + min(columns - first, max(keeps.recent, 0))
+        shapes = {name: (x.shape[0], x.shape[1], columns, x.shape[3]) for name, x in (("k", k), ("v", v))}
+        return {
+            "k": Like(shapes["k"], k.dtype, k.device),
+            "v": Like(shapes["v"], v.dtype, v.device),
+            "seen": Like((k.shape[0], columns), torch.bool, k.device),
+            "length": Like((), torch.int64, torch.device("cpu")),
+        }
+
+    return like
 
 
 def _without(rule: Rule, first: int, gone: int) -> Rule:

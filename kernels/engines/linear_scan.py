@@ -17,10 +17,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.autocast import in_declared_types
 from kernels.checks import compute_dtype, repeat_heads
+from kernels.once import differentiable_once
 
 __all__ = ["linear_attention", "linear_scan"]
 
@@ -245,7 +245,7 @@ class _LinearScan(torch.autograd.Function):
         return out, state.clone() if not segments else state
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @in_declared_types
     def backward(ctx: _Context, do: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *starts = ctx.saved_tensors

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from kernels.autocast import agreed, as_declared
-from kernels.checks import blanked, check_qkv, compute_dtype, default_scale, repeat_heads, visible
+from kernels.checks import blanked, check_key_mask, check_qkv, compute_dtype, default_scale, repeat_heads, visible
+from kernels.compiled import Like, as_node
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call, full
@@ -21,6 +24,33 @@ __all__ = ["colstat", "merge", "over_all_keys", "partial_attention", "reference_
 _CHUNK_SCORES = 1 << 19
 
 
+def _partial_checked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    key_mask: Tensor | None = None,
+    temperature: float = 1.0,
+    backend: str | None = None,
+    **_: object,
+) -> int:
+    """The heads of the result; `KernelError` as `partial_attention`."""
+    heads = check_qkv(q, k, v)
+    if not temperature > 0.0:
+        raise KernelError(f"temperature is {temperature}, expected a positive number")
+    check_key_mask(key_mask, k)
+    _known(backend)
+    return heads
+
+
+def _partial_like(q: Tensor, k: Tensor, v: Tensor, **how: object) -> tuple[Like, Like]:
+    """What `partial_attention` gives."""
+    check: Callable[..., int] = _partial_checked
+    rows = (q.shape[0], check(q, k, v, **how), q.shape[2])
+    return Like((*rows, v.shape[3]), q.dtype, q.device), Like(rows, compute_dtype(q), q.device)
+
+
+@as_node(_partial_like)
 def partial_attention(
     q: Tensor,
     k: Tensor,
@@ -55,15 +85,11 @@ def partial_attention(
         KernelError: for shapes that do not fit, or a temperature that is not positive.
     """
     q, k, v = agreed(q, k, v)
-    heads = check_qkv(q, k, v)
-    if not temperature > 0.0:
-        raise KernelError(f"temperature is {temperature}, expected a positive number")
+    heads = _partial_checked(q, k, v, key_mask=key_mask, temperature=temperature, backend=backend)
     scale = default_scale(q, scale) / temperature
     q, k, v = (repeat_heads(x, heads) for x in (q, blanked(key_mask, k), blanked(key_mask, v)))
     with as_declared(q):
-        return over_all_keys(
-            q, k, v, causal=causal, key_mask=key_mask, scale=scale, offset=offset, backend=_known(backend)
-        )
+        return over_all_keys(q, k, v, causal=causal, key_mask=key_mask, scale=scale, offset=offset, backend=backend)
 
 
 def over_all_keys(
@@ -117,6 +143,19 @@ def merge(*parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return merged.to(parts[0][0].dtype), (top + total.log()).masked_fill(empty, float("-inf"))
 
 
+def _colstat_like(
+    q: Tensor, k: Tensor, lse: Tensor, *, key_mask: Tensor | None = None, backend: str | None = None, **_: object
+) -> Like:
+    """What `colstat` gives; `KernelError` as it."""
+    heads = check_qkv(q, k, k)
+    check_key_mask(key_mask, k)
+    _known(backend)
+    if tuple(lse.shape) != (q.shape[0], heads, q.shape[2]):
+        raise KernelError(f"lse has shape {tuple(lse.shape)}, expected {(q.shape[0], heads, q.shape[2])}")
+    return Like((q.shape[0], heads, k.shape[2]), compute_dtype(q), q.device)
+
+
+@as_node(_colstat_like)
 @torch.no_grad()
 def colstat(
     q: Tensor,
@@ -135,13 +174,11 @@ def colstat(
     "torch" or "triton"; None takes the fastest that serves the device.
     """
     q, k = agreed(q, k)
-    heads = check_qkv(q, k, k)
+    heads = _colstat_like(q, k, lse, key_mask=key_mask, backend=backend).shape[1]
     k = blanked(key_mask, k)
     to, lq, lk = compute_dtype(q), q.shape[2], k.shape[2]
-    if tuple(lse.shape) != (q.shape[0], heads, lq):
-        raise KernelError(f"lse has shape {tuple(lse.shape)}, expected {(q.shape[0], heads, lq)}")
     scale = default_scale(q, scale)
-    by_triton = serves(_known(backend), q, k)
+    by_triton = serves(backend, q, k)
     q, k = repeat_heads(q, heads), repeat_heads(k, heads)
     j = torch.arange(lk, device=q.device)
     with as_declared(q):

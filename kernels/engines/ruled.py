@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.dense.reference import masked_attention
 from kernels.engines.block_sparse import block_sparse_attention
-from kernels.engines.kept import Reach, kept_keys, rolled_keys
+from kernels.engines.kept import KEPT, Reach, kept_keys, kept_like, rolled_keys
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call, Rule, boolean
 from kernels.registry import Backend, Mechanism, Taxonomy
@@ -111,6 +111,8 @@ def ruled_mechanism(
         declared=rule,
         rule=rule,
         stateful=stateful,
+        state_names=() if stateful is None else KEPT,
+        state_like=None if stateful is None else kept_like(reach),
         cross=cross,
         shares_keys=True,
         use=use,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from kernels.engines.singles import Singles
+from kernels.errors import KernelError
 
-__all__ = ["EVERY_KEY", "Call", "Form", "Rule", "Sees", "area", "boolean", "causal_part", "full"]
+__all__ = ["EVERY_KEY", "Call", "Form", "Rule", "Sees", "area", "boolean", "causal_part", "full", "rule_of"]
 
 
 Sees = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -49,7 +52,15 @@ EVERY_KEY = 1 << 30
 """`Form.near` that hides nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+_numbers = itertools.count()
+_alive: WeakValueDictionary[str, Rule] = WeakValueDictionary()
+
+
+def _next_name() -> str:
+    return f"rule {next(_numbers)}"
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Rule:
     """A static mask, said twice.
 
@@ -70,6 +81,19 @@ class Rule:
     """The same mask as a form, where there is one: GPU kernels then need no bits for partial blocks."""
     split: tuple[Rule, Singles] | None = None
     """The same mask as a rule for most of it and single keys at fixed distances, of which blocks would be a waste."""
+    name: str = field(default_factory=_next_name, init=False, compare=False, repr=False)
+    """What a compiled graph knows it by, in this process."""
+
+    def __post_init__(self) -> None:
+        _alive[self.name] = self
+
+
+def rule_of(name: str) -> Rule:
+    """The rule of that name; `KernelError` if this process has none."""
+    found = _alive.get(name)
+    if found is None:
+        raise KernelError("this graph was made with a rule that is gone: rules stay in the process that made them")
+    return found
 
 
 def full(call: Call) -> Rule:

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.autocast import in_declared_types
+from kernels.once import differentiable_once
 
 __all__ = ["Section", "Sequences", "Stepped", "streamed"]
 
@@ -137,7 +137,7 @@ class _Streamed(torch.autograd.Function):
         return (inputs[0].new_zeros(()) if out is None else out, *last)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @in_declared_types
     def backward(ctx: _Context, do: Tensor, *dstate: Tensor) -> tuple[Tensor | None, ...]:
         step, layout, sizes, sections = ctx.how

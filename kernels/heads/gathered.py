@@ -7,16 +7,17 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.autocast import in_declared_types
 from kernels.checks import compute_dtype, repeat_heads, visible
+from kernels.compiled import Like, as_node
 from kernels.dense.reference import masked_attention
 from kernels.dense.sdpa import sdpa_attention
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call, Rule
 from kernels.errors import KernelError
+from kernels.once import differentiable_once
 
 __all__ = ["gathered_attention", "reference_gathered"]
 
@@ -26,6 +27,13 @@ _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FLASH_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
+def _like(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, used: Tensor, **_: object) -> Like:
+    """What `gathered_attention` gives; `KernelError` as it."""
+    _check(q, gates, used)
+    return Like((*q.shape[:3], v.shape[3]), q.dtype, q.device)
+
+
+@as_node(_like)
 def gathered_attention(
     q: Tensor,
     k: Tensor,
@@ -70,6 +78,7 @@ def gathered_attention(
     return (out.to(to) * gates.to(to).masked_fill(~used, 0.0)[..., None]).to(q.dtype)
 
 
+@as_node(_like)
 def reference_gathered(
     q: Tensor,
     k: Tensor,
@@ -189,7 +198,7 @@ class _ByTiles(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @in_declared_types
     def backward(ctx: _Context, do: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, place, key_mask, out, lse = ctx.saved_tensors

@@ -9,11 +9,21 @@ from torch import Tensor
 
 from kernels.autocast import agreed, as_declared
 from kernels.checks import blanked, default_scale
+from kernels.compiled import Like, as_node
 from kernels.errors import KernelError
 
 __all__ = ["hierarchical_attention"]
 
 
+def _like(
+    q: Tensor, k: Tensor, v: Tensor, levels: Sequence[int], *, token_mask: Tensor | None = None, **_: object
+) -> Like:
+    """What `hierarchical_attention` gives; `KernelError` as it."""
+    _check(q, k, v, levels, token_mask)
+    return Like(tuple(v.shape), v.dtype, v.device)
+
+
+@as_node(_like)
 def hierarchical_attention(
     q: Tensor,
     k: Tensor,

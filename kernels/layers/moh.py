@@ -102,7 +102,9 @@ class MixtureOfHeads(nn.Module):
         if backend == "triton":
             raise KernelError("'moh' has no backend 'triton'; it has ('reference', 'torch')")
         routing = self.routing(query, q)
-        self.balance = balance_loss(routing)
+        if not torch.compiler.is_exporting():
+            # What is exported has outputs only.
+            self.balance = balance_loss(routing)
         run = reference_gathered if backend == "reference" else gathered_attention
         mixed = run(
             q,

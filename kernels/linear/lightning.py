@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.checks import compute_dtype, positive
+from kernels.compiled import Like
 from kernels.engines.kept import State, wanted
 from kernels.engines.linear_reference import quadratic_linear_attention
 from kernels.engines.linear_scan import linear_attention, linear_scan
@@ -133,6 +134,11 @@ def _stateful(
     return out.to(q.dtype), {"sum": last}
 
 
+def _state_like(q: Like, k: Like, v: Like, state: State | None, **_: object) -> dict[str, Like]:
+    shape = (*q.shape[:2], k.shape[3], v.shape[3])
+    return {"sum": Like(shape, torch.promote_types(q.dtype, torch.float32), q.device)}
+
+
 def log_decays(log_decay: Tensor | Sequence[float] | float | None, q: Tensor) -> Tensor:
     """One log decay per head in the type of the states; `KernelError` unless they are all at most 0."""
     heads, to = q.shape[1], compute_dtype(q)
@@ -158,6 +164,8 @@ MECHANISM = Mechanism(
     reference=reference_lightning,
     torch=lightning_attention,
     stateful=_stateful,
+    state_names=("sum",),
+    state_like=_state_like,
     triton=triton_lightning,
     shares_keys=True,
     causal="only",

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import elu, pad
 
 from kernels.checks import compute_dtype, repeat_heads, visible
+from kernels.compiled import Like
 from kernels.engines.kept import State, wanted
 from kernels.engines.linear_scan import linear_scan
 from kernels.engines.streamed import Section, Sequences, Stepped, streamed
@@ -218,6 +219,15 @@ def _stateful(
     return out, dict(zip(("sum", "seen", "values"), sums, strict=True))
 
 
+def _state_like(q: Like, k: Like, v: Like, state: State | None, **_: object) -> dict[str, Like]:
+    shapes = {
+        "sum": (*k.shape[:2], k.shape[3], v.shape[3] + 1),
+        "seen": (k.shape[0], 1, 1, 1),
+        "values": (*v.shape[:2], 1, v.shape[3]),
+    }
+    return {name: Like(shape, torch.promote_types(q.dtype, torch.float32), q.device) for name, shape in shapes.items()}
+
+
 MECHANISM = Mechanism(
     name="mala",
     summary="linear attention that keeps the magnitude of the query",
@@ -228,6 +238,8 @@ MECHANISM = Mechanism(
     reference=reference_mala,
     torch=mala_attention,
     stateful=_stateful,
+    state_names=("sum", "seen", "values"),
+    state_like=_state_like,
     triton=triton_mala,
     shares_keys=True,
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, softplus
 
 from kernels.checks import compute_dtype, positive, repeat_heads, visible
+from kernels.compiled import Like
 from kernels.dispatch import attention
 from kernels.engines.kept import State, wanted
 from kernels.engines.linear_scan import linear_attention, linear_scan
@@ -273,6 +274,19 @@ def _stateful(
     return out, {"sum": last, "queries": kept[0], "keys": kept[1]}
 
 
+def _state_like(q: Like, k: Like, v: Like, state: State | None, **options: object) -> dict[str, Like]:
+    o = _options(**options)
+    before = 0 if state is None else wanted(state, "sum", "queries", "keys")[1].shape[2]
+    rows = min(before + q.shape[2], (1 << o.levels) - 1)
+    features = o.projection.shape[-1] if isinstance(o.projection, Tensor) else o.features
+    shapes = {
+        "sum": (*k.shape[:2], features, v.shape[3] + 1),
+        "queries": (*q.shape[:2], rows, q.shape[3]),
+        "keys": (*k.shape[:2], rows, k.shape[3]),
+    }
+    return {name: Like(shape, torch.promote_types(q.dtype, torch.float32), q.device) for name, shape in shapes.items()}
+
+
 class WersaAttention(nn.Module):
     """WERSA with learned level weights, bandwidth and a gate network; called like `attention`.
 
@@ -361,6 +375,8 @@ MECHANISM = Mechanism(
     reference=reference_wersa,
     torch=wersa_attention,
     stateful=_stateful,
+    state_names=("sum", "queries", "keys"),
+    state_like=_state_like,
     triton=triton_wersa,
     build=WersaAttention,
     declared=WersaOptions,

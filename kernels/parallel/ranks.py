@@ -8,9 +8,9 @@ from typing import Protocol, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.errors import KernelError
+from kernels.once import differentiable_once
 
 __all__ = ["Ranks"]
 
@@ -78,7 +78,7 @@ class _AllToAll(torch.autograd.Function):
         return _swapped(x, ranks)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, None]:
         return _swapped(gradient, ctx.ranks), None
 

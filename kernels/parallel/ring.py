@@ -12,12 +12,12 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.autocast import agreed, as_declared, in_declared_types
 from kernels.checks import blanked, check_qkv, compute_dtype, default_scale
 from kernels.engines.partial import merge, partial_attention
 from kernels.errors import KernelError
+from kernels.once import differentiable_once
 from kernels.parallel.ranks import Ranks
 
 __all__ = ["ring_attention"]
@@ -139,7 +139,7 @@ class _Ring(torch.autograd.Function):
         return out.to(q.dtype)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @in_declared_types
     def backward(ctx: _Context, do: Tensor) -> tuple[Tensor | None, ...]:
         ranks, causal, zigzag, scale = ctx.how

@@ -6,12 +6,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.checks import blanked, check_qkv, default_scale, positive, repeat_heads
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.plan import block_for, plan_from_spans
 from kernels.engines.rules import Call
+from kernels.once import differentiable_once
 from kernels.parallel.ranks import Ranks
 from kernels.windows.sliding_window import sliding_window
 
@@ -124,7 +124,7 @@ class _Around(torch.autograd.Function):
         return torch.cat([*earlier, x, *later], dim=2)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, None]:
         edges, own = ctx.edges, ctx.edges.before
         dx = gradient[:, :, own : own + edges.length].clone()

@@ -301,7 +301,9 @@ class RoutingAttention(nn.Module):
             nearest = torch.einsum("bhld,hcd->bhlc", x, self.centroids).argmax(dim=-1)
         mine = self.centroids[torch.arange(self.heads, device=x.device)[:, None], nearest]
         squares = (x - mine).square().mean(dim=-1) * weight
-        self.commitment = self.weight * squares.sum() / weight.sum().clamp_min(1.0)
+        if not torch.compiler.is_exporting():
+            # What is exported has outputs and buffers only.
+            self.commitment = self.weight * squares.sum() / weight.sum().clamp_min(1.0)
         with torch.no_grad():
             one = torch.nn.functional.one_hot(nearest, self.centroids.shape[1]).to(x.dtype) * weight[..., None]
             counts = one.sum(dim=(0, 2))

@@ -14,7 +14,7 @@ from kernels.checks import positive
 from kernels.dense.reference import masked_attention
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.grid import Axis, grid_of, plan_from_axes
-from kernels.engines.kept import Reach, State, rolled_keys
+from kernels.engines.kept import KEPT, Reach, State, kept_like, rolled_keys
 from kernels.engines.ruled import call_of, ruled_fast
 from kernels.engines.rules import Call, Rule
 from kernels.errors import KernelError
@@ -227,6 +227,10 @@ def _rule_1d(call: Call, block: int, halo: int) -> Rule:
     return Rule(sees, spans, block=block)
 
 
+def _reach(*, block: int = 64, halo: int = 32, **_: object) -> Reach:
+    return Reach(block + halo - 1)
+
+
 def _stateful(
     q: Tensor,
     k: Tensor,
@@ -243,7 +247,7 @@ def _stateful(
     if any(x is not None and x != "mask" for x in others.values()):
         raise KernelError(f"a halo that goes on from a state takes block and halo, not {', '.join(sorted(others))}")
     block, halo = positive("block", block), positive("halo", halo, least=0)
-    rolled = rolled_keys(lambda call: _rule_1d(call, block, halo), lambda: Reach(block + halo - 1))
+    rolled = rolled_keys(lambda call: _rule_1d(call, block, halo), lambda: _reach(block=block, halo=halo))
     return rolled(q, k, v, state, key_mask=key_mask, scale=scale)
 
 
@@ -256,6 +260,8 @@ MECHANISM = Mechanism(
     reference=reference_halo,
     torch=halo_attention,
     stateful=_stateful,
+    state_names=KEPT,
+    state_like=kept_like(_reach),
     shares_keys=True,
     triton=partial(halo_attention, backend="triton"),
     build=HaloAttention,

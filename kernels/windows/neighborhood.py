@@ -21,7 +21,7 @@ from kernels.checks import positive
 from kernels.dense.reference import masked_attention
 from kernels.engines.block_sparse import block_sparse_attention
 from kernels.engines.grid import Axis, coordinates, grid_of, plan_from_axes
-from kernels.engines.kept import Reach, State, rolled_keys
+from kernels.engines.kept import KEPT, Reach, State, kept_like, rolled_keys
 from kernels.engines.ruled import ruled_fast
 from kernels.engines.rules import Call, Rule
 from kernels.errors import KernelError
@@ -188,6 +188,17 @@ def _per_axis(name: str, given: object, axes: int) -> list[object]:
     return list(given)
 
 
+def _line(kernel: int | Sequence[int], dilation: int | Sequence[int]) -> tuple[int, int]:
+    """Kernel and dilation on a line."""
+    (w,), (d,) = _per_axis("kernel", kernel, 1), _per_axis("dilation", dilation, 1)
+    return positive("kernel", w), positive("dilation", d)
+
+
+def _reach(*, kernel: int | Sequence[int] = 7, dilation: int | Sequence[int] = 1, **_: object) -> Reach:
+    w, d = _line(kernel, dilation)
+    return Reach(w * d - 1)
+
+
 def _stateful(
     q: Tensor,
     k: Tensor,
@@ -205,8 +216,7 @@ def _stateful(
     """The next positions of a line whose queries have windows of their own: the keys of the last window are kept."""
     if grid is not None or causal_axes is not None or _per_axis("stride", stride, 1) != [1]:
         raise KernelError("a neighborhood goes on from a state on a line, with stride 1")
-    (w,), (d,) = _per_axis("kernel", kernel, 1), _per_axis("dilation", dilation, 1)
-    w, d = positive("kernel", w), positive("dilation", d)
+    w, d = _line(kernel, dilation)
 
     def rule(call: Call) -> Rule:
         def sees(h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -219,7 +229,7 @@ def _stateful(
 
         return Rule(sees, spans)
 
-    return rolled_keys(rule, lambda: Reach(w * d - 1))(q, k, v, state, key_mask=key_mask, scale=scale)
+    return rolled_keys(rule, lambda: _reach(kernel=w, dilation=d))(q, k, v, state, key_mask=key_mask, scale=scale)
 
 
 MECHANISM = Mechanism(
@@ -231,6 +241,8 @@ MECHANISM = Mechanism(
     reference=reference_neighborhood,
     torch=neighborhood_attention,
     stateful=_stateful,
+    state_names=KEPT,
+    state_like=kept_like(_reach),
     shares_keys=True,
     triton=partial(neighborhood_attention, backend="triton"),
     cross=False,
