@@ -95,7 +95,9 @@ def _without_timing(arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments
     for name in ("candidates", "backend"):
         if arguments.get(name) is not None:
-            raise KernelError(f"attention method 'auto' takes no {name}= in a graph, which cannot be timed")
+            raise KernelError(
+                f"'auto' with {name}= times calls, which a traced call cannot; ask kernels.lab.fastest before"
+            )
     return {**{name: x for name, x in arguments.items() if name != "candidates"}, "method": "sdpa"}
 
 
