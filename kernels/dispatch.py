@@ -90,7 +90,7 @@ def _by_pytorch(
 
 
 def _without_timing(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `attention` in a graph, where nothing can be timed: for "auto" those of "sdpa", which is the same."""
+    """Arguments of `attention` in a graph, where nothing can be timed: "auto" is "sdpa", which computes the same."""
     if arguments.get("method") != "auto":
         return arguments
     for name in ("candidates", "backend"):
