@@ -63,6 +63,8 @@ class Card:
     epsilon: float
     lead_time_s: float
     steps: int
+    tuned: bool
+    """Whether every policy's settings were chosen on the part before the scored one."""
     decided: tuple[Decided, ...]
     foretold: tuple[Foretold, ...]
 
@@ -125,7 +127,7 @@ def read_card(folder: Path) -> Card:
                 )
     lead = max(1, math.ceil(round(lead_s / step_s, 9)))
     foretold = _foretold(columns, demand, scored, lead, round(DAY_S / step_s))
-    return Card(told["trace"], told["epsilon"], lead_s, int(scored.sum()), decided, foretold)
+    return Card(told["trace"], told["epsilon"], lead_s, int(scored.sum()), told["tuned"], decided, foretold)
 
 
 def _decided(
@@ -223,9 +225,10 @@ def render_page(evidence: Path, command: str) -> str:
 
 def _section(card: Card, where: Path) -> list[str]:
     out = ["", f"### {card.trace}", ""]
+    settings = "settings chosen on the part before" if card.tuned else "settings as they come"
     out.append(
-        f"Objective {card.epsilon:.4g} of the time, lead time {card.lead_time_s:g} s, {card.steps:,} scored steps "
-        f"(`{where.as_posix()}`)."
+        f"Objective {card.epsilon:.4g} of the time, lead time {card.lead_time_s:g} s, {card.steps:,} scored steps, "
+        f"{settings} (`{where.as_posix()}`)."
     )
     out += [
         "",

@@ -28,6 +28,9 @@ def scorecard(
     policy: Annotated[
         list[str] | None, typer.Option(help="Policy to compare (repeat); HARMONY and its usual rivals by default.")
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Choose every policy's settings on the part before the scored one.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     evidence: Annotated[Path, typer.Option(help="Folder of all evidence: RELEASE/TRACE/ below it.")] = Path("evidence"),
     page: Annotated[Path, typer.Option(help="The page (Markdown) to write.")] = Path("scorecard.md"),
@@ -57,7 +60,11 @@ def scorecard(
     if page_only and trace:
         raise UsageError(f"--page-only replays nothing; leave out {trace[0]!r}")
     settings = ReplaySettings(
-        replica_capacity=replica_capacity, start_up=start_up(lead_time), objective=Objective(epsilon=epsilon), seed=seed
+        replica_capacity=replica_capacity,
+        start_up=start_up(lead_time),
+        objective=Objective(epsilon=epsilon),
+        tune=tune,
+        seed=seed,
     )
     read = tuple(reading.reading.items())
     for name in [] if page_only else trace or ["synthetic"]:

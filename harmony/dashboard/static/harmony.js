@@ -233,7 +233,17 @@
   }
 
   // ---- sorting and filtering without a reload ----------------------------------------------------------------
-  function visit(url) { history.replaceState(null, "", url); refresh(url); }
+  function visit(url, typed = false) { // what was clicked or dragged can be undone by Back; letters typed are no steps
+    if (typed) history.replaceState(null, "", url); else history.pushState(null, "", url);
+    refresh(url);
+  }
+  addEventListener("popstate", () => {
+    if (!live) return;
+    const asked = new URLSearchParams(location.search);
+    const form = document.querySelector("form[data-live-filter]");
+    if (form) for (const field of form.elements) if (field.name) field.value = asked.get(field.name) || "";
+    refresh(location.href);
+  });
 
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[data-live-link]");
@@ -248,7 +258,7 @@
     const apply = () => {
       const wanted = new URLSearchParams();
       for (const [name, value] of new FormData(filter)) if (value) wanted.set(name, value);
-      visit(`${location.pathname}?${wanted}`);
+      visit(`${location.pathname}?${wanted}`, true);
     };
     filter.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(apply, 150); });
     filter.addEventListener("submit", (event) => { event.preventDefault(); apply(); });
