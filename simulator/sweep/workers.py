@@ -76,15 +76,13 @@ class RayCluster:
         """See `Workers.run`."""
         ray = self._ray
         results: list[Any] = [None] * len(jobs)
+        where: dict[str, Any]
+        if self._address == "local":  # its processes inherit this one's environment
+            where = {"num_cpus": self._count, "include_dashboard": False}
+        else:
+            where = {"runtime_env": {"env_vars": dict.fromkeys(THREADS, "1")}}
         with _one_thread():
-            ray.init(
-                address=self._address,
-                num_cpus=self._count if self._address == "local" else None,
-                include_dashboard=False if self._address == "local" else None,
-                log_to_driver=False,
-                configure_logging=False,
-                runtime_env={"env_vars": dict.fromkeys(THREADS, "1")},
-            )
+            ray.init(address=self._address, log_to_driver=False, configure_logging=False, **where)
         try:
             task = ray.remote(_call).options(num_cpus=1, max_retries=2)
             numbers = {task.remote(function, *given): i for i, (function, given) in enumerate(jobs)}

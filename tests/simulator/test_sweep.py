@@ -192,8 +192,10 @@ def test_results_do_not_depend_on_who_does_the_jobs(result: SweepResult) -> None
 
 
 @pytest.mark.long
-def test_a_ray_cluster_of_two_gives_the_same_bytes(result: SweepResult) -> None:
-    assert text(sweep(study(), RayCluster("local", 2))) == text(result)
+def test_a_ray_cluster_of_two_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # of 15, its default, other work on the machine leaves nothing
+    small = study(policies=(PolicyChoice("reactive"), PolicyChoice("bacc")), epsilons=(0.01,), resamples=4)
+    assert text(sweep(small, RayCluster("local", 2))) == text(sweep(small, Here()))
 
 
 def test_a_failure_ends_the_sweep_and_says_what_it_was() -> None:
