@@ -15,11 +15,13 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, *, zero: bool = False) -> float:
     """Seconds of a duration: a number of seconds, or numbers with ms, s, m, h, d or w, largest unit first or not.
 
+    ``zero``: whether 0 is one, for "never".
+
     Raises:
-        UsageError: anything else, negative, or not above zero.
+        UsageError: anything else, negative, or zero where that is none.
     """
     cleaned = text.strip().lower().replace(" ", "")
     seconds = math.nan
@@ -27,6 +29,8 @@ def parse_duration(text: str) -> float:
         seconds = float(cleaned)
     elif _WHOLE.fullmatch(cleaned):
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(cleaned))
+    if zero and seconds == 0:
+        return 0.0
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"{text!r} is no duration; expected a positive one such as 15s, 5m, 1h30m or 2d")
     return seconds

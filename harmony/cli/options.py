@@ -86,7 +86,7 @@ def option(one: Chosen, settings: object) -> inspect.Parameter:
 def parsed(one: Chosen, value: Any) -> object:  # noqa: ANN401 - whatever typer read
     """What the settings class holds for it; raises `UsageError` for a text that is not of its kind."""
     if one.setting.duration:
-        return parse_duration(value)
+        return parse_duration(value, zero=one.default == 0)
     if one.is_pairs:
         return tuple(pair(one.flag, text) for text in value or ())
     if one.is_list:

@@ -51,3 +51,12 @@ def test_any_text_is_a_duration_or_a_usage_error(text: str) -> None:
         assert parse_duration(text) > 0
     except UsageError as error:
         assert "is no duration" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "0h"])
+def test_zero_is_a_duration_only_where_it_means_never(text: str) -> None:
+    assert parse_duration(text, zero=True) == 0.0
+    with pytest.raises(UsageError):
+        parse_duration(text)
+    with pytest.raises(UsageError):
+        parse_duration("-1s", zero=True)
