@@ -1,6 +1,6 @@
 """The scorecard of public traces: `python -m benchmarks.public_scorecard --data FOLDER [TRACE ...]`.
 
-Replays four traces whose licences let derived figures be passed on, under HARMONY and every rival, with the settings of
+Replays three traces whose licences let derived figures be passed on, under HARMONY and every rival, with the settings of
 each chosen on the part before the scored one, keeps the steps in `evidence/RELEASE/TRACE`, and writes
 `docs/scorecard.md`. Demand is kept in replicas (over what one carries), with four digits.
 """
@@ -21,7 +21,7 @@ from simulator.replaying import ReplaySettings
 from simulator.traces.trace import Trace
 
 ROOT = Path(__file__).resolve().parents[1]
-TRACES = ("nasa_jul", "helios_vc8Sj", "google2019", "burstgpt_conv")
+TRACES = ("helios_vc8Sj", "google2019", "burstgpt_conv")
 MORE = ("kpa", "percentile", "predictive-hpa", "mimir-like", "dynamo-like", "aws-predictive", "bacc", "quantile")
 
 
