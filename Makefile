@@ -165,6 +165,7 @@ generated: $(VENV)/.installed-test ## renew what is generated: CRD, reference pa
 	$(BIN)/python -m controller.keda.generate
 	$(BIN)/python -m harmony.app.chart
 	$(BIN)/python -m benchmarks.kernels_results
+	$(BIN)/python -m benchmarks.kernels_behaviour
 	$(BIN)/harmony evaluate --page-only --page docs/forecast-results.md
 
 clean: ## remove the environment and what was made

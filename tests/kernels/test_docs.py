@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.kernels_behaviour import PAGE, filled
 from kernels import attention, describe, registry
 from tests.kernels.cases import random_qkv, relative
 
@@ -70,3 +71,9 @@ def test_the_mechanism_of_the_documentation_works(tmp_path: Path, monkeypatch: p
         assert seen.nonzero()[:, 0].tolist() == [
             j for j in range(77) if abs(56 - j) in (0, 1, 2, 7, 8, 9) and (not causal or j <= 56)
         ]
+
+
+def test_the_table_of_behaviour_is_what_its_command_makes() -> None:
+    assert PAGE.read_text() == filled(PAGE.read_text()), "run `make generated`"
+    with pytest.raises(ValueError, match="has no place between"):
+        filled("a page")
