@@ -1,7 +1,7 @@
 """The scorecard of public traces: `python -m benchmarks.public_scorecard --data FOLDER [TRACE ...]`.
 
-Replays three traces whose licences let derived figures be passed on, under HARMONY and every rival, with the settings of
-each chosen on the part before the scored one, keeps the steps in `evidence/RELEASE/TRACE`, and writes
+Replays three traces whose licences let derived figures be passed on, under HARMONY and every rival, with the settings
+of each chosen on the part before the scored one, keeps the steps in `evidence/RELEASE/TRACE`, and writes
 `docs/scorecard.md`. Demand is kept in replicas (over what one carries), with four digits.
 """
 
