@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from train_base import LEARN, gridded, read_columns
 
+from benchmarks.train_base import LEARN, gridded, read_columns
 from forecasting.base import ForecastModel
 from forecasting.baselines.last_value import LastValue
 from forecasting.baselines.ridge import Ridge
@@ -37,11 +37,13 @@ SCORED = 0.60
 LOOKBACK, HORIZON, SAMPLES, LEVEL = 144, 5, 400, 0.99
 
 
-def score(model: ForecastModel, panel: Panel, ends: np.ndarray, unit: float) -> tuple[float, float, float]:
+def score(
+    model: ForecastModel, panel: Panel, ends: np.ndarray, unit: float, horizon: int = HORIZON
+) -> tuple[float, float, float]:
     """(CRPS, pinball loss of the maximum, share of maxima above its stated quantile)."""
-    windows = WindowBatch.of(panel, ends, LOOKBACK, horizon=HORIZON)
-    paths = model.predict(windows, HORIZON, samples=SAMPLES, only=[panel.names[0]]).paths[..., 0]
-    truth = panel.values[ends[:, None] + np.arange(1, HORIZON + 1), 0]
+    windows = WindowBatch.of(panel, ends, LOOKBACK, horizon=horizon)
+    paths = model.predict(windows, horizon, samples=SAMPLES, only=[panel.names[0]]).paths[..., 0]
+    truth = panel.values[ends[:, None] + np.arange(1, horizon + 1), 0]
     whole = ~np.isnan(truth).any(axis=1)
     paths, truth = paths[whole], truth[whole]
     stated, reached = np.quantile(paths.max(axis=2), LEVEL, axis=1), truth.max(axis=1)

@@ -40,7 +40,7 @@ from controller.reporting.writing import Reporter
 from controller.resource.settings import ServiceKey
 from controller.tick import Tick, TickReport
 from forecasting.base import ForecastModel, rows_read
-from forecasting.errors import HarmonyError, UsageError
+from forecasting.errors import HarmonyError
 from forecasting.fleet import FleetForecaster, nobody
 from forecasting.online import Online
 from forecasting.refreshing import QUICK, Schedule, shared_model
@@ -121,8 +121,6 @@ class Controller:
             schedule = Schedule(every_s=settings.refresh_s)
             online: Online[ServiceKey] = Online(model, settings.forecaster, schedule, time.thread_time)
             self.learning = Learning(online, self.fleet, clock, self.metrics)
-        elif settings.forecaster in QUICK:
-            raise UsageError(f"--forecaster {settings.forecaster} is learned on line; add --refresh, such as 1h")
         self.tick = Tick(
             kube=kube,
             clock=clock,
@@ -245,10 +243,14 @@ class Controller:
             {
                 "interval_seconds": f"{self.settings.interval_s:g}",
                 "forecaster": self.settings.forecaster,
+                "refresh_seconds": f"{self.settings.refresh_s:g}",
                 "dry_run": str(self.settings.dry_run).lower(),
                 "scope": ",".join(self.settings.namespaces) or "cluster",
             }
         )
+        if self.learning is None and self.settings.forecaster in QUICK:
+            named = self.settings.forecaster
+            log.warning("%s is learned on line: without --refresh, such as 1h, the bundled model forecasts", named)
         await self.events.start()
         started = asyncio.ensure_future(self._watch_all())
         stopped = asyncio.ensure_future(self._stop.wait())

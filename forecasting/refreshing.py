@@ -1,10 +1,10 @@
 """Learning on line: when what forecasts a service learns anew, and whether it then takes the old one's place.
 
 Time is cut into periods. At the end of each a *challenger* learns a service's rows but for the newest part, which is
-held out; it takes the place of what forecasts there only if it forecasts the held-out rows better than that and than
-the model that all services share. Neither has learned these rows: what is served is what was scored. What one refresh
-learned is in force from a fixed time on, so that equal rows and an equal schedule give equal forecasts in a replay, in
-the demo and in a cluster, however long learning took. Nothing here knows which of them it is.
+held out; it takes the place of what forecasts there only if it forecasts the held-out rows, and either half of them,
+better than that and than the model that all services share. Neither has learned these rows: what is served is what was
+scored. What one refresh learned is in force from a fixed time on, so that equal rows and an equal schedule give equal
+forecasts in a replay, in the demo and in a cluster, however long learning took. Nothing here knows which of them it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from forecasting.base import LOOKBACK, ForecastModel, rows_read
 from forecasting.baselines.common import Baseline
 from forecasting.errors import UsageError, suggest
 from forecasting.methods import create_method
-from forecasting.panel import Panel
+from forecasting.panel import FloatArray, Panel
 from forecasting.pooling import Earned
 from forecasting.recalibrated import Recalibrated
 from forecasting.specialised import Specialised
@@ -46,7 +46,8 @@ __all__ = [
 QUICK = ("ensemble", "ridge", "last_value", "last_value_scaled", "seasonal_naive", "window_quantiles")
 """Methods that learn a service within the budget."""
 SAMPLES = 100  # paths of a scored forecast
-SCORED = 300  # windows, evenly over the held-out rows
+WEIGHED = 0.15  # of what an ensemble learns, the newest, its members are weighed by
+SCORED = 200  # windows, evenly over the held-out rows
 LEAST_HELD = 48  # windows that are held out at least
 LEAST_LEARNED = 144  # rows beyond a lookback and a horizon that a challenger learns from at least
 
@@ -174,7 +175,11 @@ def method_of(name: str, shared: ForecastModel) -> Learn:
 
     def learn(rows: Panel, horizon: int, check: Check) -> ForecastModel:
         model = _ensemble(shared) if name == "ensemble" else create_method(name)
-        model.fit([rows], lookback=LOOKBACK, horizon=horizon, progress=lambda *_: check())
+        known, judged = rows, []
+        if name == "ensemble":  # told what to weigh its members by, it learns them once and not twice
+            cut = round((1 - WEIGHED) * len(rows))
+            known, judged = rows.rows(0, cut), [rows.rows(cut - LOOKBACK, len(rows))]
+        model.fit([known], lookback=LOOKBACK, horizon=horizon, validation=judged, progress=lambda *_: check())
         if isinstance(model, Baseline):
             model.slim()
         return Specialised(model, rows.names[0], (len(rows) - LOOKBACK) * rows.step_s)
@@ -251,10 +256,11 @@ def refreshed(
         return stands(Outcome.LATE, f"not done after {schedule.budget_s:g} s")
     except Exception as error:  # noqa: BLE001 (whatever a model raises, what forecasts now goes on)
         return stands(Outcome.FAILED, f"{type(error).__name__}: {error}")
-    base, old, new = scores
+    base, old, new = (float(s.mean()) for s in scores)
+    in_both = bool((scores[2] < np.minimum(scores[0], scores[1])).all())
     enough = 1.0 - schedule.better
     said = f"CRPS on held-out rows: {new:.4g} learned anew, {old:.4g} before, {base:.4g} shared"
-    if new < enough * min(old, base):
+    if in_both and new < enough * min(old, base):
         model, learned = challenger, number
         return stands(Outcome.REPLACED, said)
     if model is not None and base < enough * old:
@@ -265,8 +271,8 @@ def refreshed(
 
 def _scores(
     shared: ForecastModel, old: ForecastModel | None, new: ForecastModel, rows: Panel, cut: int, horizon: int
-) -> tuple[float, float, float]:
-    """CRPS of the shared model, of what is in force and of the challenger, on the rows from ``cut`` on.
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """CRPS (2,) of the shared model, of what is in force and of the challenger, on both halves of the held-out rows.
 
     Whoever of the first two cannot forecast is infinitely bad. Raises what the challenger raises, and `ValueError`
     where it has no number for what another has one for.
@@ -288,7 +294,9 @@ def _scores(
     if silent.any():
         raise ValueError(f"{new.name} has no number for {silent.mean():.0%} of the forecasts")
     able = [not bool((a & ~absent[0]).any()) for a in absent]
-    earned = Earned.of([p for p, ok in zip(paths, able, strict=True) if ok], outcome)
-    found_scores = iter(earned.crps.tolist())
-    score = [next(found_scores) if ok else math.inf for ok in able]
+    score = np.full((3, 2), math.inf)
+    half = len(ends) // 2
+    for k, part in enumerate((slice(0, half), slice(half, None))):
+        earned = Earned.of([p[part] for p, ok in zip(paths, able, strict=True) if ok], outcome[part])
+        score[able, k] = earned.crps
     return score[1], score[1] if old is None else score[2], score[0]

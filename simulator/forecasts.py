@@ -84,7 +84,7 @@ class BatchedForecasts:
                 self.horizon,
                 samples=self._samples,
                 seed=self._seed,
-                lookback=max(self._lookback, rows_read(model)),
+                lookback=self._lookback if model is self.model else max(self._lookback, rows_read(model)),
                 only=self.panel.names[:1],
             )
             made += replace(batch, log_prob_of=None)

@@ -5,6 +5,7 @@ import pytest
 
 from forecasting import scores
 from forecasting.baselines.ridge import Ridge
+from forecasting.distribution import ForecastBatch
 from forecasting.ensemble import Ensemble
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray, Panel
@@ -86,6 +87,34 @@ def test_a_specialist_that_cannot_learn_is_left_out_and_said(monkeypatch: pytest
     assert "ridge" not in found.weights
     windows = WindowBatch.of(panel, [500], 144, horizon=HORIZON)
     assert np.isfinite(found.predict(windows, HORIZON, samples=10).paths).all()
+
+
+def _raises(self: Ridge, *_: object, **__: object) -> ForecastBatch:
+    raise RuntimeError("poison")
+
+
+def _silent(self: Ridge, windows: WindowBatch, horizon: int, *, samples: int = 100, **_: object) -> ForecastBatch:
+    paths = np.full((len(windows), samples, horizon, len(windows.indicators)), np.nan)
+    return ForecastBatch(paths, windows.indicators, windows.end_s, windows.step_s)
+
+
+@pytest.mark.parametrize(("broken", "why"), [(_raises, "RuntimeError: poison"), (_silent, "no number in 100%")])
+def test_an_expert_that_raises_or_has_no_number_is_left_out_and_said(
+    broken: object, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = wavy(600)
+    windows = WindowBatch.of(panel, [500, 550], 144, horizon=HORIZON)
+    whole = Ensemble().fit([panel], lookback=LOOKBACK, horizon=HORIZON)
+    monkeypatch.setattr(Ridge, "predict", broken)
+    later = whole.predict(windows, HORIZON, samples=20).paths
+    assert np.isfinite(later).all(), "the flow stands in for who breaks after it was weighed"
+    assert ("ridge" in whole.left_out) == (broken is _raises)
+    found = Ensemble().fit([panel], lookback=LOOKBACK, horizon=HORIZON)
+    assert found.left_out == {"ridge": why}
+    assert "ridge" not in found.weights
+    assert sum(float(w.mean()) for w in found.weights.values()) == pytest.approx(1.0)
+    assert np.isfinite(found.predict(windows, HORIZON, samples=20).paths).all()
+    assert np.isfinite(found.update([panel]).predict(windows, HORIZON, samples=20).paths).all()
 
 
 def test_units_do_not_matter() -> None:
