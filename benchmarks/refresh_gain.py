@@ -1,8 +1,8 @@
 """What learning on line gives: `python -m benchmarks.refresh_gain --data FOLDER` writes `benchmarks/refresh_gain.md`.
 
-Demand of the traces of `benchmarks/base_scores.py` 12 steps ahead, scored on the last 40 % of each; services learn in
-16 periods from 60 % on, as they do in a replay, and what is scored is what is in force. The bundled model has seen the
-first 55 % of these traces (of NASA nothing).
+Demand of the traces of `benchmarks/base_scores.py` 12 steps ahead, at 12 dates in the last 40 % of each: what a period
+that ended one hour (20 steps, if these are longer) before has taught is in force, and is scored until the next one is.
+Every date begins anew, as after a restart. The bundled model has seen the first 55 % of these traces (of NASA nothing).
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from forecasting.panel import Panel
 from forecasting.refreshing import Schedule
 from forecasting.specialised import Specialised
 
-SCORED, PERIODS, HORIZON, WINDOWS = 0.6, 16, 12, 320
+SCORED, DATES, HORIZON, WINDOWS = 0.6, 12, 12, 20  # windows of a date
+ONCE = 20_000  # rows that are learned once
 LEARNED = {"bundled, its calibration learned": "", "`ridge` learned": "ridge", "`ensemble` learned": "ensemble"}
 PAGE = f"""# What learning on line gives
 
-`python -m benchmarks.refresh_gain --data FOLDER`: demand {HORIZON} steps ahead, {WINDOWS} windows in the last 40 % of
-each trace, learned in {PERIODS} periods (`forecasting.refreshing`). CRPS and pinball loss at 0.99 of the largest value
-within these steps, both over the mean of the trace before; how often that largest value lay above its stated 0.99
-quantile (1 % would be exact). Last rows: geometric means, relative to the bundled model as it comes.
+`python -m benchmarks.refresh_gain --data FOLDER`: demand {HORIZON} steps ahead, {WINDOWS} windows after each of {DATES}
+dates in the last 40 % of a trace, forecast by what was learned until an hour (or 20 steps) before the date
+(`forecasting.refreshing`). CRPS and pinball loss at 0.99 of the largest value within these steps, both over the mean of
+the trace before; how often that largest value lay above its stated 0.99 quantile (1 % would be exact). `ridge` fitted
+once learned the newest {ONCE:,} rows of the first 60 %. Last rows: geometric means, relative to the bundled model as it
+comes.
 
 | trace | method | CRPS | pinball of the maximum | above | refreshes |
 |---|---|---:|---:|---:|---|
@@ -68,24 +71,39 @@ def _of_trace(panel: Panel) -> dict[str, tuple[tuple[float, ...], str]]:
     start = int(SCORED * len(panel))
     past = panel.rows(0, start)
     unit = float(np.nanmean(np.abs(past.values)))
-    ends = np.unique(np.linspace(start, len(panel) - HORIZON - 1, WINDOWS).round().astype(int))
-    fitted = Ridge().fit([past], lookback=LOOKBACK, horizon=HORIZON)
+    schedule = Schedule(max(3600.0, WINDOWS * panel.step_s), budget_s=math.inf)
+    dates = _dates(panel, start, schedule)
+    ends = np.concatenate(list(dates.values()))
+    fitted = Ridge().fit([past.rows(start - ONCE, start)], lookback=LOOKBACK, horizon=HORIZON)
     once = Specialised(fitted, panel.names[0], math.inf)
     plain: dict[str, ForecastModel] = {"bundled": shared, "`ridge` fitted once": once}
     out = {name: (_scored([(model, ends)], panel, unit), "") for name, model in plain.items()}
     for name, method in LEARNED.items():
-        every_s = max(3600.0, (len(panel) - start) * panel.step_s / PERIODS)
-        online: Online[str] = Online(shared, method, Schedule(every_s, budget_s=math.inf), time.process_time)
-        models: list[ForecastModel] = []
+        parts: list[tuple[ForecastModel, np.ndarray]] = []
         outcomes: Counter[str] = Counter()
-        for end in ends:
-            now_s = panel.start_s + float(end) * panel.step_s
-            while (number := online.due("", now_s)) is not None:
-                outcomes[str(online.refresh("", panel, number, HORIZON).outcome)] += 1
-            models.append(online.model("", now_s) or shared)
-        parts = [(m, ends[[k for k, other in enumerate(models) if other is m]]) for m in dict.fromkeys(models)]
-        said = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items())
-        out[name] = (_scored(parts, panel, unit), said)
+        for number, part in dates.items():
+            online: Online[str] = Online(shared, method, schedule, time.process_time)
+            made = online.refresh("", _known(panel, schedule, number), number, HORIZON)
+            outcomes[str(made.outcome)] += 1
+            parts.append((made.model or shared, part))
+        out[name] = (_scored(parts, panel, unit), ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()))
+    return out
+
+
+def _known(panel: Panel, schedule: Schedule, number: int) -> Panel:
+    """What is known at the end of a period, and nothing later."""
+    return panel.rows(0, panel.row_at(schedule.end_s(number)) + 1)
+
+
+def _dates(panel: Panel, start: int, schedule: Schedule) -> dict[int, np.ndarray]:
+    """By number of the period that is in force, the rows from which is forecast."""
+    whole = round(schedule.every_s / panel.step_s)
+    first = schedule.newest(panel.start_s + start * panel.step_s) + 1
+    last = schedule.newest(panel.start_s + (len(panel) - HORIZON - 2 * whole) * panel.step_s) - 2
+    out = {}
+    for number in np.unique(np.linspace(first, last, DATES).round().astype(int)).tolist():
+        begin = panel.row_at(schedule.end_s(number) + schedule.ready_s)
+        out[number] = begin + np.linspace(0, whole - 1, min(WINDOWS, whole)).round().astype(int)
     return out
 
 
