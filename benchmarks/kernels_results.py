@@ -8,6 +8,9 @@ interrupted. Rows are of two kinds:
   run;
 - `{"entry": name, "home": module, "paper": ..., "use": ..., "figures": {what: number}}`: what is no method of
   `kernels.available()`, such as a cache; the command that measured its figures replaces the row (`replace_rows`).
+
+What `harmony bench kernels --study cab --threads 1 --out benchmarks/kernels_cab.jsonl` and `benchmarks/frontier.py`
+measured stands in sections of its own.
 """
 
 from __future__ import annotations
@@ -25,11 +28,14 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import frontier
 from benchmarks.kernels_speed import keep_memory
+from harmony.cli.bench_tables import TABLES
 from kernels import attention, available, describe
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "kernels_results.jsonl"
+CAB = ROOT / "benchmarks" / "kernels_cab.jsonl"
 PAGE = ROOT / "docs" / "kernels-results.md"
 HEADS, SIZE = 4, 64
 RUNS = 2
@@ -183,6 +189,8 @@ def page(rows):
         for name, kind, found in slower:
             yield f"- `{name}` on {kind}: {found['ms'] / found['sdpa_ms']:.2f} times the time{why(found)}."
     yield ""
+    yield from cab(read_rows(CAB))
+    yield from how_sparse([row for row in read_rows(frontier.ROWS) if row.get("study") == "frontier"])
     yield "## Where it lives and what it does"
     yield ""
     yield "| method | paper | module | what it does for a forecast or a decision |"
@@ -199,6 +207,46 @@ def page(rows):
         yield "|---|---|---|"
         for row, what, value in figures:
             yield f"| {row['entry']} | {what} | {value:,.4g} |"
+
+
+def cab(rows):
+    """What methods support and from which length they pay."""
+    if not rows:
+        return
+    yield "## What it supports, and from which length it is faster"
+    yield ""
+    yield (
+        "`harmony bench kernels --study cab --threads 1 --out benchmarks/kernels_cab.jsonl`, after CAB (arXiv "
+        "2210.07661). A call is supported (*yes*) if no output changes with later tokens (causal self) or later "
+        "queries (causal cross), *no* if one does, and - if there is no such call. *Faster from* is where the times "
+        f"fitted over {min(rows[0]['lengths']):,} to {max(rows[0]['lengths']):,} steps meet (dense: a parabola, the "
+        "method: a line; *never*: over these lengths its time grows with the square, too), *measured* the least "
+        "measured length from which it is at least 5 % faster. PyTorch's dense attention holds little but its output, "
+        "so that no method takes less memory."
+    )
+    yield ""
+    _, _, *head = TABLES["cab"].head
+    yield from head
+    for row in sorted(rows, key=lambda r: r["method"]):
+        yield from TABLES["cab"].lines(row)
+    yield ""
+
+
+def how_sparse(rows):
+    """The largest safe sparsity in forecasts, in short."""
+    if len(rows) < len(frontier.units()):
+        return
+    yield "## How sparse it may be in a forecast"
+    yield ""
+    yield (
+        "`python -m benchmarks.frontier` (`benchmarks/frontier.md` has each task, curves of equal FLOPs and how to "
+        "read it): the largest share of the history that attention may leave unread with CRPS at most 1 % above dense, "
+        "at 95 % confidence, for every task and size of a small forecaster that was fitted with dense attention. A "
+        "dash is none of those tried."
+    )
+    yield ""
+    yield from frontier.worst_table(rows)
+    yield ""
 
 
 def why(found):

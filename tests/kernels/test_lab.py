@@ -89,15 +89,19 @@ def test_the_efficiency_length_is_where_made_up_costs_meet() -> None:
     dense = [2e-6 * n * n + 1e-4 * n + 0.05 for n in lengths]
 
     def line(d: float, e: float) -> list[float]:
-        # Where time is of the first call, the shortest length of a method is not looked at.
-        return [9.0, *(d * n + e for n in lengths[1:])]
+        return [d * n + e for n in lengths]
 
     meets = 1500
     e = 2e-6 * meets**2 + 1e-4 * meets + 0.05 - 1e-3 * meets
     assert efficiency_length(lengths, dense, line(1e-3, e)) == pytest.approx(meets)
+    # The shortest length of a method is not looked at.
+    assert efficiency_length(lengths, dense, [2 * e, *line(1e-3, e)[1:]]) == pytest.approx(meets)
     assert efficiency_length(lengths, dense, line(1e-5, 0.01)) == 0.0
+    assert efficiency_length(lengths, dense, [1.02 * t for t in dense]) == math.inf  # no line at all
+    assert efficiency_length(lengths, dense, [0.5 * t for t in dense]) == 0.0
     linear = [1e-3 * n + 0.05 for n in lengths]
     assert efficiency_length(lengths, linear, line(2e-3, 0.06)) == math.inf
+    assert efficiency_length(lengths, linear, line(5e-4, 0.01)) == 0.0
 
 
 def test_the_compositional_index() -> None:
