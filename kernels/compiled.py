@@ -85,11 +85,10 @@ def as_node(
                 # Imported here, as it takes PyTorch's compiler with it.
                 from kernels.traced import traced
 
-                # The compiler hands on neither rules nor, since they are no tensors or numbers, absent options.
-                absent = [key for key, x in kwargs.items() if x is None]
+                # The compiler hands on no objects but tensors and plain data, so that rules go by their names.
                 rules = {key: x.name for key, x in kwargs.items() if isinstance(x, Rule)}
-                rest = {key: x for key, x in kwargs.items() if x is not None and not isinstance(x, Rule)}
-                done = traced(name, args, rest, absent, rules)
+                rest = {key: x for key, x in kwargs.items() if not isinstance(x, Rule)}
+                done = traced(name, args, rest, rules)
                 return cast(_R, _joined(done) if joined is None else joined(done, kwargs))
             if symbolic(args) or symbolic(kwargs.values()):
                 return cast(_R, node(name, args, kwargs))

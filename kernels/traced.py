@@ -18,12 +18,11 @@ def _node(
     name: str,
     args: Sequence[object],
     kwargs: Mapping[str, object],
-    absent: Sequence[str],
     rules: Mapping[str, str],
 ) -> list[Tensor]:
-    """The tensors of `node`; options that are None, and the names of those that are rules, are given apart."""
+    """The tensors of `node`; options that are rules are given apart, by their names."""
     named = {key: rule_of(rule) for key, rule in rules.items()}
-    return tensors_of(node(name, args, {**kwargs, **dict.fromkeys(absent), **named}))
+    return tensors_of(node(name, args, {**kwargs, **named}))
 
 
 def _names_of_state(method: str) -> tuple[str, ...]:
