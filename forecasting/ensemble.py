@@ -16,6 +16,7 @@ from forecasting.errors import InputError
 from forecasting.forecaster import Forecaster
 from forecasting.panel import FloatArray, Panel
 from forecasting.pooling import Earned, Levels, arranged, bands, pooled
+from forecasting.tails import Tails, Verdict, corrected, drifted, verdict
 from forecasting.windows import WindowBatch
 
 __all__ = ["Ensemble"]
@@ -38,9 +39,11 @@ class Ensemble(Baseline):
     panel, after which the specialists learn all of it). A specialist that fails to learn, raises where it is judged, or
     has no number there for what the flow has one for is left out; one that raises later is stood in for by the flow
     (`left_out` says why). `update` judges all members by the newer rows before the specialists learn these.
+    `verdict` says whether the forecasts of the demand mean what they say.
     """
 
     method = "ensemble"
+    REVISION = 2
 
     def __init__(self, *, recalibrate: bool = True, flow: Forecaster | None = None) -> None:
         """``flow``: the model to pool with, shared; the bundled one by default."""
@@ -52,6 +55,13 @@ class Ensemble(Baseline):
         self._members: list[ForecastModel] = [self._flow]
         self._earned: Earned | None = None
         self._levels: Levels | None = None
+        self._tails: Tails | None = None
+        self._verdict = Verdict(False, "nothing was judged yet")
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether forecasts of the demand mean what they say, by the windows that were judged last."""
+        return self._verdict
 
     @property
     def weights(self) -> dict[str, FloatArray]:
@@ -64,7 +74,8 @@ class Ensemble(Baseline):
         self, panels: Sequence[Panel], validation: Sequence[Panel], rng: np.random.Generator, progress: Progress | None
     ) -> None:
         seed = int(rng.integers(2**31))
-        self._earned, self._levels, self.left_out = None, None, {}
+        self._earned, self._levels, self._tails, self.left_out = None, None, None, {}
+        self._verdict = Verdict(False, "no held-out windows")
         least = self.lookback + self.horizon
         cuts = [max(least, round((1 - HELD_OUT) * len(p))) for p in panels]
         known = panels if validation else [p.rows(0, cut) for p, cut in zip(panels, cuts, strict=True)]
@@ -136,8 +147,14 @@ class Ensemble(Baseline):
         newer = Earned.of(members, outcome)
         same = self._earned is not None and self._earned.near.shape == newer.near.shape
         self._earned = self._earned.and_newer(newer, FADE) if same and self._earned is not None else newer
+        rising = pooled(members, self._weights(self.horizon))
         if self.recalibrate:
-            self._levels = Levels.of(pooled(members, self._weights(self.horizon)), outcome)
+            levels, tails = corrected(rising, outcome)
+            if same and self._levels is not None and self._tails is not None:
+                kept = FADE * ~drifted(self._levels, levels)
+                levels, tails = self._levels.and_newer(levels, kept), self._tails.and_newer(tails, kept)
+            self._levels, self._tails = levels, tails
+        self._verdict = verdict(rising[..., :1], outcome[..., :1], self.indicators[0].name)
 
     # ---- forecasting ----------------------------------------------------------------------------------------
     def _paths(self, windows: WindowBatch, draws: Draws) -> FloatArray:
@@ -145,8 +162,9 @@ class Ensemble(Baseline):
         members = self._each(windows, draws.horizon, draws.samples, int(draws.rng.integers(2**31)), names)
         rising = pooled(members, self._weights(draws.horizon)[:, draws.columns])
         if self._levels is not None:
-            own = Levels(self._levels.below[:, draws.columns], self._levels.windows[:, draws.columns])
-            rising = own.applied(rising)
+            rising = self._levels.columns(draws.columns).applied(rising)
+        if self._tails is not None:
+            rising = self._tails.columns(draws.columns).applied(rising)
         return arranged(rising, members[0])
 
     def _experts(self, windows: int, horizon: int, columns: list[int]) -> dict[str, FloatArray]:

@@ -169,6 +169,16 @@ class Levels:
                 below[b, i] = np.quantile(some, at) if some.size else at
         return cls(below, windows)
 
+    def and_newer(self, newer: Levels, kept: FloatArray) -> Levels:
+        """Both together, the older fading to shares ``kept`` (bands, indicators), weighed by their windows."""
+        old, new = kept * self.windows, newer.windows
+        part = (old / np.maximum(old + new, 1e-300))[..., None]
+        return Levels(part * self.below + (1 - part) * newer.below, old + new)
+
+    def columns(self, at: Sequence[int]) -> Levels:
+        """Those of some indicators."""
+        return Levels(self.below[:, list(at)], self.windows[:, list(at)])
+
     def applied(self, rising: FloatArray) -> FloatArray:
         """Rising samples at the levels that came true, in the middle of the distribution; its tails stay."""
         samples, horizon, indicators = rising.shape[1:]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from forecasting.explaining import Explanation
     from forecasting.panel import Panel
     from forecasting.series_scores import SeriesScores
+    from forecasting.tails import Verdict
 
 __all__ = ["forecast", "train"]
 
@@ -189,16 +190,17 @@ def forecast(
         _write_forecast(out, found, levels, calendar=panel.calendar)
     if plot is not None:
         _plot_forecast(plot, panel, found, levels)
-    why = []
-    if explain:
-        read = rows_read(fitted) if lookback is None else lookback
-        window = WindowBatch.of(panel, last, read, horizon=horizon)
-        why = [explained(fitted, window, horizon, name, seed=seed) for name in only or panel.names[:1]]
+    judged: Verdict | None = getattr(fitted, "verdict", None)
+    named = (only or panel.names[:1]) if explain else ()
+    read = rows_read(fitted) if lookback is None else lookback
+    window = WindowBatch.of(panel, last, read, horizon=horizon)
+    why = [explained(fitted, window, horizon, name, seed=seed) for name in named]
     if as_json:
-        told = {"explanations": [e.to_json() for e in why]} if explain else {}
-        _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar) | told)
+        told: dict[str, Any] = {"explanations": [e.to_json() for e in why]} if explain else {}
+        _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar) | told | _verdict_json(judged))
         return
     _print_forecast(trace, found, levels, calendar=panel.calendar)
+    print(_verdict_line(judged), end="")
     for found_why in why:
         _print_explanation(found_why)
 
@@ -338,6 +340,15 @@ def _print_forecast(trace: str, found: ForecastDistribution, levels: list[float]
             head = (indicator.name, indicator.unit) if row == 0 else ("", "")
             table.add_row(*head, str(step), *cells)
     console.print(table, highlight=False)
+
+
+def _verdict_json(judged: Verdict | None) -> dict[str, Any]:
+    return {} if judged is None else {"calibrated": judged.calibrated, "calibrated_reason": judged.reason}
+
+
+def _verdict_line(judged: Verdict | None) -> str:
+    """The verdict on a method that has one; empty for others."""
+    return "" if judged is None else f"\n{'calibrated' if judged.calibrated else 'not calibrated'}: {judged.reason}\n"
 
 
 def _print_explanation(why: Explanation) -> None:
