@@ -151,7 +151,7 @@ class Ensemble(Baseline):
         if self.recalibrate:
             levels, tails = corrected(rising, outcome)
             if same and self._levels is not None and self._tails is not None:
-                kept = FADE * ~drifted(self._levels, levels)
+                kept = np.where(drifted(self._levels, levels), 0.0, FADE)
                 levels, tails = self._levels.and_newer(levels, kept), self._tails.and_newer(tails, kept)
             self._levels, self._tails = levels, tails
         self._verdict = verdict(rising[..., :1], outcome[..., :1], self.indicators[0].name)
