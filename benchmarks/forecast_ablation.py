@@ -18,14 +18,14 @@ from forecasting.ensemble import FLOW_PRIOR, Ensemble
 from forecasting.evaluation import evaluate
 from forecasting.panel import FloatArray, IntArray, Panel
 from forecasting.pooling import Earned, Levels, bands, pooled
-from forecasting.tails import corrected
+from forecasting.tails import Tails
 from forecasting.windows import WindowBatch
 from harmony.app.datasets import chosen, read_dataset
 
 HORIZON = 6
 LOOKBACK = 144
 JUDGED, SCORED = 200, 150
-SAMPLES = 500
+SAMPLES = 300
 SEEDS = (0, 1, 2)
 COLUMNS = ("CRPS", "0.99 loss", "80 %", "95 %", "99 %")
 
@@ -75,8 +75,7 @@ def variants(panel: Panel) -> dict[str, list[float]]:
         return pooled([past[k] for k in kept], w), pooled([paths[k] for k in kept], w)
 
     def mended(before: FloatArray, after: FloatArray) -> FloatArray:
-        levels, tails = corrected(before, came)
-        return tails.applied(levels.applied(after))
+        return Levels.of(before, came).applied(after)
 
     every = range(len(names))
     before, after = pair(every)
@@ -85,7 +84,7 @@ def variants(panel: Panel) -> dict[str, list[float]]:
     found = {
         "as it is": mended(before, after),
         "no calibration": after,
-        "levels, no tails": Levels.of(before, came).applied(after),
+        "tails learned too": Tails.tried(mended(before, before), came).applied(mended(before, after)),
         "equal weights": mended(pooled(past, alike), pooled(paths, alike)),
         "the best member on validation alone": np.sort(paths[best], axis=1),
     }

@@ -16,7 +16,7 @@ from forecasting.errors import InputError
 from forecasting.forecaster import Forecaster
 from forecasting.panel import FloatArray, Panel
 from forecasting.pooling import Earned, Levels, arranged, bands, pooled
-from forecasting.tails import Tails, Verdict, corrected, drifted, verdict
+from forecasting.tails import Tails, Verdict, drifted, verdict
 from forecasting.windows import WindowBatch
 
 __all__ = ["Ensemble"]
@@ -43,12 +43,12 @@ class Ensemble(Baseline):
     """
 
     method = "ensemble"
-    REVISION = 2
 
-    def __init__(self, *, recalibrate: bool = True, flow: Forecaster | None = None) -> None:
-        """``flow``: the model to pool with, shared; the bundled one by default."""
+    def __init__(self, *, recalibrate: bool = True, tails: bool = False, flow: Forecaster | None = None) -> None:
+        """``flow``: the model to pool with, shared; the bundled one by default. ``tails``: learn these too."""
         super().__init__()
         self.recalibrate = recalibrate
+        self.tails = tails
         self.left_out: dict[str, str] = {}
         self._flow = Forecaster.base() if flow is None else flow
         self.history = self._flow.lookback
@@ -149,12 +149,14 @@ class Ensemble(Baseline):
         self._earned = self._earned.and_newer(newer, FADE) if same and self._earned is not None else newer
         rising = pooled(members, self._weights(self.horizon))
         if self.recalibrate:
-            levels, tails = corrected(rising, outcome)
-            if same and self._levels is not None and self._tails is not None:
+            levels = Levels.of(rising, outcome)
+            tails = Tails.tried(levels.applied(rising), outcome) if self.tails else None
+            if same and self._levels is not None:
                 kept = np.where(drifted(self._levels, levels), 0.0, FADE)
-                levels, tails = self._levels.and_newer(levels, kept), self._tails.and_newer(tails, kept)
+                levels = self._levels.and_newer(levels, kept)
+                tails = tails if self._tails is None or tails is None else self._tails.and_newer(tails, kept)
             self._levels, self._tails = levels, tails
-        self._verdict = verdict(rising[..., :1], outcome[..., :1], self.indicators[0].name)
+        self._verdict = verdict(rising[..., :1], outcome[..., :1], self.indicators[0].name, tails=self.tails)
 
     # ---- forecasting ----------------------------------------------------------------------------------------
     def _paths(self, windows: WindowBatch, draws: Draws) -> FloatArray:

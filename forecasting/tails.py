@@ -3,12 +3,13 @@
 Beyond its stated 0.95 quantile a pool rests on few samples, and a learned service on few outcomes. Both together are
 enough for a generalised Pareto distribution of the excess, measured in units of the window's own width (from its median
 to that quantile), so that what calm and busy windows missed by is one sample. The same is done below the 0.05 quantile.
+Windows far narrower than usual, on plateaus, have no width to measure by; they are not counted and stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -16,12 +17,15 @@ import numpy as np
 from forecasting.panel import BoolArray, FloatArray
 from forecasting.pooling import WINDOWS_AGAINST, Levels, bands
 
-__all__ = ["Tails", "Verdict", "corrected", "drifted", "verdict"]
+__all__ = ["Tails", "Verdict", "drifted", "verdict"]
 
 START = 0.95  # where the upper tail begins
 SHAPE_MAX = 0.5  # heavier shapes have no variance, and are noise at these counts
+NARROW = 0.2  # of the usual width: narrower windows are left alone
 OWN_VALUES = 4000  # of the pool's own tail are enough
 LEAST_WINDOWS = 40  # for a verdict
+LEAST_TRIED = 20  # windows that a tail is tried on before it is believed
+TRIED = (0.96, 0.98, 0.99, 0.995, 0.999)  # at these levels, and at their opposites
 NOMINAL, WITHIN = 0.8, 0.03  # the interval that a verdict is about, and by how much it may be off
 EXTREME, FACTOR = 0.99, 2.0  # the same of the upper quantile
 DRIFT = 0.1  # of their levels, by which newer outcomes may lie higher or lower than older ones
@@ -36,18 +40,22 @@ class Tails:
         beyond: windows whose outcome lay beyond the quantile.
         mean: mean excess of these and of the pool's own samples, in units of the windows' widths.
         weighted: mean of the excess times the share of excesses above it (the second probability-weighted moment).
+        width: usual width of the windows, in the indicator's unit.
+        farthest: the largest excess of all; no sample is put farther out.
     """
 
     windows: FloatArray
     beyond: FloatArray
     mean: FloatArray
     weighted: FloatArray
+    width: FloatArray
+    farthest: FloatArray
 
     @classmethod
     def of(cls, rising: FloatArray, outcome: FloatArray) -> Self:
         """From rising samples (windows, samples, horizon, indicators) and outcomes (windows, horizon, indicators)."""
         band = bands(outcome.shape[1])
-        out = np.zeros((4, 2, int(band[-1]) + 1, outcome.shape[2]))
+        out = np.zeros((6, 2, int(band[-1]) + 1, outcome.shape[2]))
         for side, (r, y) in enumerate(((rising, outcome), (-rising[:, ::-1], -outcome))):
             for b in range(out.shape[2]):
                 leads = np.flatnonzero(band == b)
@@ -55,21 +63,39 @@ class Tails:
                     out[:, side, b, i] = _moments(r[:, :, leads, i], y[:, leads, i])
         return cls(*out)
 
+    @classmethod
+    def tried(cls, rising: FloatArray, outcome: FloatArray) -> Self:
+        """The same where it pays: the tail of the older half has to lower the quantile loss on the newer half.
+
+        Windows are in time order. A series that jumps between plateaus has no such tail, whatever is fitted to it.
+        """
+        half, whole = len(outcome) // 2, cls.of(rising, outcome)
+        if half < LEAST_TRIED:
+            return whole.only(np.zeros(whole.mean.shape, dtype=np.bool_))
+        after = cls.of(rising[:half], outcome[:half]).applied(rising[half:])
+        return whole.only(_loss(after, outcome[half:]) < _loss(rising[half:], outcome[half:]))
+
     def and_newer(self, newer: Tails, kept: FloatArray) -> Tails:
         """Both together, the older fading to the shares ``kept`` (bands, indicators)."""
         old = kept * (self.beyond + WINDOWS_AGAINST * (1 - START))
         new = newer.beyond + WINDOWS_AGAINST * (1 - START)
-        part = old / (old + new)
+        part = np.where((self.mean > 0) & (newer.mean > 0), old / (old + new), 0.0)
         return Tails(
             kept * self.windows + newer.windows,
             kept * self.beyond + newer.beyond,
             part * self.mean + (1 - part) * newer.mean,
             part * self.weighted + (1 - part) * newer.weighted,
+            part * self.width + (1 - part) * newer.width,
+            np.where(part > 0, np.maximum(self.farthest, newer.farthest), newer.farthest),
         )
+
+    def only(self, kept: BoolArray) -> Self:
+        """The tails that are ``kept`` (2, bands, indicators); others leave samples as they are."""
+        return replace(self, mean=np.where(kept, self.mean, 0.0))
 
     def columns(self, at: Sequence[int]) -> Tails:
         """Those of some indicators."""
-        return Tails(*(x[..., list(at)] for x in (self.windows, self.beyond, self.mean, self.weighted)))
+        return Tails(*(getattr(self, f.name)[..., list(at)] for f in fields(self)))
 
     def applied(self, rising: FloatArray) -> FloatArray:
         """Rising samples with the tails that came true; what lies between is spread over the rest of the levels."""
@@ -80,9 +106,14 @@ class Tails:
                 upper = -upper[:, ::-1]
             for h, b in enumerate(band):
                 for i in range(rising.shape[3]):
-                    mean, weighted = self.mean[side, b, i], self.weighted[side, b, i]
-                    if mean > 0:
-                        upper[:, :, h, i] = _with_tail(upper[:, :, h, i], float(share[side, b, i]), mean, weighted)
+                    cell = side, b, i
+                    if self.mean[cell] > 0:
+                        upper[:, :, h, i] = _with_tail(
+                            upper[:, :, h, i],
+                            float(share[cell]),
+                            (self.mean[cell], self.weighted[cell], self.farthest[cell]),
+                            NARROW * float(self.width[cell]),
+                        )
         return np.sort(-upper[:, ::-1], axis=1)
 
 
@@ -99,12 +130,6 @@ class Verdict:
     reason: str
 
 
-def corrected(rising: FloatArray, outcome: FloatArray) -> tuple[Levels, Tails]:
-    """Both corrections of a pool, from its rising samples and what came of them; the tails follow the levels."""
-    levels = Levels.of(rising, outcome)
-    return levels, Tails.of(levels.applied(rising), outcome)
-
-
 def drifted(older: Levels, newer: Levels) -> BoolArray:
     """(bands, indicators) whether newer outcomes lie elsewhere among the levels than older ones did, beyond chance."""
     few = 1 / np.maximum(older.windows, 1.0) + 1 / np.maximum(newer.windows, 1.0)
@@ -113,8 +138,8 @@ def drifted(older: Levels, newer: Levels) -> BoolArray:
     return out
 
 
-def verdict(rising: FloatArray, outcome: FloatArray, name: str) -> Verdict:
-    """Corrections learned on the older half of the windows, judged on the newer one; shapes as in `corrected`.
+def verdict(rising: FloatArray, outcome: FloatArray, name: str, *, tails: bool = False) -> Verdict:
+    """Levels (and ``tails``) learned on the older half of the windows, judged on the newer one; shapes as `Tails.of`.
 
     Windows are in time order; ``name`` is what the reason calls the indicator, which should be the only one. An outcome
     on a plateau of the forecast lies on all of its levels at once and counts at each by its part (Czado, Gneiting and
@@ -126,8 +151,11 @@ def verdict(rising: FloatArray, outcome: FloatArray, name: str) -> Verdict:
     if count < LEAST_WINDOWS:
         return Verdict(False, f"only {count} held-out windows of {name}, fewer than the {LEAST_WINDOWS} that it takes")
     half = count // 2
-    levels, tails = corrected(rising[:half], outcome[:half])
-    older, newer = (tails.applied(levels.applied(part)) for part in (rising[:half], rising[half:]))
+    levels = Levels.of(rising[:half], outcome[:half])
+    older, newer = levels.applied(rising[:half]), levels.applied(rising[half:])
+    if tails:
+        learned = Tails.tried(older, outcome[:half])
+        older, newer = learned.applied(older), learned.applied(newer)
     held = float(_inside(newer, outcome[half:], (1 - NOMINAL) / 2, (1 + NOMINAL) / 2).mean())
     above = float(_inside(newer, outcome[half:], EXTREME, 1.0).mean())
     moved = float(_middle(newer, outcome[half:]).mean() - _middle(older, outcome[:half]).mean())
@@ -145,14 +173,27 @@ def verdict(rising: FloatArray, outcome: FloatArray, name: str) -> Verdict:
     return Verdict(bool(abs(held - NOMINAL) <= max(WITHIN, chance) and above <= most), figures)
 
 
-def _moments(rising: FloatArray, outcome: FloatArray) -> tuple[float, float, float, float]:
-    """Windows, those beyond, and both moments of the upper tail; (windows, samples, leads) and (windows, leads)."""
+def _loss(rising: FloatArray, outcome: FloatArray) -> FloatArray:
+    """(2, bands, indicators) summed quantile loss at the outer levels, upper ones first, of what is there."""
+    band, out = bands(outcome.shape[1]), []
+    for r, y in ((rising, outcome), (-rising[:, ::-1], -outcome)):
+        miss = y - np.quantile(r, TRIED, axis=1)
+        level = np.asarray(TRIED)[:, None, None, None]
+        lost = np.nansum(np.maximum(level * miss, (level - 1) * miss), axis=(0, 1))  # (horizon, indicators)
+        out.append(np.stack([lost[band == b].sum(axis=0) for b in range(int(band[-1]) + 1)]))
+    return np.stack(out)
+
+
+def _moments(rising: FloatArray, outcome: FloatArray) -> tuple[float, ...]:
+    """What `Tails` keeps of one upper tail, of (windows, samples, leads) and (windows, leads)."""
     at, leads = min(int(START * rising.shape[1]), rising.shape[1] - 1), outcome.shape[1]
     start, width = rising[:, at], rising[:, at] - rising[:, rising.shape[1] // 2]
     known = ~(np.isnan(outcome) | np.isnan(start)) & (width > 0)
+    usual = float(width[known].mean()) if known.any() else 0.0
+    known &= width >= NARROW * usual
     if not known.any():
-        return 0.0, 0.0, 0.0, 0.0
-    unit = np.where(width > 0, width, 1.0)
+        return (0.0,) * 6
+    unit = np.where(known, width, 1.0)
     excess = ((outcome - start) / unit)[known]
     excess = excess[excess > 0]
     own = np.moveaxis((rising[:, at + 1 :] - start[:, None]) / unit[:, None], 1, 2)[known].ravel()
@@ -163,18 +204,20 @@ def _moments(rising: FloatArray, outcome: FloatArray) -> tuple[float, float, flo
         [np.ones(excess.size), np.full(own.size, WINDOWS_AGAINST * (1 - START) * leads / max(1, own.size))]
     )
     if not weights.sum() > 0:
-        return known.sum() / leads, 0.0, 0.0, 0.0
+        return known.sum() / leads, 0.0, 0.0, 0.0, usual, 0.0
     order = np.argsort(values)
     values, weights = values[order], weights[order] / weights.sum()
     above = 1 - (np.cumsum(weights) - weights / 2)
-    return known.sum() / leads, excess.size / leads, float(weights @ values), float((weights * values) @ above)
+    mean, weighted = float(weights @ values), float((weights * values) @ above)
+    return known.sum() / leads, excess.size / leads, mean, weighted, usual, float(values[-1])
 
 
-def _with_tail(rising: FloatArray, share: float, mean: float, weighted: float) -> FloatArray:
+def _with_tail(rising: FloatArray, share: float, moments: tuple[float, float, float], narrow: float) -> FloatArray:
     """(windows, samples) with a generalised Pareto tail that holds ``share`` of the samples, from both moments.
 
-    Probability-weighted moments: Hosking and Wallis 1987, eq. 8.
+    Windows narrower than ``narrow`` stay as they are. Probability-weighted moments: Hosking and Wallis 1987, eq. 8.
     """
+    mean, weighted, farthest = moments
     shape = 2.0 - mean / (mean - 2.0 * weighted) if mean > 2.0 * weighted else 0.0
     shape = float(np.clip(shape, -SHAPE_MAX, SHAPE_MAX))
     scale = mean * (1.0 - shape)
@@ -184,6 +227,7 @@ def _with_tail(rising: FloatArray, share: float, mean: float, weighted: float) -
     start, width = rising[:, at], rising[:, at] - rising[:, samples // 2]
     far = np.log(share / (1 - own[own > first]))
     excess = scale * (far if abs(shape) < 1e-6 else np.expm1(shape * far) / shape)
+    excess = np.minimum(excess, farthest)
     between = (own > 0.5) & (own <= first)
     level = 0.5 + (own[between] - 0.5) * (START - 0.5) / (first - 0.5)
     place = np.clip(level * samples - 0.5, 0, samples - 1)
@@ -192,7 +236,7 @@ def _with_tail(rising: FloatArray, share: float, mean: float, weighted: float) -
     out = rising.copy()
     out[:, between] = rising[:, left] * (1 - part) + rising[:, right] * part
     out[:, own > first] = start[:, None] + width[:, None] * excess
-    return np.where(width[:, None] > 0, out, rising)
+    return np.where(((width > 0) & (width >= narrow))[:, None], out, rising)
 
 
 def _bounds(rising: FloatArray, outcome: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -137,3 +137,17 @@ def test_an_indicator_that_died_is_absent_and_the_others_are_forecast() -> None:
     paths = found.predict(windows, HORIZON, samples=20).paths
     assert np.isnan(paths[..., 1]).all()
     assert np.isfinite(paths[..., [0, 2]]).all()
+
+
+def test_tails_may_be_learned_too_and_a_verdict_is_given_in_any_case() -> None:
+    panel = wavy(900, 1)
+    train, judged, _, windows, outcome = split(panel)
+    assert not Ensemble().verdict.calibrated
+    found = [
+        Ensemble(tails=tails).fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
+        for tails in (False, True)
+    ]
+    assert all("held-out windows of a, central 80% intervals held" in model.verdict.reason for model in found)
+    assert crps(found[1], windows, outcome) <= 1.05 * crps(found[0], windows, outcome)
+    newer = found[1].update([panel.rows(600, 900)])
+    assert np.isfinite(newer.predict(windows, HORIZON, samples=20).paths).all()

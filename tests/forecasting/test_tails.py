@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from forecasting import scores
 from forecasting.panel import FloatArray
 from forecasting.pooling import Levels
-from forecasting.tails import Tails, corrected, drifted, verdict
+from forecasting.tails import Tails, drifted, verdict
 
 
 def normal(
@@ -19,6 +19,12 @@ def normal(
     """Rising samples of one indicator, each window about its own centre and as wide as it is."""
     wide = spread * rng.lognormal(0.0, 0.5, (windows, 1, 1, 1))
     return np.asarray(np.sort(wide * (5.0 + rng.standard_normal((windows, samples, horizon, 1))), axis=1))
+
+
+def corrected(rising: FloatArray, outcome: FloatArray) -> tuple[Levels, Tails]:
+    """Levels, and the tails that follow them where they pay."""
+    levels = Levels.of(rising, outcome)
+    return levels, Tails.tried(levels.applied(rising), outcome)
 
 
 def heavy(rng: np.random.Generator, rising: FloatArray) -> FloatArray:
