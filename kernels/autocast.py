@@ -17,7 +17,7 @@ _Backward = TypeVar("_Backward", bound=Callable[..., Any])
 
 def as_declared(x: Tensor) -> AbstractContextManager[object]:
     """A context in which operators on the device of ``x`` keep the types of their inputs, whatever autocast is on."""
-    if not torch.is_autocast_enabled(x.device.type):
+    if not torch.amp.is_autocast_available(x.device.type) or not torch.is_autocast_enabled(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 

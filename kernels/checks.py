@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable, Hashable
+from functools import cache, lru_cache
 from typing import SupportsIndex
 
 import torch
@@ -17,6 +19,7 @@ __all__ = [
     "check_qkv",
     "compute_dtype",
     "default_scale",
+    "kept_on_gpu",
     "positive",
     "repeat_heads",
     "visible",
@@ -109,6 +112,26 @@ def blanked(key_mask: Tensor | None, x: Tensor, axis: int = 2) -> Tensor:
     shape = [1] * x.ndim
     shape[0], shape[axis] = key_mask.shape
     return x.masked_fill(~key_mask.view(shape), 0.0)
+
+
+def kept_on_gpu(make: Callable[..., Tensor], x: Tensor) -> Callable[..., Tensor]:
+    """``make``, or where ``x`` lies on a GPU the same with what it gave kept, for arguments that are plain values.
+
+    What is made on the CPU is then copied to the GPU once, which is not allowed while a CUDA graph is captured.
+    """
+    # What is made while a program is traced or exported is no tensor with numbers.
+    return _keeping(make) if x.is_cuda and type(x) in (Tensor, torch.nn.Parameter) else make
+
+
+@cache
+def _keeping(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @lru_cache(maxsize=64)
+    def kept(*args: Hashable) -> Tensor:
+        # What is made in inference mode could take no part in training later.
+        with torch.inference_mode(mode=False):
+            return make(*args)
+
+    return kept
 
 
 def repeat_heads(x: Tensor, heads: int) -> Tensor:

@@ -148,7 +148,7 @@ def attention(
     found = _checked(q, k, v, method=method, causal=causal, key_mask=key_mask, backend=backend, **options)
     chosen, heads, run = found.chosen, found.heads, found.run
     scale = 1.0 if scale is None and chosen.unit_scale else default_scale(q, scale)
-    shares = chosen.shares_keys and run is chosen.torch and q.shape[1] == heads
+    shares = chosen.shares_keys and run is not chosen.reference and q.shape[1] == heads
     key_heads = math.lcm(k.shape[1], v.shape[1]) if shares else heads
     k, v = (repeat_heads(blanked(key_mask, x), key_heads) for x in (k, v))
     with as_declared(q):

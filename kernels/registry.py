@@ -108,7 +108,7 @@ class Mechanism:
     unit_scale: bool = False
     """Whether the scale is 1 rather than 1 / sqrt(head size) where none is given."""
     shares_keys: bool = False
-    """Whether `torch` takes keys and values with fewer heads than queries (as many of both), and repeats none."""
+    """Whether `torch` and `triton` take keys and values with fewer heads than queries (as many of both)."""
     layer: bool = False
     """Whether `build` makes a layer with projections of its own, which takes (B, L, width) in place of q, k and v."""
     looks_ahead: Literal["no", "block", "sequence"] = "no"

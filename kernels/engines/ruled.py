@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache, partial
 
 from torch import Tensor
 
@@ -16,13 +17,32 @@ from kernels.engines.rules import Call, Rule, boolean
 from kernels.registry import Backend, Mechanism, Taxonomy
 from kernels.triton.block_sparse import ruled_attention
 
-__all__ = ["call_of", "ruled_fast", "ruled_mechanism", "ruled_reference"]
+__all__ = ["call_of", "made_once", "ruled_fast", "ruled_mechanism", "ruled_reference"]
 
 
 def call_of(q: Tensor, k: Tensor, *, causal: bool) -> Call:
     """The facts of a call on q (B, H, Lq, D) and k (B, H, Lk, D) that rules depend on."""
     lq, lk = q.shape[2], k.shape[2]
     return Call(heads=q.shape[1], lq=lq, lk=lk, causal=causal, device=q.device, offset=lk - lq)
+
+
+def made_once(rule: Callable[..., Rule], call: Call, options: Mapping[str, object]) -> Rule:
+    """`rule(call, **options)`, kept for the next call with the same where the options are plain values.
+
+    A kept rule copies no numbers to the GPU again, which is not allowed while a CUDA graph is captured.
+    """
+    plain = tuple((name, tuple(x) if isinstance(x, list) else x) for name, x in options.items())
+    try:
+        hash(plain)
+    except TypeError:
+        return rule(call, **options)
+    return _kept_rule(rule, call, plain)
+
+
+@lru_cache(maxsize=64)
+def _kept_rule(rule: Callable[..., Rule], call: Call, options: tuple[tuple[str, object], ...]) -> Rule:
+    made = rule(call, **dict(options))
+    return made if made.key is not None else replace(made, key=(rule, options))
 
 
 def ruled_reference(
@@ -92,7 +112,8 @@ def ruled_mechanism(
         scale: float,
         **options: object,
     ) -> Tensor:
-        made = rule(call_of(q, k, causal=causal), **options)
+        call = call_of(q, k, causal=causal)
+        made = made_once(rule, call, options) if backend == "triton" else rule(call, **options)
         return ruled_fast(q, k, v, made, causal=causal, key_mask=key_mask, scale=scale, backend=backend)
 
     stateful = None if reach is None else rolled_keys(rule, reach)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -79,6 +79,8 @@ class Rule:
     """Side of the blocks that the rule itself is made of, if it is."""
     form: Form | None = None
     """The same mask as a form, where there is one: GPU kernels then need no bits for partial blocks."""
+    key: Hashable = None
+    """What says, with the facts of the call, which mask this is; what GPUs need of it is then made once and kept."""
     split: tuple[Rule, Singles] | None = None
     """The same mask as a rule for most of it and single keys at fixed distances, of which blocks would be a waste."""
     name: str = field(default_factory=_next_name, init=False, compare=False, repr=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.checks import compute_dtype, positive
+from kernels.checks import compute_dtype, kept_on_gpu, positive
 from kernels.compiled import Like
 from kernels.engines.kept import State, wanted
 from kernels.engines.linear_reference import quadratic_linear_attention
@@ -142,12 +142,27 @@ def _state_like(q: Like, k: Like, v: Like, state: State | None, **_: object) -> 
 def log_decays(log_decay: Tensor | Sequence[float] | float | None, q: Tensor) -> Tensor:
     """One log decay per head in the type of the states; `KernelError` unless they are all at most 0."""
     heads, to = q.shape[1], compute_dtype(q)
+    if not isinstance(log_decay, Tensor):
+        given = tuple(log_decay) if isinstance(log_decay, Sequence) else log_decay
+        return kept_on_gpu(_numbers, q)(given, heads, q.device, to)
+    found = log_decay.detach().to(device=q.device, dtype=to)
+    return _checked(found.expand(heads) if found.ndim == 0 else found, heads)
+
+
+def _numbers(log_decay: tuple[float, ...] | float | None, heads: int, device: torch.device, to: torch.dtype) -> Tensor:
+    """The decays of one number, of one per head, or of none."""
     if log_decay is None:
-        return alibi_log_decay(heads).to(device=q.device, dtype=to)
-    found = torch.as_tensor(log_decay, dtype=to, device=q.device).detach()
-    found = found.expand(heads) if found.ndim == 0 else found
+        return alibi_log_decay(heads).to(device=device, dtype=to)
+    found = torch.tensor(log_decay, dtype=to)
+    return _checked(found.expand(heads) if found.ndim == 0 else found, heads).to(device)
+
+
+def _checked(found: Tensor, heads: int) -> Tensor:
+    """Decays (H,) as they are; `KernelError` for others, but not while a CUDA graph is captured: it cannot wait."""
     if tuple(found.shape) != (heads,):
         raise KernelError(f"log_decay has shape {tuple(found.shape)}, expected one number or ({heads},)")
+    if found.is_meta or (found.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return found
     worst = float(found.max()) if heads else 0.0
     if not worst <= 0.0 or math.isnan(float(found.min())):
         raise KernelError(f"log_decay reaches {worst}, expected numbers of at most 0")

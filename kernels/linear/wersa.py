@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, softplus
 
-from kernels.checks import compute_dtype, positive, repeat_heads, visible
+from kernels.checks import compute_dtype, kept_on_gpu, positive, repeat_heads, visible
 from kernels.compiled import Like
 from kernels.dispatch import attention
 from kernels.engines.kept import State, wanted
@@ -236,10 +236,15 @@ def _factors(q: Tensor, o: WersaOptions, causal: bool) -> Tensor:
 def _projection(q: Tensor, o: WersaOptions, given: Tensor | None) -> Tensor:
     """The (D, m) matrix of a call."""
     if given is None:
-        given = random_projection(q.shape[3], o.features, o.feature_map, seed=o.seed)
+        return kept_on_gpu(_drawn, q)(q.shape[3], o.features, o.feature_map, o.seed, q.device, compute_dtype(q))
     if given.ndim != 2 or given.shape[0] != q.shape[3]:
         raise KernelError(f"projection has shape {tuple(given.shape)}, expected ({q.shape[3]}, features)")
     return given.to(device=q.device, dtype=compute_dtype(q))
+
+
+def _drawn(d: int, features: int, feature_map: str, seed: int, device: torch.device, to: torch.dtype) -> Tensor:
+    """A drawn projection on a device."""
+    return random_projection(d, features, feature_map, seed=seed).to(device=device, dtype=to)
 
 
 def _stateful(

@@ -14,7 +14,17 @@ from kernels.autocast import in_declared_types
 from kernels.engines.plan import BlockPlan
 from kernels.engines.rules import Call, Form, Rule, Sees
 from kernels.triton.block_sparse_lists import BlockSchedule, KeyListing, keys_seen, listing, schedule, schedule_of
-from kernels.triton.support import LOG2E, launch, launch_options, on_device, padded, precision, require, widened
+from kernels.triton.support import (
+    LOG2E,
+    launch,
+    launch_options,
+    on_device,
+    padded,
+    precision,
+    require,
+    summed_heads,
+    widened,
+)
 
 __all__ = ["Launch", "launch_for", "listed_attention", "planned_attention", "ruled_attention"]
 
@@ -55,12 +65,12 @@ def launch_for(seen: float, block: int | None, size: int, dtype: torch.dtype, *,
 def ruled_attention(
     q: Tensor, k: Tensor, v: Tensor, rule: Rule, call: Call, *, scale: float, key_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention of q (B, H, Lq, D) over the keys k (B, H, Lk, D), v (B, H, Lk, Dv) that a rule shows.
+    """Softmax attention of q (B, H, Lq, D) over the keys that a rule shows.
 
     Args:
         q: queries, float32, bfloat16 or float16.
-        k: keys.
-        v: values.
+        k: keys (B, Hk, Lk, D); neighbouring heads of queries share one.
+        v: values (B, Hk, Lk, Dv).
         rule: which keys each query sees.
         call: the facts of the call; `call.offset` is the position of query 0 on the axis of the keys.
         scale: factor on the dot products.
@@ -76,7 +86,11 @@ def ruled_attention(
     require(q, k, v)
     if 0 in (*q.shape[:3], k.shape[2]):
         return _nothing(q, k, v)
-    work = _Ruled(rule, call, float(scale), max(q.shape[3], v.shape[3]))
+    q, scale = _with_positive(q, scale)
+    if call.device.type == "meta":
+        # Lists are made of numbers, which tensors there do not have.
+        call = replace(call, device=torch.device("cpu"))
+    work = _Ruled(rule, call, scale, max(q.shape[3], v.shape[3]))
     o, lse = _Attention.apply(*map(widened, (q, k, v)), None, key_mask, work)
     return o.to(q.dtype), lse
 
@@ -88,9 +102,17 @@ def planned_attention(
     require(q, k, v)
     if 0 in (*q.shape[:3], k.shape[2]):
         return _nothing(q, k, v)
-    work = _Planned(Rule(sees, _unasked), call, float(scale), max(q.shape[3], v.shape[3]), plan)
+    q, scale = _with_positive(q, scale)
+    work = _Planned(Rule(sees, _unasked), call, scale, max(q.shape[3], v.shape[3]), plan)
     o, lse = _Attention.apply(*map(widened, (q, k, v)), None, None, work)
     return o.to(q.dtype), lse
+
+
+def _with_positive(q: Tensor, scale: float) -> tuple[Tensor, float]:
+    """Queries and a positive scale with the same scores: the kernels compare products before they scale them."""
+    if scale > 0.0:
+        return q, float(scale)
+    return (-q, -float(scale)) if scale < 0.0 else (q * 0.0, 1.0)
 
 
 def _unasked(h: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,6 +251,7 @@ class _Ruled:
             "CAUSAL": shown.causal,
             "UNIT": shown.unit,
             "POWERS": shown.powers,
+            "RUNS": made.runs,
             **launch_options(how.warps, how.stages),
         }
 
@@ -236,13 +259,14 @@ class _Ruled:
         """The blocks in tiles of the sizes of a launch."""
         return schedule(self.rule, self.call, block_m=how.block_m, block_n=how.block_n)
 
-    def numbers(self, q: Tensor, tiles: int) -> tuple[int | float, ...]:
-        """Heads, lengths, tiles, offset, lift, near, first and scale, in the order of all kernels."""
+    def numbers(self, q: Tensor, k: Tensor, tiles: int) -> tuple[int | float, ...]:
+        """Heads, how many share keys, lengths, tiles, offset, lift, near, first and scale, as kernels take them."""
         form = self.rule.form or Form(0)
         lift = -(-max(0, -self.call.offset) // form.unit) * form.unit
         call = self.call
         return (
             q.shape[1],
+            q.shape[1] // k.shape[1],
             call.lq,
             call.lk,
             tiles,
@@ -265,7 +289,7 @@ class _Ruled:
             (q, k, v, q if keys is None else keys, o, lse),
             (made.full.starts, made.full.index, made.part.starts, made.part.index, made.bits),
             (*q.stride(), *k.stride(), *v.stride()),
-            self.numbers(q, made.tiles),
+            self.numbers(q, k, made.tiles),
             {**_sizes(q, v, keys), **options},
         )
 
@@ -276,7 +300,8 @@ class _Ruled:
 
         q, k, v, _, keys, o, lse = saved
         made, options = self.plan(q.dtype, backward=True)
-        dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+        # Each head of queries gives gradients of its own; those of heads that share keys are added up at the end.
+        dq, dk, dv = (torch.empty(*q.shape[:2], *x.shape[2:], dtype=x.dtype, device=x.device) for x in (q, k, v))
         delta = torch.empty_like(lse)
         strides = (*q.stride(), *k.stride(), *v.stride(), *do.stride())
         shown = q if keys is None else keys
@@ -288,7 +313,7 @@ class _Ruled:
             (q, k, v, shown, o, do, lse, lse if dlse is None else dlse, delta, dq),
             (made.full.starts, made.full.index, made.part.starts, made.part.index, made.bits),
             strides,
-            self.numbers(q, made.tiles),
+            self.numbers(q, k, made.tiles),
             {**constants, "HAS_DLSE": dlse is not None},
         )
         turned, part = made.full_turned, made.part_turned
@@ -298,10 +323,10 @@ class _Ruled:
             (q, k, v, shown, do, lse, delta, dk, dv),
             (turned.starts, turned.index, part.starts, part.index, made.entry, made.bits),
             strides,
-            self.numbers(q, made.blocks),
+            self.numbers(q, k, made.blocks),
             constants,
         )
-        return dq, dk, dv, None
+        return dq, summed_heads(dk, k), summed_heads(dv, v), None
 
 
 @dataclass
@@ -343,7 +368,7 @@ class _Listed:
         made = self.made
         rows, cols = (0, 0) if bias is None else bias.shape[1:]
         step = 0 if bias is None or bias.shape[0] == 1 else rows * cols
-        lengths = (q.shape[1], q.shape[2], k.shape[2])
+        lengths = (q.shape[1], q.shape[1] // k.shape[1], q.shape[2], k.shape[2])
         return (step, *lengths, made.tiles, made.parts, made.cols.shape[1], rows, cols, self.scale * LOG2E)
 
     def forward(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton.block_sparse_pieces import form_sees, load_rows, packed_bit, store_rows
+from kernels.triton.block_sparse_pieces import LENGTHS, form_sees, load_rows, packed_bit, store_rows
 
 __all__ = ["key_grads", "query_grads"]
 
@@ -63,22 +63,23 @@ def _query_grad(
     return tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def query_grads(
     Q, K, V, KEYS, O, DO, LSE, DLSE, DELTA, DQ, FULL_FROM, FULL, PART_FROM, PART, BITS, stride_qb, stride_qh,
     stride_ql, stride_qd, stride_kb, stride_kh, stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd,
-    stride_gb, stride_gh, stride_gl, stride_gd, heads, lq, lk, tiles, offset, lift, near, first, scale,
+    stride_gb, stride_gh, stride_gl, stride_gd, heads, share, lq, lk, tiles, offset, lift, near, first, scale,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr, GROUPED: tl.constexpr, USE_BITS: tl.constexpr, HAS_KEYS: tl.constexpr,
-    HAS_DLSE: tl.constexpr, CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_DLSE: tl.constexpr, CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, RUNS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one tile of queries, and DELTA = rowsum(DO * O) - DLSE, which `key_grads` reads."""
     pid = tl.program_id(0)
     tile, bh = pid % tiles, pid // tiles
     b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
     Q += b * stride_qb + h * stride_qh + tile.to(tl.int64) * BLOCK_M * stride_ql
-    K += b * stride_kb + h * stride_kh
-    V += b * stride_vb + h * stride_vh
+    K += b * stride_kb + h // share * stride_kh
+    V += b * stride_vb + h // share * stride_vh
     DO += b * stride_gb + h * stride_gh + tile.to(tl.int64) * BLOCK_M * stride_gl
     if HAS_KEYS:
         KEYS += b * lk
@@ -99,9 +100,14 @@ def query_grads(
     at = tile
     if GROUPED:
         at = tile + (bh % heads) * tiles
-    for e in range(tl.load(FULL_FROM + at), tl.load(FULL_FROM + at + 1)):
+    begin, behind = tl.load(FULL_FROM + at), tl.load(FULL_FROM + at + 1)
+    lead = begin
+    if RUNS:
+        lead = tl.load(FULL + begin, mask=begin < behind, other=0) - begin
+    for e in range(begin, behind):
+        block = lead + e if RUNS else tl.load(FULL + e)
         dq = _query_grad(
-            dq, q, do, lse, delta, K, V, KEYS, BITS, e, tile, tl.load(FULL + e), stride_kl, stride_kd, stride_vl,
+            dq, q, do, lse, delta, K, V, KEYS, BITS, e, tile, block, stride_kl, stride_kd, stride_vl,
             stride_vd, lk, offset, lift, near, first, scale, D, DV, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False,
             USE_BITS, HAS_KEYS, CAUSAL, UNIT, POWERS, PRECISION,
         )  # fmt: skip
@@ -141,23 +147,26 @@ def _key_grad(
     return dk, dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def key_grads(
     Q, K, V, KEYS, DO, LSE, DELTA, DK, DV_, FULL_FROM, FULL, PART_FROM, PART, ENTRY, BITS, stride_qb, stride_qh,
     stride_ql, stride_qd, stride_kb, stride_kh, stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd,
-    stride_gb, stride_gh, stride_gl, stride_gd, heads, lq, lk, blocks, offset, lift, near, first, scale,
+    stride_gb, stride_gh, stride_gl, stride_gd, heads, share, lq, lk, blocks, offset, lift, near, first, scale,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr, GROUPED: tl.constexpr, USE_BITS: tl.constexpr, HAS_KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, RUNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of one block of keys and of its values; the lists name tiles, ENTRY the places of their bits."""
+    """The gradients of one block of keys and of its values, as one head of queries gives them.
+
+    The lists name tiles, ENTRY the places of their bits.
+    """
     pid = tl.program_id(0)
     block, bh = pid % blocks, pid // blocks
     b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
     start = block.to(tl.int64) * BLOCK_N
     Q += b * stride_qb + h * stride_qh
-    K += b * stride_kb + h * stride_kh + start * stride_kl
-    V += b * stride_vb + h * stride_vh + start * stride_vl
+    K += b * stride_kb + h // share * stride_kh + start * stride_kl
+    V += b * stride_vb + h // share * stride_vh + start * stride_vl
     DO += b * stride_gb + h * stride_gh
     LSE += bh.to(tl.int64) * lq
     DELTA += bh.to(tl.int64) * lq
@@ -172,9 +181,14 @@ def key_grads(
     at = block
     if GROUPED:
         at = block + (bh % heads) * blocks
-    for e in range(tl.load(FULL_FROM + at), tl.load(FULL_FROM + at + 1)):
+    begin, behind = tl.load(FULL_FROM + at), tl.load(FULL_FROM + at + 1)
+    lead = begin
+    if RUNS:
+        lead = tl.load(FULL + begin, mask=begin < behind, other=0) - begin
+    for e in range(begin, behind):
+        tile = lead + e if RUNS else tl.load(FULL + e)
         dk, dv = _key_grad(
-            dk, dv, k, v, Q, DO, LSE, DELTA, KEYS, BITS, e, tl.load(FULL + e), block, stride_ql, stride_qd, stride_gl,
+            dk, dv, k, v, Q, DO, LSE, DELTA, KEYS, BITS, e, tile, block, stride_ql, stride_qd, stride_gl,
             stride_gd, lq, lk, offset, lift, near, first, scale, D, DV, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False,
             USE_BITS, HAS_KEYS, CAUSAL, UNIT, POWERS, PRECISION,
         )  # fmt: skip

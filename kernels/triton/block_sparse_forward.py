@@ -1,8 +1,9 @@
 """Engine 1 in Triton, forward. Importing this module imports Triton.
 
 A program holds one tile of queries and walks the key blocks of its two lists: those that all of its queries see in
-full, which are not masked, and the partial ones. Inside a partial block the mask is either a `Form`, computed from
-positions, or one bit per (query, key) of that block, packed 32 to a word.
+full, which are not masked, and the partial ones. Where the full blocks of every list follow each other (RUNS, as those
+of windows do), only the first is looked up. Neighbouring heads of queries may share one of keys. Inside a partial block
+the mask is either a `Form`, computed from positions, or one bit per (query, key) of that block, packed 32 to a word.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton.block_sparse_pieces import form_sees, load_rows, packed_bit, store_rows
+from kernels.triton.block_sparse_pieces import LENGTHS, form_sees, load_rows, packed_bit, store_rows
 
 __all__ = ["forward"]
 
@@ -22,12 +23,16 @@ def _attend(
     BLOCK_DV: tl.constexpr, PARTIAL: tl.constexpr, USE_BITS: tl.constexpr, HAS_KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One block of keys joins the running maximum m, sum l and output of a tile of queries (scores in log2)."""
+    """One block of keys joins the running maximum m, sum l and output of a tile of queries.
+
+    The maximum is that of the products, before they are multiplied by ``scale``, which is positive: the exponent
+    then is one multiply-add for each.
+    """
     c = tl.arange(0, BLOCK_N)
     start = block.to(tl.int64) * BLOCK_N
     left = lk - block * BLOCK_N
     k = load_rows(K + start * stride_kl, c, stride_kl, stride_kd, left, D, BLOCK_D, PARTIAL)
-    s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+    s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     if PARTIAL:
         if USE_BITS:
             r = tl.arange(0, BLOCK_M)
@@ -42,28 +47,29 @@ def _attend(
     new = tl.maximum(m, tl.max(s, 1))
     # A row that has seen nothing yet has the maximum -inf, from which nothing can be subtracted.
     top = tl.where(new == float("-inf"), 0.0, new)
-    p = tl.exp2(s - top[:, None])
-    shrink = tl.exp2(m - top)
+    p = tl.exp2(s * scale - (top * scale)[:, None])
+    shrink = tl.exp2((m - top) * scale)
     v = load_rows(V + start * stride_vl, c, stride_vl, stride_vd, left, DV, BLOCK_DV, PARTIAL)
     acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
     return acc, new, l * shrink + tl.sum(p, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def forward(
     Q, K, V, KEYS, O, LSE, FULL_FROM, FULL, PART_FROM, PART, BITS, stride_qb, stride_qh, stride_ql, stride_qd,
-    stride_kb, stride_kh, stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd, heads, lq, lk, tiles,
+    stride_kb, stride_kh, stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd, heads, share, lq, lk, tiles,
     offset, lift, near, first, scale, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, GROUPED: tl.constexpr, USE_BITS: tl.constexpr,
-    HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, UNIT: tl.constexpr, POWERS: tl.constexpr, RUNS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Output (contiguous) and natural log-sum-exp of one tile of queries of one head; ``scale`` includes log2(e)."""
     pid = tl.program_id(0)
     tile, bh = pid % tiles, pid // tiles
     b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
     Q += b * stride_qb + h * stride_qh + tile.to(tl.int64) * BLOCK_M * stride_ql
-    K += b * stride_kb + h * stride_kh
-    V += b * stride_vb + h * stride_vh
+    K += b * stride_kb + h // share * stride_kh
+    V += b * stride_vb + h // share * stride_vh
     if HAS_KEYS:
         KEYS += b * lk
     r = tl.arange(0, BLOCK_M)
@@ -76,11 +82,16 @@ def forward(
     at = tile
     if GROUPED:
         at = tile + (bh % heads) * tiles
-    for e in range(tl.load(FULL_FROM + at), tl.load(FULL_FROM + at + 1)):
+    begin, behind = tl.load(FULL_FROM + at), tl.load(FULL_FROM + at + 1)
+    lead = begin
+    if RUNS:
+        lead = tl.load(FULL + begin, mask=begin < behind, other=0) - begin
+    for e in range(begin, behind):
+        block = lead + e if RUNS else tl.load(FULL + e)
         acc, m, l = _attend(
-            acc, m, l, q, K, V, KEYS, BITS, e, tl.load(FULL + e), i, stride_kl, stride_kd, stride_vl, stride_vd,
-            lk, lift, near, first, scale, D, DV, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False, USE_BITS, HAS_KEYS,
-            CAUSAL, UNIT, POWERS, PRECISION,
+            acc, m, l, q, K, V, KEYS, BITS, e, block, i, stride_kl, stride_kd, stride_vl, stride_vd, lk, lift, near,
+            first, scale, D, DV, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False, USE_BITS, HAS_KEYS, CAUSAL, UNIT, POWERS,
+            PRECISION,
         )  # fmt: skip
     for e in range(tl.load(PART_FROM + at), tl.load(PART_FROM + at + 1)):
         acc, m, l = _attend(
@@ -92,5 +103,5 @@ def forward(
     l = tl.where(some, l, 1.0)
     row = bh.to(tl.int64) * lq + tile * BLOCK_M
     store_rows(O + row * DV, acc / l[:, None], r, DV, 1, left, DV, BLOCK_DV)
-    lse = tl.where(some, (m + tl.log2(l)) * 0.6931471805599453, float("-inf"))
+    lse = tl.where(some, (m * scale + tl.log2(l)) * 0.6931471805599453, float("-inf"))
     tl.store(LSE + row + r, lse, mask=r < left)

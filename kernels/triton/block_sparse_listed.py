@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton.block_sparse_pieces import packed_bit
+from kernels.triton.block_sparse_pieces import LENGTHS, packed_bit
 
 __all__ = ["backward", "forward"]
 
@@ -43,11 +43,11 @@ def _scores(
     return s
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def forward(
     Q, K, V, KEYS, BIAS, O, LSE, ROWS, COLS, BITS, stride_qb, stride_qh, stride_ql, stride_qd, stride_kb, stride_kh,
-    stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd, stride_biash, heads, lq, lk, tiles, parts,
-    chunks, bias_rows, bias_cols, scale, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr,
+    stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd, stride_biash, heads, share, lq, lk, tiles,
+    parts, chunks, bias_rows, bias_cols, scale, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, HAS_KEYS: tl.constexpr,
     HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -55,8 +55,8 @@ def forward(
     pid = tl.program_id(0)
     tile, bh = pid % tiles, pid // tiles
     b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
-    K += b * stride_kb + h * stride_kh
-    V += b * stride_vb + h * stride_vh
+    K += b * stride_kb + h // share * stride_kh
+    V += b * stride_vb + h // share * stride_vh
     if HAS_KEYS:
         KEYS += b * lk
     if HAS_BIAS:
@@ -94,23 +94,25 @@ def forward(
     tl.store(LSE + into, lse, mask=rows >= 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def backward(
     Q, K, V, KEYS, BIAS, O, DO, LSE, DLSE, DQ, DK, DV_, DBIAS, ROWS, COLS, BITS, stride_qb, stride_qh, stride_ql,
     stride_qd, stride_kb, stride_kh, stride_kl, stride_kd, stride_vb, stride_vh, stride_vl, stride_vd, stride_gb,
-    stride_gh, stride_gl, stride_gd, stride_biash, heads, lq, lk, tiles, parts, chunks, bias_rows, bias_cols, scale,
+    stride_gh, stride_gl, stride_gd, stride_biash, heads, share, lq, lk, tiles, parts, chunks, bias_rows, bias_cols,
+    scale,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr, HAS_KEYS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DLSE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All gradients of one tile; DK, DV_ (B, H, Lk, .) and DBIAS are float32 and start at zero."""
+    """All gradients of one tile; DK, DV_ (B, heads of keys, Lk, .) and DBIAS are float32 and start at zero."""
     pid = tl.program_id(0)
     tile, bh = pid % tiles, pid // tiles
     b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
-    K += b * stride_kb + h * stride_kh
-    V += b * stride_vb + h * stride_vh
-    DK += bh.to(tl.int64) * lk * D
-    DV_ += bh.to(tl.int64) * lk * DV
+    K += b * stride_kb + h // share * stride_kh
+    V += b * stride_vb + h // share * stride_vh
+    # The heads of all sequences are counted through, and so are those of keys that they share.
+    DK += bh.to(tl.int64) // share * lk * D
+    DV_ += bh.to(tl.int64) // share * lk * DV
     if HAS_KEYS:
         KEYS += b * lk
     if HAS_BIAS:

@@ -9,7 +9,7 @@ unless the rule differs between them. A `KeyListing` is the same for grids, whos
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,9 +24,10 @@ __all__ = ["BlockSchedule", "KeyListing", "Lists", "keys_seen", "listing", "sche
 
 _ASKED_AT_ONCE = 1 << 22
 """Elements of a mask that are computed at once."""
-_KEPT = 64
+_KEPT, _KEPT_WITH_BITS = 64, 16
 _SCHEDULES: OrderedDict[tuple[Form, Call, int, int], BlockSchedule] = OrderedDict()
-_SEEN: OrderedDict[tuple[Form, Call], float] = OrderedDict()
+_WITH_BITS: OrderedDict[tuple[Hashable, Call, int, int], BlockSchedule] = OrderedDict()
+_SEEN: OrderedDict[tuple[Hashable, Call], float] = OrderedDict()
 
 Made = TypeVar("Made")
 
@@ -59,22 +60,33 @@ class BlockSchedule:
     part_turned: Lists
     entry: Tensor
     bits: Tensor
+    runs: bool = False
+    """Whether the items of each list of `full` and `full_turned` follow each other, so that the first says them all."""
 
 
 def schedule(rule: Rule, call: Call, *, block_m: int, block_n: int) -> BlockSchedule:
-    """The schedule of a rule; those of rules with a form are kept, as they recur from call to call."""
-    if rule.form is None:
+    """The schedule of a rule; those of rules with a form or a key are kept, as they recur from call to call.
+
+    Those with bits may be large, so that fewer of them are.
+    """
+
+    def make() -> BlockSchedule:
         return _schedule(rule, call, block_m, block_n)
-    return _kept(_SCHEDULES, (rule.form, call, block_m, block_n), lambda: _schedule(rule, call, block_m, block_n))
+
+    if rule.form is not None:
+        return _kept(_SCHEDULES, (rule.form, call, block_m, block_n), make)
+    if rule.key is not None:
+        return _kept(_WITH_BITS, (rule.key, call, block_m, block_n), make, _KEPT_WITH_BITS)
+    return make()
 
 
-def _kept(store: OrderedDict[Any, Made], key: object, make: Callable[[], Made]) -> Made:
+def _kept(store: OrderedDict[Any, Made], key: object, make: Callable[[], Made], most: int = _KEPT) -> Made:
     """What ``store`` has for the key, made if it has nothing; the least recently used goes when there are too many."""
     found = store.pop(key, None)
     if found is None:
         found = make()
     store[key] = found
-    while len(store) > _KEPT:
+    while len(store) > most:
         store.popitem(last=False)
     return found
 
@@ -145,9 +157,20 @@ def _scheduled(plan: BlockPlan, sees: Sees | None, call: Call) -> BlockSchedule:
     if sees is not None:
         g, t, slot = (used & ~whole).nonzero(as_tuple=True)
         bits = _packed(sees, call, g, t, plan.index[g, t, slot], block_m, block_n)
+    # Asked once for what is kept; a schedule of one call is not worth the waiting for the answer.
+    runs = sees is None and _follow(full) and _follow(full_turned)
     return BlockSchedule(
-        block_m, block_n, plan.groups, plan.tiles, blocks, full, part, full_turned, part_turned, entry, bits
+        block_m, block_n, plan.groups, plan.tiles, blocks, full, part, full_turned, part_turned, entry, bits, runs
     )
+
+
+def _follow(lists: Lists) -> bool:
+    """Whether each list counts up by one."""
+    starts = lists.starts.long()
+    first = torch.zeros(int(starts[-1]) + 1, dtype=torch.bool, device=starts.device)
+    first[starts] = True
+    index = lists.index[: len(first) - 1]
+    return bool(((index[1:] - index[:-1] == 1) | first[1 : len(index)]).all())
 
 
 def _listed(plan: BlockPlan, chosen: Tensor, blocks: int) -> tuple[Lists, Lists, Tensor]:
@@ -246,8 +269,9 @@ def listing(plan: BlockPlan, sees: Sees, *, lk: int, offset: int, block_m: int, 
 
 def keys_seen(rule: Rule, call: Call) -> float:
     """Keys that a query sees, the mean over a sample of queries; overlaps of ranges count twice."""
-    if rule.form is not None:
-        return _kept(_SEEN, (rule.form, call), lambda: _keys_seen(rule, call))
+    key = rule.key if rule.form is None else rule.form
+    if key is not None:
+        return _kept(_SEEN, (key, call), lambda: _keys_seen(rule, call))
     return _keys_seen(rule, call)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["form_sees", "load_rows", "packed_bit", "store_rows"]
+__all__ = ["LENGTHS", "form_sees", "load_rows", "packed_bit", "store_rows"]
+
+LENGTHS = ("heads", "lq", "lk", "tiles", "blocks", "offset", "lift", "near", "first", "parts", "chunks")
+"""Arguments that Triton would compile anew for, were they 1 or a multiple of 16."""
 
 
 @triton.jit

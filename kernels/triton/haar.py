@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.autocast import in_declared_types
-from kernels.triton.support import LARGEST_HEAD, interpreting, launch, launch_options, on_device, operands, padded
+from kernels.triton.support import (
+    LARGEST_HEAD,
+    interpreting,
+    launch,
+    launch_options,
+    multiplies_from_shared,
+    on_device,
+    operands,
+    padded,
+)
 
 __all__ = ["haar_features", "haar_features_fit", "rows_at_once"]
 
@@ -25,9 +34,9 @@ def haar_features_fit(d: int, m: int, levels: int, dtype: torch.dtype) -> bool:
     return levels <= _MOST_LEVELS and max(d, m) <= LARGEST_HEAD and padded(d) * padded(m) * size <= _MOST_BYTES
 
 
-def rows_at_once(dtype: torch.dtype) -> int:
-    """Rows of a chunk, which holds whole blocks of 2^5; products take all but bfloat16 as float32."""
-    return 64 if dtype == torch.bfloat16 else 32
+def rows_at_once(x: Tensor) -> int:
+    """Rows of a chunk, which holds whole blocks of 2^5; where operands are large or stand in registers, fewer fit."""
+    return 64 if x.dtype == torch.bfloat16 and multiplies_from_shared(x) else 32
 
 
 def haar_features(x: Tensor, w: Tensor, factors: Tensor, *, causal: bool, mask: Tensor | None) -> Tensor:
@@ -73,10 +82,10 @@ class _Features(torch.autograd.Function):
         with on_device(x):
             launch(
                 features,
-                how.runs * x.shape[0] * x.shape[1],
+                how.parts * how.runs * x.shape[0] * x.shape[1],
                 (x, x if keys is None else keys, steps, w, found, *x.stride(), *how.strides),
-                (x.shape[1], x.shape[2], how.runs),
-                how.fixed,
+                (x.shape[1], x.shape[2], how.runs, how.parts),
+                {**{n: c for n, c in how.fixed.items() if n != "BLOCK_D"}, "HOLD": how.holds, "PIECE": how.piece},
             )
         ctx.save_for_backward(x, w, steps, keys, found)
         ctx.causal = causal
@@ -86,7 +95,7 @@ class _Features(torch.autograd.Function):
     @once_differentiable
     @in_declared_types
     def backward(ctx: _Context, df: Tensor) -> tuple[Tensor | None, ...]:
-        from kernels.triton.haar_kernels import features_backward
+        from kernels.triton.haar_kernels import features_backward, weight_grads
 
         x, w, steps, keys, found = ctx.saved_tensors
         (batch, heads, length, _), levels = x.shape, steps.shape[2]
@@ -99,10 +108,18 @@ class _Features(torch.autograd.Function):
             launch(
                 features_backward,
                 how.runs * batch * heads,
-                (x, x if keys is None else keys, steps, w, found, df, dx, dsteps, dw),
+                (x, x if keys is None else keys, steps, w, found, df, dx, dsteps),
                 (*x.stride(), *df.stride(), *how.strides, heads, length, how.runs),
-                {**how.fixed, "NEED_STEPS": need_steps, "NEED_W": need_w},
+                {**how.fixed, "NEED_STEPS": need_steps},
             )
+            if need_w:
+                launch(
+                    weight_grads,
+                    how.parts * how.runs * batch * heads,
+                    (x, x if keys is None else keys, steps, found, df, dw),
+                    (*x.stride(), *df.stride(), *how.strides, heads, length, how.runs, how.parts),
+                    how.fixed,
+                )
         summed = None
         if need_steps:
             summed = dsteps.sum(dim=1)
@@ -124,12 +141,34 @@ class _How:
     def per(self) -> int:
         """Chunks of a run, which reads W once and gives one partial gradient of it; few where programs would lack."""
         rows = self.x.shape[0] * self.x.shape[1] * self.x.shape[2]
-        return 1 if interpreting() else max(1, min(16, rows // (rows_at_once(self.x.dtype) * 1024)))
+        return 1 if interpreting() else max(1, min(16, rows // (rows_at_once(self.x) * 1024)))
 
     @property
     def runs(self) -> int:
         """Runs of a sequence."""
-        return -(-self.x.shape[2] // (rows_at_once(self.x.dtype) * self.per))
+        return -(-self.x.shape[2] // (rows_at_once(self.x) * self.per))
+
+    @property
+    def block_m(self) -> int:
+        """Features of a program, of which each takes a column of W into registers."""
+        most = 8192 if self.x.dtype == torch.bfloat16 and multiplies_from_shared(self.x) else 4096
+        return max(16, min(padded(self.w.shape[1]), most // padded(self.w.shape[0])))
+
+    @property
+    def holds(self) -> bool:
+        """Whether a program keeps its part of W."""
+        return self.x.dtype == torch.bfloat16 and multiplies_from_shared(self.x)
+
+    @property
+    def piece(self) -> int:
+        """Columns of x that make features at once: all of them where W is kept."""
+        most = 256 if self.holds else 64 if self.x.dtype == torch.bfloat16 else 32
+        return min(padded(self.w.shape[0]), most)
+
+    @property
+    def parts(self) -> int:
+        """Programs that share a row."""
+        return -(-self.w.shape[1] // self.block_m)
 
     @property
     def strides(self) -> tuple[int, int]:
@@ -145,8 +184,8 @@ class _How:
             "D": d,
             "M": m,
             "BLOCK_D": padded(d),
-            "BLOCK_M": padded(m),
-            "CHUNK": rows_at_once(self.x.dtype),
+            "BLOCK_M": self.block_m,
+            "CHUNK": rows_at_once(self.x),
             "PER": self.per,
             "HALO": padded(1 << levels),
             "LEVELS": levels,

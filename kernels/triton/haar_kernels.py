@@ -11,9 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton.linear_scan_pieces import dot, kept, operand, rows_of
+from kernels.triton.linear_scan_pieces import LENGTHS, dot, kept, operand, rows_of
 
-__all__ = ["features", "features_backward"]
+__all__ = ["features", "features_backward", "weight_grads"]
 
 
 @triton.jit
@@ -64,48 +64,77 @@ def _shown(KEYS, rows, length, HAS_KEYS: tl.constexpr):
     return shown
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def features(
-    X, KEYS, STEPS, W, F, stride_xb, stride_xh, stride_xl, stride_xd, stride_sb, stride_sl, heads, length, runs,
-    D: tl.constexpr, M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr,
+    X, KEYS, STEPS, W, F, stride_xb, stride_xh, stride_xl, stride_xd, stride_sb, stride_sl, heads, length, runs, parts,
+    D: tl.constexpr, M: tl.constexpr, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr,
     HALO: tl.constexpr, PER: tl.constexpr, LEVELS: tl.constexpr, HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr,
-    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    HOLD: tl.constexpr, PIECE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """relu((A x) W) of a run of PER chunks of rows, 0 for hidden rows; F (B, H, length, M) is contiguous."""
+    """One part of the columns of relu((A x) W) of a run of PER chunks of rows, 0 for hidden rows.
+
+    F (B, H, length, M) is contiguous. W is read once if HOLD. Where products read operands from registers it would fill
+    them, and PIECE columns of x are taken at a time, with rows of W read for every chunk.
+    """
     pid = tl.program_id(0)
-    run, bh = pid % runs, pid // runs
+    part, run, bh = pid % parts, pid // parts % runs, pid // parts // runs
     b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
     X += b * stride_xb + h * stride_xh
     STEPS += b * stride_sb
     F += bh.to(tl.int64) * length * M
     if HAS_KEYS:
         KEYS += b * length
-    d, m = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_M)
-    w = tl.load(W + d[:, None] * M + m[None, :], mask=(d < D)[:, None] & (m < M)[None, :], other=0.0)
+    m = part * BLOCK_M + tl.arange(0, BLOCK_M)
+    if HOLD:
+        w = _piece(W, 0, part * BLOCK_M, D, M, PIECE, BLOCK_M)
     begin = run * PER * CHUNK
     for start in range(begin, tl.minimum(begin + PER * CHUNK, length), CHUNK):
         t = start + tl.arange(0, CHUNK)
         shown = _shown(KEYS, t, length, HAS_KEYS)
-        x = rows_of(X, t, shown, stride_xl, stride_xd, 0, D, BLOCK_D)
-        y = _close(_mixing(STEPS, t, t, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
+        own = _mixing(STEPS, t, t, length, stride_sl, LEVELS, CAUSAL)
         if CAUSAL:
             s = start - HALO + tl.arange(0, HALO)
-            x = rows_of(X, s, _shown(KEYS, s, length, HAS_KEYS), stride_xl, stride_xd, 0, D, BLOCK_D)
-            y += _close(_mixing(STEPS, t, s, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
-        f = tl.where(shown[:, None], tl.maximum(_close(y, w, OPERAND, PRECISION), 0.0), 0.0)
+            shown_before = _shown(KEYS, s, length, HAS_KEYS)
+            before = _mixing(STEPS, t, s, length, stride_sl, LEVELS, CAUSAL)
+        f = tl.zeros([CHUNK, BLOCK_M], dtype=tl.float32)
+        for first in range(0, D, PIECE):
+            x = rows_of(X, t, shown, stride_xl, stride_xd, first, D, PIECE)
+            y = _close(own, x, OPERAND, PRECISION)
+            if CAUSAL:
+                x = rows_of(X, s, shown_before, stride_xl, stride_xd, first, D, PIECE)
+                y += _close(before, x, OPERAND, PRECISION)
+            if not HOLD:
+                w = _piece(W, first, part * BLOCK_M, D, M, PIECE, BLOCK_M)
+            f += _close(y, w, OPERAND, PRECISION)
+        f = tl.where(shown[:, None], tl.maximum(f, 0.0), 0.0)
         to = F + t.to(tl.int64)[:, None] * M + m[None, :]
         tl.store(to, kept(f, F, OPERAND), mask=(t < length)[:, None] & (m < M)[None, :])
 
 
 @triton.jit
+def _piece(W, row, column, D: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A piece of W, 0 beyond its ends."""
+    d, m = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
+    return tl.load(W + d[:, None] * M + m[None, :], mask=(d < D)[:, None] & (m < M)[None, :], other=0.0)
+
+
+@triton.jit
+def _passed(F, DF, rows, length, stride_gl, stride_gd, first, M: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Gradients of columns of the projection from ``first`` on: where a feature is 0 nothing passes."""
+    there = rows < length
+    df = rows_of(DF, rows, there, stride_gl, stride_gd, first, M, BLOCK_M)
+    return tl.where(rows_of(F, rows, there, M, 1, first, M, BLOCK_M) > 0, df, 0.0)
+
+
+@triton.jit(do_not_specialize=LENGTHS)
 def features_backward(
-    X, KEYS, STEPS, W, F, DF, DX, DSTEPS, DW, stride_xb, stride_xh, stride_xl, stride_xd, stride_gb, stride_gh,
+    X, KEYS, STEPS, W, F, DF, DX, DSTEPS, stride_xb, stride_xh, stride_xl, stride_xd, stride_gb, stride_gh,
     stride_gl, stride_gd, stride_sb, stride_sl, heads, length, runs, D: tl.constexpr, M: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr, HALO: tl.constexpr, PER: tl.constexpr,
     LEVELS: tl.constexpr, HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, NEED_STEPS: tl.constexpr,
-    NEED_W: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of x, of the steps of each row and head, and of W as this run of PER chunks gives it."""
+    """Gradients of x, and of the steps of each row and head."""
     pid = tl.program_id(0)
     run, bh = pid % runs, pid // runs
     b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
@@ -117,51 +146,75 @@ def features_backward(
     DSTEPS += bh.to(tl.int64) * length * (LEVELS + 1)
     if HAS_KEYS:
         KEYS += b * length
-    d, m = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_M)
-    at_w = d[:, None] * M + m[None, :]
-    in_w = (d < D)[:, None] & (m < M)[None, :]
-    w = tl.load(W + at_w, mask=in_w, other=0.0)
-    dw = tl.zeros([BLOCK_D, BLOCK_M], dtype=tl.float32)
+    d = tl.arange(0, BLOCK_D)
     begin = run * PER * CHUNK
     for start in range(begin, tl.minimum(begin + PER * CHUNK, length), CHUNK):
-        t = start + tl.arange(0, CHUNK)
+        t, t_next = start + tl.arange(0, CHUNK), start + CHUNK + tl.arange(0, HALO)
         there = t < length
+        dy = tl.zeros([CHUNK, BLOCK_D], dtype=tl.float32)
+        dy_next = tl.zeros([HALO, BLOCK_D], dtype=tl.float32)
+        for first in range(0, M, BLOCK_M):
+            # Read anew for every chunk: as it stands in a cache near by, it need not fill registers.
+            w = _piece(W, 0, first, D, M, BLOCK_D, BLOCK_M)
+            dp = _passed(F, DF, t, length, stride_gl, stride_gd, first, M, BLOCK_M)
+            dy += dot(dp, tl.trans(w), OPERAND, PRECISION)
+            if CAUSAL:
+                dp = _passed(F, DF, t_next, length, stride_gl, stride_gd, first, M, BLOCK_M)
+                dy_next += dot(dp, tl.trans(w), OPERAND, PRECISION)
         own = _mixing(STEPS, t, t, length, stride_sl, LEVELS, CAUSAL)
-        df = rows_of(DF, t, there, stride_gl, stride_gd, 0, M, BLOCK_M)
-        # Where a feature is 0 nothing passes.
-        dp = tl.where(rows_of(F, t, there, M, 1, 0, M, BLOCK_M) > 0, df, 0.0)
-        dy = dot(dp, tl.trans(w), OPERAND, PRECISION)
         dx = dot(tl.trans(own), dy, OPERAND, PRECISION)
         shown = _shown(KEYS, t, length, HAS_KEYS)
-        s = start - HALO + tl.arange(0, HALO)
         if CAUSAL:
-            t_next = start + CHUNK + tl.arange(0, HALO)
-            df = rows_of(DF, t_next, t_next < length, stride_gl, stride_gd, 0, M, BLOCK_M)
-            f = rows_of(F, t_next, t_next < length, M, 1, 0, M, BLOCK_M)
-            dy_next = dot(tl.where(f > 0, df, 0.0), tl.trans(w), OPERAND, PRECISION)
             reach = _mixing(STEPS, t_next, t, length, stride_sl, LEVELS, CAUSAL)
             dx += dot(tl.trans(reach), dy_next, OPERAND, PRECISION)
         to = DX + t.to(tl.int64)[:, None] * D + d[None, :]
         dx = tl.where(shown[:, None], dx, 0.0)
         tl.store(to, kept(dx, DX, OPERAND), mask=there[:, None] & (d < D)[None, :])
-        if NEED_STEPS or NEED_W:
+        if NEED_STEPS:
             x = rows_of(X, t, shown, stride_xl, stride_xd, 0, D, BLOCK_D)
-            before = rows_of(X, s, _shown(KEYS, s, length, HAS_KEYS), stride_xl, stride_xd, 0, D, BLOCK_D)
-            if NEED_STEPS:
-                along = dot(dy, tl.trans(x), OPERAND, PRECISION)
+            along = dot(dy, tl.trans(x), OPERAND, PRECISION)
+            s = start - HALO + tl.arange(0, HALO)
+            if CAUSAL:
+                before = rows_of(X, s, _shown(KEYS, s, length, HAS_KEYS), stride_xl, stride_xd, 0, D, BLOCK_D)
+                back = dot(dy, tl.trans(before), OPERAND, PRECISION)
+            for level in tl.static_range(LEVELS + 1):
+                found = tl.sum(along * _taken(t[:, None], t[None, :], level, CAUSAL), 1)
                 if CAUSAL:
-                    back = dot(dy, tl.trans(before), OPERAND, PRECISION)
-                for level in tl.static_range(LEVELS + 1):
-                    found = tl.sum(along * _taken(t[:, None], t[None, :], level, CAUSAL), 1)
-                    if CAUSAL:
-                        n = tl.where((s >= 0)[None, :], _taken(t[:, None], s[None, :], level, CAUSAL), 0.0)
-                        found += tl.sum(back * n, 1)
-                    found = found * (1.0 / (1 << level))
-                    tl.store(DSTEPS + t.to(tl.int64) * (LEVELS + 1) + level, found, mask=there)
-            if NEED_W:
-                y = dot(own, x, OPERAND, PRECISION)
-                if CAUSAL:
-                    y += dot(_mixing(STEPS, t, s, length, stride_sl, LEVELS, CAUSAL), before, OPERAND, PRECISION)
-                dw += dot(tl.trans(y), dp, OPERAND, PRECISION)
-    if NEED_W:
-        tl.store(DW + pid.to(tl.int64) * (D * M) + at_w, dw, mask=in_w)
+                    n = tl.where((s >= 0)[None, :], _taken(t[:, None], s[None, :], level, CAUSAL), 0.0)
+                    found += tl.sum(back * n, 1)
+                found = found * (1.0 / (1 << level))
+                tl.store(DSTEPS + t.to(tl.int64) * (LEVELS + 1) + level, found, mask=there)
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def weight_grads(
+    X, KEYS, STEPS, F, DF, DW, stride_xb, stride_xh, stride_xl, stride_xd, stride_gb, stride_gh, stride_gl, stride_gd,
+    stride_sb, stride_sl, heads, length, runs, parts, D: tl.constexpr, M: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, CHUNK: tl.constexpr, HALO: tl.constexpr, PER: tl.constexpr, LEVELS: tl.constexpr,
+    HAS_KEYS: tl.constexpr, CAUSAL: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one part of the columns of W as one run of PER chunks gives them."""
+    pid = tl.program_id(0)
+    part, run, bh = pid % parts, pid // parts % runs, pid // parts // runs
+    b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
+    X += b * stride_xb + h * stride_xh
+    DF += b * stride_gb + h * stride_gh
+    STEPS += b * stride_sb
+    F += bh.to(tl.int64) * length * M
+    if HAS_KEYS:
+        KEYS += b * length
+    d, m = tl.arange(0, BLOCK_D), part * BLOCK_M + tl.arange(0, BLOCK_M)
+    dw = tl.zeros([BLOCK_D, BLOCK_M], dtype=tl.float32)
+    begin = run * PER * CHUNK
+    for start in range(begin, tl.minimum(begin + PER * CHUNK, length), CHUNK):
+        t = start + tl.arange(0, CHUNK)
+        x = rows_of(X, t, _shown(KEYS, t, length, HAS_KEYS), stride_xl, stride_xd, 0, D, BLOCK_D)
+        y = dot(_mixing(STEPS, t, t, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
+        if CAUSAL:
+            s = start - HALO + tl.arange(0, HALO)
+            x = rows_of(X, s, _shown(KEYS, s, length, HAS_KEYS), stride_xl, stride_xd, 0, D, BLOCK_D)
+            y += dot(_mixing(STEPS, t, s, length, stride_sl, LEVELS, CAUSAL), x, OPERAND, PRECISION)
+        dp = _passed(F, DF, t, length, stride_gl, stride_gd, part * BLOCK_M, M, BLOCK_M)
+        dw += dot(tl.trans(y), dp, OPERAND, PRECISION)
+    to = DW + (pid // parts).to(tl.int64) * (D * M) + d[:, None] * M + m[None, :]
+    tl.store(to, dw, mask=(d < D)[:, None] & (m < M)[None, :])

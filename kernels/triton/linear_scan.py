@@ -31,8 +31,8 @@ def linear_attention(
 
     Args:
         q: queries (B, H, Lq, D), float32, bfloat16 or float16.
-        k: keys (B, H, Lk, D).
-        v: values (B, H, Lk, Dv).
+        k: keys (B, Hk, Lk, D); neighbouring heads of queries share one.
+        v: values (B, Hk, Lk, Dv).
         causal: aligned bottom right; without it all queries see all keys, and ``log_decay`` is None.
         weights: what the weights are.
         log_decay: (H,), at most 0: scores fade by exp(log_decay) per position. It gets no gradient.

@@ -17,10 +17,15 @@ _PROGRAMS = 1536
 
 @dataclass(frozen=True, slots=True)
 class ScanLaunch:
-    """Positions of a chunk, columns of values of a program, and how a kernel is launched with them."""
+    """Positions of a chunk, columns of a program, and how a kernel is launched with them.
+
+    A program has ``block_dv`` columns of values and all of keys, or, where it makes gradients of queries or keys,
+    ``block_d`` columns of these and all of values.
+    """
 
     chunk: int
     block_dv: int
+    block_d: int
     warps: int
     stages: int = 2
 
@@ -33,13 +38,13 @@ def scan_launch(d: int, dv: int, dtype: torch.dtype, *, backward: bool) -> ScanL
     """
     wide, columns = padded(d), padded(dv)
     if dtype == torch.bfloat16:
-        most = 8192 if backward else 16384
-        chunk = 64 if wide <= 128 else 32
+        most = 8192
+        chunk = 64 if max(wide, columns) <= 128 else 32
     else:
         most = 4096 if backward else 8192
-        chunk = 32 if wide <= 128 else 16
-    block_dv = max(16, min(columns, most // wide))
-    return ScanLaunch(chunk, block_dv, 8 if wide * block_dv > 4096 or backward else 4)
+        chunk = 32 if max(wide, columns) <= 128 else 16
+    block_dv, block_d = max(16, min(columns, most // wide)), max(16, min(wide, most // columns))
+    return ScanLaunch(chunk, block_dv, block_d, 8 if wide * block_dv > 4096 or backward else 4)
 
 
 @dataclass(frozen=True, slots=True)

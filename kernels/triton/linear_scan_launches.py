@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.triton.linear_scan_cut import Cut, cut
-from kernels.triton.support import launch, launch_options, operands, padded
+from kernels.triton.support import launch, launch_options, operands, padded, summed_heads
 
 __all__ = ["Launches", "Weights"]
 
@@ -56,12 +56,13 @@ class Launches:
         o = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
         total = torch.empty(q.shape[:3] if self.weights.number else (1,), dtype=torch.float32, device=q.device)
         shown, decay, counts = self.given(q, keys)
-        heads, lq, lk = q.shape[1], q.shape[2], k.shape[2]
+        heads, share, lq, lk = q.shape[1], q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
         problems = q.shape[0] * heads
         launch(
             key_states,
             how.segments_k * how.parts * problems,
-            (k, v, shown, decay, states, *k.stride(), *v.stride(), heads, lk, how.segments_k, how.parts, how.width),
+            (k, v, shown, decay, states, *k.stride(), *v.stride(), heads, share, lk),
+            (how.segments_k, how.parts, how.width),
             _but(fixed, "CAUSAL", "EPS"),
         )
         self.carry(states, problems, heads, lk, how.segments_k, how, backwards=False)
@@ -69,7 +70,8 @@ class Launches:
             outputs,
             (how.segments_q - how.first) * how.parts * problems,
             (q, k, v, shown, decay, counts, states, o, total),
-            (*q.stride(), *k.stride(), *v.stride(), *_strides(self.counts), heads, lq, lk, how.before, how.first),
+            (*q.stride(), *k.stride(), *v.stride(), *_strides(self.counts), heads, share, lq, lk),
+            (how.before, how.first),
             (how.segments_q - how.first, how.segments_k, how.parts, how.width, self.weights.scale),
             fixed,
         )
@@ -89,7 +91,13 @@ class Launches:
         how: Cut,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of q, k, v and the first state."""
-        from kernels.triton.linear_scan_backward import key_grads, query_grads, query_states, row_grads
+        from kernels.triton.linear_scan_backward import (
+            key_grads,
+            query_grads,
+            query_states,
+            row_grads,
+            value_grads,
+        )
 
         scan = cut(q, k, v, self.causal, backward=True, segment=how.segment)
         fixed = self.fixed(q, v, keys, scan)
@@ -97,7 +105,7 @@ class Launches:
         (_, heads, lq, _), lk, dv = q.shape, k.shape[2], v.shape[3]
         problems = q.shape[0] * heads
         sent = _strides(self.counts)
-        lengths = (heads, lq, lk, how.before)
+        lengths = (heads, heads // k.shape[1], lq, lk, how.before)
         here = how.segments_q - how.first
         dtotal = torch.empty_like(total)
         if self.weights.number:
@@ -108,15 +116,18 @@ class Launches:
                 (how.first, here, how.segments_k, how.width, self.weights.scale),
                 {**_but(fixed, "BLOCK_D", "HAS_DECAY", "FEATURE"), "BLOCK_DV": padded(dv)},
             )
-        dq, dk = (_parts(x, scan.parts) for x in (q, k))
-        dv_ = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+        # Each head of queries gives gradients of its own; those of heads that share keys are added up at the end.
+        dq, dk, dv_ = (torch.empty(*q.shape[:2], *x.shape[2:], dtype=x.dtype, device=x.device) for x in (q, k, v))
+        # Gradients of queries and keys are cut by their columns, those of values and the states by the values'.
+        by_d = {**fixed, "BLOCK_D": scan.launch.block_d, "BLOCK_DV": padded(dv)}
+        parts_d = -(-q.shape[3] // scan.launch.block_d)
         launch(
             query_grads,
-            here * scan.parts * problems,
+            here * parts_d * problems,
             (k, v, q, shown, decay, counts, do, total, dtotal, states, dq),
             (*q.stride(), *k.stride(), *v.stride(), *do.stride(), *sent, *lengths, how.first, here, how.segments_k),
-            (scan.parts, how.width, q.numel(), self.weights.scale),
-            fixed,
+            (parts_d, how.width, self.weights.scale),
+            by_d,
         )
         back = torch.empty(problems, how.segments_q + 1, how.width, dtype=torch.float32, device=q.device)
         back[:, -1] = 0.0 if dlast is None else dlast.reshape(problems, -1)
@@ -130,14 +141,22 @@ class Launches:
         self.carry(back, problems, heads, lq + how.before, how.segments_q, how, backwards=True)
         launch(
             key_grads,
-            how.segments_k * scan.parts * problems,
-            (q, k, v, shown, decay, counts, do, total, dtotal, back, dk, dv_),
+            how.segments_k * parts_d * problems,
+            (q, k, v, shown, decay, counts, do, total, dtotal, back, dk),
             (*q.stride(), *k.stride(), *v.stride(), *do.stride(), *sent, *lengths, how.segments_k, how.segments_q),
-            (scan.parts, how.width, k.numel(), self.weights.scale),
+            (parts_d, how.width, self.weights.scale),
+            by_d,
+        )
+        launch(
+            value_grads,
+            how.segments_k * scan.parts * problems,
+            (q, k, shown, decay, counts, do, total, back, dv_),
+            (*q.stride(), *k.stride(), *do.stride(), *sent, *lengths, how.segments_k, how.segments_q),
+            (scan.parts, how.width, self.weights.scale),
             fixed,
         )
         first = back[:, 0].view(*q.shape[:2], -1)
-        return _summed(dq, q), _summed(dk, k), dv_, first
+        return dq, summed_heads(dk, k), summed_heads(dv_, v), first
 
     def carry(
         self, states: Tensor, problems: int, heads: int, length: int, segments: int, how: Cut, *, backwards: bool
@@ -185,16 +204,6 @@ class Launches:
             "PRECISION": precision,
             **launch_options(how.launch.warps, how.launch.stages),
         }
-
-
-def _parts(x: Tensor, parts: int) -> Tensor:
-    """Where the gradient of ``x`` goes, in float32 if it has several parts that are still to be added."""
-    return torch.empty(parts, *x.shape, dtype=x.dtype if parts == 1 else torch.float32, device=x.device)
-
-
-def _summed(parts: Tensor, x: Tensor) -> Tensor:
-    """The gradient of ``x`` out of its parts."""
-    return parts[0] if parts.shape[0] == 1 else parts.sum(dim=0).to(x.dtype)
 
 
 def _strides(counts: Tensor | None) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 __all__ = [
+    "LENGTHS",
     "apart",
     "decayed",
     "dot",
@@ -25,9 +26,13 @@ __all__ = [
     "queries_of",
     "row_factors",
     "rows_of",
+    "shown_keys",
     "state_at",
     "whole",
 ]
+
+LENGTHS = ("heads", "lq", "lk", "length", "before", "first", "segments", "slots", "runs", "stride_cb", "stride_sb")
+"""Arguments that Triton would compile anew for, were they 1 or a multiple of 16."""
 
 
 @triton.jit
@@ -67,36 +72,43 @@ def rows_of(base, rows, shown, stride_l, stride_d, first, SIZE: tl.constexpr, BL
 
 
 @triton.jit
-def _mapped(x, shown, FEATURE: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, OPERAND: tl.constexpr):
+def _mapped(x, shown, first, FEATURE: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, OPERAND: tl.constexpr):
     """The feature map of rows, ELU + 1 or none, as products take it; 0 stays where nothing is shown."""
     if FEATURE == "elu":
         x = x.to(tl.float32)
-        there = shown[:, None] & (tl.arange(0, BLOCK) < SIZE)[None, :]
+        there = shown[:, None] & (first + tl.arange(0, BLOCK) < SIZE)[None, :]
         x = tl.where(there, tl.where(x > 0, x + 1.0, tl.exp(tl.minimum(x, 0.0))), 0.0)
     return operand(x, OPERAND)
 
 
 @triton.jit
 def queries_of(
-    Q, rows, lq, stride_l, stride_d, D: tl.constexpr, BLOCK_D: tl.constexpr, FEATURE: tl.constexpr,
+    Q, rows, lq, stride_l, stride_d, first, D: tl.constexpr, BLOCK_D: tl.constexpr, FEATURE: tl.constexpr,
     OPERAND: tl.constexpr,
 ):  # fmt: skip
-    """Features of rows of the queries, 0 outside of them."""
+    """Features of rows of the queries from column ``first`` on, 0 outside of them."""
     shown = (rows >= 0) & (rows < lq)
-    return _mapped(rows_of(Q, rows, shown, stride_l, stride_d, 0, D, BLOCK_D), shown, FEATURE, D, BLOCK_D, OPERAND)
+    x = rows_of(Q, rows, shown, stride_l, stride_d, first, D, BLOCK_D)
+    return _mapped(x, shown, first, FEATURE, D, BLOCK_D, OPERAND)
+
+
+@triton.jit
+def shown_keys(KEYS, rows, lk, HAS_KEYS: tl.constexpr):
+    """Which rows of the keys are there and visible."""
+    shown = rows < lk
+    if HAS_KEYS:
+        shown = shown & (tl.load(KEYS + rows, mask=shown, other=0) != 0)
+    return shown
 
 
 @triton.jit
 def keys_of(
-    K, KEYS, rows, lk, stride_l, stride_d, D: tl.constexpr, BLOCK_D: tl.constexpr, HAS_KEYS: tl.constexpr,
-    FEATURE: tl.constexpr, OPERAND: tl.constexpr,
+    K, shown, rows, stride_l, stride_d, first, D: tl.constexpr, BLOCK_D: tl.constexpr, FEATURE: tl.constexpr,
+    OPERAND: tl.constexpr,
 ):  # fmt: skip
-    """Features of rows of the keys, 0 for hidden ones, and which are shown."""
-    shown = rows < lk
-    if HAS_KEYS:
-        shown = shown & (tl.load(KEYS + rows, mask=shown, other=0) != 0)
-    x = rows_of(K, rows, shown, stride_l, stride_d, 0, D, BLOCK_D)
-    return _mapped(x, shown, FEATURE, D, BLOCK_D, OPERAND), shown
+    """Features of rows of the keys from column ``first`` on, 0 for those that are not ``shown``."""
+    x = rows_of(K, rows, shown, stride_l, stride_d, first, D, BLOCK_D)
+    return _mapped(x, shown, first, FEATURE, D, BLOCK_D, OPERAND)
 
 
 @triton.jit
@@ -146,11 +158,14 @@ def row_factors(total, COUNTS, at, there, stride_cl, scale, KIND: tl.constexpr, 
 
 @triton.jit
 def state_at(
-    base, first, D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    base, first_d, first_dv, D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
-    """Addresses and masks of the three parts of a state: (D, DV) matrix, D sums of keys, DV sums of values."""
-    d = tl.arange(0, BLOCK_D)
-    e = first + tl.arange(0, BLOCK_DV)
+    """Addresses and masks of the three parts of a state: (D, DV) matrix, D sums of keys, DV sums of values.
+
+    Of all three what begins at row ``first_d`` and column ``first_dv`` of the matrix.
+    """
+    d = first_d + tl.arange(0, BLOCK_D)
+    e = first_dv + tl.arange(0, BLOCK_DV)
     matrix = base + d[:, None] * DV + e[None, :]
     there = (d < D)[:, None] & (e < DV)[None, :]
     return matrix, there, base + D * DV + d, d < D, base + D * DV + D + e, e < DV

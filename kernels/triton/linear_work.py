@@ -46,7 +46,7 @@ def scan_work(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, normalised: bool
 def features_work(x: Tensor, features: int, levels: int, *, causal: bool) -> Work:
     """One call of `haar_features`; ``x`` (B, H, L, D) may lie on the device "meta"."""
     rows, d, size = x.shape[0] * x.shape[1] * x.shape[2], x.shape[3], x.element_size()
-    chunk = rows_at_once(x.dtype)
+    chunk = rows_at_once(x)
     reach = chunk + (padded(1 << levels) if causal else 0)
     # Half types are multiplied in parts, to keep 16 bits: two products for the transform, three for the projection.
     mixing, projecting = (2, 3) if x.dtype == torch.bfloat16 else (3, 3) if size == 2 else (1, 1)

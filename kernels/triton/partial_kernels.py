@@ -5,12 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton.block_sparse_pieces import load_rows
+from kernels.triton.block_sparse_pieces import LENGTHS, load_rows
 
 __all__ = ["received"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def received(
     Q, K, LSE, OUT, stride_qb, stride_qh, stride_ql, stride_qd, stride_kb, stride_kh, stride_kl, stride_kd, heads, lq,
     lk, blocks, offset, scale, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,

@@ -1,4 +1,4 @@
-"""What all Triton kernels share: whether they can run here, how they are launched, and compiling them ahead of time.
+"""What all Triton kernels share: whether they can run here, and how they are launched.
 
 Triton decides when it is first imported whether kernels are compiled for a GPU or interpreted on the CPU
 (`TRITON_INTERPRET=1`); nothing in this module imports it before a kernel is wanted.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -20,14 +19,14 @@ from torch import Tensor
 from kernels.errors import KernelError
 
 __all__ = [
+    "AHEAD",
     "LARGEST_HEAD",
     "LOG2E",
-    "Compiled",
-    "compile_ahead",
     "installed",
     "interpreting",
     "launch",
     "launch_options",
+    "multiplies_from_shared",
     "obstacle",
     "on_device",
     "operands",
@@ -35,12 +34,15 @@ __all__ = [
     "precision",
     "require",
     "serves",
+    "summed_heads",
     "widened",
 ]
 
 LOG2E = 1.4426950408889634
 """log2(e): the kernels compute 2^x, which GPUs have as one instruction."""
 LARGEST_HEAD = 256
+AHEAD: ContextVar[int | None] = ContextVar("capability", default=None)
+"""The compute capability (90 for sm_90) that kernels are only compiled for, on tensors without numbers."""
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -71,7 +73,7 @@ def obstacle(*tensors: Tensor) -> str | None:
             return f"it takes float32, bfloat16 and float16, not {x.dtype}"
         if x.shape[-1] > LARGEST_HEAD:
             return f"it takes head sizes up to {LARGEST_HEAD}, not {x.shape[-1]}"
-        if x.device.type != "cuda" and not interpreting():
+        if x.device.type != ("cuda" if AHEAD.get() is None else "meta") and not interpreting():
             return (
                 f"it needs tensors on a CUDA GPU, not {x.device.type}, or TRITON_INTERPRET=1 set before Python starts"
             )
@@ -96,6 +98,22 @@ def serves(backend: str | None, *tensors: Tensor) -> bool:
 def widened(x: Tensor) -> Tensor:
     """``x``, in float32 if it is bfloat16 under the interpreter, whose products of that type are wrong."""
     return x.float() if x.dtype == torch.bfloat16 and interpreting() else x
+
+
+def multiplies_from_shared(x: Tensor) -> bool:
+    """Whether products on the GPU of ``x`` read their operands from shared memory (sm_90 on), not from registers."""
+    ahead = AHEAD.get()
+    if ahead is None and x.is_cuda:
+        return torch.cuda.get_device_capability(x.device) >= (9, 0)
+    return ahead is None or ahead >= 90
+
+
+def summed_heads(dx: Tensor, x: Tensor) -> Tensor:
+    """Gradients (B, H, ...) of what neighbouring heads share, added up for those of ``x`` (B, Hx, ...)."""
+    if dx.shape[1] == x.shape[1]:
+        return dx
+    summed: Tensor = dx.unflatten(1, (x.shape[1], -1)).sum(dim=2)
+    return summed
 
 
 def on_device(x: Tensor) -> AbstractContextManager[Any]:
@@ -135,47 +153,3 @@ def launch(kernel: Any, programs: int, *parts: tuple[object, ...] | dict[str, ob
     """Run ``programs`` programs of a kernel on its arguments in order, and on the last part by name."""
     named = {name: x for part in parts if isinstance(part, dict) for name, x in part.items()}
     kernel[(programs,)](*(x for part in parts if isinstance(part, tuple) for x in part), **named)
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A kernel compiled ahead of time: its assembly, its machine code, and the shared memory of a block in bytes."""
-
-    ptx: str
-    cubin: bytes
-    shared: int
-
-
-def compile_ahead(
-    kernel: Any,
-    types: Mapping[str, str],
-    constants: Mapping[str, object],
-    *,
-    capability: int = 90,
-    warps: int = 4,
-    stages: int = 2,
-) -> Compiled:
-    """``kernel`` compiled for an NVIDIA GPU of that compute capability, which need not be there.
-
-    ``types`` has Triton's type of each argument that is not a constant ("*fp16", "i32", "fp32"); pointers and strides
-    are taken to be multiples of 16, as those of real tensors are. Not under the interpreter.
-    """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = kernel.arg_names
-    signature = {n: types.get(n, "constexpr") for n in names}
-    attrs = {
-        (at,): [["tt.divisibility", 16]]
-        for at, n in enumerate(names)
-        if signature[n].startswith("*") or (n.startswith("stride") and n in types)
-    }
-    # A stride of exactly one is a constant to the compiler at run time too; absent arguments are None.
-    fixed = {n: constants.get(n) for n in names if signature[n] == "constexpr"}
-    made = triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attrs),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True},
-    )
-    return Compiled(made.asm["ptx"], made.asm["cubin"], int(made.metadata.shared))

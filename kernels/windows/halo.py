@@ -224,7 +224,7 @@ def _rule_1d(call: Call, block: int, halo: int) -> Rule:
         start = i.div(block, rounding_mode="floor") * block
         return start - halo, i + 1 if causal else start + block + halo
 
-    return Rule(sees, spans, block=block)
+    return Rule(sees, spans, block=block, key=("halo", block, halo))
 
 
 def _reach(*, block: int = 64, halo: int = 32, **_: object) -> Reach:

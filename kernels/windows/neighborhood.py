@@ -86,7 +86,9 @@ def neighborhood_attention(
     if len(windows) == 1 and windows[0].dilation == 1:
         only = windows[0]
         rule = Rule(
-            lambda h, i, j: only.sees(i.clamp(0, only.n - 1), j), lambda h, i: (only.lo[i][None], only.hi[i][None])
+            lambda h, i, j: only.sees(i.clamp(0, only.n - 1), j),
+            lambda h, i: (only.lo[i][None], only.hi[i][None]),
+            key=("neighborhood", str((kernel, stride, causal_axes))),
         )
         return ruled_fast(q, k, v, rule, causal=causal, key_mask=key_mask, scale=scale, backend=backend)
     plan = plan_from_axes([_tiles(w, _TILE_SIDE[len(sizes)]) for w in windows], sizes)

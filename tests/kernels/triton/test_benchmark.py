@@ -23,8 +23,20 @@ def test_a_dry_run_goes_through_every_step(
     assert kernels_gpu.main() == 0
     printed = capsys.readouterr().out
     assert not written.exists()
-    for method, tables in {"lightning": 3, "mala": 3, "wersa": 3, "sliding_window": 3, "power": 3}.items():
-        assert printed.count(f"| `{method}` |") == tables
+    # Whether it is right, a row, beside dense attention and as a graph; linear ones also beside what must be moved, and
+    # windows beside flex_attention.
+    for method in kernels_gpu.TINY.methods:
+        assert printed.count(f"| `{method}` |") == 5
+    assert "Not measured: a dry run." in printed
+    assert "Not done" not in printed
+
+
+def test_steps_that_no_time_is_left_for_are_left_out_and_named() -> None:
+    budget = kernels_gpu.Budget(minutes=1.0)
+    assert budget.allows("one", needs_s=50)
+    assert not budget.allows("two", needs_s=70)
+    assert not budget.allows("three", needs_s=70)
+    assert list(budget.closing())[1] == "Not done, as the time was over: two, three."
 
 
 def test_without_a_gpu_it_says_what_is_missing(

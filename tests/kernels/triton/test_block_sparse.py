@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kernels import KernelError, attention, describe
 from kernels.engines.plan import plan_from_lists
+from kernels.engines.ruled import made_once
 from kernels.engines.rules import Call, Rule, boolean
 from kernels.masks import MASKS
 from kernels.triton.block_sparse import ruled_attention
@@ -26,7 +27,7 @@ from tests.kernels.cases import CASES, Case, grads, poisoned_memory, random_qkv,
 LINEAR = ("lightning", "mala", "wersa")
 SERVED = [p for p in CASES if "triton" in describe(p.values[0].method).backends and p.values[0].method not in LINEAR]
 SHAPES = [
-    {"lengths": (33, 64), "sizes": (16, 5), "heads": (2, 1, 2), "mask": "some", "causal": True},
+    {"lengths": (33, 64), "sizes": (16, 5), "heads": (2, 1, 1), "mask": "some", "causal": True},
     {"lengths": (65, 31), "sizes": (33, 24), "heads": (2, 2, 2), "mask": "none", "causal": False},
     {"lengths": (70, 97), "sizes": (40, 40), "heads": (2, 2, 1), "mask": "all of one sequence", "causal": True},
     {"lengths": (97, 61), "sizes": (20, 64), "heads": (1, 2, 1), "mask": "some", "causal": False},
@@ -133,6 +134,28 @@ def test_rows_of_one_key_and_huge_scores_stay_finite(device: str) -> None:
         out = attention(*leaves, causal=True, key_mask=mask, backend="triton", **options)
         assert bool(torch.isfinite(out).all())
         assert all(bool(torch.isfinite(x).all()) for x in torch.autograd.grad(out.sum(), leaves))
+
+
+@pytest.mark.parametrize("scale", [-0.5, 0.0])
+def test_scales_that_turn_the_order_of_scores_around(scale: float, device: str) -> None:
+    (q, k, v), _ = random_qkv(20, 20, seed=6, batch=1, heads=(1, 1, 1))
+    inputs = [x.float().to(device).requires_grad_() for x in (q, k, v)]
+    found = []
+    for backend in ("triton", "reference"):
+        out = attention(*inputs, method="sliding_window", causal=True, window=7, scale=scale, backend=backend)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), inputs)])
+    for a, b in zip(*found, strict=True):
+        assert float((a - b).abs().max()) < 1e-5
+
+
+def test_lists_of_plain_options_are_made_once_and_windows_are_runs() -> None:
+    call = Call(heads=2, lq=256, lk=256, causal=True, device=torch.device("cpu"), offset=0)
+    one, other = (made_once(elastic_window, call, {"alpha": [64.0, 128.0], "beta": 0.0}) for _ in range(2))
+    assert one is other
+    assert one is not made_once(elastic_window, call, {"alpha": [64.0, 64.0], "beta": 0.0})
+    assert schedule(one, call, block_m=32, block_n=32) is schedule(other, call, block_m=32, block_n=32)
+    for options, runs in (({"window": 100}, True), ({"window": 100, "sinks": 64}, False)):
+        assert schedule(sliding_window(call, **options), call, block_m=32, block_n=32).runs == runs
 
 
 def test_no_queries_and_no_keys_give_nothing(device: str) -> None:

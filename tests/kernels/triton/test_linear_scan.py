@@ -74,7 +74,7 @@ def compared(
 )
 def test_triton_equals_the_definition_and_so_do_its_gradients(case: Case, causal: bool, device: str) -> None:
     assert "triton" in describe(case.method).backends
-    compared(case, (37, 67), device, causal=causal, sizes=(16, 24), mask="some", heads=(2, 1, 2))
+    compared(case, (37, 67), device, causal=causal, sizes=(16, 24), mask="some", heads=(2, 1, 1))
 
 
 @pytest.mark.parametrize("case", [DECAY, Case("mala"), WERSA], ids=str)
@@ -177,10 +177,11 @@ def test_no_positions_give_no_output_and_the_state_back(device: str) -> None:
 def test_factors_and_projection_of_wersa_get_their_gradients(causal: bool, in_time: bool, device: str) -> None:
     g = torch.Generator().manual_seed(2)
     batch, length, levels = 2, 37, 3
-    x = torch.randn(batch, 1, length, 12, generator=g, dtype=torch.float64)
+    x = torch.randn(batch, 1, length, 40, generator=g, dtype=torch.float64)
     gates = torch.rand(batch, *([length] if in_time else []), levels + 1, generator=g, dtype=torch.float64)
     weights = torch.rand(levels + 1, generator=g, dtype=torch.float64)
-    projection = torch.randn(12, 20, generator=g, dtype=torch.float64)
+    # In float32 the kernels take 64 columns of a projection of 40 rows at once.
+    projection = torch.randn(40, 70, generator=g, dtype=torch.float64)
     v = torch.randn(batch, 1, length, 8, generator=g, dtype=torch.float64)
     mask = torch.rand(batch, length, generator=g) < 0.8
     given = [y.to(device) for y in (x, x.flip(2), v, gates, weights, projection)]
@@ -189,7 +190,7 @@ def test_factors_and_projection_of_wersa_get_their_gradients(causal: bool, in_ti
         q, k, v, gates, weights, w = leaves = [y.to(dtype).requires_grad_() for y in given]
         options: dict[str, Any] = {"gates": gates, "scale_weights": weights, "projection": w, "levels": levels}
         options |= {"causal": causal, "key_mask": mask.to(device), "backend": backend}
-        out = attention(q, k, v, method="wersa", pre_gelu=True, features=20, **options)
+        out = attention(q, k, v, method="wersa", pre_gelu=True, features=70, **options)
         return [out, *torch.autograd.grad(out.square().sum(), leaves)]
 
     with poisoned_memory():
