@@ -110,15 +110,16 @@ class _Features(torch.autograd.Function):
                 how.runs * batch * heads,
                 (x, x if keys is None else keys, steps, w, found, df, dx, dsteps),
                 (*x.stride(), *df.stride(), *how.strides, heads, length, how.runs),
-                {**how.fixed, "NEED_STEPS": need_steps},
+                {**how.fixed, "BLOCK_M": how.block_back, "NEED_STEPS": need_steps},
             )
             if need_w:
+                parts = -(-w.shape[1] // how.block_back)
                 launch(
                     weight_grads,
-                    how.parts * how.runs * batch * heads,
+                    parts * how.runs * batch * heads,
                     (x, x if keys is None else keys, steps, found, df, dw),
-                    (*x.stride(), *df.stride(), *how.strides, heads, length, how.runs, how.parts),
-                    how.fixed,
+                    (*x.stride(), *df.stride(), *how.strides, heads, length, how.runs, parts),
+                    {**how.fixed, "BLOCK_M": how.block_back},
                 )
         summed = None
         if need_steps:
@@ -153,6 +154,11 @@ class _How:
         """Features of a program, of which each takes a column of W into registers."""
         most = 8192 if self.x.dtype == torch.bfloat16 and multiplies_from_shared(self.x) else 4096
         return max(16, min(padded(self.w.shape[1]), most // padded(self.w.shape[0])))
+
+    @property
+    def block_back(self) -> int:
+        """The same going back, where a program holds gradients beside them."""
+        return min(self.block_m, 64)
 
     @property
     def holds(self) -> bool:
