@@ -1,6 +1,6 @@
 """How long the forecaster takes: `python benchmarks/forecast_speed.py [--model base] [--threads 2] [--json]`.
 
-Two loads: a fleet (200 services, 11 indicators, 144 rows back, 12 steps ahead, 100 paths) and a replay (9,000 windows
+Two loads: a fleet (200 services, 11 indicators, 144 rows back, 12 steps ahead, 200 paths) and a replay (9,000 windows
 of 8 indicators of which only demand is wanted, 10 steps ahead, 200 paths). Seconds of wall-clock, best of the repeats.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
         except ArtefactError as error:
             parser.error(str(error))
     loads = {
-        "fleet": (windows(200, 11, 144, 12), 12, 100, None),
+        "fleet": (windows(200, 11, 144, 12), 12, 200, None),
         "replay": (windows(9000, 8, 144, 10), 10, 200, ["x0"]),
     }
     found = {}
