@@ -158,12 +158,12 @@ def compiled(case, head, dtype, capability, skip=()):
     return rows
 
 
-def heading():
+def heading(flags=""):
     import triton
 
     yield "# Triton kernels as compiled for GPUs"
     yield ""
-    yield f"`python -m benchmarks.kernels_compiled`, Triton {triton.__version__} with its own ptxas; no GPU at hand."
+    yield f"`python -m benchmarks.kernels_compiled{flags}`, Triton {triton.__version__} with its own ptxas; no GPU at hand."
     yield f"Calls of B = {BATCH}, H = {HEADS}, {LENGTH:,} positions, causal, forward and backward, as launched."
     yield "Spilled: bytes of a thread in memory for want of registers (its stack, or what it stores there if more)."
     yield "wgmma, mma and cp.async: such instructions in the assembly, each counted once however often a loop runs it."
@@ -189,7 +189,7 @@ def main():
     parser.add_argument("--json", action="store_true", help="a line of JSON for each kernel, and no file")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     args = parser.parse_args()
-    text = [] if args.json else list(heading())
+    text = [] if args.json else list(heading(" --all" if args.all else ""))
     print(*text, sep="\n", end="" if args.json else "\n", flush=True)
     over = 0
     for dtype, head, capability in itertools.product(args.dtypes, args.sizes, args.capabilities):

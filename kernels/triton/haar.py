@@ -158,7 +158,7 @@ class _How:
     @property
     def block_back(self) -> int:
         """The same going back, where a program holds gradients beside them."""
-        return min(self.block_m, 64)
+        return min(self.block_m, max(16, 4096 // padded(self.w.shape[0])))
 
     @property
     def holds(self) -> bool:

@@ -147,13 +147,17 @@ class Launches:
             (parts_d, how.width, self.weights.scale),
             by_d,
         )
+        # Rows that decay are held in float32 beside themselves, which leaves room for half of a large state.
+        large = self.decay is not None and padded(q.shape[3]) * scan.launch.block_dv > 4096
+        columns = max(16, scan.launch.block_dv // 2) if large else scan.launch.block_dv
+        parts_v = -(-dv // columns)
         launch(
             value_grads,
-            how.segments_k * scan.parts * problems,
+            how.segments_k * parts_v * problems,
             (q, k, shown, decay, counts, do, total, back, dv_),
             (*q.stride(), *k.stride(), *do.stride(), *sent, *lengths, how.segments_k, how.segments_q),
-            (scan.parts, how.width, self.weights.scale),
-            fixed,
+            (parts_v, how.width, self.weights.scale),
+            {**fixed, "BLOCK_DV": columns},
         )
         first = back[:, 0].view(*q.shape[:2], -1)
         return dq, summed_heads(dk, k), summed_heads(dv_, v), first

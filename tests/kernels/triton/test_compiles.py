@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kernels_compiled import SPILL_BAR, Row
+from benchmarks.kernels_compiled import SIZES, SPILL_BAR, Row
 from kernels.triton.cubin import read_cubin
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +64,14 @@ def test_every_kernel_compiles_and_keeps_its_numbers_in_registers(capability: in
         assert (row.wgmma + row.mma > 0) == (row.kernel not in SUMS), row
         assert (row.cp_async > 0) == (row.kernel != "linear_scan_forward.carry"), row
     assert capability == 80 or sum(row.wgmma > 0 for row in found) >= len(KERNELS) // 2
+
+
+def test_the_committed_table_has_every_kernel_at_every_size_and_none_spills_more() -> None:
+    lines = (ROOT / "benchmarks" / "kernels_compiled.md").read_text().splitlines()
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")][1:]
+    found = {(row[1], row[2], int(row[3])) for row in rows if row[4] == "bf16"}
+    assert found == {(kernel, arch, size) for kernel in KERNELS for arch in SHARED_MEMORY for size in SIZES}
+    assert max(int(row[8]) for row in rows) <= SPILL_BAR
 
 
 def test_lengths_do_not_make_triton_compile_anew(tmp_path: Path) -> None:
