@@ -163,7 +163,7 @@ def heading(flags=""):
 
     yield "# Triton kernels as compiled for GPUs"
     yield ""
-    yield f"`python -m benchmarks.kernels_compiled{flags}`, Triton {triton.__version__} with its own ptxas; no GPU at hand."
+    yield f"`python -m benchmarks.kernels_compiled{flags}`, Triton {triton.__version__} and its ptxas; no GPU at hand."
     yield f"Calls of B = {BATCH}, H = {HEADS}, {LENGTH:,} positions, causal, forward and backward, as launched."
     yield "Spilled: bytes of a thread in memory for want of registers (its stack, or what it stores there if more)."
     yield "wgmma, mma and cp.async: such instructions in the assembly, each counted once however often a loop runs it."
