@@ -78,7 +78,11 @@ WEIGHED = {
 def reason_words(record: Record) -> str:
     """Why a count is what it is, in words."""
     reason = record.decision.reason
-    return kept_back(record) if reason is Reason.STABILIZED else REASONS.get(reason, "as its name says")
+    if reason is Reason.STABILIZED:
+        return kept_back(record)
+    if reason is Reason.FORECAST and not math.isnan(record.decision.price):
+        return "one replica more wherever the violations that it prevents are worth more than it costs"
+    return REASONS.get(reason, "as its name says")
 
 
 class Renderer:

@@ -11,6 +11,7 @@ import pytest
 from harmony.dashboard import figures
 from harmony.dashboard.fleet import FleetQuery, fleet, sparkline, table_row
 from harmony.dashboard.history import Course
+from harmony.dashboard.rendering import reason_words
 from harmony.dashboard.service import page_of
 from harmony.dashboard.sessions import Sessions
 from harmony.dashboard.sliders import sliders
@@ -76,6 +77,13 @@ def test_a_price_may_take_more_than_the_objective_at_a_time() -> None:
     assert service_state(deciding(Reason.FORECAST, risk=0.06), NOW).text == "Stated risk too high"
     assert service_state(deciding(Reason.FORECAST, risk=0.06, price=92.8), NOW).text == "Steady"
     assert service_state(deciding(Reason.FORECAST, risk=0.26, price=92.8), NOW).text == "Stated risk too high"
+
+
+def test_a_price_and_a_fixed_level_give_reasons_of_their_own() -> None:
+    record = builders.record()
+    decision = replace(record.decision, reason=Reason.FORECAST)
+    assert "worth more than it costs" in reason_words(replace(record, decision=replace(decision, price=0.5)))
+    assert "keep the objective" in reason_words(replace(record, decision=replace(decision, price=math.nan)))
 
 
 def test_overdue_turns_are_stale_whatever_else() -> None:
