@@ -121,8 +121,8 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """What is bound, overridden by what came with the record."""
-    return {**_BOUND.get(), **{k: v for k, v in vars(record).items() if k not in OWN}}
+    """What is bound, overridden by what came with the record; not what libraries keep on records for themselves."""
+    return {**_BOUND.get(), **{k: v for k, v in vars(record).items() if k not in OWN and not k.startswith("_")}}
 
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]

@@ -36,8 +36,13 @@ SCRAPED_S = 15.0
 PATIENCE_S = 120.0
 SPEED = 600.0  # so that the fifteen seconds are two and a half hours: replicas start, orders are refused
 
-# What a demo has none of: no API server is asked, KEDA does not call, and nothing fails.
-NOT_IN_A_DEMO = ("harmony_kube_requests_total", "harmony_keda_requests_total", "harmony_errors_total")
+# What a demo has none of: no API server is asked, KEDA does not call, nothing fails, nothing is learned unasked.
+NOT_IN_A_DEMO = (
+    "harmony_kube_requests_total",
+    "harmony_keda_requests_total",
+    "harmony_errors_total",
+    "harmony_forecaster_refreshes_total",
+)
 
 
 @pytest.fixture(scope="module")

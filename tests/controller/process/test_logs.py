@@ -195,6 +195,14 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
     assert redact(text) == text
 
 
+def test_marks_of_libraries_on_a_record_are_no_fields() -> None:
+    """Importing Ray, for one, makes every record of the process carry `_ray_timestamp_ns`."""
+    stream = lines()
+    logger.info("ordered", extra={"_ray_timestamp_ns": 1, "tick": 7})
+    (line,) = parsed(stream)
+    assert line.keys() == {"time", "level", "logger", "message", "tick"}
+
+
 @given(st.text(max_size=200))
 def test_redacting_twice_changes_nothing_more(text: str) -> None:
     once = redact(text)
