@@ -136,7 +136,10 @@ class FleetForecaster:
                 self._forecast(members[lo : lo + CHUNK], now_s, horizon, out)
         for name, model in own.items():
             if name in out.made and isinstance(model, Recalibrated) and _moves(model, self.model):
-                out.made[name] = model.applied_to(out.made[name])
+                try:
+                    out.made[name] = model.applied_to(out.made[name])
+                except Exception as error:  # noqa: BLE001  (the shared model's stands; nobody else's is lost)
+                    out.left_out[name] = f"{model.name}: {type(error).__name__}: {error}"
         return out
 
     def _alone(self, wanted: Wanted[K], model: ForecastModel, now_s: float, out: Forecasts[K]) -> None:

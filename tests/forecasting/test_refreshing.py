@@ -205,6 +205,21 @@ def test_a_fleet_forecasts_by_what_each_has_and_says_who_was_left_out() -> None:
     assert found.made["raises"].model == found.made["shared"].model
 
 
+def test_a_calibration_that_breaks_costs_its_own_service_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, shared = panel(walk()), Around()
+    broken = Recalibrated.of(shared, rows, HORIZON)
+    monkeypatch.setattr(broken, "applied_to", poisoned)
+    own: dict[str, Any] = {"broken": broken, "other": None}
+    fleet = FleetForecaster(shared, samples=20, own=lambda key, now_s: own[key])
+    found = fleet.forecast([Wanted(key, rows, HORIZON) for key in own], rows.end_s)
+    assert found.left_out == {"broken": "around: RuntimeError: poison"}
+    assert found.made["broken"].model == found.made["other"].model
+
+
+def poisoned(*_: object) -> Any:
+    raise RuntimeError("poison")
+
+
 def test_a_slim_method_forecasts_and_learns_no_more() -> None:
     rows = panel(np.concatenate([wave(), wave()]))
     whole = Ridge().fit([rows], lookback=144, horizon=HORIZON)
