@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ class PeakMemory:
     """
 
     def __init__(self) -> None:
+        gc.collect()  # else what an earlier piece of work left behind goes during this one, and hides what it takes
         self._first = _held("VmRSS")
         self.mib = math.nan
 
