@@ -144,8 +144,8 @@ def test_scales_that_turn_the_order_of_scores_around(scale: float, device: str) 
     for backend in ("triton", "reference"):
         out = attention(*inputs, method="sliding_window", causal=True, window=7, scale=scale, backend=backend)
         found.append([out.detach(), *torch.autograd.grad(out.square().sum(), inputs)])
-    for a, b in zip(*found, strict=True):
-        assert float((a - b).abs().max()) < 1e-5
+    for a, b in zip(*found, strict=True):  # gradients reach some ten, in float32 on both sides
+        assert float((a - b).abs().max()) < 2e-6 * max(5.0, float(b.abs().max()))
 
 
 def test_lists_of_plain_options_are_made_once_and_windows_are_runs() -> None:
