@@ -8,11 +8,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.autocast import in_declared_types
 from kernels.engines.plan import BlockPlan
 from kernels.engines.rules import Call, Form, Rule, Sees
+from kernels.once import differentiable_once
 from kernels.triton.block_sparse_lists import BlockSchedule, KeyListing, keys_seen, listing, schedule, schedule_of
 from kernels.triton.support import (
     LOG2E,
@@ -199,7 +199,7 @@ class _Attention(torch.autograd.Function):
         return o, lse
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @in_declared_types
     def backward(ctx: _Context, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, _, _, bias, _, o, _ = ctx.saved_tensors

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.autocast import in_declared_types
+from kernels.once import differentiable_once
 from kernels.triton.support import (
     LARGEST_HEAD,
     interpreting,
@@ -92,7 +92,7 @@ class _Features(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @in_declared_types
     def backward(ctx: _Context, df: Tensor) -> tuple[Tensor | None, ...]:
         from kernels.triton.haar_kernels import features_backward, weight_grads

@@ -6,10 +6,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from kernels.autocast import in_declared_types
+from kernels.once import differentiable_once
 from kernels.triton.linear_scan_cut import Cut, cut
 from kernels.triton.linear_scan_launches import Launches, Weights
 from kernels.triton.support import LOG2E, on_device, require
@@ -146,7 +146,7 @@ class _Scan(torch.autograd.Function):
         return o, states[:, -1].reshape(*q.shape[:2], -1).clone()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @in_declared_types
     def backward(ctx: _Context, do: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, keys, states, o, total = ctx.saved_tensors
