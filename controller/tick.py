@@ -23,7 +23,7 @@ from controller.observing.targets import Targets
 from controller.outputs.actuation import Actuator
 from controller.outputs.base import ABSENT, Acted, Order
 from controller.process.clock import LiveClock
-from controller.process.malloc import give_back
+from controller.process.malloc import give_back, uninterrupted
 from controller.prometheus.together import Together
 from controller.reporting.publishing import Publish, snapshot_of
 from controller.reporting.writing import Reporter
@@ -104,6 +104,10 @@ class Tick:
 
     async def run(self) -> TickReport:
         """Once through all services."""
+        with uninterrupted():
+            return await self._once()
+
+    async def _once(self) -> TickReport:
         self.number += 1
         report = TickReport(self.number)
         before = self._kube.calls.total()

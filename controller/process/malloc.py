@@ -2,15 +2,17 @@
 
 glibc keeps what thousands of parsed answers left behind unless it is asked to let go. Python's search for cycles goes
 through all that lives, modules and model included, whenever a quarter as much has been made anew: twice in every tick.
+What a tick makes lives until its end, so looking through that meanwhile finds nothing, again and again.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["give_back", "settle"]
+__all__ = ["give_back", "settle", "uninterrupted"]
 
 ARENA_MAX = -8  # glibc's M_ARENA_MAX
 YOUNG = 50_000  # objects made until the young are looked through; a tick makes some hundred per service
@@ -43,3 +45,16 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 20, 20)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Search for no cycles meanwhile, and among what is young once at the end; where it was off already it stays so."""
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searching:
+            gc.enable()
+            gc.collect(0)
