@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels import KernelError, MultiHead, build, describe
+from kernels.heads import gathered
 from kernels.heads.gathered import gathered_attention, reference_gathered
 from kernels.heads.routing import balance_loss, head_use, norm_routing, two_stage_routing
 from kernels.layers.moh import MixtureOfHeads
@@ -60,6 +63,74 @@ def test_gathered_equals_dense_times_gates_and_so_do_the_gradients(
         )
     assert all(float((a - b).abs().max()) < 1e-10 for a, b in zip(*found, strict=True))
     assert bool((found[0][0].masked_select(~used[..., None]) == 0).all())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    lengths=st.tuples(st.integers(20, 90), st.integers(20, 90)),
+    masked=st.booleans(),
+    apart=st.booleans(),
+    threads=st.sampled_from([1, 2, 5]),
+    rows=st.sampled_from([1, 3, 16]),
+)
+def test_pieces_of_any_size_and_heads_at_once_change_nothing(
+    seed: int, lengths: tuple[int, int], masked: bool, apart: bool, threads: int, rows: int
+) -> None:
+    lq, lk = lengths
+    tensors, g = random_qkv(lq, lk, seed=seed, batch=1, heads=(4, 2, 2), d=8, dv=8)
+    key_mask = torch.rand(1, lk, generator=g) < 0.6 if masked else None
+    used = torch.rand(1, 4, lq, generator=g) < torch.tensor([0.3, 0.4, 0.9, 0.35])[:, None]
+    if apart:
+        # One head serves the first tokens, another the last ones.
+        used[:, 0, lq // 2 :] = used[:, 1, : lq // 2] = False
+    gates = torch.rand(used.shape, generator=g, dtype=torch.float64)
+    for causal in (True, False):
+        found = []
+        for run in (gathered_attention, reference_gathered):
+            leaves = [x.clone().requires_grad_() for x in (*tensors, gates)]
+            with (
+                poisoned_memory(),
+                patch.object(gathered, "_ROWS", rows),
+                patch.object(torch, "get_num_threads", lambda: threads),
+            ):
+                out = run(*leaves, used, causal=causal, key_mask=key_mask, scale=0.4)
+                found.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
+        assert all(float((a - b).abs().max()) < 1e-10 for a, b in zip(*found, strict=True))
+
+
+def test_pieces_hold_each_pair_that_is_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathered, "_ROWS", 16)
+    g = torch.Generator().manual_seed(3)
+    place = torch.rand(2, 3, 700, generator=g).argsort(dim=-1)[..., :400].sort(dim=-1).values - 20
+    seen = torch.zeros(400, 680, dtype=torch.int64)
+    whole = masked = 0
+    for rows, keys, cut in gathered._pieces(place):
+        seen[rows, keys] += 1
+        size = (rows.stop - rows.start) * (keys.stop - keys.start)
+        masked, whole = masked + cut * size, whole + (not cut) * size
+        if not cut:
+            assert int(place[:, :, rows].min()) >= keys.stop - 1
+    shown = (torch.arange(680) <= place.amax(dim=(0, 1))[:, None]).long()
+    assert int(seen.max()) == 1
+    assert bool((seen >= shown).all())
+    # Most of the pairs need no mask, and few are computed that nobody sees.
+    assert masked < whole
+    assert masked + whole < 1.25 * int(shown.sum())
+
+
+def test_a_hidden_row_of_large_scores_reaches_no_gradient() -> None:
+    # A piece of keys that are all hidden from the last row, which scores them far above those that it sees.
+    (q, k, v), _ = random_qkv(40, 40, seed=2, batch=1, heads=(2, 2, 2), d=8, dv=8)
+    k[:, :, 10:30] *= 1e4
+    mask = torch.ones(1, 40, dtype=torch.bool)
+    mask[:, 10:30] = False
+    used = torch.ones(1, 2, 40, dtype=torch.bool)
+    used[:, :, 1::3] = False
+    leaves = [x.float().requires_grad_() for x in (q, k, v)]
+    with patch.object(gathered, "_ROWS", 4):
+        out = gathered_attention(*leaves, used.float(), used, causal=True, key_mask=mask, scale=1.0)
+    assert all(bool(torch.isfinite(x).all()) for x in torch.autograd.grad(out.sum(), leaves))
 
 
 def test_gathered_attention_in_float32_and_half_types() -> None:
