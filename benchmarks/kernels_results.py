@@ -1,11 +1,12 @@
-"""The page `docs/kernels-results.md`: `python -m benchmarks.kernels_results` (`--measure` measures anew first).
+"""The page `docs/kernels-results.md`: `python -m benchmarks.kernels_results` (`--measure` and `--train` measure anew).
 
 It is made of what each method says of itself and of the rows of `benchmarks/kernels_results.jsonl`. Measuring replaces
-the rows of `--methods` (of every method if left out) one at a time, so that what was measured stays where it is
-interrupted. Rows are of two kinds:
+the rows of `--methods` (of every method if left out), with `--measure` one at a time, so that what was measured stays
+where it is interrupted. Rows are of three kinds:
 
 - `{"measured": method, ...}`: a causal forward pass with default options on two made-up inputs, beside SDPA in the same
-  run;
+  run (`--measure`);
+- `{"timed": method, ...}`: the same and the pass back on `--threads` threads, methods and SDPA in turn (`--train`);
 - `{"entry": name, "home": module, "paper": ..., "use": ..., "figures": {what: number}}`: what is no method of
   `kernels.available()`, such as a cache; the command that measured its figures replaces the row (`replace_rows`).
 
@@ -23,6 +24,7 @@ import argparse
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +34,7 @@ from benchmarks import frontier
 from benchmarks.kernels_speed import keep_memory
 from harmony.cli.bench_tables import TABLES
 from kernels import attention, available, describe
+from kernels.lab.clock import interleaved
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "kernels_results.jsonl"
@@ -39,6 +42,9 @@ CAB = ROOT / "benchmarks" / "kernels_cab.jsonl"
 PAGE = ROOT / "docs" / "kernels-results.md"
 HEADS, SIZE = 4, 64
 RUNS = 2
+ROUNDS = 3
+SPARSER = ("kernels.linear", "kernels.sparse", "kernels.windows")
+"""Where the methods live whose work is less than the square of the length."""
 
 
 def noise(length):
@@ -109,6 +115,41 @@ def measured(method, dense, clock):
     return row
 
 
+def trained(methods, length, rounds=ROUNDS):
+    """Rows of methods: causal passes forward, and forward and back, in turn with SDPA in every round; medians."""
+    rows = {m: {"timed": m, "length": length, "heads": HEADS, "head_dim": SIZE} for m in methods}
+    for name, make in INPUTS.items():
+        leaves = [x.requires_grad_() for x in make(length)]
+        weight = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(2))
+
+        def forward(method, leaves=leaves):
+            with torch.no_grad():
+                attention(*leaves, causal=True, method=method)
+
+        def both(method, leaves=leaves, weight=weight):
+            out = attention(*leaves, causal=True, method=method)
+            torch.autograd.grad(out, leaves, weight)
+
+        runs = {(m, f.__name__): partial(f, m) for f in (forward, both) for m in ("sdpa", *methods)}
+        took = interleaved(runs, "cpu", rounds=rounds)
+        # Multiplications and additions of the two products of a pair of positions forward, and of five back.
+        whole = {"forward": 2.0 * HEADS * (length * (length + 1) / 2) * 2 * SIZE}
+        whole["both"] = 3.5 * whole["forward"]
+        for method in methods:
+            row = rows[method]
+            row |= {"threads": torch.get_num_threads(), "rounds": rounds, "torch": torch.__version__.partition("+")[0]}
+            row[name] = {}
+            for passes in whole:
+                with FlopCounterMode(display=False) as counter:
+                    runs[method, passes]()
+                row[name][passes] = {
+                    "ms": round(1e3 * took[method, passes], 1),
+                    "sdpa_ms": round(1e3 * took["sdpa", passes], 1),
+                    "products": round(counter.get_total_flops() / whole[passes], 4),
+                }
+    return list(rows.values())
+
+
 def read_rows(path=ROWS):
     """What the file holds."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -118,7 +159,7 @@ def replace_rows(new, path=ROWS):
     """Put rows into the file in place of those of the same name, in the order of names."""
 
     def name(row):
-        return row.get("measured") or row["entry"]
+        return f"timed {row['timed']}" if "timed" in row else row.get("measured") or row["entry"]
 
     kept = {name(row): row for row in read_rows(path)} | {name(row): row for row in new}
     path.write_text("".join(json.dumps(kept[key], ensure_ascii=False) + "\n" for key in sorted(kept)))
@@ -189,6 +230,7 @@ def page(rows):
         for name, kind, found in slower:
             yield f"- `{name}` on {kind}: {found['ms'] / found['sdpa_ms']:.2f} times the time{why(found)}."
     yield ""
+    yield from training([row for row in rows if "timed" in row])
     yield from cab(read_rows(CAB))
     yield from how_sparse([row for row in read_rows(frontier.ROWS) if row.get("study") == "frontier"])
     yield "## Where it lives and what it does"
@@ -207,6 +249,53 @@ def page(rows):
         yield "|---|---|---|"
         for row, what, value in figures:
             yield f"| {row['entry']} | {what} | {value:,.4g} |"
+
+
+PASSES = {"forward": "forward", "both": "forward and back"}
+
+
+def training(rows):
+    """Both passes on several threads, and by how much and why a method is slower than dense attention there."""
+    if not rows:
+        return
+    some = rows[0]
+    dense = "; ".join(
+        f"{told} {some[kind][passes]['sdpa_ms'] / 1e3:.2f} s on {kind}"
+        for passes, told in PASSES.items()
+        for kind in INPUTS
+    )
+    yield "## Both passes, on several threads"
+    yield ""
+    yield (
+        f"`python -m benchmarks.kernels_results --train --threads {some['threads']}`: times faster than PyTorch's "
+        f"dense attention, forward, and forward and back (gradients of q, k and v), on {some['threads']} threads; one "
+        f"sequence of {some['length']:,} steps, {some['heads']} heads of {some['head_dim']}, causal, float32, default "
+        f"options, PyTorch {some['torch']}. Medians of {some['rounds']} rounds on the clock, in which all methods and "
+        f"dense attention run in turn. Dense attention takes {dense}."
+    )
+    yield ""
+    columns = [(kind, passes) for passes in PASSES for kind in INPUTS]
+    yield f"| method | {' | '.join(f'{PASSES[passes]}, {kind}' for kind, passes in columns)} |"
+    yield f"|---|{'---:|' * len(columns)}"
+    for row in rows:
+        found = [row[kind][passes] for kind, passes in columns]
+        cells = [f"{x['sdpa_ms'] / x['ms']:.1f} x" for x in found]
+        yield f"| `{row['timed']}` | {' | '.join(cells)} |"
+    yield ""
+    slower = [
+        (row["timed"], kind, passes, row[kind][passes])
+        for row in rows
+        for kind, passes in columns
+        if row[kind][passes]["ms"] > row[kind][passes]["sdpa_ms"]
+    ]
+    if slower:
+        yield "Slower than dense attention in that run:"
+        yield ""
+        for name, kind, passes, x in slower:
+            yield f"- `{name}` on {kind}, {PASSES[passes]}: {x['ms'] / x['sdpa_ms']:.2f} times the time{why(x)}."
+    else:
+        yield "No method is slower than dense attention in that run."
+    yield ""
 
 
 def cab(rows):
@@ -270,7 +359,8 @@ def why(found):
 
 def main():
     parser = argparse.ArgumentParser(description="Make docs/kernels-results.md.")
-    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--measure", action="store_true", help="a pass forward of each method, and its distance")
+    parser.add_argument("--train", action="store_true", help="passes forward and back, on --threads threads")
     parser.add_argument("--methods", default=None, help="with commas between; all if left out")
     parser.add_argument("--length", type=int, default=16_384)
     parser.add_argument("--threads", type=int, default=1)
@@ -287,6 +377,13 @@ def main():
                 row = measured(method, dense, clock)
                 replace_rows([row])
                 print(json.dumps(row), flush=True)
+    if args.train:
+        keep_memory()
+        torch.set_num_threads(args.threads)
+        sparse = [m for m in measurable() if describe(m).home.startswith(SPARSER)]
+        rows = trained(sparse if args.methods is None else args.methods.split(","), args.length)
+        replace_rows(rows)
+        print(*map(json.dumps, rows), sep="\n")
     PAGE.write_text("\n".join(page(read_rows())) + "\n")
 
 

@@ -43,7 +43,7 @@ def interleaved(
     times = {}
     for name, once in timed.items():
         once()
-        times[name] = max(1, round(least_s / max(once(), 1e-7)))
+        times[name] = max(1, round(least_s / max(once(), 1e-7))) if least_s else 1
     found: dict[Name, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():

@@ -14,12 +14,15 @@ from benchmarks.kernels_results import (
     INPUTS,
     PAGE,
     ROWS,
+    SPARSER,
     dense_results,
     measurable,
     measured,
     page,
     read_rows,
     replace_rows,
+    trained,
+    training,
 )
 from kernels import available, describe
 from kernels.registry import mechanism
@@ -65,6 +68,28 @@ def test_a_measurement_beside_dense_attention() -> None:
         assert 0.3 < row[kind]["products"] < 1.5
         assert 0.0 < row[kind]["apart"] < 1.0
     torch.testing.assert_close(INPUTS["history"](300)[0].shape, torch.Size([1, 4, 300, 64]))
+
+
+def test_both_passes_are_timed_beside_dense_attention() -> None:
+    rows = trained(["sliding_window", "mala"], 600, rounds=1)
+    assert [row["timed"] for row in rows] == ["sliding_window", "mala"]
+    for row in rows:
+        for kind in INPUTS:
+            for passes in ("forward", "both"):
+                assert row[kind][passes]["ms"] > 0
+                assert row[kind][passes]["sdpa_ms"] == rows[0][kind][passes]["sdpa_ms"] > 0
+                assert 0.1 < row[kind][passes]["products"] < 1.5
+    rows[0]["noise"]["both"] = {"ms": 30.0, "sdpa_ms": 20.0, "products": 0.75}
+    told = "\n".join(training(rows))
+    assert (
+        "- `sliding_window` on noise, forward and back: 1.50 times the time. It needs 75% of the products, each of "
+        "which takes 2.0 times as long" in told
+    )
+
+
+def test_every_method_that_does_not_compute_all_pairs_was_timed_going_back() -> None:
+    timed = {row["timed"] for row in read_rows() if "timed" in row}
+    assert timed == {name for name in measurable() if describe(name).home.startswith(SPARSER)}
 
 
 def test_rows_replace_those_of_the_same_name_and_other_entries_stay(tmp_path: Path) -> None:
