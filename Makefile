@@ -7,6 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 5
 # The fast ones compute, but for some that wait for a server.
 FAST_WORKERS ?= 3
+# `make train-base`: DATA is the folder of the shared traces; without it all is synthetic.
+DATA ?=
+SYNTHETIC ?= 0.6
+TRAIN_STEPS ?= 5000
 # What starts little; the markers stand in pyproject.toml, and tests/kinds.py gives them.
 FAST := not (browser or cluster or prometheus or triton or slow or minute or long)
 export OMP_NUM_THREADS ?= 1
@@ -16,7 +20,7 @@ export MPLBACKEND ?= Agg
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help scorecard setup setup-test demo test test-fast coverage lint format bench clean e2e debian-packages generated test-api fuzz audit hashes sbom docs serve-demo wheel-test
+.PHONY: help scorecard setup setup-test demo test test-fast coverage lint format bench clean e2e debian-packages generated test-api fuzz audit hashes sbom docs serve-demo wheel-test train-base
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -116,6 +120,10 @@ bench: $(VENV)/.installed-test ## time forecasting and replaying
 	$(BIN)/python benchmarks/forecast_speed.py
 	$(BIN)/python benchmarks/replay_speed.py
 	$(BIN)/python -m benchmarks.keda_flood
+
+train-base: $(VENV)/.installed ## train a base model (DATA=folder of traces, SYNTHETIC=share of synthetic services): out/base
+	PYTHONPATH=. $(BIN)/python benchmarks/train_base.py $(if $(DATA),--data $(DATA)) --synthetic $(SYNTHETIC) \
+	  --steps $(TRAIN_STEPS) --out out/base --checkpoint out/base.checkpoint
 
 test-api: $(VENV)/.installed-test ## thousands of generated requests against the API's own description
 	HARMONY_API_CASES=2000 $(BIN)/python -m pytest tests/api/test_schema.py -q

@@ -1,9 +1,11 @@
-"""Train the bundled base model: `python benchmarks/train_base.py [--data FOLDER] [--out FOLDER] [--steps N]`.
+"""Train a base model: `python benchmarks/train_base.py [--data FOLDER] [--out FOLDER] [--steps N] [--synthetic SHARE]`.
 
-It learns from synthetic services (`simulator.traces.generate`) and, with `--data`, from the first 55 % of public
-traces whose licences allow it: Azure LLM 2023 (CC-BY), BurstGPT (CC-BY-4.0), Mooncake (Apache-2.0), ServeGen
-(Apache-2.0), Helios (CC-BY-4.0), NAB (MIT) and Google 2019 (CC-BY-4.0). The rest of those traces, and every other
-trace, stay unseen. The same arguments give the same weights on the same machine.
+It learns from services of `simulator.traces.generate` and, with `--data`, from the first 55 % of public traces whose
+licences allow it: Azure LLM 2023 (CC-BY), BurstGPT (CC-BY-4.0), Mooncake (Apache-2.0), ServeGen (Apache-2.0), Helios
+(CC-BY-4.0), NAB (MIT) and Google 2019 (CC-BY-4.0). The rest of those traces, and every other trace, stay unseen. With
+`--synthetic 0.6` three windows in five come from `forecasting.synthetic`. The bundled model is that of `--data` alone.
+
+The same arguments give the same weights on the same machine, also when training goes on from a `--checkpoint`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import csv
 import gzip
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,10 +27,16 @@ from forecasting.features import series_stats
 from forecasting.forecaster import Forecaster
 from forecasting.network import ForecastNet
 from forecasting.panel import Indicator, Panel
+from forecasting.synthetic import synthetic_services
 from forecasting.training import Examples, examples_of, train
 from simulator.traces.generate import PROFILES, generate, random_panel
 
 LEARN = 0.55
+HELD_OUT = 0.1
+LOOKBACKS = (144, 144, 96, 72, 48, 30)
+SHORT_TOO = (144, 144, 144, 96, 72, 48, 36, 24, 12, 6)
+EACH = 32  # windows of a synthetic service
+CHECK_EVERY = 100
 HELIOS = {
     "running_gpu_num": 1,
     "pending_gpu_num": 1,
@@ -130,10 +138,10 @@ def coarser(panel: Panel, rng: np.random.Generator, tries: int) -> Iterator[Pane
             yield panel.coarsened(int(factor))
 
 
-def learning_panels(data: Path | None, synthetic: int, seed: int) -> Iterator[tuple[Panel, int]]:
-    """(panel, windows to take): synthetic ones and the first 55 % of real ones."""
+def known_panels(data: Path | None, count: int, seed: int) -> Iterator[tuple[Panel, int]]:
+    """(panel, windows to take): of `simulator.traces.generate`, and the first 55 % of real ones."""
     rng = np.random.default_rng(seed)
-    for number in range(synthetic):
+    for number in range(count):
         yield random_panel(1000 + number), 48
     for profile in PROFILES:
         for number, step in enumerate((15.0, 30.0, 60.0, 300.0, 900.0)):
@@ -149,12 +157,16 @@ def learning_panels(data: Path | None, synthetic: int, seed: int) -> Iterator[tu
 
 
 def gather(
-    config: ModelConfig, panels: Iterator[tuple[Panel, int]], rng: np.random.Generator, held_out: float
+    config: ModelConfig,
+    panels: Iterable[tuple[Panel, int]],
+    rng: np.random.Generator,
+    held_out: float,
+    lookbacks: Sequence[int] = LOOKBACKS,
 ) -> tuple[list[Examples], list[Examples]]:
     """Learning and validation examples; whole stretches at the end of every panel are held out."""
     learn, judge = [], []
     for panel, count in panels:
-        lookback = int(rng.choice([config.lookback, config.lookback, 96, 72, 48, 30]))
+        lookback = int(rng.choice(lookbacks))
         horizon = config.horizon
         cut = round((1 - held_out) * len(panel))
         if cut < lookback + 2 * horizon:
@@ -169,37 +181,70 @@ def gather(
     return [e for e in learn if e], [e for e in judge if e]
 
 
+def synthetic_examples(
+    config: ModelConfig, windows: int, seed: int, held_out: float
+) -> tuple[list[Examples], list[Examples]]:
+    """Examples of about so many windows of synthetic services, `EACH` a service."""
+    services = synthetic_services(seed, round(windows / EACH))
+    panels = ((service.panel, EACH) for service in services)
+    return gather(config, panels, np.random.default_rng(seed + 1), held_out, SHORT_TOO)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=None, help="folder of the shared traces")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "forecasting/models/base")
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--synthetic", type=int, default=500)
+    parser.add_argument("--panels", type=int, default=500, help="services of the simulator's generator")
+    parser.add_argument(
+        "--synthetic", type=float, default=0.0, metavar="SHARE",
+        help="this share of the windows, 0 to 0.95, is of synthetic services, and windows may be as short as 6 rows",
+    )  # fmt: skip
+    parser.add_argument("--start", default=None, metavar="MODEL", help="go on from this model instead of from scratch")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak of the learning rate")
+    parser.add_argument("--checkpoint", type=Path, default=None, help="file to go on from after an interruption")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not 0 <= args.synthetic <= 0.95:
+        parser.error(f"--synthetic {args.synthetic}: expected a share of 0 to 0.95")
     torch.set_num_threads(1)
-    model = ModelConfig(lookback=144, horizon=24, dropout=0.05)
+    start = None if args.start is None else Forecaster.load(args.start)
+    model = ModelConfig(lookback=144, horizon=24, dropout=0.05) if start is None else start.config
     training = TrainingConfig(
-        steps=args.steps, batch=16, batches_per_step=4, learning_rate=2e-3, warm_up=200, averaging=0.998,
-        check_every=500, patience=100, hide_seasons=0.3, weight_decay=0.01,
+        steps=args.steps, batch=16, batches_per_step=4, learning_rate=args.rate, warm_up=200, averaging=0.998,
+        check_every=CHECK_EVERY, patience=100, hide_seasons=0.3, weight_decay=0.01,
     )  # fmt: skip
     rng = np.random.default_rng(args.seed)
     began = time.process_time()
-    learn, judge = gather(model, learning_panels(args.data, args.synthetic, args.seed), rng, 0.1)
+    lookbacks = SHORT_TOO if args.synthetic else LOOKBACKS
+    learn, judge = gather(model, known_panels(args.data, args.panels, args.seed), rng, HELD_OUT, lookbacks)
     windows = sum(len(e) for e in learn)
-    print(f"{len(learn)} panels, {windows} windows, {time.process_time() - began:.0f} s", flush=True)
+    told(f"{len(learn)} panels, {windows} windows", began)
+    if args.synthetic:
+        wanted = round(windows * args.synthetic / (1 - args.synthetic))
+        more, judged = synthetic_examples(model, wanted, args.seed, HELD_OUT)
+        # As many of either as there were: of known services one in four, of synthetic ones one in six.
+        learn, judge = [*learn, *more], [*judge[::4], *judged[::6]]
+        told(f"{len(more)} synthetic services, {sum(len(e) for e in more)} windows", began)
     torch.manual_seed(args.seed)
-    net = ForecastNet(model)
+    net = ForecastNet(model) if start is None else start.networks[0]
     print(sum(p.numel() for p in net.parameters()), "weights", flush=True)
 
     def show(step: int, scores: tuple[float, float, float, float]) -> None:
         loss, nll, copula, crps = scores
-        took = time.process_time() - began
-        print(f"{step} loss {loss:.4f} nll {nll:.4f} copula {copula:.4f} crps {crps:.4f} {took:.0f} s", flush=True)
+        told(f"{step} loss {loss:.4f} nll {nll:.4f} copula {copula:.4f} crps {crps:.4f}", began)
 
-    fitted = train(net, learn, judge, training, seed=args.seed, on_check=show)
+    fitted = train(
+        net, learn, judge, training, seed=args.seed, keep_start=start is not None, on_check=show,
+        checkpoint=args.checkpoint,
+    )  # fmt: skip
     made = Forecaster.of_networks([fitted.net])
-    print("wrote", made.save(args.out), "version", made.version)
+    print("wrote", made.save(args.out), "version", made.version, "of step", fitted.steps)
+
+
+def told(text: str, began: float) -> None:
+    """Print what has been done, and the processor seconds that it has taken."""
+    print(f"{text}, {time.process_time() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from forecasting.base import Progress
 from forecasting.config import ModelConfig, TrainingConfig
-from forecasting.errors import DataError
+from forecasting.errors import DataError, UsageError
 from forecasting.features import NetworkInputs, SeriesStats, make_inputs
 from forecasting.flow import JointFlow, mixture_crps
 from forecasting.network import ForecastNet
@@ -168,73 +171,143 @@ def train(
     keep_start: bool = False,
     progress: Progress | None = None,
     on_check: Callable[[int, tuple[float, float, float, float]], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> TrainedNet:
     """AdamW with a cosine schedule on batches of one example set at a time; the running average is what is kept.
 
-    ``keep_start`` lets the starting weights win if nothing scores better. Raises `DataError` without windows.
+    ``keep_start`` lets the starting weights win if nothing scores better. ``checkpoint`` is a file that is written at
+    every look at the validation windows; where it exists training goes on from there, to the very weights that it
+    would have found in one go. Raises `DataError` without windows, and `UsageError` for a checkpoint of other windows
+    or settings.
     """
     training = [e for e in training if len(e)]
     if not training:
         raise DataError("no window to learn from: the panels are shorter than the lookback and the horizon ask for")
     validation = [e for e in validation if len(e)] or training
-    generator = np.random.default_rng(seed)
     torch_state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
-        return _train(net, training, validation, config, generator, keep_start, progress, on_check)
+        course = _Course(net, training, validation, config, seed, keep_start)
+        return course.run(progress, on_check, checkpoint)
     finally:
         torch.set_rng_state(torch_state)
 
 
-def _train(
-    net: ForecastNet,
-    training: Sequence[Examples],
-    validation: Sequence[Examples],
-    config: TrainingConfig,
-    generator: np.random.Generator,
-    keep_start: bool,
-    progress: Progress | None,
-    on_check: Callable[[int, tuple[float, float, float, float]], None] | None,
-) -> TrainedNet:
-    """The loop of `train`."""
-    flow = JointFlow()
-    averaged = copy.deepcopy(net)
-    best: TrainedNet | None = None
-    if keep_start:
-        best = TrainedNet(copy.deepcopy(net), score_examples(net, validation, config)[0], 0)
-    optimiser = torch.optim.AdamW(_groups(net, config), lr=config.learning_rate)
-    order = _Batches(training, config, generator)
-    stale, told = 0, ""
-    for step in range(1, config.steps + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * _schedule(step, config)
+class _Course:
+    """One training: the weights and all that the next step depends on."""
+
+    def __init__(
+        self,
+        net: ForecastNet,
+        training: Sequence[Examples],
+        validation: Sequence[Examples],
+        config: TrainingConfig,
+        seed: int,
+        keep_start: bool,
+    ) -> None:
+        self._net, self._validation, self._config = net, validation, config
+        self._flow = JointFlow()
+        self._averaged = copy.deepcopy(net)
+        self._best: TrainedNet | None = None
+        if keep_start:
+            self._best = TrainedNet(copy.deepcopy(net), score_examples(net, validation, config)[0], 0)
+        self._optimiser = torch.optim.AdamW(_groups(net, config), lr=config.learning_rate)
+        self._order = _Batches(training, config, np.random.default_rng(seed))
+        self._step, self._stale = 0, 0
+        sizes = [[len(e) for e in sets] for sets in (training, validation)]
+        self._about = repr((config.to_dict(), net.config.to_dict(), list(net.names), seed, keep_start, sizes))
+
+    def run(
+        self,
+        progress: Progress | None,
+        on_check: Callable[[int, tuple[float, float, float, float]], None] | None,
+        checkpoint: Path | None,
+    ) -> TrainedNet:
+        """Step until there are enough, or nothing has got better for long."""
+        config = self._config
+        if checkpoint is not None and checkpoint.exists():
+            self._restore(checkpoint)
+        told = ""
+        while self._step < config.steps and self._stale < config.patience:
+            self._learn()
+            last = self._step == config.steps
+            if self._step % config.check_every == 0 or last:
+                scores = self._look()
+                if on_check is not None:
+                    on_check(self._step, scores)
+                told = f"validation {scores[0]:.4f}"
+                if checkpoint is not None:
+                    self._save(checkpoint)
+                if self._stale >= config.patience:
+                    break
+            if progress is not None and (self._step % TOLD_EVERY == 0 or last):
+                progress(self._step, config.steps, told)
+        if self._best is None:
+            raise AssertionError("the last step always looks at the validation windows")
+        self._best.net.eval()
+        return self._best
+
+    def _learn(self) -> None:
+        """One optimiser step, and the running average after it."""
+        net, config = self._net, self._config
+        self._step += 1
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["peak"] * _schedule(self._step, config)
         net.train()
-        optimiser.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad(set_to_none=True)
         for _ in range(config.batches_per_step):
-            marginal, copula, crps = losses(net, flow, order.next())
+            marginal, copula, crps = losses(net, self._flow, self._order.next())
             loss = config.likelihood_weight * (marginal + copula) + config.crps_weight * crps
             torch.autograd.backward(loss / config.batches_per_step)
         norm = nn.utils.clip_grad_norm_(net.parameters(), 2.0)
         if bool(torch.isfinite(norm)):
-            optimiser.step()
-        _average(averaged, net, min(config.averaging, step / (step + 9.0)))
-        if step % config.check_every == 0 or step == config.steps:
-            scores = score_examples(averaged, validation, config)
-            if on_check is not None:
-                on_check(step, scores)
-            told = f"validation {scores[0]:.4f}"
-            if best is None or scores[0] < best.score:
-                best, stale = TrainedNet(copy.deepcopy(averaged), scores[0], step), 0
-            else:
-                stale += 1
-            if stale >= config.patience:
-                break
-        if progress is not None and (step % TOLD_EVERY == 0 or step == config.steps):
-            progress(step, config.steps, told)
-    if best is None:
-        raise AssertionError("the last step always looks at the validation windows")
-    best.net.eval()
-    return best
+            self._optimiser.step()
+        _average(self._averaged, net, min(config.averaging, self._step / (self._step + 9.0)))
+
+    def _look(self) -> tuple[float, float, float, float]:
+        """Scores of the averaged weights on the validation windows; they are kept where they are the best."""
+        scores = score_examples(self._averaged, self._validation, self._config)
+        if self._best is None or scores[0] < self._best.score:
+            self._best, self._stale = TrainedNet(copy.deepcopy(self._averaged), scores[0], self._step), 0
+        else:
+            self._stale += 1
+        return scores
+
+    def _save(self, path: Path) -> None:
+        """Write all that the next step depends on, whole or not at all."""
+        best = self._best
+        state = {
+            "about": self._about,
+            "step": self._step,
+            "stale": self._stale,
+            "net": self._net.state_dict(),
+            "averaged": self._averaged.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "order": self._order.state(),
+            "torch": torch.get_rng_state(),
+            "best": None if best is None else [best.net.state_dict(), best.score, best.steps],
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        torch.save(state, part)
+        part.replace(path)
+
+    def _restore(self, path: Path) -> None:
+        """Go back to where `_save` was called; no code runs on reading."""
+        state = torch.load(path, weights_only=True)
+        if state["about"] != self._about:
+            raise UsageError(f"{path}: a checkpoint of other windows or settings; remove it to begin anew")
+        self._step, self._stale = state["step"], state["stale"]
+        self._net.load_state_dict(state["net"])
+        self._averaged.load_state_dict(state["averaged"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._order.restore(state["order"])
+        torch.set_rng_state(state["torch"])
+        if state["best"] is not None:
+            weights, score, steps = state["best"]
+            best = copy.deepcopy(self._averaged)
+            best.load_state_dict(weights)
+            self._best = TrainedNet(best, score, steps)
 
 
 class _Batches:
@@ -243,6 +316,19 @@ class _Batches:
     def __init__(self, sets: Sequence[Examples], config: TrainingConfig, generator: np.random.Generator) -> None:
         self._sets, self._config, self._generator = sets, config, generator
         self._queue: list[tuple[int, np.ndarray]] = []
+
+    def state(self) -> dict[str, object]:
+        """What is left of this round and the generator, in plain values and tensors."""
+        return {
+            "sets": [i for i, _ in self._queue],
+            "windows": [torch.from_numpy(index) for _, index in self._queue],
+            "generator": json.dumps(self._generator.bit_generator.state),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state` gave."""
+        self._queue = [(i, index.numpy()) for i, index in zip(state["sets"], state["windows"], strict=True)]
+        self._generator.bit_generator.state = json.loads(state["generator"])
 
     def next(self) -> Examples:
         """The next batch; a new round is shuffled when the last one is used up."""

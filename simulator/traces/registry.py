@@ -12,6 +12,7 @@ import numpy as np
 
 from forecasting.errors import DataError, UsageError, suggest
 from forecasting.panel import LARGEST, Panel
+from forecasting.synthetic import synthetic_service
 from simulator.traces.dialect import Dialect
 from simulator.traces.grid import time_text
 from simulator.traces.prometheus import read_prometheus
@@ -31,6 +32,8 @@ BUNDLED: dict[str, Path] = {"synthetic": _DATA / "synthetic_two_weeks.parquet"}
 """Traces that come with the project, by name."""
 
 _BUNDLED_LICENCE = "Apache-2.0"
+SERVICE = "synthetic-service:"
+"""Before the seed of a synthetic service (`forecasting.synthetic`)."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ def list_traces() -> tuple[TraceInfo, ...]:
         for name in BUNDLED
     )
     known = {s.key: TraceInfo(s.key, "format", s.title, s.licence, s.address) for s in SOURCES}
+    drawn = TraceInfo(f"{SERVICE}SEED", "bundled", "A synthetic service drawn at random, by its seed", _BUNDLED_LICENCE)
     scenarios = (TraceInfo(PREFIX + s.name, "bundled", s.title, _BUNDLED_LICENCE) for s in SCENARIOS.values())
-    return (*bundled, *scenarios, *known.values(), *_OWN_FORMATS)
+    return (*bundled, *scenarios, drawn, *known.values(), *_OWN_FORMATS)
 
 
 def load_trace(
@@ -87,7 +91,7 @@ def load_trace(
 
     Args:
         source: path of a CSV, Parquet or JSON file (gzip or not), or a bundled name (``"synthetic"``,
-            ``"scenario:flash-crowd"``).
+            ``"scenario:flash-crowd"``, ``"synthetic-service:7"``).
         demand: indicator that replicas are counted for; the source's own by default, else the first column.
         step_s: a coarser step to average into; request-level traces are counted in it (15 s by default), and a table
             whose times keep no step is averaged into it.
@@ -108,6 +112,8 @@ def load_trace(
     """
     if str(source).startswith(PREFIX):
         return _scenario(str(source).removeprefix(PREFIX), demand, step_s)
+    if str(source).startswith(SERVICE):
+        return _finish(_service(str(source).removeprefix(SERVICE)), demand, step_s, raw)
     if step_s is not None and not (math.isfinite(step_s) and step_s > 0):
         raise UsageError(f"step {step_s} s: expected a positive number of seconds")
     formats = [info.name for info in list_traces() if info.kind == "format"]
@@ -133,6 +139,19 @@ def _scenario(name: str, demand: str | None, step_s: float | None) -> Trace:
     if step_s not in (None, trace.panel.step_s):
         raise DataError(f"{PREFIX}{name}: a scenario has steps of {trace.panel.step_s:g} s; leave out --step")
     return trace
+
+
+def _service(seed: str) -> Trace:
+    """The synthetic service of that seed as a trace, and what was drawn of it; `UsageError` for what is no seed."""
+    if not (seed.isascii() and seed.isdecimal() and len(seed) <= 18):
+        raise UsageError(f"{SERVICE}{seed[:40]}: expected a whole number after the colon, such as {SERVICE}7")
+    service = synthetic_service(int(seed))
+    story = service.story
+    seasons = ", ".join(f"{p / 3600:g} h" for p in story.periods_s) or "none"
+    return Trace(
+        service.panel, service.panel.names[0], source=f"{SERVICE}{seed}", format="synthetic-service",
+        licence=_BUNDLED_LICENCE, notes=(f"drawn: {story.family}, read as {story.readings}; seasons: {seasons}",),
+    )  # fmt: skip
 
 
 def _resolve(source: str | Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,6 +90,45 @@ def test_equal_seeds_give_equal_weights_and_torchs_generator_is_left_alone() -> 
     same = [torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True)]
     assert all(same)
     assert not torch.equal(b.head.weight, c.head.weight)
+
+
+class GoneError(Exception):
+    """Stands for a machine that goes away."""
+
+
+def test_training_that_was_interrupted_ends_with_the_weights_of_training_in_one_go(tmp_path: Path) -> None:
+    e, judge = made(noise(200)), made(noise(80, seed=1))
+    config = replace(QUICK, hide_seasons=0.5, steps_ahead=2)
+    shape = replace(SMALL, dropout=0.2)
+
+    def learn(path: Path | None, until: int = 1000) -> training.TrainedNet:
+        def stop(step: int, scores: tuple[float, float, float, float]) -> None:
+            if step > until:
+                raise GoneError
+
+        torch.manual_seed(0)
+        return train(ForecastNet(shape), [e], [judge], config, seed=5, on_check=stop, checkpoint=path)
+
+    whole = learn(None)
+    path = tmp_path / "made" / "checkpoint"
+    with pytest.raises(GoneError):
+        learn(path, until=10)
+    torch.manual_seed(77)
+    resumed = learn(path)
+    assert (resumed.score, resumed.steps) == (whole.score, whole.steps)
+    for a, b in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
+        assert torch.equal(a, b)
+    again = learn(path)  # nothing is left to do
+    assert again.score == whole.score
+    assert [p.name for p in path.parent.iterdir()] == ["checkpoint"]
+
+
+def test_a_checkpoint_of_other_windows_or_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    train(ForecastNet(SMALL), [made(noise(80))], [], QUICK, seed=0, checkpoint=path)
+    for rows, config, seed in ((90, QUICK, 0), (80, replace(QUICK, learning_rate=0.1), 0), (80, QUICK, 1)):
+        with pytest.raises(UsageError, match="a checkpoint of other windows or settings; remove it to begin anew"):
+            train(ForecastNet(SMALL), [made(noise(rows))], [], config, seed=seed, checkpoint=path)
 
 
 def test_the_best_weights_by_validation_are_kept_and_a_good_start_can_win() -> None:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from forecasting.errors import DataError
+from forecasting.errors import DataError, UsageError
 from forecasting.panel import Indicator, Panel
+from forecasting.synthetic import synthetic_service
 from simulator.traces import list_traces, load_trace, table, write_trace
 
 AGAIN = settings(
@@ -179,9 +180,27 @@ def test_list_names_the_bundled_trace_and_every_format_with_a_licence() -> None:
     infos = list_traces()
     bundled = [i.name for i in infos if i.kind == "bundled"]
     assert bundled[0] == "synthetic"
-    assert len(bundled) == 11
-    assert all(name.startswith("scenario:") for name in bundled[1:])
+    assert len(bundled) == 12
+    assert all(name.startswith("scenario:") for name in bundled[1:-1])
+    assert bundled[-1] == "synthetic-service:SEED"
     formats = [i.name for i in infos if i.kind == "format"]
     assert len(set(formats)) == len(formats)
     assert {"fisher", "requests", "prometheus", "tidy", "helios", "nab", "servegen", "dlrm"} <= set(formats)
     assert all(i.licence and i.title for i in infos)
+
+
+def test_a_synthetic_service_is_a_trace_by_its_seed() -> None:
+    trace = load_trace("synthetic-service:7")
+    service = synthetic_service(7)
+    assert trace.panel.digest() == service.panel.digest()
+    assert (trace.demand, trace.name, trace.licence) == ("demand", "synthetic-7", "Apache-2.0")
+    assert trace.notes == (f"drawn: {service.story.family}, read as {service.story.readings}; seasons: none",)
+    coarse = load_trace("synthetic-service:7", step_s=2 * trace.panel.step_s, demand=trace.panel.names[-1])
+    assert coarse.panel.step_s == 2 * trace.panel.step_s
+    assert coarse.panel.names[0] == trace.panel.names[-1]
+
+
+@pytest.mark.parametrize("seed", ["", "x", "-1", "1.5", "\u0663", "9" * 19])
+def test_what_is_no_seed_is_refused(seed: str) -> None:
+    with pytest.raises(UsageError, match="expected a whole number after the colon, such as synthetic-service:7"):
+        load_trace(f"synthetic-service:{seed}")
