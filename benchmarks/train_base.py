@@ -36,7 +36,7 @@ HELD_OUT = 0.1
 LOOKBACKS = (144, 144, 96, 72, 48, 30)
 SHORT_TOO = (144, 144, 144, 96, 72, 48, 36, 24, 12, 6)
 EACH = 32  # windows of a synthetic service
-CHECK_EVERY = 100
+CHECK_EVERY = 250
 HELIOS = {
     "running_gpu_num": 1,
     "pending_gpu_num": 1,
