@@ -1,7 +1,8 @@
 """How long the forecaster takes: `python benchmarks/forecast_speed.py [--model base] [--threads 2] [--json]`.
 
 Two loads: a fleet (200 services, 11 indicators, 144 rows back, 12 steps ahead, 200 paths) and a replay (9,000 windows
-of 8 indicators of which only demand is wanted, 10 steps ahead, 200 paths). Seconds of wall-clock, best of the repeats.
+of 8 indicators of which only demand is wanted, 10 steps ahead, 200 paths). With `--experts` the fleet is forecast by
+`ensemble` too, which learns one service of 11 indicators first. Seconds of wall-clock, best of the repeats.
 """
 
 from __future__ import annotations
@@ -13,19 +14,27 @@ import time
 import numpy as np
 import torch
 
+from forecasting.ensemble import Ensemble
 from forecasting.errors import ArtefactError
 from forecasting.forecaster import Forecaster
 from forecasting.network import ForecastNet
 from forecasting.panel import Indicator, Panel
 from forecasting.windows import WindowBatch
 
+LEARNED = 4032  # rows
+
+
+def walk(rows: int, indicators: int) -> Panel:
+    """Random walks."""
+    values = np.random.default_rng(0).normal(size=(rows, indicators)).cumsum(0)
+    columns = tuple(Indicator(f"x{i}", level=1 if i == 0 else 2 + i % 2) for i in range(indicators))
+    return Panel(values, columns, 0.0, 60.0)
+
 
 def windows(count: int, indicators: int, lookback: int, horizon: int) -> WindowBatch:
     """Random walks with seasons, as many windows as asked for."""
     rows = lookback + count + 2100
-    values = np.random.default_rng(0).normal(size=(rows, indicators)).cumsum(0)
-    columns = tuple(Indicator(f"x{i}", level=1 if i == 0 else 2 + i % 2) for i in range(indicators))
-    return WindowBatch.of(Panel(values, columns, 0.0, 60.0), np.arange(rows - count, rows), lookback, horizon=horizon)
+    return WindowBatch.of(walk(rows, indicators), np.arange(rows - count, rows), lookback, horizon=horizon)
 
 
 def main() -> None:
@@ -33,6 +42,7 @@ def main() -> None:
     parser.add_argument("--model", default="base", help="bundled model, model folder, or 'fresh' (untrained weights)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--experts", action="store_true", help="forecast the fleet by the ensemble too")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -49,12 +59,22 @@ def main() -> None:
         "fleet": (windows(200, 11, 144, 12), 12, 200, None),
         "replay": (windows(9000, 8, 144, 10), 10, 200, ["x0"]),
     }
-    found = {}
+    found: dict[str, dict[str, float]] = {}
+    models: dict[str, Forecaster | Ensemble] = dict.fromkeys(loads, model)
+    if args.experts:
+        batch = windows(200, 11, 144, 12)
+        wall, cpu = time.perf_counter(), time.process_time()
+        models["fleet, experts included"] = Ensemble(flow=model).fit([walk(LEARNED, 11)], lookback=144, horizon=12)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        loads["fleet, experts included"] = loads["fleet"]
+        found["learning"] = {"wall_seconds": round(wall, 3), "cpu_seconds": round(cpu, 3), "threads": args.threads}
+        if not args.json:
+            print(f"learning: {LEARNED} rows x 11 indicators, 12 steps: {wall:.2f} s wall, {cpu:.2f} s cpu")
     for name, (batch, horizon, samples, only) in loads.items():
         took = []
         for _ in range(args.repeats):
             wall, cpu = time.perf_counter(), time.process_time()
-            model.predict(batch, horizon, samples=samples, only=only)
+            models[name].predict(batch, horizon, samples=samples, only=only)
             took.append((time.perf_counter() - wall, time.process_time() - cpu))
         wall, cpu = min(took)
         found[name] = {"wall_seconds": round(wall, 3), "cpu_seconds": round(cpu, 3), "threads": args.threads}

@@ -14,8 +14,8 @@ from forecasting.baselines.seasonal_naive import SeasonalNaive
 from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.errors import InputError
 from forecasting.forecaster import Forecaster
-from forecasting.panel import FloatArray, Panel
-from forecasting.pooling import Earned, Levels, arranged, bands, pooled
+from forecasting.panel import BoolArray, FloatArray, Panel
+from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing
 from forecasting.tails import Tails, Verdict, drifted, verdict
 from forecasting.windows import WindowBatch
 
@@ -161,8 +161,12 @@ class Ensemble(Baseline):
     # ---- forecasting ----------------------------------------------------------------------------------------
     def _paths(self, windows: WindowBatch, draws: Draws) -> FloatArray:
         names = [self.indicators[c].name for c in draws.columns]
-        members = self._each(windows, draws.horizon, draws.samples, int(draws.rng.integers(2**31)), names)
-        rising = pooled(members, self._weights(draws.horizon)[:, draws.columns])
+        weights = self._weights(draws.horizon)[:, draws.columns]
+        some = sharing(weights, draws.samples)
+        some[0] = True  # the flow says how steps and indicators hang together, whatever its share is
+        seed = int(draws.rng.integers(2**31))
+        members = self._each(windows, draws.horizon, draws.samples, seed, names, some)
+        rising = pooled(members, weights[..., some])
         if self._levels is not None:
             rising = self._levels.columns(draws.columns).applied(rising)
         if self._tails is not None:
@@ -174,11 +178,19 @@ class Ensemble(Baseline):
         return {name: np.broadcast_to(w[:horizon, columns], shape) for name, w in self.weights.items()}
 
     def _each(
-        self, windows: WindowBatch, horizon: int, samples: int, seed: int, only: Sequence[str] | None
+        self,
+        windows: WindowBatch,
+        horizon: int,
+        samples: int,
+        seed: int,
+        only: Sequence[str] | None,
+        some: BoolArray | None = None,
     ) -> list[FloatArray]:
-        """Paths of every member; of a specialist that raises they are NaN, for which the flow stands in."""
+        """Paths of ``some`` members (all); of a specialist that raises they are NaN, for which the flow stands in."""
         found = [self._flow.predict(windows, horizon, samples=samples, seed=seed, only=only).paths]
-        for member in self._members[1:]:
+        for k, member in enumerate(self._members[1:], start=1):
+            if some is not None and not some[k]:
+                continue
             try:
                 found.append(member.predict(windows, horizon, samples=samples, seed=seed, only=only).paths)
             except Exception as error:  # noqa: BLE001 (as above)

@@ -14,9 +14,9 @@ from typing import Self
 
 import numpy as np
 
-from forecasting.panel import FloatArray, IntArray
+from forecasting.panel import BoolArray, FloatArray, IntArray
 
-__all__ = ["Earned", "Levels", "arranged", "bands", "pooled"]
+__all__ = ["Earned", "Levels", "arranged", "bands", "pooled", "sharing"]
 
 GRID = 32  # quantiles of a member by which distances are measured
 CAUTION = 0.2  # how much the prior weighs against the evidence of one window
@@ -52,8 +52,7 @@ class Earned:
         A cell of a window counts where its outcome and all members are there.
         """
         horizon, indicators = outcome.shape[1:]
-        levels = (np.arange(GRID) + 0.5) / GRID
-        grids = np.stack([np.quantile(m, levels, axis=1) for m in members])  # (members, GRID, windows, horizon, ind.)
+        grids = np.stack([_grid(m) for m in members])  # (members, GRID, windows, horizon, indicators)
         seen = ~(np.isnan(outcome) | np.isnan(grids).any(axis=(0, 1)))
         near = np.where(seen, np.abs(grids - outcome).mean(axis=1), 0.0)  # (members, windows, horizon, indicators)
         count = len(members)
@@ -112,19 +111,27 @@ def pooled(members: Sequence[FloatArray], weights: FloatArray) -> FloatArray:
 
     ``weights`` (horizon, indicators, members). Where a member has no forecast the first stands in for it.
     """
-    first = np.sort(members[0], axis=1)
-    rising = [first, *(_standing_in(np.sort(m, axis=1), first) for m in members[1:])]
-    _, samples, horizon, indicators = first.shape
-    out = np.empty_like(first)
-    for h in range(horizon):
-        for i in range(indicators):
-            parts = [
-                rising[k][:, _spread(share, samples), h, i]
-                for k, share in enumerate(_shares(weights[h, i], samples))
-                if share
-            ]
-            out[:, :, h, i] = np.sort(np.concatenate(parts, axis=1), axis=1)
-    return out
+    windows, samples, horizon, indicators = members[0].shape
+    shares = _shares(weights, samples)
+    first = _rising(members[0])
+    rising = [first, *(_standing_in(_rising(m), first) for m in members[1:])]
+    out = np.empty((windows, horizon, indicators, samples))
+    for h, i in np.ndindex(horizon, indicators):
+        at = 0
+        for member, share in zip(rising, shares[h, i], strict=True):
+            if share:
+                out[:, h, i, at : at + share] = member[:, h, i, _spread(int(share), samples)]
+                at += share
+    out.sort(axis=-1)
+    return np.moveaxis(out, -1, 1)
+
+
+def sharing(weights: FloatArray, samples: int) -> BoolArray:
+    """(members,) who gives any of ``samples`` in any cell of a pool with ``weights`` (..., members).
+
+    Without the others the pool is the same.
+    """
+    return np.asarray((_shares(weights, samples) > 0).reshape(-1, weights.shape[-1]).any(axis=0))
 
 
 def arranged(rising: FloatArray, template: FloatArray) -> FloatArray:
@@ -133,9 +140,13 @@ def arranged(rising: FloatArray, template: FloatArray) -> FloatArray:
     Every marginal stays as it is and the paths get the template's dependence: ensemble copula coupling (Schefzik,
     Thorarinsdottir and Gneiting 2013).
     """
-    place = np.argsort(np.argsort(template, axis=1, kind="stable"), axis=1, kind="stable")
-    out: FloatArray = np.take_along_axis(rising, place, axis=1)
-    return np.where(np.isnan(template), np.nan, out)
+    cells = _cells(template)
+    ordered = np.empty(cells.shape)
+    np.put_along_axis(ordered, _order(cells), np.moveaxis(rising, 1, -1), axis=-1)
+    absent = np.isnan(cells)
+    if absent.any():
+        ordered[absent] = np.nan
+    return np.ascontiguousarray(np.moveaxis(ordered, -1, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +196,8 @@ class Levels:
         own = (np.arange(samples) + 0.5) / samples
         at = (np.arange(GRID) + 0.5) / GRID
         share = self.windows / (self.windows + WINDOWS_AGAINST)
-        out = np.empty_like(rising)
+        cells = np.moveaxis(rising, 1, -1)
+        out = np.empty(cells.shape)
         inside = (at > MIDDLE[0]) & (at < MIDDLE[1])
         for h, b in enumerate(bands(horizon)):
             for i in range(indicators):
@@ -193,10 +205,10 @@ class Levels:
                 level = np.interp(own, [0.0, *at[inside], 1.0], [0.0, *to[inside], 1.0])
                 place = np.clip(level * samples - 0.5, 0, samples - 1)
                 left = np.minimum(place.astype(np.int64), samples - 2) if samples > 1 else np.zeros(1, dtype=np.int64)
-                part = (place - left)[None, :]
-                right = np.minimum(left + 1, samples - 1)
-                out[:, :, h, i] = rising[:, left, h, i] * (1 - part) + rising[:, right, h, i] * part
-        return out
+                part = place - left
+                cell = cells[:, h, i]
+                out[:, h, i] = cell[:, left] * (1 - part) + cell[:, np.minimum(left + 1, samples - 1)] * part
+        return np.moveaxis(out, -1, 1)
 
 
 def _distance(a: FloatArray, b: FloatArray) -> FloatArray:
@@ -207,17 +219,55 @@ def _distance(a: FloatArray, b: FloatArray) -> FloatArray:
     return total / (len(a) * len(b))
 
 
+def _cells(paths: FloatArray) -> FloatArray:
+    """(windows, horizon, indicators, samples), each cell's samples side by side in memory, where sorting is fast."""
+    return np.ascontiguousarray(np.moveaxis(paths, 1, -1))
+
+
+def _rising(paths: FloatArray) -> FloatArray:
+    """(windows, horizon, indicators, samples) sorted."""
+    cells = _cells(paths)
+    if np.shares_memory(cells, paths):
+        cells = cells.copy()
+    cells.sort(axis=-1)
+    return cells
+
+
+def _order(cells: FloatArray) -> IntArray:
+    """(..., samples) stable order of each cell; few have equal samples, and the others sort faster without the care."""
+    order = np.argsort(cells, axis=-1)
+    rising = np.take_along_axis(cells, order, axis=-1)
+    tied = ~(rising[..., 1:] > rising[..., :-1]).all(axis=-1)
+    order[tied] = np.argsort(cells[tied], axis=-1, kind="stable")
+    return order
+
+
+def _grid(paths: FloatArray) -> FloatArray:
+    """(GRID, windows, horizon, indicators) quantiles of paths (windows, samples, ...), NaN where a sample is absent."""
+    rising = _rising(paths)
+    samples = rising.shape[-1]
+    place = (np.arange(GRID) + 0.5) / GRID * (samples - 1)
+    left = place.astype(np.int64)
+    low, high = rising[..., left], rising[..., np.minimum(left + 1, samples - 1)]
+    found = low + (high - low) * (place - left)
+    found[np.isnan(rising[..., -1])] = np.nan
+    return np.ascontiguousarray(np.moveaxis(found, -1, 0))
+
+
 def _standing_in(rising: FloatArray, first: FloatArray) -> FloatArray:
-    absent = np.isnan(rising).any(axis=1, keepdims=True)
+    """``rising`` (..., samples), and ``first`` where a sample is absent: those sort last."""
+    absent = np.isnan(rising[..., -1:])
     return np.where(absent, first, rising) if absent.any() else rising
 
 
 def _shares(weights: FloatArray, samples: int) -> IntArray:
-    """(members,) how many of the samples each member gives: by largest remainder, together all."""
+    """(..., members) how many of the samples each member gives: by largest remainder, together all."""
     exact = weights * samples
     whole = np.floor(exact).astype(np.int64)
-    whole[np.argsort(whole - exact, kind="stable")[: samples - int(whole.sum())]] += 1
-    return whole
+    missing = samples - whole.sum(axis=-1, keepdims=True)
+    place = np.argsort(np.argsort(whole - exact, axis=-1, kind="stable"), axis=-1, kind="stable")
+    out: IntArray = whole + (place < missing)
+    return out
 
 
 def _spread(share: int, samples: int) -> IntArray:

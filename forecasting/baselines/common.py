@@ -98,7 +98,12 @@ def last_seen(values: FloatArray) -> FloatArray:
 
 def local_spread(values: FloatArray) -> FloatArray:
     """(batch, indicators) standard deviation of the readings in each window, 0 where fewer than two were seen."""
-    seen = ~np.isnan(values)
+    absent = np.isnan(values)
+    if not absent.any():
+        whole: FloatArray = values - values.mean(axis=1, keepdims=True)
+        spread: FloatArray = np.sqrt(np.einsum("btk,btk->bk", whole, whole) / values.shape[1])
+        return spread
+    seen = ~absent
     count = np.maximum(seen.sum(axis=1), 1)
     mean = np.where(seen, values, 0.0).sum(axis=1) / count
     away = np.where(seen, values - mean[:, None], 0.0)

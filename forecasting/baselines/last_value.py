@@ -46,8 +46,9 @@ class LastValue(Baseline):
     def _learn(
         self, panels: Sequence[Panel], validation: Sequence[Panel], rng: np.random.Generator, progress: Progress | None
     ) -> None:
-        spreads = [local_spread(c.windows.values) for c in training_chunks(panels, self.lookback, self.horizon)]
-        self._floor = spread_floor(np.concatenate(spreads), self.floor)
+        if self.scaled:
+            spreads = [local_spread(c.windows.values) for c in training_chunks(panels, self.lookback, self.horizon)]
+            self._floor = spread_floor(np.concatenate(spreads), self.floor)
         self._pool = tidy_pool(self._residuals(panels))
 
     def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:

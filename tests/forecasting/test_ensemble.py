@@ -9,6 +9,7 @@ from forecasting.distribution import ForecastBatch
 from forecasting.ensemble import Ensemble
 from forecasting.errors import DataError
 from forecasting.panel import FloatArray, Panel
+from forecasting.pooling import sharing
 from forecasting.windows import WindowBatch
 from tests.forecasting.builders import panel_of, wavy
 
@@ -151,3 +152,19 @@ def test_tails_may_be_learned_too_and_a_verdict_is_given_in_any_case() -> None:
     assert crps(found[1], windows, outcome) <= 1.05 * crps(found[0], windows, outcome)
     newer = found[1].update([panel.rows(600, 900)])
     assert np.isfinite(newer.predict(windows, HORIZON, samples=20).paths).all()
+
+
+def test_a_member_without_a_share_is_not_asked_and_the_forecast_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = wavy(900)
+    train, judged, _, windows, _ = split(panel)
+    found = Ensemble().fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
+    few = found.predict(windows, HORIZON, samples=20, seed=3).paths
+    idle = [m for m, w in zip(found._members, sharing(found._weights(HORIZON), 20), strict=True) if not w]
+    assert idle, "one of the members is not worth a twentieth"
+    with monkeypatch.context() as patch:
+        for member in idle:
+            patch.setattr(member, "predict", _raises)
+        assert np.array_equal(found.predict(windows, HORIZON, samples=20, seed=3).paths, few, equal_nan=True)
+    assert not found.left_out
+    monkeypatch.setattr("forecasting.ensemble.sharing", lambda weights, _: np.ones(weights.shape[-1], dtype=bool))
+    assert np.array_equal(found.predict(windows, HORIZON, samples=20, seed=3).paths, few, equal_nan=True)

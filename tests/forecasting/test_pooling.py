@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from forecasting import scores
 from forecasting.panel import FloatArray
-from forecasting.pooling import Earned, Levels, arranged, bands, pooled
+from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing
 
 FLAT = np.array([0.5, 0.5])
 
@@ -164,3 +164,55 @@ def test_recalibrated_samples_rise_and_stay_within_the_stated_ones(seed: int, sa
     assert (np.diff(found, axis=1) >= -1e-12).all()
     assert (found >= stated[:, :1] - 1e-12).all()
     assert (found <= stated[:, -1:] + 1e-12).all()
+
+
+# ---- the naive forms, which say what comes out --------------------------------------------------------------------
+def naive_pool(members: list[FloatArray], weights: FloatArray) -> FloatArray:
+    """Cell by cell: every member gives its share of samples by largest remainder, evenly over its sorted ones."""
+    windows, samples, horizon, indicators = members[0].shape
+    out = np.empty_like(members[0])
+    for w, h, i in np.ndindex(windows, horizon, indicators):
+        exact = weights[h, i] * samples
+        shares = np.floor(exact).astype(int)
+        for k in np.argsort(shares - exact, kind="stable")[: samples - shares.sum()]:
+            shares[k] += 1
+        parts = []
+        for member, share in zip(members, shares, strict=True):
+            own = member if not np.isnan(member[w, :, h, i]).any() else members[0]
+            parts += [np.sort(own[w, :, h, i])[int((j + 0.5) / share * samples)] for j in range(share)]
+        out[w, :, h, i] = np.sort(parts)
+    return out
+
+
+def naive_arranged(rising: FloatArray, template: FloatArray) -> FloatArray:
+    place = np.argsort(np.argsort(template, axis=1, kind="stable"), axis=1, kind="stable")
+    return np.where(np.isnan(template), np.nan, np.take_along_axis(rising, place, axis=1))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 4))
+def test_pool_and_order_are_those_of_the_naive_form(seed: int, samples: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    members = [rng.normal(k, 1.0, (4, samples, 3, 2)).round(1) for k in range(count)]  # rounded: plateaus and ties
+    members[-1][1, 0, 2, 1] = np.nan
+    weights = rng.dirichlet(np.full(count, 0.4), (3, 2))
+    found = pooled(members, weights)
+    np.testing.assert_array_equal(found, naive_pool(members, weights))
+    np.testing.assert_array_equal(arranged(found, members[0]), naive_arranged(found, members[0]))
+    some = sharing(weights, samples)
+    some[0] = True
+    kept = [m for m, gives in zip(members, some, strict=True) if gives]
+    np.testing.assert_array_equal(pooled(kept, weights[..., some]), found)
+
+
+def test_distances_are_those_of_quantiles_as_numpy_has_them() -> None:
+    rng = np.random.default_rng(7)
+    a, b, y = paths(rng, 0.0, 1.0, 12, 25).round(1), paths(rng, 1.0, 2.0, 12, 25), outcomes(rng, windows=12)
+    levels = (np.arange(32) + 0.5) / 32
+    grids = [np.quantile(m, levels, axis=1) for m in (a, b)]
+    found = Earned.of([a, b], y)
+    near = np.stack([np.abs(g - y).mean(axis=0) for g in grids]).sum(axis=1)  # (members, horizon, indicators)
+    np.testing.assert_allclose(found.near[0], near[:, 0].T)
+    apart = np.abs(grids[0][:, None] - grids[1][None]).mean(axis=(0, 1)).sum(axis=0)  # (horizon, indicators)
+    np.testing.assert_allclose(found.apart[0, :, 0, 1], apart[0])
+    np.testing.assert_allclose(found.apart[1, :, 0, 1], apart[1:].mean(axis=0))
