@@ -21,6 +21,7 @@ __all__ = [
     "mean_squared_error",
     "pinball",
     "pit",
+    "randomised_coverage",
 ]
 
 # Elements that one step of a blockwise score may hold (8 MiB of float64, which stays near the cache).
@@ -119,9 +120,7 @@ def coverage(paths: FloatArray, observed: FloatArray, levels: npt.ArrayLike) -> 
     that is forecast exactly is covered.
     """
     _check(paths, observed)
-    probs = np.atleast_1d(np.asarray(levels, dtype=np.float64))
-    if probs.size == 0 or not bool(((probs > 0) & (probs < 1)).all()):
-        raise DataError(f"interval probabilities must lie between 0 and 1, got {levels!r}")
+    probs = _probabilities(levels)
     tails = np.concatenate([(1 - probs) / 2, (1 + probs) / 2])
     out = np.full((len(probs), *observed.shape), np.nan)
     for s in _blocks(paths):
@@ -129,6 +128,33 @@ def coverage(paths: FloatArray, observed: FloatArray, levels: npt.ArrayLike) -> 
         slack = ROUNDING * np.maximum(np.abs(low), np.abs(high))
         inside = (observed[s] >= low - slack) & (observed[s] <= high + slack)
         out[:, s] = np.where(np.isnan(low) | np.isnan(observed[s]), np.nan, inside)
+    return out
+
+
+def randomised_coverage(paths: FloatArray, observed: FloatArray, levels: npt.ArrayLike) -> FloatArray:
+    """(levels, windows, horizon, indicators) the part of the outcome's levels inside the central level of probability.
+
+    An outcome between two samples has one level, the share of samples below it. One on a plateau of the forecast has
+    all levels from the share of samples below to that of samples up to it, and counts by the part of these that lies
+    between (1 - p) / 2 and (1 + p) / 2: what a level drawn evenly from them would give in the mean. Averaged it is p
+    where the forecast is right, with plateaus or without, which `coverage` is not: there an interval holds the whole
+    of a plateau that it ends on. The randomised probability integral transform (Brockwell 2007; Czado, Gneiting and
+    Held 2009).
+    """
+    _check(paths, observed)
+    probs = _probabilities(levels)
+    out = np.full((len(probs), *observed.shape), np.nan)
+    for s in _blocks(paths):
+        y = observed[s][:, None]
+        slack = ROUNDING * np.abs(y)
+        below, upto = (paths[s] < y - slack).mean(axis=1), (paths[s] <= y + slack).mean(axis=1)
+        wide = upto - below
+        gone = _absent(paths[s]) | np.isnan(observed[s])
+        for k, p in enumerate(probs):
+            first, last = (1 - p) / 2, (1 + p) / 2
+            part = (np.clip(upto, first, last) - np.clip(below, first, last)) / np.where(wide > 0, wide, 1.0)
+            inside = np.where(wide > 0, part, (below >= first) & (below <= last))
+            out[k, s] = np.where(gone, np.nan, inside)
     return out
 
 
@@ -165,6 +191,14 @@ def _levels(levels: npt.ArrayLike) -> FloatArray:
     if taus.size == 0 or not bool(((taus > 0) & (taus < 1)).all()):
         raise DataError(f"quantile levels must lie between 0 and 1, got {levels!r}")
     return taus
+
+
+def _probabilities(levels: npt.ArrayLike) -> FloatArray:
+    """(levels,) of central intervals; `DataError` unless all lie between 0 and 1."""
+    probs = np.atleast_1d(np.asarray(levels, dtype=np.float64))
+    if probs.size == 0 or not bool(((probs > 0) & (probs < 1)).all()):
+        raise DataError(f"interval probabilities must lie between 0 and 1, got {levels!r}")
+    return probs
 
 
 def _absent(paths: FloatArray) -> npt.NDArray[np.bool_]:

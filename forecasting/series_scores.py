@@ -24,10 +24,12 @@ class SeriesScores:
     """What one method scored on one series; errors in the MinMax scale of the training part.
 
     `load` is the demand (the first indicator of level 1); `forecastable` leaves out noise and constants. `coverage_80`
-    is the share of outcomes inside the central 80 % interval, `pinball_99` the quantile loss at 0.99, `above_99` the
-    share of outcomes above that quantile (`_999`: 0.999). `unforecast` is the share of observed outcomes for which the
-    method gave no forecast; they are in no score. `peak_memory_mib` is what fitting or forecasting held at its fullest
-    beyond what was held before; NaN where the system does not tell. `window_crps` are the windows' own, in time order.
+    is the share of outcomes inside the central 80 % interval; `randomised_80` is the same with outcomes on a plateau of
+    the forecast counted by the part of its levels that lies inside (NaN where it was not scored). `pinball_99` is the
+    quantile loss at 0.99, `above_99` the share of outcomes above that quantile (`_999`: 0.999). `unforecast` is the
+    share of observed outcomes for which the method gave no forecast; they are in no score. `peak_memory_mib` is what
+    fitting or forecasting held at its fullest beyond what was held before; NaN where the system does not tell.
+    `window_crps` are the windows' own, in time order.
     """
 
     crps: float
@@ -55,6 +57,10 @@ class SeriesScores:
     predict_seconds: float
     peak_memory_mib: float
     windows: int
+    randomised_50: float = math.nan
+    randomised_80: float = math.nan
+    randomised_95: float = math.nan
+    randomised_99: float = math.nan
     indicators: dict[str, dict[str, float]] = field(default_factory=dict)
     window_crps: tuple[float, ...] = field(default=(), repr=False)
 
@@ -74,6 +80,7 @@ class WindowScores:
     mse: FloatArray
     mae: FloatArray
     coverage: FloatArray
+    randomised: FloatArray
     pinball: FloatArray
     above: FloatArray
     energy: FloatArray
@@ -87,6 +94,7 @@ class WindowScores:
             mse=np.concatenate([p.mse for p in parts]),
             mae=np.concatenate([p.mae for p in parts]),
             coverage=np.concatenate([p.coverage for p in parts], axis=1),
+            randomised=np.concatenate([p.randomised for p in parts], axis=1),
             pinball=np.concatenate([p.pinball for p in parts], axis=1),
             above=np.concatenate([p.above for p in parts], axis=1),
             energy=np.concatenate([p.energy for p in parts]),
@@ -107,8 +115,9 @@ class WindowScores:
         crps, mse, mae = (_by_indicator(part) for part in (self.crps, self.mse, self.mae))
         known = list(forecastable)
         seen = self.observed > 0
-        covered, lost, over = (
-            [mean_of(_by_indicator(part)) for part in table] for table in (self.coverage, self.pinball, self.above)
+        covered, by_part, lost, over = (
+            [mean_of(_by_indicator(part)) for part in table]
+            for table in (self.coverage, self.randomised, self.pinball, self.above)
         )
         return SeriesScores(
             crps=mean_of(crps),
@@ -136,6 +145,10 @@ class WindowScores:
             predict_seconds=predict_seconds,
             peak_memory_mib=peak_memory_mib,
             windows=len(self.energy),
+            randomised_50=by_part[0],
+            randomised_80=by_part[1],
+            randomised_95=by_part[2],
+            randomised_99=by_part[3],
             indicators={
                 name: {"crps": float(c), "mse": float(m), "mae": float(a)}
                 for name, c, m, a in zip(names, crps, mse, mae, strict=True)
@@ -151,6 +164,7 @@ def score_windows(paths: FloatArray, outcome: FloatArray) -> WindowScores:
         mse=scores.mean_squared_error(paths, outcome),
         mae=scores.mean_absolute_error(paths, outcome),
         coverage=scores.coverage(paths, outcome, INTERVALS),
+        randomised=scores.randomised_coverage(paths, outcome, INTERVALS),
         pinball=scores.pinball(paths, outcome, UPPER),
         above=scores.above(paths, outcome, UPPER),
         energy=scores.energy_score(paths[:, :ENERGY_SAMPLES], outcome),

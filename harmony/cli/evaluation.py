@@ -215,7 +215,8 @@ def _print_scores(report: EvaluationReport) -> None:
     console.print(
         f"[bold]{report.dataset}[/bold], protocol {report.protocol}: {series} series, lookback {report.lookback}, "
         f"horizon {report.horizon}, {report.samples} samples\nmeans over the series; errors in the MinMax scale of the "
-        "training part; 80%: share of outcomes inside that central interval; p99: quantile loss at 0.99",
+        "training part; 80%: share of outcomes inside that central interval; by part: outcomes "
+        "on a plateau counted by the part of its levels inside; p99: quantile loss at 0.99",
         highlight=False,
         soft_wrap=True,
     )
@@ -226,6 +227,7 @@ def _print_scores(report: EvaluationReport) -> None:
         "mse": "MSE",
         "pinball_99": "p99",
         "coverage_80": "80%",
+        "randomised_80": "by part",
         "fit_seconds": "fit s",
         "predict_seconds": "pred s",
     }
@@ -242,6 +244,6 @@ def _print_scores(report: EvaluationReport) -> None:
 def _cell(key: str, value: float) -> str:
     if value != value:
         return "-"
-    if key.startswith("coverage"):
+    if key.startswith(("coverage", "randomised")):
         return f"{value:.0%}"
     return f"{value:.2f}" if key.endswith("seconds") else f"{value:.4f}"

@@ -249,6 +249,7 @@ def test_the_product_stands_beside_the_best_rival_of_each_set(
             line["asked"]["method"] = "harmony"
             line["window_crps"] = [None if v is None else 0.9 * v for v in line["window_crps"]]
             line["scores"] |= {"coverage_80": 0.83, "coverage_95": 0.98, "above_999": 0.002}
+            line["scores"] |= {"randomised_80": 0.775, "randomised_95": 0.9, "randomised_99": 0.99}
             told.append(line)
         (tmp_path / path.name).write_text("".join(json.dumps(one) + "\n" for one in told))
     page = page_of(tmp_path, capsys)
@@ -257,8 +258,26 @@ def test_the_product_stands_beside_the_best_rival_of_each_set(
     assert (cells[5], cells[6], cells[-1]) == ("83.0", "98.0", "2.0")
     assert "At or below the best rival on 2 of 2 by CRPS" in page
     assert "0.900 of the CRPS of `ridge`" in page
-    assert "80 % within 3 points on 2 of 2, 95 % within 2 points on 0 of 2" in page
+    assert "Intervals: 80 % within 3 points on 2 of 2, 95 % within 2 points on 0 of 2" in page
+    assert cells[8] == "77.5 / 90.0 / 99.0"
+    assert (
+        "by part: 80 % within 3 points on 2 of 2, 95 % within 2 points on 0 of 2, 99 % within 0.7 points on 2" in page
+    )
     assert "the 0.999 quantile within a factor 2 on 2 of 2" in page
+
+
+def test_scores_kept_before_intervals_were_counted_by_part_are_read_and_leave_the_cell_empty(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in kept.glob("*.jsonl"):
+        told = [json.loads(text) for text in path.read_text().splitlines()]
+        for line in told:
+            line["asked"]["method"] = {"last_value": "harmony"}.get(line["asked"]["method"], "ridge")
+            line["scores"] = {k: v for k, v in line["scores"].items() if not k.startswith("randomised")}
+        (tmp_path / path.name).write_text("".join(json.dumps(one) + "\n" for one in told))
+    page = page_of(tmp_path, capsys)
+    assert row_of(page, "`harmony` beside the best rival", "burstgpt")[8] == ""
+    assert "by part: 80 % within 3 points on 0 of 0" in page
 
 
 def test_only_what_was_asked_alike_is_compared(

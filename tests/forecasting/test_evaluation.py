@@ -89,6 +89,10 @@ def test_scores_are_means_over_windows_and_steps_in_the_scale_of_training() -> N
     covered = scores.coverage(paths, truth, [0.5, 0.8, 0.95, 0.99]).mean(axis=(1, 2, 3))
     told = (found.coverage_50, found.coverage_80, found.coverage_95, found.coverage_99)
     assert told == pytest.approx(tuple(covered))
+    by_part = scores.randomised_coverage(paths, truth, [0.5, 0.8, 0.95, 0.99]).mean(axis=(1, 2, 3))
+    assert (found.randomised_50, found.randomised_80, found.randomised_95, found.randomised_99) == pytest.approx(
+        tuple(by_part)
+    )
     mae = scores.mean_absolute_error(paths / span, truth / span).mean(axis=(0, 1))
     assert (found.mae, found.mae_load) == pytest.approx((mae.mean(), mae[0]))
     lost = scores.pinball(paths / span, truth / span, [0.9, 0.99, 0.999]).mean(axis=(1, 2))

@@ -223,3 +223,40 @@ def test_an_outcome_at_the_quantile_is_not_above_it_and_an_absent_one_is_neither
     assert np.isnan(scores.above(*one(third, math.nan), [0.9])).all()
     with pytest.raises(DataError, match="between 0 and 1"):
         scores.above(*one(third, 0.0), [1.0])
+
+
+def test_an_outcome_on_a_plateau_counts_by_the_part_of_its_levels_inside() -> None:
+    paths = np.array([0.0] * 6 + [1.0, 2.0, 3.0, 4.0]).reshape(1, 10, 1, 1)
+    found = [
+        float(scores.randomised_coverage(paths, np.full((1, 1, 1), y), 0.8)[0, 0, 0, 0]) for y in (0, 2, 3.5, 4, 9)
+    ]
+    # the plateau has the levels 0 to 0.6, of which 0.1 to 0.6 lie inside; 4 has 0.9 to 1, none of them inside
+    assert found == pytest.approx([5 / 6, 1.0, 1.0, 0.0, 0.0])
+    plain = [float(scores.coverage(paths, np.full((1, 1, 1), y), 0.8)[0, 0, 0, 0]) for y in (0, 2, 3.5, 4, 9)]
+    assert plain == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("atom", [0.0, 0.05, 0.4, 0.97])
+def test_of_a_right_forecast_with_an_atom_intervals_hold_what_they_say_by_part(atom: float) -> None:
+    rng = np.random.default_rng(3)
+
+    def drawn(*shape: int) -> FloatArray:
+        return np.where(rng.random(shape) < atom, 0.0, rng.exponential(1.0, shape))
+
+    paths, outcome = np.broadcast_to(drawn(1, 4000, 1, 1), (20_000, 4000, 1, 1)), drawn(20_000, 1, 1)
+    some = slice(0, 20_000, 10)
+    levels = (0.5, 0.8, 0.95, 0.99)
+    found = scores.randomised_coverage(paths[some], outcome[some], levels).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(found, levels, atol=0.03)
+    plain = scores.coverage(paths[some], outcome[some], levels).mean(axis=(1, 2, 3))
+    assert (plain[1] > 0.87) == (atom > 0.1)  # the whole of the atom lies on the interval's lower end
+    draws = np.stack([scores.pit(paths[some], outcome[some], np.random.default_rng(k)) for k in range(20)])
+    by_chance = [np.mean(np.abs(draws - 0.5) <= p / 2) for p in levels]
+    np.testing.assert_allclose(found, by_chance, atol=0.01)
+
+
+def test_a_constant_forecast_exactly_has_by_part_what_intervals_say() -> None:
+    paths, outcome = np.full((2, 50, 1, 1), 1e9 / 3), np.full((2, 1, 1), 1e9 / 3)
+    np.testing.assert_allclose(scores.randomised_coverage(paths, outcome, (0.5, 0.99))[:, :, 0, 0].T, [[0.5, 0.99]] * 2)
+    outcome[1] = np.nan
+    assert np.isnan(scores.randomised_coverage(paths, outcome, 0.5)[0, 1, 0, 0])
