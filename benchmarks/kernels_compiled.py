@@ -97,6 +97,16 @@ def with_bits(q, k, v):
     return ruled(Rule(known.sees, known.spans, per_head=True), key_mask=True)(q, k, v)
 
 
+def one_query(q, k, v):
+    """The last query over all keys, each head by a rule of its own, and a key mask."""
+    q, k, v = (x.detach() for x in (q[:, :, -1:], k, v))
+    decoding = Call(HEADS, 1, LENGTH, True, torch.device("cpu"), LENGTH - 1)
+    known = full(decoding)
+    mask = torch.empty(BATCH, LENGTH, dtype=torch.bool, device="meta")
+    rule = Rule(known.sees, known.spans, per_head=True)
+    return ruled_attention(q, k, v, rule, decoding, scale=0.1, key_mask=mask)[0]
+
+
 def listed(q, k, v):
     """Blocks of 64 with halos of 32 on a line, with a bias."""
     corner = torch.arange(0, LENGTH, 64)[:, None]
@@ -121,10 +131,11 @@ CASES = {
     "power": ruled(power(call(), window=1024, block=64)),
     "all keys": ruled(full(call())),
     "bits": with_bits,
+    "one query": one_query,
     "listed": listed,
     "received": received,
 }
-DEMANDING = ("mala", "wersa, learned", "bits", "listed", "received")
+DEMANDING = ("mala", "wersa, learned", "bits", "one query", "listed", "received")
 """Cases that reach every kernel, with all that a case can have: features, counts, gates, masks, a bias."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -87,7 +88,10 @@ def partial_attention(
     q, k, v = agreed(q, k, v)
     heads = _partial_checked(q, k, v, key_mask=key_mask, temperature=temperature, backend=backend)
     scale = default_scale(q, scale) / temperature
-    q, k, v = (repeat_heads(x, heads) for x in (q, blanked(key_mask, k), blanked(key_mask, v)))
+    # Neighbouring heads of queries share keys that are there once; keys and values are of equal head counts.
+    of_keys = math.lcm(k.shape[1], v.shape[1]) if q.shape[1] == heads else heads
+    k, v = (repeat_heads(blanked(key_mask, x), of_keys) for x in (k, v))
+    q = repeat_heads(q, heads)
     with as_declared(q):
         return over_all_keys(q, k, v, causal=causal, key_mask=key_mask, scale=scale, offset=offset, backend=backend)
 
@@ -103,7 +107,10 @@ def over_all_keys(
     offset: int | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`partial_attention` of tensors that are already checked, of equal head counts and 0 where a key is hidden."""
+    """`partial_attention` of tensors that are already checked, and 0 where a key is hidden.
+
+    Keys and values have the same number of heads, which divides that of the queries.
+    """
     lq, lk = q.shape[2], k.shape[2]
     call = Call(q.shape[1], lq, lk, causal, q.device, lk - lq if offset is None else offset)
     rule = full(call)
@@ -179,13 +186,13 @@ def colstat(
     to, lq, lk = compute_dtype(q), q.shape[2], k.shape[2]
     scale = default_scale(q, scale)
     by_triton = serves(backend, q, k)
-    q, k = repeat_heads(q, heads), repeat_heads(k, heads)
+    q = repeat_heads(q, heads)
     j = torch.arange(lk, device=q.device)
     with as_declared(q):
         if by_triton:
             received = received_attention(q, k, lse, causal=causal, scale=scale)
         else:
-            received = _received(q.to(to) * scale, k.to(to), lse, causal)
+            received = _received(q.to(to) * scale, repeat_heads(k.to(to), heads), lse, causal)
     viewers = (lk - j.clamp_min(lk - lq)).clamp(0, lq) if causal else torch.full_like(j, lq)
     received = received / viewers.clamp_min(1)
     return received if key_mask is None else received.masked_fill(~key_mask[:, None], 0.0)

@@ -16,6 +16,7 @@ from kernels.once import differentiable_once
 from kernels.triton.block_sparse_lists import BlockSchedule, KeyListing, keys_seen, listing, schedule, schedule_of
 from kernels.triton.support import (
     LOG2E,
+    capability,
     launch,
     launch_options,
     on_device,
@@ -25,41 +26,43 @@ from kernels.triton.support import (
     summed_heads,
     widened,
 )
+from kernels.triton.tiles import ARCHITECTURES, Tile, block_tile
 
-__all__ = ["Launch", "launch_for", "listed_attention", "planned_attention", "ruled_attention"]
+_BUSY = 264
+"""Programs that keep a large GPU busy: two for each of 132 multiprocessors."""
+_STRETCH = 4
+"""Blocks of keys that are worth a program of their own."""
+_ROWS = 16
+"""Queries that a tile has at least, and rows that are joined at once."""
 
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Tile sizes and how a kernel is launched with them."""
-
-    block_m: int
-    block_n: int
-    warps: int = 4
-    stages: int = 2
+__all__ = ["launch_for", "listed_attention", "planned_attention", "ruled_attention", "splits_for"]
 
 
-def launch_for(seen: float, block: int | None, size: int, dtype: torch.dtype, *, backward: bool) -> Launch:
-    """Tile sizes for queries that see ``seen`` keys each, a rule made of blocks of ``block`` and heads of ``size``.
+def launch_for(
+    seen: float, block: int | None, size: int, dtype: torch.dtype, *, backward: bool, arch: int = ARCHITECTURES[-1]
+) -> Tile:
+    """The tile for queries that see ``seen`` keys each, a rule made of blocks of ``block`` and heads of ``size``.
 
-    Large tiles reuse what they load; small ones compute fewer scores that the rule hides. Sizes and warps are such that
-    the compiler spills few registers or none (sm_80, sm_90); float32, which has no matrix units that keep its digits,
-    wants small tiles.
+    Large tiles reuse what they load; small ones compute fewer scores that the rule hides. The largest is that of the
+    table for a compute capability.
     """
-    wide = dtype == torch.float32 or size > 128
-    if wide:
-        most_m, most_n = 32, 32
-    else:
-        most_m, most_n = (64, 64) if backward else (128, 64)
+    most = block_tile(arch, size, dtype, backward=backward)
     fits = 32
     while fits < 128 and 4 * fits < seen:
         fits *= 2
     if block in (32, 64, 128):
         # Blocks of the rule that are cut by tiles of another size would be partial for no reason.
         fits = block
-    m, n = min(most_m, fits), min(most_n, fits)
-    heavy = wide or m * padded(size) >= (64 * 128 if backward else 128 * 128)
-    return Launch(m, n, 8 if heavy else 4, 2 if wide or backward else 3)
+    m, n = min(most.block_m, fits), min(most.block_n, fits)
+    return replace(most, block_m=m, block_n=n, warps=most.warps if m == most.block_m else 4)
+
+
+def splits_for(programs: int, blocks: float) -> int:
+    """How many programs share a tile whose queries visit so many blocks, where there is a program for each tile.
+
+    One where tiles alone keep a GPU busy; else as many as do so, with some blocks for each.
+    """
+    return max(1, min(-(-_BUSY // max(programs, 1)), int(blocks // _STRETCH)))
 
 
 def ruled_attention(
@@ -139,7 +142,7 @@ def listed_attention(
     if 0 in (*q.shape[:3], k.shape[2]):
         return _nothing(q, k, v)
     size = max(q.shape[3], v.shape[3])
-    how = replace(launch_for(plan.block_q * 4, None, size, q.dtype, backward=True), warps=8)
+    how = replace(launch_for(plan.block_q * 4, None, size, q.dtype, backward=True, arch=capability(q)), warps=8)
     offset = k.shape[2] - q.shape[2] if offset is None else offset
     made = listing(
         plan, sees, lk=k.shape[2], offset=offset, block_m=min(how.block_m, padded(plan.block_q)), block_n=how.block_n
@@ -237,9 +240,12 @@ class _Ruled:
         """Keys that a query sees."""
         return keys_seen(self.rule, self.call)
 
-    def plan(self, dtype: torch.dtype, *, backward: bool) -> tuple[BlockSchedule, dict[str, object]]:
+    def plan(self, q: Tensor, *, backward: bool) -> tuple[BlockSchedule, dict[str, object]]:
         """The schedule of one direction, and the constants and launch options that go with it."""
-        how = launch_for(self.seen, self.rule.block, self.size, dtype, backward=backward)
+        how = launch_for(self.seen, self.rule.block, self.size, q.dtype, backward=backward, arch=capability(q))
+        if not backward and padded(self.call.lq, _ROWS) < how.block_m:
+            # Few queries, as in decoding, fill small tiles.
+            how = replace(how, block_m=padded(self.call.lq, _ROWS), warps=4)
         made = self.schedule(how)
         form = self.rule.form
         shown = Form(0) if form is None else form
@@ -255,7 +261,7 @@ class _Ruled:
             **launch_options(how.warps, how.stages),
         }
 
-    def schedule(self, how: Launch) -> BlockSchedule:
+    def schedule(self, how: Tile) -> BlockSchedule:
         """The blocks in tiles of the sizes of a launch."""
         return schedule(self.rule, self.call, block_m=how.block_m, block_n=how.block_n)
 
@@ -280,18 +286,32 @@ class _Ruled:
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keys: Tensor | None, o: Tensor, lse: Tensor
     ) -> None:
-        from kernels.triton.block_sparse_forward import forward
+        from kernels.triton.block_sparse_forward import combine, forward, forward_split
 
-        made, options = self.plan(q.dtype, backward=False)
+        made, options = self.plan(q, backward=False)
+        problems = q.shape[0] * q.shape[1]
+        shown = q if keys is None else keys
+        lists = (made.full.starts, made.full.index, made.part.starts, made.part.index, made.bits)
+        strides, numbers = (*q.stride(), *k.stride(), *v.stride()), self.numbers(q, k, made.tiles)
+        constants = {**_sizes(q, v, keys), **options}
+        splits = splits_for(made.tiles * problems, made.visited)
+        if splits == 1:
+            launch(forward, made.tiles * problems, (q, k, v, shown, o, lse), lists, strides, numbers, constants)
+            return
+        parts, lses = (torch.empty(splits, *x.shape, dtype=torch.float32, device=x.device) for x in (o, lse))
         launch(
-            forward,
-            made.tiles * q.shape[0] * q.shape[1],
-            (q, k, v, q if keys is None else keys, o, lse),
-            (made.full.starts, made.full.index, made.part.starts, made.part.index, made.bits),
-            (*q.stride(), *k.stride(), *v.stride()),
-            self.numbers(q, k, made.tiles),
-            {**_sizes(q, v, keys), **options},
+            forward_split,
+            made.tiles * problems * splits,
+            (q, k, v, shown, parts, lses),
+            lists,
+            strides,
+            (splits, problems),
+            numbers,
+            constants,
         )
+        rows = lse.numel()
+        fixed = {"DV": v.shape[3], "BLOCK_M": _ROWS, "BLOCK_DV": padded(v.shape[3]), **launch_options(4, 2)}
+        launch(combine, -(-rows // _ROWS), (parts, lses, o, lse, splits, rows), fixed)
 
     def backward(
         self, saved: tuple[Tensor, ...], do: Tensor, dlse: Tensor | None
@@ -299,7 +319,7 @@ class _Ruled:
         from kernels.triton.block_sparse_backward import key_grads, query_grads
 
         q, k, v, _, keys, o, lse = saved
-        made, options = self.plan(q.dtype, backward=True)
+        made, options = self.plan(q, backward=True)
         # Each head of queries gives gradients of its own; those of heads that share keys are added up at the end.
         dq, dk, dv = (torch.empty(*q.shape[:2], *x.shape[2:], dtype=x.dtype, device=x.device) for x in (q, k, v))
         delta = torch.empty_like(lse)
@@ -340,7 +360,7 @@ class _Planned(_Ruled):
         """Keys that a query sees."""
         return self.blocks.block_k * float(self.blocks.counts.float().mean())
 
-    def schedule(self, how: Launch) -> BlockSchedule:
+    def schedule(self, how: Tile) -> BlockSchedule:
         """The blocks in tiles of the sizes of a launch."""
         return schedule_of(self.blocks, self.rule.sees, self.call, block_m=how.block_m, block_n=how.block_n)
 
@@ -351,7 +371,7 @@ class _Listed:
 
     made: KeyListing
     scale: float
-    how: Launch
+    how: Tile
 
     def constants(self, q: Tensor, v: Tensor, keys: Tensor | None, bias: Tensor | None) -> dict[str, object]:
         """The constants and launch options of both directions."""

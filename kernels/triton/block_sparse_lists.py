@@ -63,6 +63,11 @@ class BlockSchedule:
     runs: bool = False
     """Whether the items of each list of `full` and `full_turned` follow each other, so that the first says them all."""
 
+    @property
+    def visited(self) -> float:
+        """Blocks that a tile visits, in the mean."""
+        return (self.full.index.shape[0] + self.part.index.shape[0]) / (self.groups * self.tiles)
+
 
 def schedule(rule: Rule, call: Call, *, block_m: int, block_n: int) -> BlockSchedule:
     """The schedule of a rule; those of rules with a form or a key are kept, as they recur from call to call.

@@ -7,7 +7,10 @@ import triton.language as tl
 
 __all__ = ["LENGTHS", "form_sees", "load_rows", "packed_bit", "store_rows"]
 
-LENGTHS = ("heads", "lq", "lk", "tiles", "blocks", "offset", "lift", "near", "first", "parts", "chunks")
+LENGTHS = (
+    *("heads", "lq", "lk", "tiles", "blocks", "offset", "lift", "near", "first", "parts", "chunks"),
+    *("splits", "problems"),
+)
 """Arguments that Triton would compile anew for, were they 1 or a multiple of 16."""
 
 

@@ -12,14 +12,15 @@ from kernels.autocast import in_declared_types
 from kernels.once import differentiable_once
 from kernels.triton.support import (
     LARGEST_HEAD,
+    capability,
     interpreting,
     launch,
     launch_options,
-    multiplies_from_shared,
     on_device,
     operands,
     padded,
 )
+from kernels.triton.tiles import FeatureTile, feature_tile
 
 __all__ = ["haar_features", "haar_features_fit", "rows_at_once"]
 
@@ -36,7 +37,7 @@ def haar_features_fit(d: int, m: int, levels: int, dtype: torch.dtype) -> bool:
 
 def rows_at_once(x: Tensor) -> int:
     """Rows of a chunk, which holds whole blocks of 2^5; where operands are large or stand in registers, fewer fit."""
-    return 64 if x.dtype == torch.bfloat16 and multiplies_from_shared(x) else 32
+    return feature_tile(capability(x), x.dtype).rows
 
 
 def haar_features(x: Tensor, w: Tensor, factors: Tensor, *, causal: bool, mask: Tensor | None) -> Tensor:
@@ -139,6 +140,11 @@ class _How:
     causal: bool
 
     @property
+    def tile(self) -> FeatureTile:
+        """What the table has for this call."""
+        return feature_tile(capability(self.x), self.x.dtype)
+
+    @property
     def per(self) -> int:
         """Chunks of a run, which reads W once and gives one partial gradient of it; few where programs would lack."""
         rows = self.x.shape[0] * self.x.shape[1] * self.x.shape[2]
@@ -152,24 +158,22 @@ class _How:
     @property
     def block_m(self) -> int:
         """Features of a program, of which each takes a column of W into registers."""
-        most = 8192 if self.x.dtype == torch.bfloat16 and multiplies_from_shared(self.x) else 4096
-        return max(16, min(padded(self.w.shape[1]), most // padded(self.w.shape[0])))
+        return max(16, min(padded(self.w.shape[1]), self.tile.numbers // padded(self.w.shape[0])))
 
     @property
     def block_back(self) -> int:
         """The same going back, where a program holds gradients beside them."""
-        return min(self.block_m, max(16, 4096 // padded(self.w.shape[0])))
+        return min(self.block_m, max(16, self.tile.numbers_back // padded(self.w.shape[0])))
 
     @property
     def holds(self) -> bool:
         """Whether a program keeps its part of W."""
-        return self.x.dtype == torch.bfloat16 and multiplies_from_shared(self.x)
+        return self.tile.holds
 
     @property
     def piece(self) -> int:
         """Columns of x that make features at once: all of them where W is kept."""
-        most = 256 if self.holds else 64 if self.x.dtype == torch.bfloat16 else 32
-        return min(padded(self.w.shape[0]), most)
+        return min(padded(self.w.shape[0]), self.tile.piece)
 
     @property
     def parts(self) -> int:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.triton.support import interpreting, multiplies_from_shared, padded
+from kernels.triton.support import capability, interpreting, padded
+from kernels.triton.tiles import ARCHITECTURES, scan_tile
 
 __all__ = ["Cut", "ScanLaunch", "cut", "scan_launch"]
 
@@ -30,22 +31,18 @@ class ScanLaunch:
     stages: int = 2
 
 
-def scan_launch(d: int, dv: int, dtype: torch.dtype, *, backward: bool, shared: bool = True) -> ScanLaunch:
-    """Tile sizes for keys of size ``d`` and values of size ``dv``.
+def scan_launch(d: int, dv: int, dtype: torch.dtype, *, backward: bool, arch: int = ARCHITECTURES[-1]) -> ScanLaunch:
+    """Tile sizes for keys of size ``d`` and values of size ``dv``, by the table for a compute capability.
 
     The state of a program, padded(d) x block_dv in float32, stays in registers; bfloat16 operands are half as large as
     those of float16 and float32, which products take as float32. Where products read operands from registers, not from
-    ``shared`` memory, chunks are shorter.
+    shared memory, chunks are shorter.
     """
-    wide, columns = padded(d), padded(dv)
-    if dtype == torch.bfloat16:
-        most = 8192
-        chunk = 64 if shared and max(wide, columns) <= 128 else 32
-    else:
-        most = 4096 if backward else 8192
-        chunk = 32 if max(wide, columns) <= 128 else 16
+    tile, wide, columns = scan_tile(arch, dtype), padded(d), padded(dv)
+    most = tile.state_back if backward else tile.state
+    chunk = tile.chunk if max(wide, columns) <= 128 else tile.chunk_wide
     block_dv, block_d = max(16, min(columns, most // wide)), max(16, min(wide, most // columns))
-    return ScanLaunch(chunk, block_dv, block_d, 8 if wide * block_dv > 4096 or backward or not shared else 4)
+    return ScanLaunch(chunk, block_dv, block_d, 8 if wide * block_dv > 4096 or backward else tile.warps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,7 @@ class Cut:
 def cut(q: Tensor, k: Tensor, v: Tensor, causal: bool, *, backward: bool = False, segment: int | None = None) -> Cut:
     """How to cut a call; the pass back keeps the segments of the pass forward."""
     (batch, heads, lq, d), lk, dv = q.shape, k.shape[2], v.shape[3]
-    launch = scan_launch(d, dv, q.dtype, backward=backward, shared=multiplies_from_shared(q))
+    launch = scan_launch(d, dv, q.dtype, backward=backward, arch=capability(q))
     before = lk - lq if causal else 0
     if segment is None:
         # Long segments move fewer states, short ones give more programs.

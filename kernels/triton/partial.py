@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.triton.block_sparse import launch_for
-from kernels.triton.support import LOG2E, launch_options, on_device, padded, precision, widened
+from kernels.triton.support import LOG2E, capability, launch_options, on_device, padded, precision, widened
 
 __all__ = ["received_attention"]
 
@@ -14,7 +14,8 @@ __all__ = ["received_attention"]
 def received_attention(q: Tensor, k: Tensor, lse: Tensor, *, causal: bool, scale: float) -> Tensor:
     """The sum over queries of their weights on each key, (B, H, Lk) float32, without a gradient.
 
-    q is (B, H, Lq, D), k (B, H, Lk, D), lse (B, H, Lq) the log-sum-exp of the queries over the keys.
+    q is (B, H, Lq, D), k (B, Hk, Lk, D) with Hk dividing H, lse (B, H, Lq) the log-sum-exp of the queries over all keys
+    that they see.
     """
     from kernels.triton.partial_kernels import received
 
@@ -23,7 +24,7 @@ def received_attention(q: Tensor, k: Tensor, lse: Tensor, *, causal: bool, scale
     total = torch.zeros(batch, heads, lk, dtype=torch.float32, device=q.device)
     if 0 in (batch, heads, lq, lk):
         return total
-    how = launch_for(lk, None, d, q.dtype, backward=True)
+    how = launch_for(lk, None, d, q.dtype, backward=True, arch=capability(q))
     blocks = -(-lk // how.block_n)
     with on_device(q):
         received[(blocks * batch * heads,)](
@@ -34,6 +35,7 @@ def received_attention(q: Tensor, k: Tensor, lse: Tensor, *, causal: bool, scale
             *q.stride(),
             *k.stride(),
             heads,
+            heads // k.shape[1],
             lq,
             lk,
             blocks,

@@ -12,9 +12,9 @@ __all__ = ["received"]
 
 @triton.jit(do_not_specialize=LENGTHS)
 def received(
-    Q, K, LSE, OUT, stride_qb, stride_qh, stride_ql, stride_qd, stride_kb, stride_kh, stride_kl, stride_kd, heads, lq,
-    lk, blocks, offset, scale, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    Q, K, LSE, OUT, stride_qb, stride_qh, stride_ql, stride_qd, stride_kb, stride_kh, stride_kl, stride_kd, heads,
+    share, lq, lk, blocks, offset, scale, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The sum over the queries of their weights on one block of keys, from the log-sum-exp of a first pass."""
     pid = tl.program_id(0)
@@ -24,8 +24,8 @@ def received(
     Q += b * stride_qb + h * stride_qh
     LSE += bh.to(tl.int64) * lq
     r, c = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
-    k = load_rows(K + b * stride_kb + h * stride_kh + start * stride_kl, c, stride_kl, stride_kd, lk - start, D,
-                  BLOCK_D, True)  # fmt: skip
+    K += b * stride_kb + h // share * stride_kh + start * stride_kl
+    k = load_rows(K, c, stride_kl, stride_kd, lk - start, D, BLOCK_D, True)
     total = tl.zeros([BLOCK_N], dtype=tl.float32)
     begin = 0
     if CAUSAL:

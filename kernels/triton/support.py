@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 
 from kernels.errors import KernelError
+from kernels.triton.tiles import ARCHITECTURES
 
 __all__ = [
     "AHEAD",
     "LARGEST_HEAD",
     "LOG2E",
+    "capability",
     "installed",
     "interpreting",
     "launch",
     "launch_options",
-    "multiplies_from_shared",
     "obstacle",
     "on_device",
     "operands",
@@ -100,12 +101,15 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 and interpreting() else x
 
 
-def multiplies_from_shared(x: Tensor) -> bool:
-    """Whether products on the GPU of ``x`` read their operands from shared memory (sm_90 on), not from registers."""
+def capability(x: Tensor) -> int:
+    """The compute capability (90 for sm_90) that kernels on ``x`` are compiled for; off a GPU the newest known."""
     ahead = AHEAD.get()
-    if ahead is None and x.is_cuda:
-        return torch.cuda.get_device_capability(x.device) >= (9, 0)
-    return ahead is None or ahead >= 90
+    if ahead is not None:
+        return ahead
+    if not x.is_cuda:
+        return ARCHITECTURES[-1]
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * major + minor
 
 
 def summed_heads(dx: Tensor, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import attention, build, describe
+from kernels import attention, build, describe, partial_attention
 from kernels.engines import cutting
 from kernels.engines.linear_scan import linear_scan
 from kernels.lab.clock import peak_bytes
@@ -130,6 +130,22 @@ def test_keys_are_not_repeated_in_memory(method: str, options: dict[str, Any], c
         lambda: run(k, v), "cpu"
     )
     assert saved > 0.9 * sum(x.nbytes for x in wide)
+
+
+def test_partial_attention_repeats_no_keys_either() -> None:
+    n, heads = 2048, 8
+    (q, k, v), _ = random_qkv(n, n, seed=49, batch=1, heads=(heads, 2, 1), d=32, dv=32)
+    q, k, v = q.float(), k.float(), v.float()
+    wide = [x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v)]
+    for a, b in zip(partial_attention(q, k, v, causal=True), partial_attention(q, *wide, causal=True), strict=True):
+        assert relative(a, b) < 1e-5
+    held = peak_bytes(lambda: partial_attention(q, k, v, causal=True), "cpu")
+    repeated = peak_bytes(
+        lambda: partial_attention(q, *(x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v)), causal=True),
+        "cpu",
+    )
+    # All but the values of one head, which are there twice.
+    assert repeated - held > 0.6 * sum(x.nbytes for x in wide)
 
 
 def test_a_state_is_shared_and_goes_on() -> None:
