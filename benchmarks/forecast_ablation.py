@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from forecasting import scores
-from forecasting.ensemble import FLOW_PRIOR, Ensemble
+from forecasting.ensemble import FLOW_PRIOR, TRUST, Ensemble
 from forecasting.evaluation import evaluate
 from forecasting.panel import FloatArray, IntArray, Panel
-from forecasting.pooling import Earned, Levels, bands, pooled
+from forecasting.pooling import Earned, Levels, bands, pooled, worth
 from forecasting.tails import Tails
 from forecasting.windows import WindowBatch
 from harmony.app.datasets import chosen, read_dataset
@@ -41,11 +41,11 @@ def members_of(model: Ensemble, panel: Panel, ends: IntArray, lookback: int) -> 
     return model._each(windows, HORIZON, SAMPLES, 0, None), panel.values[ends[:, None] + np.arange(1, HORIZON + 1)]
 
 
-def weights(members: Sequence[FloatArray], outcome: FloatArray, flow: bool) -> FloatArray:
-    """As `Ensemble` finds them, the flow first where it takes part."""
+def weights(members: Sequence[FloatArray], outcome: FloatArray, flow: bool, each: FloatArray) -> FloatArray:
+    """As `Ensemble` finds them, the flow first where it takes part; ``each`` is what a window is `worth`."""
     others = len(members) - flow
     prior = np.array([FLOW_PRIOR] * flow + [(1 - FLOW_PRIOR * flow) / max(1, others)] * others)
-    return Earned.of(members, outcome).weights(prior / prior.sum())[bands(HORIZON)]
+    return Earned.of(members, outcome, each).weights(prior / prior.sum(), TRUST * flow)[bands(HORIZON)]
 
 
 def scored(rising: FloatArray, outcome: FloatArray) -> list[float]:
@@ -67,11 +67,13 @@ def variants(panel: Panel) -> dict[str, list[float]]:
         [one.rows(0, train)], lookback=lookback, horizon=HORIZON, validation=[validation]
     )
     names = [m.name for m in model._members]
-    past, came = members_of(model, one, some(train - 1, test - 1 - HORIZON, JUDGED), lookback)
+    judged = some(train - 1, test - 1 - HORIZON, JUDGED)
+    each = worth(HORIZON, one.step_s, one.step_s * float(np.diff(judged).mean()))
+    past, came = members_of(model, one, judged, lookback)
     paths, outcome = members_of(model, one, some(test - 1, len(one) - 1 - HORIZON, SCORED), lookback)
 
     def pair(kept: Sequence[int]) -> tuple[FloatArray, FloatArray]:
-        w = weights([past[k] for k in kept], came, flow=0 in kept)
+        w = weights([past[k] for k in kept], came, 0 in kept, each)
         return pooled([past[k] for k in kept], w), pooled([paths[k] for k in kept], w)
 
     def mended(before: FloatArray, after: FloatArray) -> FloatArray:

@@ -15,7 +15,7 @@ from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.errors import InputError
 from forecasting.forecaster import Forecaster
 from forecasting.panel import BoolArray, FloatArray, Panel
-from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing
+from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing, worth
 from forecasting.tails import Tails, Verdict, drifted, verdict
 from forecasting.windows import WindowBatch
 
@@ -26,6 +26,7 @@ JUDGED = 300  # windows by which members are weighed
 SAMPLES = 100  # paths of each of these
 FLOW_PRIOR = 0.5
 SILENT = 0.5  # of the forecasts that a specialist has no number for, where the flow has one: it is left out
+TRUST = 14.0  # windows, half an hour apart or more, with fewer of which the flow is believed rather than they
 FADE = 0.9  # what is left at an update of what was earned before
 SPECIALISTS = (Ridge, LastValue, ScaledLastValue, SeasonalNaive, WindowQuantiles)
 
@@ -36,13 +37,15 @@ class Ensemble(Baseline):
     Specialists are a ridge, the last value (its errors scaled by the window and not), the seasonal value and the
     window's quantiles. Marginals are the pool's, recalibrated; how steps and indicators hang together is the flow's.
     Weights are found by indicator and band of leads on the validation panels (without any: on the last 15 % of each
-    panel, after which the specialists learn all of it). A specialist that fails to learn, raises where it is judged, or
-    has no number there for what the flow has one for is left out; one that raises later is stood in for by the flow
-    (`left_out` says why). `update` judges all members by the newer rows before the specialists learn these.
+    panel, after which the specialists learn all of it); with few held-out hours they stay near the flow. A specialist
+    that fails to learn, raises where it is judged, or has no number there for what the flow has one for is left out;
+    one that raises later is stood in for by the flow (`left_out` says why). `update` judges all members by the newer
+    rows before the specialists learn these.
     `verdict` says whether the forecasts of the demand mean what they say.
     """
 
     method = "ensemble"
+    REVISION = 2
 
     def __init__(self, *, recalibrate: bool = True, tails: bool = False, flow: Forecaster | None = None) -> None:
         """``flow``: the model to pool with, shared; the bundled one by default. ``tails``: learn these too."""
@@ -79,7 +82,7 @@ class Ensemble(Baseline):
         least = self.lookback + self.horizon
         cuts = [max(least, round((1 - HELD_OUT) * len(p))) for p in panels]
         known = panels if validation else [p.rows(0, cut) for p, cut in zip(panels, cuts, strict=True)]
-        judged = validation or [p.rows(max(0, c - self.lookback), len(p)) for p, c in zip(panels, cuts, strict=True)]
+        judged = [self._with_past(p, panels) for p in validation] or list(zip(panels, cuts, strict=True))
         self._fit_specialists(known, validation, seed, progress)
         self._judge(judged, seed)
         if not validation:
@@ -87,7 +90,7 @@ class Ensemble(Baseline):
 
     def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
         seed = int(rng.integers(2**31))
-        self._judge(panels, seed)
+        self._judge([(p, self.lookback) for p in panels], seed)
         for member in self._members[:0:-1]:
             try:
                 member.update(panels, seed=seed)
@@ -122,12 +125,32 @@ class Ensemble(Baseline):
         if self._earned is not None:
             self._earned = self._earned.without(at)
 
-    def _judge(self, panels: Sequence[Panel], seed: int) -> None:
-        """Add to what members have earned, and learn the levels at which outcomes lay in their pool."""
-        ends = [np.arange(self.lookback - 1, len(p) - self.horizon) for p in panels]
+    def _with_past(self, validation: Panel, panels: Sequence[Panel]) -> tuple[Panel, int]:
+        """A validation panel behind the rows that were learned of the same series, and its first row that is judged.
+
+        Judged without these, windows of the first day and week would lack the values of a day and a week before, which
+        forecasts have.
+        """
+        for panel in panels:
+            at = (validation.start_s - panel.start_s) / panel.step_s
+            row = round(at)
+            if abs(at - row) > 1e-6 or not 0 <= row < len(panel):
+                continue
+            both = panel.values[row : row + self.lookback]
+            if np.array_equal(both, validation.values[: len(both)], equal_nan=True):
+                values = np.concatenate([panel.values[:row], validation.values])
+                return panel.replace(values=values), row + self.lookback
+        return validation, self.lookback
+
+    def _judge(self, parts: Sequence[tuple[Panel, int]], seed: int) -> None:
+        """Add to what members have earned, and learn the levels at which outcomes lay in their pool.
+
+        ``parts``: panels, and the first row of each that is forecast.
+        """
+        ends = [np.arange(first - 1, len(p) - self.horizon) for p, first in parts]
         thin = max(1, -(-sum(map(len, ends)) // JUDGED))
         paths, outcomes = [], []
-        for panel, rows in zip(panels, ends, strict=True):
+        for (panel, _), rows in zip(parts, ends, strict=True):
             if not len(rows):
                 continue
             some = rows[(len(rows) - 1) % thin :: thin]
@@ -144,7 +167,7 @@ class Ensemble(Baseline):
             if name in self.left_out or (silent.size and silent.mean() > SILENT):
                 self._leave_out(self._members[k], self.left_out.get(name, f"no number in {silent.mean():.0%}"))
                 del members[k]
-        newer = Earned.of(members, outcome)
+        newer = Earned.of(members, outcome, worth(self.horizon, self.step_s, thin * self.step_s))
         same = self._earned is not None and self._earned.near.shape == newer.near.shape
         self._earned = self._earned.and_newer(newer, FADE) if same and self._earned is not None else newer
         rising = pooled(members, self._weights(self.horizon))
@@ -210,7 +233,7 @@ class Ensemble(Baseline):
         prior /= prior.sum()
         if self._earned is None:
             return np.broadcast_to(prior, (horizon, len(self.indicators), len(prior)))
-        out: FloatArray = self._earned.weights(prior)[bands(horizon)]
+        out: FloatArray = self._earned.weights(prior, TRUST)[bands(horizon)]
         return out
 
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from forecasting.panel import BoolArray, FloatArray, IntArray
 
-__all__ = ["Earned", "Levels", "arranged", "bands", "pooled", "sharing"]
+__all__ = ["Earned", "Levels", "arranged", "bands", "pooled", "sharing", "worth"]
 
 GRID = 32  # quantiles of a member by which distances are measured
-CAUTION = 0.2  # how much the prior weighs against the evidence of one window
+CAUTION = 0.1  # how much the prior weighs against the evidence of one window
+ALIKE_S = 1800.0  # windows that are nearer to each other than this tell the same
 STEPS = 300
 RATE = 3.0
 WINDOWS_AGAINST = 60.0  # windows that the levels as stated count as
@@ -29,6 +30,17 @@ MIDDLE = (0.02, 0.98)  # levels that are recalibrated: what lies beyond has too 
 def bands(horizon: int) -> IntArray:
     """(horizon,) which leads share weights: 1, 2 to 3, 4 to 7, and so on."""
     return np.floor(np.log2(np.arange(1, horizon + 1))).astype(np.int64)
+
+
+def worth(horizon: int, step_s: float, spacing_s: float) -> FloatArray:
+    """(bands,) as how many windows one counts that starts ``spacing_s`` after the one before, at most one.
+
+    Windows that are nearer than half an hour, or than the lead, tell the same.
+    """
+    band = bands(horizon)
+    lead = np.array([np.flatnonzero(band == b)[-1] + 1 for b in range(int(band[-1]) + 1)])
+    out: FloatArray = np.minimum(1.0, spacing_s / np.maximum(ALIKE_S, lead * step_s))
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +58,10 @@ class Earned:
     windows: FloatArray
 
     @classmethod
-    def of(cls, members: Sequence[FloatArray], outcome: FloatArray) -> Self:
+    def of(cls, members: Sequence[FloatArray], outcome: FloatArray, each: FloatArray | None = None) -> Self:
         """From each member's paths (windows, samples, horizon, indicators) and outcomes (windows, horizon, indicators).
 
-        A cell of a window counts where its outcome and all members are there.
+        A cell of a window counts where its outcome and all members are there, as ``each`` (bands,) windows (1).
         """
         horizon, indicators = outcome.shape[1:]
         grids = np.stack([_grid(m) for m in members])  # (members, GRID, windows, horizon, indicators)
@@ -63,11 +75,11 @@ class Earned:
         band = bands(horizon)
         shape = (int(band[-1]) + 1, indicators)
         out = cls(np.zeros((*shape, count)), np.zeros((*shape, count, count)), np.zeros(shape))
-        leads = np.bincount(band)
+        share = (1.0 if each is None else each) / np.bincount(band)
         for h, b in enumerate(band):
-            out.near[b] += near[:, :, h].sum(axis=1).T / leads[b]
-            out.apart[b] += np.moveaxis(apart[:, :, h], -1, 0) / leads[b]
-            out.windows[b] += seen[:, h].sum(axis=0) / leads[b]
+            out.near[b] += near[:, :, h].sum(axis=1).T * share[b]
+            out.apart[b] += np.moveaxis(apart[:, :, h], -1, 0) * share[b]
+            out.windows[b] += seen[:, h].sum(axis=0) * share[b]
         return out
 
     def without(self, member: int) -> Earned:
@@ -91,12 +103,20 @@ class Earned:
         out: FloatArray = (score[known] / self.windows[known][:, None]).mean(axis=0)
         return out
 
-    def weights(self, prior: FloatArray) -> FloatArray:
-        """(bands, indicators, members) weights of least CRPS, drawn to ``prior`` (members,) where windows are few."""
+    def weights(self, prior: FloatArray, trust: float = 0.0) -> FloatArray:
+        """(bands, indicators, members) weights of least CRPS, drawn to ``prior`` (members,) where windows are few.
+
+        With ``trust`` the first member is believed where they are fewer than that: beside n windows stand trust^2 / n
+        more in which the outcome was one of its own samples, so that the others have to be better by more than chance.
+        What each has earned there follows from its distance to the first, whatever the unit.
+        """
         windows = np.maximum(self.windows, 1e-9)[..., None]
-        unit = np.maximum(self.near.min(axis=-1, keepdims=True) / windows, 1e-300)
-        near, apart = self.near / windows / unit, self.apart / windows[..., None] / unit[..., None]
-        caution = CAUTION / np.sqrt(np.maximum(windows, 1.0))
+        apart = self.apart / windows[..., None]
+        believed = trust**2 / np.maximum(windows, 0.1)
+        near = (self.near + believed * apart[..., 0, :]) / (windows + believed)
+        unit = np.maximum(near.min(axis=-1, keepdims=True), 1e-300)
+        near, apart = near / unit, apart / unit[..., None]
+        caution = CAUTION / np.sqrt(np.maximum(windows + believed, 1.0))
         w = np.broadcast_to(prior, near.shape).copy()
         for _ in range(STEPS):
             slope = near - np.einsum("...jk,...k->...j", apart, w) + caution * np.log(np.maximum(w, 1e-12) / prior)

@@ -155,7 +155,7 @@ def test_tails_may_be_learned_too_and_a_verdict_is_given_in_any_case() -> None:
 
 
 def test_a_member_without_a_share_is_not_asked_and_the_forecast_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    panel = wavy(900)
+    panel = wavy(3000)
     train, judged, _, windows, _ = split(panel)
     found = Ensemble().fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
     few = found.predict(windows, HORIZON, samples=20, seed=3).paths
@@ -168,3 +168,38 @@ def test_a_member_without_a_share_is_not_asked_and_the_forecast_is_the_same(monk
     assert not found.left_out
     monkeypatch.setattr("forecasting.ensemble.sharing", lambda weights, _: np.ones(weights.shape[-1], dtype=bool))
     assert np.array_equal(found.predict(windows, HORIZON, samples=20, seed=3).paths, few, equal_nan=True)
+
+
+def test_a_day_in_which_nothing_happened_is_no_reason_to_leave_the_flow() -> None:
+    quiet = np.full((1000, 1), 20.0)
+    quiet[100:140] = 23.0  # whoever repeats the last value was exactly right ever since
+    short, long = (
+        Ensemble().fit([panel_of(np.tile(quiet, (days, 1)), step_s=60.0)], lookback=LOOKBACK, horizon=HORIZON)
+        for days in (1, 14)
+    )
+    assert (short.weights["harmony"] > 0.7).all()
+    assert (long.weights["harmony"] < short.weights["harmony"]).all()
+
+
+def test_held_out_windows_reach_back_into_what_was_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = wavy(1000, 1)
+    train, judged = panel.rows(0, 800), panel.rows(800 - LOOKBACK, 900)
+    seen: list[WindowBatch] = []
+
+    def watched(self: Ensemble, windows: WindowBatch, *given: object) -> list[FloatArray]:
+        seen.append(windows)
+        return spared(self, windows, *given)  # type: ignore[arg-type]
+
+    spared = Ensemble._each
+    monkeypatch.setattr(Ensemble, "_each", watched)
+    other = judged.replace(values=judged.values + 1.0)  # rows that differ are those of another service
+    for validation in (judged, other):
+        Ensemble().fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[validation])
+    joined, alone = seen
+    assert len(joined) == len(alone) == 100 - HORIZON + 1
+    assert joined.end_s[0] == train.end_s
+    assert joined.seasonal is not None
+    assert alone.seasonal is not None
+    assert not np.isnan(joined.seasonal[:, 0]).any()
+    assert np.isnan(alone.seasonal[:, 0]).mean() > 0.5
+    np.testing.assert_array_equal(joined.values[0], panel.values[800 - 144 : 800])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from forecasting import scores
 from forecasting.panel import FloatArray
-from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing
+from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing, worth
 
 FLAT = np.array([0.5, 0.5])
 
@@ -216,3 +216,37 @@ def test_distances_are_those_of_quantiles_as_numpy_has_them() -> None:
     apart = np.abs(grids[0][:, None] - grids[1][None]).mean(axis=(0, 1)).sum(axis=0)  # (horizon, indicators)
     np.testing.assert_allclose(found.apart[0, :, 0, 1], apart[0])
     np.testing.assert_allclose(found.apart[1, :, 0, 1], apart[1:].mean(axis=0))
+
+
+def test_with_few_windows_the_first_member_is_believed_and_with_many_the_best() -> None:
+    rng = np.random.default_rng(8)
+    first, best, y = paths(rng, 1.0, 1.5, 600), paths(rng, 0.0, 0.3, 600), outcomes(rng, spread=0.3, windows=600)
+    shares = [Earned.of([first[:n], best[:n]], y[:n]).weights(FLAT, trust=20.0)[0, :, 0] for n in (1, 10, 40, 600)]
+    assert (np.diff(shares, axis=0) < 0).all(), "the more windows, the less"
+    assert (shares[0] > 0.9).all()
+    assert (shares[-1] < 0.05).all()
+    sure = Earned.of([first[:10], best[:10]], np.broadcast_to(best[:10, :1].mean(axis=1), (10, 3, 2)))
+    assert (sure.weights(FLAT)[..., 1] > 0.9).all()
+    assert (sure.weights(FLAT, trust=20.0)[..., 0] > 0.7).all(), "even of a member that was exact so far"
+
+
+def test_believing_the_first_adds_windows_in_which_the_outcome_was_its_own() -> None:
+    rng = np.random.default_rng(9)
+    members = [paths(rng, c, s, 30, 400) for c, s in ((0.0, 1.0), (0.3, 0.8), (1.0, 2.0))]
+    y, prior = outcomes(rng, 0.2, windows=30), np.full(3, 1 / 3)
+    told = Earned.of(members, y)
+    again = [Earned.of(members, members[0][:, k]) for k in range(400)]  # every sample once, as the outcome
+    more = Earned(*(np.mean([getattr(e, n) for e in again], axis=0) for n in ("near", "apart", "windows")))
+    trust = 30.0  # beside 30 windows as many more
+    np.testing.assert_allclose(told.weights(prior, trust), told.and_newer(more).weights(prior), atol=0.02)
+
+
+def test_windows_that_lie_near_each_other_count_as_fewer() -> None:
+    np.testing.assert_allclose(worth(6, 60.0, 60.0), [1 / 30, 1 / 30, 1 / 30])
+    np.testing.assert_allclose(worth(6, 600.0, 1200.0), [2 / 3, 2 / 3, 1 / 3])
+    np.testing.assert_allclose(worth(1, 3600.0, 86_400.0), [1.0])
+    rng = np.random.default_rng(10)
+    members, y = [paths(rng, 0.0, 1.0), paths(rng, 1.0, 1.0)], outcomes(rng)
+    whole, half = Earned.of(members, y), Earned.of(members, y, np.array([0.5, 0.25]))
+    np.testing.assert_allclose(half.windows, whole.windows * [[0.5], [0.25]])
+    np.testing.assert_allclose(half.crps, whole.crps)
