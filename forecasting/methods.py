@@ -34,6 +34,7 @@ _HOMES: dict[str, str] = {
     "auto_arima": "forecasting.baselines.classical:AutoArima",
     "flair": "forecasting.baselines.flair:Flair",
     "fracast": "forecasting.baselines.fracast:Fracast",
+    "patch_transformer": "forecasting.baselines.patch_transformer:PatchTransformer",
 }
 
 

@@ -14,7 +14,7 @@ from forecasting.baselines.extras import library
 from forecasting.panel import FloatArray, Panel
 from forecasting.windows import WindowBatch
 
-__all__ = ["Fracast"]
+__all__ = ["Fracast", "at_levels"]
 
 LEAST = 8  # readings that it asks for
 CHUNK = 64  # windows at once: it pads each to 2,048 rows
@@ -58,7 +58,7 @@ class Fracast(Baseline):
             quantiles = self._quantiles(windows.values[:, :, k], draws.horizon, one_thread)
             drawn = (place[k, : draws.horizon] + 0.5) / draws.samples
             for step in range(draws.horizon):
-                out[:, :, step, i] = _at(quantiles[:, step], levels, drawn[step])
+                out[:, :, step, i] = at_levels(quantiles[:, step], levels, drawn[step])
         return out
 
     def _quantiles(self, values: FloatArray, horizon: int, scope: Any) -> FloatArray:  # noqa: ANN401
@@ -78,7 +78,7 @@ class Fracast(Baseline):
         return out
 
 
-def _at(quantiles: FloatArray, known: FloatArray, levels: FloatArray) -> FloatArray:
+def at_levels(quantiles: FloatArray, known: FloatArray, levels: FloatArray) -> FloatArray:
     """(batch, levels) quantiles (batch, known) read at other levels: linear between the known, Gaussian beyond."""
     inner = np.clip(levels, known[0], known[-1])
     place = np.interp(inner, known, np.arange(len(known)))

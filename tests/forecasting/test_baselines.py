@@ -25,6 +25,7 @@ from forecasting.baselines.common import (
 )
 from forecasting.baselines.last_value import LastValue
 from forecasting.baselines.linear import Moments, solve
+from forecasting.baselines.patch_transformer import PatchTransformer
 from forecasting.baselines.quantile_forest import QuantileForest
 from forecasting.baselines.ridge import Ridge
 from forecasting.baselines.seasonal_naive import SeasonalNaive
@@ -64,6 +65,8 @@ EXTRA = {"auto_ets": "statsforecast", "auto_arima": "statsforecast", "flair": "f
 METHODS |= {
     name: functools.partial(create_method, name) for name, package in EXTRA.items() if find_spec(package) is not None
 }
+if find_spec("neuralforecast") is not None:
+    METHODS["patch_transformer"] = functools.partial(PatchTransformer, steps=30)
 each_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS.keys())
 
 
@@ -92,6 +95,15 @@ def test_methods_of_the_extra_are_under_the_laws_where_it_is_installed(name: str
             create_method(name)
         pytest.skip(f"{name}: {EXTRA[name]} is not installed (extra evaluate)")
     assert create_method(name).name == name
+
+
+@pytest.mark.parametrize("name", ["patch_transformer", "flair", "fracast"])
+def test_where_its_library_is_missing_a_method_names_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("neuralforecast", "flaircast", "fracast"):
+        monkeypatch.setitem(sys.modules, module, None)
+    extra = "deep" if name == "patch_transformer" else "evaluate"
+    with pytest.raises(UsageError, match=rf"^{name} needs .* pip install 'harmony-autoscaler\[{extra}\]'$"):
+        create_method(name)
 
 
 # ---- laws of every method ---------------------------------------------------------------------------------------
