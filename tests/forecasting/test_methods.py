@@ -65,7 +65,7 @@ def test_baselines_and_scores_import_no_torch() -> None:
         "[m.create_method(n) for n in m.method_names() if n not in m.OWN_METHODS and n not in sys.argv];"
         "sys.exit('torch' in sys.modules)"
     )
-    others = {"auto_ets", "auto_arima", "flair", "fracast"}  # of an extra; one of them is a network
+    others = {"auto_ets", "auto_arima", "flair", "fracast", "patch_transformer"}  # of an extra; some are networks
     assert subprocess.run([sys.executable, "-c", code, *others], check=False).returncode == 0
 
 
