@@ -17,7 +17,8 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: T
     """Same as the reference, computed by `torch.nn.functional.scaled_dot_product_attention`; (B, H, Lq, Dv).
 
     That needs a mask of all pairs where a causal call has a ``key_mask`` or Lq differs from Lk. Where this mask would
-    be larger than the inputs the block-sparse engine takes over, which makes none.
+    be larger than the inputs the block-sparse engine takes over, which makes none. Neighbouring heads of queries may
+    share one of keys.
     """
     (batch, heads, lq, _), lk = q.shape, k.shape[2]
     masked = key_mask is not None
@@ -35,7 +36,8 @@ MECHANISM = Mechanism(
     reference=reference_attention,
     torch=sdpa_attention,
     rule=full,
-    stateful=kept_keys(sdpa_attention),
+    stateful=kept_keys(sdpa_attention, shares_keys=True),
     state_names=KEPT,
     state_like=kept_like(),
+    shares_keys=True,
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.checks import visible
+from kernels.checks import repeat_heads, visible
 from kernels.dense.reference import reference_attention
 from kernels.engines.partial import over_all_keys
 from kernels.once import fused_once
@@ -22,18 +22,25 @@ _BYTES_OF_A_SCORE = 12
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, key_mask: Tensor | None, scale: float) -> Tensor:
-    """PyTorch's `scaled_dot_product_attention`, with a mask of all pairs where `needs_mask`; (B, H, Lq, Dv)."""
+    """PyTorch's `scaled_dot_product_attention`, with a mask of all pairs where `needs_mask`; (B, H, Lq, Dv).
+
+    Keys that heads share are not repeated on a CPU. Elsewhere they are: not every kernel takes them as they are, and
+    what PyTorch falls back to then writes all pairs out.
+    """
     lq, lk = q.shape[2], k.shape[2]
+    if q.device.type != "cpu":
+        k, v = (repeat_heads(x, q.shape[1]) for x in (k, v))
+    shared = k.shape[1] != q.shape[1]
     if lk == 0:
         return q.new_zeros(*q.shape[:3], v.shape[3])
     causal = causal and lq > 1  # One query is the last one, which sees all keys.
     if not needs_mask(lq, lk, causal=causal, masked=key_mask is not None):
-        return fused_once(scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale))
+        return fused_once(scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=shared))
     mask = visible(q, k, causal=causal, key_mask=key_mask)
     if mask is None:
         raise AssertionError("a mask is present here")
     sees = mask.any(dim=-1, keepdim=True)
-    out = fused_once(scaled_dot_product_attention(q, k, v, attn_mask=mask | ~sees, scale=scale))
+    out = fused_once(scaled_dot_product_attention(q, k, v, attn_mask=mask | ~sees, scale=scale, enable_gqa=shared))
     return torch.where(sees, out, torch.zeros_like(out))
 
 
