@@ -24,7 +24,7 @@ from benchmarks.kernels_results import (
     trained,
     training,
 )
-from kernels import available, describe
+from kernels import attention, available, describe
 from kernels.registry import mechanism
 
 SPARSE = ("block_prefix_query", "dhsa", "flexprefill", "hip", "hyper", "landmark", "routing")
@@ -85,6 +85,12 @@ def test_both_passes_are_timed_beside_dense_attention() -> None:
         "- `sliding_window` on noise, forward and back: 1.50 times the time. It needs 75% of the products, each of "
         "which takes 2.0 times as long" in told
     )
+
+
+def test_what_is_measured_can_be_called_with_its_defaults() -> None:
+    q, k, v = INPUTS["noise"](70)
+    for method in measurable():
+        assert attention(q, k, v, causal=True, method=method).shape == q.shape
 
 
 def test_every_method_that_does_not_compute_all_pairs_was_timed_going_back() -> None:
