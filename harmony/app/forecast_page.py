@@ -233,7 +233,7 @@ def _verdicts(own: str, by_set: Mapping[str, Table]) -> list[str]:
         "",
         f"At or below the best rival on {wins['crps']} {of} by CRPS, on {wins['p99']} {of} by the 0.99 loss; "
         f"{mean_ratio(over_ridge, dict.fromkeys(over_ridge, 1.0)):.3f} of the CRPS of `{BENCHMARK}`. Intervals: "
-        f"{good(INTERVALS, len(rows))}; by part: {good(BY_PART, counted)}; "
+        f"{good(INTERVALS, len(rows))}{f'; by part: {good(BY_PART, counted)}' if counted else ''}; "
         f"the 0.999 quantile within a factor {FACTOR:g} on {wins['999']} {of}.",
     ]
 
