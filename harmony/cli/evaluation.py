@@ -215,7 +215,7 @@ def _print_scores(report: EvaluationReport) -> None:
     console.print(
         f"[bold]{report.dataset}[/bold], protocol {report.protocol}: {series} series, lookback {report.lookback}, "
         f"horizon {report.horizon}, {report.samples} samples\nmeans over the series; errors in the MinMax scale of the "
-        "training part; 80%: share of outcomes inside that central interval; by part: outcomes "
+        "training part; 80%: share of outcomes inside that central interval; part: with outcomes "
         "on a plateau counted by the part of its levels inside; p99: quantile loss at 0.99",
         highlight=False,
         soft_wrap=True,
@@ -227,11 +227,11 @@ def _print_scores(report: EvaluationReport) -> None:
         "mse": "MSE",
         "pinball_99": "p99",
         "coverage_80": "80%",
-        "randomised_80": "by part",
+        "randomised_80": "part",
         "fit_seconds": "fit s",
         "predict_seconds": "pred s",
     }
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))  # as wide as a terminal
     table.add_column("method", no_wrap=True)
     for title in titles.values():
         table.add_column(title, justify="right", no_wrap=True)
