@@ -122,7 +122,7 @@ bench: $(VENV)/.installed-test ## time forecasting and replaying
 	$(BIN)/python -m benchmarks.keda_flood
 
 train-base: $(VENV)/.installed ## train a base model (DATA=folder of traces, SYNTHETIC=share of synthetic services): out/base
-	PYTHONPATH=. $(BIN)/python benchmarks/train_base.py $(if $(DATA),--data $(DATA)) --synthetic $(SYNTHETIC) \
+	PYTHONPATH=. $(BIN)/python benchmarks/train_base.py $(if $(DATA),--data $(DATA)) --synthetic $(SYNTHETIC) --short \
 	  --steps $(TRAIN_STEPS) --out out/base --checkpoint out/base.checkpoint
 
 test-api: $(VENV)/.installed-test ## thousands of generated requests against the API's own description

@@ -182,12 +182,12 @@ def gather(
 
 
 def synthetic_examples(
-    config: ModelConfig, windows: int, seed: int, held_out: float
+    config: ModelConfig, windows: int, seed: int, held_out: float, lookbacks: Sequence[int]
 ) -> tuple[list[Examples], list[Examples]]:
     """Examples of about so many windows of synthetic services, `EACH` a service."""
     services = synthetic_services(seed, round(windows / EACH))
     panels = ((service.panel, EACH) for service in services)
-    return gather(config, panels, np.random.default_rng(seed + 1), held_out, SHORT_TOO)
+    return gather(config, panels, np.random.default_rng(seed + 1), held_out, lookbacks)
 
 
 def main() -> None:
@@ -198,8 +198,9 @@ def main() -> None:
     parser.add_argument("--panels", type=int, default=500, help="services of the simulator's generator")
     parser.add_argument(
         "--synthetic", type=float, default=0.0, metavar="SHARE",
-        help="this share of the windows, 0 to 0.95, is of synthetic services, and windows may be as short as 6 rows",
+        help="share of the windows, 0 to 0.95, that comes from synthetic services",
     )  # fmt: skip
+    parser.add_argument("--short", action="store_true", help="some windows are as short as 6 rows, not 30 at least")
     parser.add_argument("--start", default=None, metavar="MODEL", help="go on from this model instead of from scratch")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak of the learning rate")
     parser.add_argument("--checkpoint", type=Path, default=None, help="file to go on from after an interruption")
@@ -216,15 +217,16 @@ def main() -> None:
     )  # fmt: skip
     rng = np.random.default_rng(args.seed)
     began = time.process_time()
-    lookbacks = SHORT_TOO if args.synthetic else LOOKBACKS
+    lookbacks = SHORT_TOO if args.short else LOOKBACKS
     learn, judge = gather(model, known_panels(args.data, args.panels, args.seed), rng, HELD_OUT, lookbacks)
+    if args.short or args.synthetic:
+        judge = judge[::4]  # a look at all of them takes as long as 200 steps
     windows = sum(len(e) for e in learn)
     told(f"{len(learn)} panels, {windows} windows", began)
     if args.synthetic:
         wanted = round(windows * args.synthetic / (1 - args.synthetic))
-        more, judged = synthetic_examples(model, wanted, args.seed, HELD_OUT)
-        # As many of either as there were: of known services one in four, of synthetic ones one in six.
-        learn, judge = [*learn, *more], [*judge[::4], *judged[::6]]
+        more, judged = synthetic_examples(model, wanted, args.seed, HELD_OUT, lookbacks)
+        learn, judge = [*learn, *more], [*judge, *judged[::6]]
         told(f"{len(more)} synthetic services, {sum(len(e) for e in more)} windows", began)
     torch.manual_seed(args.seed)
     net = ForecastNet(model) if start is None else start.networks[0]
