@@ -7,10 +7,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 5
 # The fast ones compute, but for some that wait for a server.
 FAST_WORKERS ?= 3
-# `make train-base`: DATA is the folder of the shared traces; without it all is synthetic.
+# `make train-base`: DATA is the folder of the shared traces; without it all is made. From scratch: START= STEPS=5000 RATE=2e-3
 DATA ?=
 SYNTHETIC ?= 0.6
-TRAIN_STEPS ?= 5000
+START ?= base
+STEPS ?= 1500
+RATE ?= 7e-4
 # What starts little; the markers stand in pyproject.toml, and tests/kinds.py gives them.
 FAST := not (browser or cluster or prometheus or triton or slow or minute or long)
 export OMP_NUM_THREADS ?= 1
@@ -121,9 +123,9 @@ bench: $(VENV)/.installed-test ## time forecasting and replaying
 	$(BIN)/python benchmarks/replay_speed.py
 	$(BIN)/python -m benchmarks.keda_flood
 
-train-base: $(VENV)/.installed ## train a base model (DATA=folder of traces, SYNTHETIC=share of synthetic services): out/base
-	PYTHONPATH=. $(BIN)/python benchmarks/train_base.py $(if $(DATA),--data $(DATA)) --synthetic $(SYNTHETIC) --short \
-	  --steps $(TRAIN_STEPS) --out out/base --checkpoint out/base.checkpoint
+train-base: $(VENV)/.installed ## train the base model further (DATA=folder of traces, SYNTHETIC=share of synthetic services): out/base
+	PYTHONPATH=. $(BIN)/python -u benchmarks/train_base.py $(if $(DATA),--data $(DATA)) --synthetic $(SYNTHETIC) --short \
+	  $(if $(START),--start $(START)) --rate $(RATE) --steps $(STEPS) --out out/base --checkpoint out/base.checkpoint
 
 test-api: $(VENV)/.installed-test ## thousands of generated requests against the API's own description
 	HARMONY_API_CASES=2000 $(BIN)/python -m pytest tests/api/test_schema.py -q
