@@ -264,7 +264,7 @@ def test_a_question_that_takes_too_long_is_smaller_the_next_time(real: RealProme
         assert {s.demand.reason for s in await refreshed(together, feeds, END - 60)} == {FeedReason.TIMEOUT}
         assert (await refreshed(together, feeds, END))[0].demand.reason is FeedReason.FRESH
 
-    through_proxy(real, use, timeout=0.5)
+    through_proxy(real, use, timeout=4.0)  # within which what passes is answered on a busy machine, too
 
 
 @pytest.mark.parametrize(("fault", "reason"), [("503", "Unreachable"), ("401", "Unreachable"), ("html", "Unreachable")])
