@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from forecasting.base import Progress
 from forecasting.baselines.common import Baseline, Draws, fill_forward
 from forecasting.baselines.extras import library
+from forecasting.baselines.stated_quantiles import paths_of
 from forecasting.panel import FloatArray, Panel
 from forecasting.windows import WindowBatch
 
-__all__ = ["Fracast", "at_levels"]
+__all__ = ["Fracast"]
 
 LEAST = 8  # readings that it asks for
 CHUNK = 64  # windows at once: it pads each to 2,048 rows
@@ -50,16 +50,9 @@ class Fracast(Baseline):
     def _paths(self, windows: WindowBatch, draws: Draws) -> FloatArray:
         from forecasting.scope import one_thread
 
-        levels = np.asarray(self._model.quantiles)
-        strata = np.tile(np.arange(draws.samples), (len(self.indicators) * self.horizon, 1))
-        place = draws.rng.permuted(strata, axis=1).reshape(len(self.indicators), self.horizon, draws.samples)
-        out = np.empty((len(windows), draws.samples, draws.horizon, len(draws.columns)))
-        for i, k in enumerate(draws.columns):
-            quantiles = self._quantiles(windows.values[:, :, k], draws.horizon, one_thread)
-            drawn = (place[k, : draws.horizon] + 0.5) / draws.samples
-            for step in range(draws.horizon):
-                out[:, :, step, i] = at_levels(quantiles[:, step], levels, drawn[step])
-        return out
+        found = [self._quantiles(windows.values[:, :, k], draws.horizon, one_thread) for k in draws.columns]
+        fitted = len(self.indicators), self.horizon
+        return paths_of(np.stack(found, axis=2), np.asarray(self._model.quantiles), draws, fitted=fitted)
 
     def _quantiles(self, values: FloatArray, horizon: int, scope: Any) -> FloatArray:  # noqa: ANN401
         """(batch, horizon, levels) rising quantiles; all the last value where too little was read, or nothing moved."""
@@ -76,18 +69,3 @@ class Fracast(Baseline):
                 found = np.sort(self._model.forecast_batch(scaled, horizon=horizon).astype(np.float64), axis=2)
                 out[some] = low[some, None, None] + span[some, None, None] * found
         return out
-
-
-def at_levels(quantiles: FloatArray, known: FloatArray, levels: FloatArray) -> FloatArray:
-    """(batch, levels) quantiles (batch, known) read at other levels: linear between the known, Gaussian beyond."""
-    inner = np.clip(levels, known[0], known[-1])
-    place = np.interp(inner, known, np.arange(len(known)))
-    low = np.minimum(place.astype(np.int64), len(known) - 2)
-    part = place - low
-    out = quantiles[:, low] * (1 - part) + quantiles[:, low + 1] * part
-    middle = len(known) // 2
-    for edge, beyond in ((0, levels < known[0]), (-1, levels > known[-1])):
-        stretch = (ndtri(levels[beyond]) - ndtri(known[edge])) / ndtri(known[edge])
-        half = quantiles[:, edge] - quantiles[:, middle]
-        out[:, beyond] += half[:, None] * stretch
-    return out

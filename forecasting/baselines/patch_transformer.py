@@ -13,7 +13,7 @@ import numpy as np
 from forecasting.base import Progress
 from forecasting.baselines.common import Baseline, Draws, fill_forward
 from forecasting.baselines.extras import library
-from forecasting.baselines.fracast import at_levels
+from forecasting.baselines.stated_quantiles import paths_of
 from forecasting.errors import UsageError
 from forecasting.panel import FloatArray, Panel
 from forecasting.windows import WindowBatch
@@ -111,15 +111,10 @@ class PatchTransformer(Baseline):
                 raise UsageError(f"{self.method}: neuralforecast answers {len(names)} quantiles, not {len(LEVELS)}")
             quantiles = told[names].to_numpy(np.float64).reshape(int(known.sum()), self.horizon, len(LEVELS))
             found[known] = np.sort(quantiles, axis=2)[:, : draws.horizon]
-        found = found.reshape(count, len(columns), draws.horizon, len(LEVELS))
-        strata = np.tile(np.arange(draws.samples), (len(self.indicators) * self.horizon, 1))
-        place = draws.rng.permuted(strata, axis=1).reshape(len(self.indicators), self.horizon, draws.samples)
-        out = np.empty((count, draws.samples, draws.horizon, len(columns)))
-        for i, k in enumerate(columns):
-            drawn = (place[k, : draws.horizon] + 0.5) / draws.samples
-            for step in range(draws.horizon):
-                levels = at_levels(found[:, i, step], np.asarray(LEVELS), drawn[step])
-                out[:, :, step, i] = self._middle[k] + self._spread[k] * levels
+        found = found.reshape(count, len(columns), draws.horizon, len(LEVELS)).swapaxes(1, 2)
+        found = self._middle[columns, None] + self._spread[columns, None] * found
+        out = paths_of(found, np.asarray(LEVELS), draws, fitted=(len(self.indicators), self.horizon))
+        for i in range(len(columns)):  # what did not move is copied exactly
             out[still[:, i], :, :, i] = np.fmax.reduce(newest[still[:, i], :, i], axis=1)[:, None, None]
         return out
 
