@@ -61,31 +61,16 @@ class FeatureTile:
 
 _SMALL = Tile(32, 32, warps=8, stages=2)
 """For float32, which has no matrix units that keep its digits, and for heads beyond 128."""
+_ALIKE: dict[tuple[str, str, int], Tile] = {
+    **{(way, kind, head): _SMALL for way in ("forward", "backward") for kind in ("half", "float32") for head in HEADS},
+    ("forward", "half", 64): Tile(128, 64, warps=4, stages=3),
+    ("forward", "half", 128): Tile(128, 64, warps=8, stages=3),
+    ("backward", "half", 64): Tile(64, 64, warps=4, stages=2),
+    ("backward", "half", 128): Tile(64, 64, warps=8, stages=2),
+}
+"""By pass, type and head size: no architecture has a tile of its own so far."""
 BLOCKS: dict[tuple[int, str, str, int], Tile] = {
-    (80, "forward", "half", 64): Tile(128, 64, warps=4, stages=3),
-    (80, "forward", "half", 128): Tile(128, 64, warps=8, stages=3),
-    (80, "forward", "half", 256): _SMALL,
-    (80, "forward", "float32", 64): _SMALL,
-    (80, "forward", "float32", 128): _SMALL,
-    (80, "forward", "float32", 256): _SMALL,
-    (80, "backward", "half", 64): Tile(64, 64, warps=4, stages=2),
-    (80, "backward", "half", 128): Tile(64, 64, warps=8, stages=2),
-    (80, "backward", "half", 256): _SMALL,
-    (80, "backward", "float32", 64): _SMALL,
-    (80, "backward", "float32", 128): _SMALL,
-    (80, "backward", "float32", 256): _SMALL,
-    (90, "forward", "half", 64): Tile(128, 64, warps=4, stages=3),
-    (90, "forward", "half", 128): Tile(128, 64, warps=8, stages=3),
-    (90, "forward", "half", 256): _SMALL,
-    (90, "forward", "float32", 64): _SMALL,
-    (90, "forward", "float32", 128): _SMALL,
-    (90, "forward", "float32", 256): _SMALL,
-    (90, "backward", "half", 64): Tile(64, 64, warps=4, stages=2),
-    (90, "backward", "half", 128): Tile(64, 64, warps=8, stages=2),
-    (90, "backward", "half", 256): _SMALL,
-    (90, "backward", "float32", 64): _SMALL,
-    (90, "backward", "float32", 128): _SMALL,
-    (90, "backward", "float32", 256): _SMALL,
+    (gpu, *which): tile for gpu in ARCHITECTURES for which, tile in _ALIKE.items()
 }
 """By architecture, pass, type and head size."""
 SCANS: dict[tuple[int, str], ScanTile] = {
