@@ -197,7 +197,7 @@ def _known_sets(what: Sequence[str], data: Path, choice: Choice, evidence: Path,
     if absent:
         print(
             f"note: left out, as their packages are not installed: {', '.join(absent)} "
-            "(pip install 'harmony-autoscaler[trees,evaluate]')",
+            "(pip install 'harmony-autoscaler[trees,evaluate,deep]')",
             file=sys.stderr,
         )
     with progress("evaluate", estimate=True) as report:
