@@ -40,6 +40,7 @@ lie when windows are drawn again, the same for both methods, in stretches of one
 alike beyond that, so the truth is a little less certain. `harmony_base` learns nothing of a series, but its bundled
 weights come from public traces, the first 55 % of the rows of most of these series among them (no row that is scored).
 A cell is empty where a method was not run on every series of the set; the best rival is the best of those that were.
+The least of a set is bold. A mean is over the sets that the method has, so means over fewer sets do not compare.
 
 Plain intervals hold the whole of a plateau that they end on, so on series with plateaus they hold more than they say,
 however right the forecast. *By part* an outcome on a plateau counts by the part of the plateau's levels that lies
@@ -152,16 +153,9 @@ def _horizon(horizon: int, by_set: Mapping[str, Table]) -> list[str]:
     methods = sorted(found, key=_order)
     own = [m for m in methods if m in OWN_METHODS]
     parts = [f"## Horizon {horizon}", "", f"CRPS over that of `{BENCHMARK}`:", ""]
-    parts += _matrix(
-        by_set, methods, lambda t, m: _cell(_ratio(t[m], t[BENCHMARK])), lambda t, m: _ratio(t[m], t[BENCHMARK]).value
-    )
+    parts += _matrix(by_set, methods, lambda t, m: _ratio(t[m], t[BENCHMARK]))
     parts += ["", f"Loss of the 0.99 quantile over that of `{BENCHMARK}`:", ""]
-    parts += _matrix(
-        by_set,
-        methods,
-        lambda t, m: f"{_over(t, m, BENCHMARK, 'pinball_99'):.2f}",
-        lambda t, m: _over(t, m, BENCHMARK, "pinball_99"),
-    )
+    parts += _matrix(by_set, methods, lambda t, m: _over(t, m, BENCHMARK, "pinball_99"))
     for one in own:
         parts += ["", *_verdicts(one, by_set)]
     parts += ["", *_all_methods(by_set, [BENCHMARK, *methods]), ""]
@@ -169,18 +163,30 @@ def _horizon(horizon: int, by_set: Mapping[str, Table]) -> list[str]:
 
 
 def _matrix(
-    by_set: Mapping[str, Table],
-    methods: Sequence[str],
-    cell: Callable[[Table, str], str],
-    value: Callable[[Table, str], float],
+    by_set: Mapping[str, Table], methods: Sequence[str], ratio: Callable[[Table, str], Ratio | float]
 ) -> list[str]:
-    """A row a set, a column a method; at the end the geometric mean of each method's cells, and how many they are."""
-    rows = {name: [cell(t, m) if m in t else "" for m in methods] for name, t in by_set.items()}
-    means = []
+    """A row a method, a column a set; then the geometric mean of the method's cells, and how many they are.
+
+    Methods grow in number and sets do not, so the table keeps its width.
+    """
+    found = {m: {name: ratio(t, m) for name, t in by_set.items() if m in t} for m in methods}
+    values = {m: {name: one.value if isinstance(one, Ratio) else one for name, one in row.items()}
+              for m, row in found.items()}  # fmt: skip
+    least = {name: min([1.0, *(or_last(row[name]) for row in values.values() if name in row)]) for name in by_set}
+
+    def told(method: str, name: str) -> str:
+        if name not in found[method]:
+            return ""
+        one = found[method][name]
+        text = _cell(one) if isinstance(one, Ratio) else f"{one:.2f}"
+        number, space, interval = text.partition(" ")
+        return f"**{number}**{space}{interval}" if values[method][name] == least[name] else text
+
+    rows = {f"`{BENCHMARK}`": [*("**1**" if least[name] == 1 else "1" for name in by_set), f"1 ({len(by_set)})"]}
     for m in methods:
-        values = {name: value(t, m) for name, t in by_set.items() if m in t}
-        means.append(f"**{mean_ratio(values, dict.fromkeys(values, 1.0)):.3f}** ({len(values)})")
-    return _markdown(["set", *(f"`{m}`" for m in methods)], {**rows, "mean (sets)": means})
+        mean = mean_ratio(values[m], dict.fromkeys(values[m], 1.0))
+        rows[f"`{m}`"] = [*(told(m, name) for name in by_set), f"{mean:.3f} ({len(values[m])})"]
+    return _markdown(["method", *by_set, "mean (sets)"], rows)
 
 
 def _verdicts(own: str, by_set: Mapping[str, Table]) -> list[str]:

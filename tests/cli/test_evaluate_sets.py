@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -231,8 +232,12 @@ def test_the_page_says_what_the_kept_scores_give(kept: Path, capsys: pytest.Capt
         lines["servegen", s, "last_value", 3].scores.crps / lines["servegen", s, "ridge", 3].scores.crps
         for s in ("m-large", "m-mid")
     ]
-    cell = row_of(page[page.index("## Horizon 3") :], "CRPS over", "servegen")[1]
-    value, low, high = (float(x) for x in cell.replace("(", " ").replace("–", " ").replace(")", "").split())
+    table = page[page.index("## Horizon 3") :]
+    assert row_of(table, "CRPS over", "method") == ["method", "servegen", "burstgpt", "mean (sets)"]
+    cell = row_of(table, "CRPS over", "`last_value`")[1]
+    # The least of each set is bold, of ridge and all others.
+    assert row_of(table, "CRPS over", "`ridge`")[1] == ("1" if cell.startswith("**") else "**1**")
+    value, low, high = (float(x) for x in re.findall(r"[\d.]+", cell))
     assert value == pytest.approx(math.prod(ratios) ** 0.5, abs=0.006)
     assert low <= value <= high
     assert "at most 15 windows" in page
@@ -289,7 +294,12 @@ def test_only_what_was_asked_alike_is_compared(
     said([*asked, "-m", "last_value", "--windows", "7"], capsys)  # the last of two --windows counts
     said([*asked, "-m", "window_quantiles", "--series", "all"], capsys)  # not the whole set
     page = page_of(tmp_path, capsys)
-    assert row_of(page, "CRPS over", "burstgpt")[1] == ""
+    table = page[page.index("## Horizon 1") :]
+    columns = row_of(table, "CRPS over", "method")
+    cells = row_of(table, "CRPS over", "`last_value`")
+    assert cells[columns.index("burstgpt")] == ""
+    assert cells[columns.index("servegen")] != ""
+    assert cells[-1].endswith("(1)")
     assert "`window_quantiles`" not in page
     assert "Left out, as they were asked otherwise than `ridge`: `last_value` on burstgpt at 1." in page
 
@@ -307,9 +317,9 @@ def test_committed_figures_by_hand() -> None:
     ratio = math.prod(crps["last_value", s] / crps["ridge", s] for s in ("jul1995", "aug1995")) ** 0.5
     page = (ROOT / "docs" / "forecast-results.md").read_text()
     table = page[page.index("## Horizon 6") :].splitlines()
-    column = next(line for line in table if line.startswith("| set |")).split(" | ").index("`last_value`")
-    row = next(line for line in table if line.startswith("| nasa |")).split(" | ")
-    assert row[column].split()[0] == f"{ratio:.2f}"
+    column = next(line for line in table if line.startswith("| method |")).split(" | ").index("nasa")
+    row = next(line for line in table if line.startswith("| `last_value` |")).split(" | ")
+    assert row[column].split()[0].strip("*") == f"{ratio:.2f}"
 
 
 def test_a_page_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
