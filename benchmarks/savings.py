@@ -29,6 +29,8 @@ from forecasting.specialists import LeadGrid
 from harmony.decision.past.portfolio import ready_of
 from harmony.decision.risk import ROUND
 from harmony.model.objective import Objective
+from harmony.policies.base import Policy
+from harmony.policies.harmony import HarmonyPolicy
 from simulator.hindsight import KINDS, RULES, Curve, Yardstick, at_level, foresight, rules, yardstick
 from simulator.pool import StartUp
 from simulator.replaying import ReplaySettings, replay
@@ -62,6 +64,10 @@ RUNS = {  # name: file, column, lead in seconds, whether zeros are gaps, first r
     "helios_vcSoL": ("gpu_helios_earth/vcSoL_1min.csv.gz", "running_gpu_num", 300, False, 0),
 }
 ASIDE = ("burstgpt_all",)  # no rule keeps 1 % there at a sane cost; left out of the means
+OWN: dict[str, Policy] = {  # policies for this comparison alone
+    "levels": HarmonyPolicy(rule="quantile", name="levels"),  # `harmony` with levels of risk instead of prices
+}
+POLICIES = ("harmony", "levels", "quantile", "standin")
 TEST = 0.4
 MEAN_REPLICAS = 20.0
 NOTES = {  # by objective: what a reader should know beside the figures
@@ -77,8 +83,13 @@ NOTES = {  # by objective: what a reader should know beside the figures
     ),
     0.001: (
         "With a few thousand scored steps 0.1 % is a handful of violations, on the coarse traces one or two. What was "
-        "realised (0.168 % in the median) is within chance of 0.1 % on every trace; the fixed level realises more than "
-        "chance allows on five. Hours are not saved against a rule that was tuned in hindsight.",
+        "realised (0.112 % in the median) is within chance of 0.1 % on twenty traces and less on two; the fixed level "
+        "realises more than chance allows on eight. Hours are not saved against a rule that was tuned in hindsight; "
+        "without gentd26, where two of 577 scored steps were violated and half a violation is allowed, it is 0.986.",
+        "The room that is left and how long a past is remembered were chosen on rows between 30 and 60 % of these "
+        "traces. On the scored part of 20 series that had not been looked at under this objective (the other containers "
+        "of Fisher and series of NAB), replayed without the first weeks' fixed level, 0.098 % was realised in the "
+        "median and 0.096 % of all steps (0.111 and 0.113 % before); hours 1.03 (1.04).",
     ),
 }
 
@@ -178,7 +189,7 @@ def measure(folder: Path, name: str, policy: str, epsilon: float, cache: Path) -
         test_fraction=TEST,
     )  # fmt: skip
     began = time.process_time()
-    result = replay(Trace(panel, "demand"), [policy], settings)
+    result = replay(Trace(panel, "demand"), [OWN.get(policy, policy)], settings)
     run = result.policies[policy]
     figures = run_figures(result, run)
     ordered, share = figures.ordered.sum(), figures.violated
@@ -335,7 +346,7 @@ def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--data", type=Path, required=True, help="folder of the shared traces")
     ap.add_argument("--only", nargs="*", default=list(RUNS))
-    ap.add_argument("--policies", nargs="*", default=["harmony", "quantile", "standin"])
+    ap.add_argument("--policies", nargs="*", default=list(POLICIES))
     ap.add_argument("--epsilon", type=float, default=0.01)
     ap.add_argument("--finished", action="store_true", help="run nothing more; only what the cache holds")
     ap.add_argument("--cache", type=Path, default=Path("out/savings"))
@@ -359,6 +370,8 @@ def main() -> None:
     command = "python benchmarks/savings.py --data FOLDER" + (
         f" --epsilon {args.epsilon:g}" if args.epsilon != 0.01 else ""
     )
+    if tuple(args.policies) != POLICIES:
+        command += f" --policies {' '.join(args.policies)}"
     text = page(found, args.epsilon, command)
     args.out.write_text(text)
     print(text)

@@ -15,8 +15,9 @@ from forecasting.errors import UsageError
 from forecasting.panel import FloatArray
 from harmony.decision.past.blocks import Blocks
 
-__all__ = ["ErrorBudget", "Hour", "chance_band"]
+__all__ = ["RARE", "ErrorBudget", "Hour", "chance_band"]
 
+RARE = 0.003  # up to this objective a window holds a handful of violations, and chance weighs more than care
 HOUR_S = 3600.0
 DAY_S = 86_400.0
 LARGEST = 1e12
@@ -59,6 +60,7 @@ class ErrorBudget:
 
     SLOWEST: ClassVar[float] = 0.3  # the pace stays between these multiples of epsilon
     FASTEST: ClassVar[float] = 0.95  # "at most" wants a little room
+    FASTEST_RARE: ClassVar[float] = 0.7  # ... and more where it is rare: one standard error of ten violations
     HOUR_SHARE: ClassVar[float] = 0.25  # one hour moves the pace by at most this share of a window's budget
     # What was violated so lately rescales what is stated, slows the pace at once ...
     RECENT_S: ClassVar[float] = 3 * DAY_S
@@ -130,7 +132,7 @@ class ErrorBudget:
         """The violated share to aim at now.
 
         What is left of the steps seen so far and of one whole window to come, spread over that window:
-        (epsilon (seen + whole) - spent) / whole, within `SLOWEST`..`FASTEST` times epsilon. Where more than `ROOM`
+        (epsilon (seen + whole) - spent) / whole, within `SLOWEST`..`fastest` times epsilon. Where more than `ROOM`
         times epsilon was violated in the last days, it slows at once, by the same arithmetic over these days. No hour
         counts for more than `HOUR_SHARE` of either budget: an outage that lasts all night is not paid back with idle
         weeks.
@@ -142,7 +144,12 @@ class ErrorBudget:
             since = self.newest.start_s + HOUR_S - recent_s
             slowed = self._aim([h for h in hours if h.start_s >= since], recent_s, self.ROOM)
             aim = min(aim, slowed) if slowed < self.epsilon else aim
-        return min(max(aim, self.SLOWEST * self.epsilon), self.FASTEST * self.epsilon)
+        return min(max(aim, self.SLOWEST * self.epsilon), self.fastest * self.epsilon)
+
+    @property
+    def fastest(self) -> float:
+        """The most that is aimed at, as a multiple of epsilon."""
+        return self.FASTEST_RARE if self.epsilon <= RARE else self.FASTEST
 
     def _aim(self, hours: Sequence[Hour], window_s: float, room: float) -> float:
         """The share at which a window to come would spend what these hours left of ``room`` times their budget."""

@@ -46,8 +46,14 @@ def test_spent_and_seen_are_the_sums_over_the_window(history: list, epsilon: flo
 @given(histories, st.sampled_from([0.0, 0.001, 0.01, 0.1]))
 def test_the_pace_stays_within_its_bounds(history: list, epsilon: float) -> None:
     budget, _ = lived(ErrorBudget(epsilon), history)
-    assert ErrorBudget.SLOWEST * epsilon <= budget.pace <= ErrorBudget.FASTEST * epsilon
+    assert ErrorBudget.SLOWEST * epsilon <= budget.pace <= budget.fastest * epsilon
     assert 1 / ErrorBudget.SCALE <= budget.realised_over_stated <= ErrorBudget.SCALE
+
+
+def test_a_rare_objective_is_aimed_at_with_more_room() -> None:
+    """Of ten violations one standard error is three: who aims at all ten breaks the promise every other time."""
+    assert ErrorBudget(0.001).learn(0.0, 60, 0).pace == pytest.approx(0.0007)
+    assert ErrorBudget(0.01).learn(0.0, 60, 0).pace == pytest.approx(0.0095)
 
 
 @LAWS

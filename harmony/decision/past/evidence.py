@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.panel import FloatArray
+from harmony.decision.budget import RARE
 from harmony.decision.past.portfolio import PortfolioSetting
 
-__all__ = ["RARE", "Ladder", "drawn_together", "ladders_of", "memory_misses"]
+__all__ = ["Ladder", "drawn_together", "ladders_of", "memory_misses"]
 
-RARE = 0.003  # up to this objective; at 1 % the counts themselves choose better (3 % fewer hours at equal violation)
+# Up to `RARE` only: at 1 % the counts themselves choose better (3 % fewer hours at equal violation).
 DRAW = 5.0  # violations that the rung below weighs as much as
 MEMORY = 2.0  # as many steps count at least as allow so many violations ...
-MEMORY_RARE = 10.0  # ... and for an objective that is rare
+MEMORY_RARE = 30.0  # ... and for an objective that is rare
 
 
 class Ladder(NamedTuple):

@@ -20,9 +20,9 @@ from scipy.special import ndtri
 
 from forecasting.panel import FloatArray
 from forecasting.specialists import TARGETS, Features, LeadGrid, Predict, Target, fit_specialists, targets_of
-from harmony.decision.budget import ErrorBudget
+from harmony.decision.budget import RARE, ErrorBudget
 from harmony.decision.past.blocks import Blocks
-from harmony.decision.past.evidence import RARE, Ladder, drawn_together, ladders_of, memory_misses
+from harmony.decision.past.evidence import Ladder, drawn_together, ladders_of, memory_misses
 from harmony.decision.past.limited import Limited, limited
 from harmony.decision.past.packed import Packed
 from harmony.decision.past.piece import NO_PRICES, Measure, Piece, Prices
