@@ -215,7 +215,7 @@ class RequestWorld:
         before = self._counts()
         for kind, (count, gone) in enumerate(zip(wanted, losses, strict=True)):
             self._resize(kind, count, gone)
-        engine.hand_out(self._columns, self.now_s)
+        engine.hand_out(self._columns, self.now_s, engine.ALL)
         engine.run(self._columns, to_s)
         self.now_s = to_s
         after = self._counts()
@@ -312,7 +312,7 @@ def _columns(
     n, slots = arrival.size, max(m.max_concurrency for m in models)
     token_s = [[m.token_s(i) if i else 0.0 for i in range(slots + 1)] for m in models]
     count, figure = np.zeros(engine.COUNTS, dtype=np.int64), np.zeros(engine.FIGURES)
-    count[[engine.QUEUE_HEAD, engine.QUEUE_TAIL, engine.DUE_HEAD, engine.DUE_TAIL]] = -1
+    count[[engine.QUEUE_HEAD, engine.QUEUE_TAIL, engine.DUE_HEAD, engine.DUE_TAIL, engine.STUCK]] = -1
     count[engine.KV_BOUND] = any(math.isfinite(m.kv_tokens) for m in models)
     figure[[engine.BOUND_S, engine.PATIENCE_S, engine.BACKOFF_S]] = ttft_slo_s, clients.timeout_s, clients.backoff_s
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.errors import UsageError
+from simulator import engine
 from simulator.requests import Clients, RequestWorld, ServiceModel
 from tests.simulator.test_requests import INF, erlang_c_wait, log, slots
 
@@ -179,6 +180,40 @@ def stormy() -> str:
 def test_compiled_and_plain_loops_give_the_same_moments() -> None:
     plain = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True, check=False)
     assert plain.stdout.strip() == stormy(), plain.stderr
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_oldest_request_waits_only_while_it_fits_nowhere(seed: int) -> None:
+    """Whatever came, left, gave up or was lost in between: no replica that takes requests has room for it."""
+    rng = np.random.default_rng(seed)
+    n = 400
+    requests = log(np.cumsum(rng.exponential(0.2, n)), rng.integers(1, 900, n), rng.integers(1, 200, n))
+    models = [ServiceModel(int(rng.integers(1, 9)), kv_tokens=float(rng.integers(500, 4_000))) for _ in range(2)]
+    world = RequestWorld(requests, models, 0.0, clients=Clients(float(rng.uniform(1, 9)), int(rng.integers(3)), 0.7))
+    c, waited = world._columns, 0
+    for i in range(40):
+        seen = world.advance(2.0 * (i + 1), rng.integers(0, 4, 2).tolist(), rng.integers(0, 2, 2).tolist())
+        head = c.count[engine.QUEUE_HEAD]
+        assert (head >= 0) == (seen.queue_length > 0)
+        waited += head >= 0
+        for r in range(len(c.due) if head >= 0 else 0):
+            kind = models[c.kind[r]]
+            room = c.running[r] == 0 or c.kv_used[r] + c.kv[head] <= kind.kv_tokens
+            assert not (c.accepting[r] and c.running[r] < kind.max_concurrency and room)
+    assert waited or seed
+
+
+@pytest.mark.skipif(not engine.COMPILED, reason="the extra fast is not installed")
+def test_compiled_loops_count_no_references_and_leave_none_behind() -> None:
+    """Counting them takes ten times as long as the loops; a numba that no longer lets it be should be noticed."""
+    assert engine.UNCOUNTED
+    world = RequestWorld(log(np.arange(50.0), [100] * 50, [10] * 50), ServiceModel(), 0.0, clients=Clients(3.0, 2, 0.5))
+    world.advance(5.0, 1)
+    before = [sys.getrefcount(column) for column in world._columns]
+    for i in range(40):
+        world.advance(6.0 + i, 1 + i % 3)
+    assert [sys.getrefcount(column) for column in world._columns] == before
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------------
