@@ -80,6 +80,8 @@ NOTES = {  # by objective: what a reader should know beside the figures
         "1.67 % at most.",
         "`burstgpt_all` (hourly, bursts of twenty times the mean) has no sane rule: whoever keeps 1 % there pays for "
         "hundreds of replicas at rest.",
+        "`levels` is `harmony` with levels of risk instead of prices, chosen by the same replay: what the price rule does "
+        "is the difference. `quantile` is one fixed level with feedback, chosen by nothing.",
     ),
     0.001: (
         "With a few thousand scored steps 0.1 % is a handful of violations, on the coarse traces one or two. What was "
