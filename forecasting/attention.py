@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels import attention, hierarchical_attention
+from kernels.readouts.contrast import attention_rows
 
 __all__ = ["CascadeBlock", "TimeBlock", "level_ranks"]
 
@@ -55,6 +56,13 @@ class TimeBlock(_Block):
         k, v = self.to_kv(h).chunk(2, dim=-1)
         mixed = attention(self.split(self.to_q(asks)), self.split(k), self.split(v), key_mask=key_mask)
         return self.finish(x, mixed)
+
+    def looks(self, x: Tensor, key_mask: Tensor) -> Tensor:
+        """(B, T) how much the last token attends to each, the mean over heads; tokens as in `forward`."""
+        h = self.norm(x)
+        k = self.to_kv(h).chunk(2, dim=-1)[0]
+        weights = attention_rows(self.split(self.to_q(h[:, -1:])), self.split(k), key_mask=key_mask)
+        return weights[:, :, 0].mean(1)
 
 
 class CascadeBlock(_Block):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from forecasting.errors import DataError, suggest
 from forecasting.frames import Frame, is_long, panel_of
 from forecasting.panel import FloatArray, IntArray, Panel
 from forecasting.windows import DAY_S, WindowBatch
+
+if TYPE_CHECKING:
+    from forecasting.habits import BeyondHabit
 
 __all__ = ["Explanation", "Stretch", "explain", "weighed"]
 
@@ -68,6 +71,8 @@ class Explanation:
         indicators: by name, of all that were given; 0 for what was absent or is not read.
         levels: by level of the hierarchy (1 demand, 2 resource, 3 system).
         past: stretches of rows and seasons, over all indicators.
+        beyond_habit: what the network's attention is on in this forecast and not in the service's others; None for
+            models without attention, and with too little history.
     """
 
     indicator: str
@@ -77,6 +82,7 @@ class Explanation:
     indicators: dict[str, float]
     levels: dict[int, float]
     past: tuple[Stretch, ...]
+    beyond_habit: BeyondHabit | None = None
 
     @property
     def sentence(self) -> str:
@@ -91,7 +97,9 @@ class Explanation:
         """Plain values."""
         past = [{"label": s.label, **dataclasses.asdict(s)} for s in self.past]
         levels = {str(level): share for level, share in self.levels.items()}
-        return dataclasses.asdict(self) | {"levels": levels, "past": past, "sentence": self.sentence}
+        beyond = None if self.beyond_habit is None else self.beyond_habit.to_json()
+        told = {"levels": levels, "past": past, "beyond_habit": beyond, "sentence": self.sentence}
+        return dataclasses.asdict(self) | told
 
 
 def weighed(shares: Mapping[str, float], most: int = 2) -> str:
@@ -108,20 +116,24 @@ def explain(
     *,
     samples: int = 100,
     seed: int = 0,
+    lookback: int | None = None,
 ) -> Explanation:
     """What moved the forecast of ``indicator`` (the first one by default) from the last row of ``source`` on.
 
     Args:
         model: any forecaster that is ready to forecast.
-        source: one window, or a panel or wide frame, of which the newest rows are read.
+        source: one window, or a panel or wide frame, of which the newest rows are read. What is beyond habit is told
+            by older rows, so not of a window.
         horizon: steps ahead.
         indicator: whose forecast is explained.
         samples: paths by which distances are measured.
         seed: of the paths.
+        lookback: rows of a panel or frame that a forecast reads, by default what the model reads.
 
     Raises `DataError` for an unknown indicator, more than one window, or an indicator without any reading.
     """
-    windows = _window(model, source, horizon)
+    lookback = rows_read(model) if lookback is None else lookback
+    panel, windows = _read(source, lookback, horizon)
     names = [i.name for i in windows.indicators]
     wanted = names[0] if indicator is None else indicator
     if wanted not in names:
@@ -147,22 +159,35 @@ def explain(
         indicators=_largest_first(by_indicator),
         levels=dict(sorted(levels.items())),
         past=tuple(dataclasses.replace(s, share=float(shares[k])) for k, s in enumerate(stretches)),
+        beyond_habit=_beyond_habit(model, panel, lookback, wanted, horizon),
     )
 
 
-def _window(model: ForecastModel, source: WindowBatch | Panel | Frame, horizon: int) -> WindowBatch:
-    """The one window that the forecast is made of."""
-    if not isinstance(source, WindowBatch):
-        if not isinstance(source, Panel):
-            if is_long(source):
-                raise DataError("a long frame holds several services; explain the forecast of one of them")
-            source = panel_of(source)
-        if not len(source):
-            raise DataError(f"{source.name}: no rows to forecast from")
-        source = WindowBatch.of(source.counters_as_rates(), [len(source) - 1], rows_read(model), horizon=horizon)
-    if len(source) != 1:
-        raise DataError(f"{len(source)} windows given; one forecast is explained at a time")
-    return source
+def _read(source: WindowBatch | Panel | Frame, lookback: int, horizon: int) -> tuple[Panel | None, WindowBatch]:
+    """The one window that the forecast is made of, and the panel that it is the end of."""
+    if isinstance(source, WindowBatch):
+        if len(source) != 1:
+            raise DataError(f"{len(source)} windows given; one forecast is explained at a time")
+        return None, source
+    if not isinstance(source, Panel):
+        if is_long(source):
+            raise DataError("a long frame holds several services; explain the forecast of one of them")
+        source = panel_of(source)
+    if not len(source):
+        raise DataError(f"{source.name}: no rows to forecast from")
+    panel = source.counters_as_rates()
+    return panel, WindowBatch.of(panel, [len(panel) - 1], lookback, horizon=horizon)
+
+
+def _beyond_habit(
+    model: ForecastModel, panel: Panel | None, lookback: int, indicator: str, horizon: int
+) -> BeyondHabit | None:
+    """What the model's attention is on beyond habit, where it has any and there are rows to tell habit by."""
+    from forecasting.habits import Looking, beyond_habit  # lazily: it imports torch
+
+    if panel is None or not isinstance(model, Looking):
+        return None
+    return beyond_habit(model, panel, len(panel) - 1, lookback, indicator, horizon)
 
 
 def _stretches(windows: WindowBatch) -> list[Stretch]:

@@ -343,10 +343,29 @@ class Forecaster:
     ) -> Explanation:
         """Which experts, indicators, levels and past steps moved the forecast of one indicator (the first by default).
 
-        ``windows`` is one window, or a panel or wide frame from whose last row on is forecast; raises as
-        `forecasting.explaining.explain`.
+        ``windows`` is one window, or a panel or wide frame from whose last row on is forecast; with older rows in these
+        it also says what the attention is on beyond habit. Raises as `forecasting.explaining.explain`.
         """
         return explain(self, windows, horizon, indicator, seed=seed)
+
+    def looks(self, windows: WindowBatch, indicator: str, horizon: int) -> tuple[FloatArray, int]:
+        """How a forecast's attention over time is shared among stretches of the past, and how many rows each has.
+
+        The shares are (batch, stretches), oldest first, the mean over heads and members; they sum to 1, or to 0 where
+        nothing was read. Raises `DataError` for an unknown indicator, or before anything was learned.
+        """
+        if not self._nets:
+            raise DataError("this forecaster knows nothing yet: fit it, or load one (Forecaster.base())")
+        names = [i.name for i in windows.indicators]
+        if indicator not in names:
+            raise DataError(f"no indicator {indicator!r} among the windows' columns; {suggest(indicator, names)}")
+        factor = -(-horizon // self.config.horizon)
+        one = columns(windows, [names.index(indicator)])
+        with one_thread(), torch.inference_mode():
+            inputs = self._inputs(coarsened(one, factor) if factor > 1 else one, 1)
+            found = torch.stack([net.looks(inputs) for net in self._nets]).double().mean(0)
+        out: FloatArray = found[:, 0].numpy()
+        return out, factor * self.config.patch
 
     def _inputs(self, windows: WindowBatch, horizon: int) -> NetworkInputs:
         """The network's inputs, from the newest rows that it reads."""

@@ -115,6 +115,33 @@ class ForecastNet(nn.Module):
     # ---- tokens ---------------------------------------------------------------------------------------------
     def tokens(self, x: NetworkInputs) -> Tensor:
         """(B, N, width): every indicator's window read over time, then in a cascade across levels."""
+        h, key_mask = self._read(x)
+        for i, block in enumerate(self.over_time):
+            h = block(h, key_mask, only_last=i + 1 == len(self.over_time))
+        token = h.view(*x.values.shape[:2], -1)
+        ranks = level_ranks(x.levels)
+        for block in self.across:
+            token = block(token, ranks, x.present)
+        out: Tensor = self.token_norm(token)
+        return out
+
+    def looks(self, x: NetworkInputs) -> Tensor:
+        """(B, N, T) how an indicator's token shares its attention among the T patches of its window, oldest first.
+
+        Of the last layer over time; sums to 1, or to 0 where nothing was read. What goes to the window's summary is
+        left out.
+        """
+        h, key_mask = self._read(x)
+        for block in list(self.over_time)[:-1]:
+            h = block(h, key_mask)
+        last = self.over_time[-1]
+        assert isinstance(last, TimeBlock)  # a list of modules does not say what it holds
+        weights = last.looks(h, key_mask)[:, :-1]
+        weights = weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+        return weights.view(*x.values.shape[:2], -1)
+
+    def _read(self, x: NetworkInputs) -> tuple[Tensor, Tensor]:
+        """Tokens (B N, T + 1, width) of every indicator's patches, its summary last, and which of them to look at."""
         b, n, length = x.values.shape
         c = self.config
         pad = -length % c.patch
@@ -129,15 +156,7 @@ class ForecastNet(nn.Module):
         levels = torch.tensor([level if 0 < level < _KINDS else 0 for level in x.levels], device=x.values.device)
         token = self.summary(x.summary) + self.level(levels) + self.identity(own)
         h = torch.cat([embedded, token.view(b * n, 1, -1)], dim=1)
-        key_mask = F.pad(seen, (0, 1), value=True)
-        for i, block in enumerate(self.over_time):
-            h = block(h, key_mask, only_last=i + 1 == len(self.over_time))
-        token = h.view(b, n, -1)
-        ranks = level_ranks(x.levels)
-        for block in self.across:
-            token = block(token, ranks, x.present)
-        out: Tensor = self.token_norm(token)
-        return out
+        return h, F.pad(seen, (0, 1), value=True)
 
     # ---- flow parameters ------------------------------------------------------------------------------------
     def forward(self, x: NetworkInputs, wanted: Sequence[int] | None = None) -> FlowContext:

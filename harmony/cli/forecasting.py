@@ -161,11 +161,10 @@ def forecast(
 
     `harmony forecast synthetic --model ensemble --explain`
     """
-    from forecasting.base import LOOKBACK, rows_read
+    from forecasting.base import LOOKBACK
     from forecasting.errors import UsageError
     from forecasting.explaining import explain as explained
     from forecasting.fleet import forecast_rows
-    from forecasting.windows import WindowBatch
 
     levels = _levels(quantiles)
     if out is not None and out.suffix not in (".csv", ".parquet"):
@@ -192,9 +191,7 @@ def forecast(
         _plot_forecast(plot, panel, found, levels)
     judged: Verdict | None = getattr(fitted, "verdict", None)
     named = (only or panel.names[:1]) if explain else ()
-    read = rows_read(fitted) if lookback is None else lookback
-    window = WindowBatch.of(panel, last, read, horizon=horizon)
-    why = [explained(fitted, window, horizon, name, seed=seed) for name in named]
+    why = [explained(fitted, panel, horizon, name, seed=seed, lookback=lookback) for name in named]
     if as_json:
         told: dict[str, Any] = {"explanations": [e.to_json() for e in why]} if explain else {}
         _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar) | told | _verdict_json(judged))
@@ -358,12 +355,16 @@ def _print_explanation(why: Explanation) -> None:
 
     console = Console()
     console.print(f"\n{why.sentence}", highlight=False, soft_wrap=True)
+    if why.beyond_habit is not None:
+        console.print(why.beyond_habit.sentence, highlight=False, soft_wrap=True)
     groups: list[tuple[str, dict[str, float]]] = [
         ("expert", why.experts),
         ("indicator", why.indicators),
         ("level", {str(level): share for level, share in why.levels.items()}),
         ("past", {s.label: s.share for s in why.past}),
     ]
+    if why.beyond_habit is not None:
+        groups.append(("beyond habit", {s.label: s.share for s in why.beyond_habit.stretches}))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title, _ in groups:
         table.add_column(title)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
 import httpx2 as httpx
+import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from forecasting.panel import Indicator, Panel
 from harmony.api import models
+from harmony.app.answering import PostedHistories
 from harmony.app.backtest_job import work
 from harmony.policies import registry
 from harmony.policies.static import StaticPolicy
@@ -263,6 +267,15 @@ def test_ad_hoc_forecast_of_a_posted_history(world: World) -> None:
         assert text.status_code == 422
         absent = {**HISTORY, "values": [[None, None]] * 5}
         assert client.post("/api/v1/forecast", json=absent).status_code in (200, 422)
+
+
+def test_an_explanation_of_the_bundled_model_is_answered_whole() -> None:
+    t = np.arange(700)
+    panel = Panel(10 + 5 * np.sin(t / 20)[:, None], (Indicator("rps"),), 0.0, 60.0)
+    told = PostedHistories("base").explain(panel, 4).to_json()
+    answered = models.ForecastExplanation.model_validate(told)
+    assert answered.beyond_habit is not None
+    assert answered.model_dump(mode="json") == json.loads(json.dumps(told))
 
 
 # ---- jobs -------------------------------------------------------------------------------------------------------

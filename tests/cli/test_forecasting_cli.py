@@ -335,7 +335,17 @@ def test_what_moved_a_forecast_is_said_in_words_and_numbers(trace: str, capsys: 
     assert [e["indicator"] for e in told] == ["cpu"]
     assert told[0]["indicators"] == {"cpu": 1.0, "rps": 0.0}
     assert told[0]["past"][0] == {"label": "the newest row", "first": 1, "last": 1, "season_s": 0.0, "share": 1.0}
+    assert told[0]["beyond_habit"] is None, "a rule has no attention"
     assert "explanations" not in json.loads(output([*arguments, "--json"], capsys))
+
+
+def test_what_the_attention_is_on_beyond_habit_is_said(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["forecast", trace, "--lookback", "24", "--horizon", "2", "--explain"]
+    said = " ".join(output(arguments, capsys).split())
+    told = json.loads(output([*arguments, "--json"], capsys))["explanations"][0]["beyond_habit"]
+    assert told["sentence"] in said
+    assert [s["label"] for s in told["stretches"]] == ["rows 1 to 12 back", "rows 13 to 24 back"]
+    assert sum(s["share"] for s in told["stretches"]) == pytest.approx(1.0)
 
 
 # ---- help -------------------------------------------------------------------------------------------------------

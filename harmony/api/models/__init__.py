@@ -10,6 +10,7 @@ from harmony.api.models.decisions import Candidate, Decision, DecisionPage, Expl
 from harmony.api.models.forecasts import (
     AdHocForecast,
     AdHocRequest,
+    BeyondHabit,
     Forecast,
     ForecastExplanation,
     ForecastIndicator,
@@ -26,6 +27,7 @@ __all__ = [
     "Audit",
     "AuditPage",
     "BacktestRequest",
+    "BeyondHabit",
     "Calibration",
     "Candidate",
     "Decision",

@@ -12,6 +12,7 @@ from harmony.api.models.base import Model, Number, Request
 __all__ = [
     "AdHocForecast",
     "AdHocRequest",
+    "BeyondHabit",
     "Forecast",
     "ForecastExplanation",
     "ForecastIndicator",
@@ -140,6 +141,16 @@ class PastShare(Model):
     share: float
 
 
+class BeyondHabit(Model):
+    """What the network's attention is on in this forecast and not in earlier ones of the service."""
+
+    stretches: list[PastShare] = Field(description="Shares sum to 1; even where there is nothing beyond habit.")
+    unusual: float = Field(description="Share of the earlier forecasts whose attention is nearer to habit.")
+    windows: int = Field(description="How many earlier forecasts habit is taken from.")
+    same_hour: bool = Field(description="Whether they were made at this time of day.")
+    sentence: str
+
+
 class ForecastExplanation(Model):
     """What moved a forecast. Shares of a group sum to 1; to 0 where nothing that was read moved it."""
 
@@ -150,6 +161,7 @@ class ForecastExplanation(Model):
     indicators: dict[str, float] = Field(description="How far hiding their readings moves it; 0 for what is absent.")
     levels: dict[str, float]
     past: list[PastShare]
+    beyond_habit: BeyondHabit | None = Field(None, description="Where the history is long enough to tell habit by.")
     sentence: str
 
 
