@@ -17,7 +17,7 @@ from forecasting import scores
 from forecasting.ensemble import FLOW_PRIOR, TRUST, Ensemble
 from forecasting.evaluation import evaluate
 from forecasting.panel import FloatArray, IntArray, Panel
-from forecasting.pooling import Earned, Levels, bands, pooled, worth
+from forecasting.pooling import Earned, Levels, bands, pooled, without_crumbs, worth
 from forecasting.tails import Tails
 from forecasting.windows import WindowBatch
 from harmony.app.datasets import chosen, read_dataset
@@ -45,7 +45,7 @@ def weights(members: Sequence[FloatArray], outcome: FloatArray, flow: bool, each
     """As `Ensemble` finds them, the flow first where it takes part; ``each`` is what a window is `worth`."""
     others = len(members) - flow
     prior = np.array([FLOW_PRIOR] * flow + [(1 - FLOW_PRIOR * flow) / max(1, others)] * others)
-    return Earned.of(members, outcome, each).weights(prior / prior.sum(), TRUST * flow)[bands(HORIZON)]
+    return Earned.of(members, outcome, each).weights(prior / prior.sum(), TRUST * flow)[bands(HORIZON)]  # crumbs too
 
 
 def scored(rising: FloatArray, outcome: FloatArray) -> list[float]:
@@ -72,8 +72,9 @@ def variants(panel: Panel) -> dict[str, list[float]]:
     past, came = members_of(model, one, judged, lookback)
     paths, outcome = members_of(model, one, some(test - 1, len(one) - 1 - HORIZON, SCORED), lookback)
 
-    def pair(kept: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+    def pair(kept: Sequence[int], crumbs: bool = False) -> tuple[FloatArray, FloatArray]:
         w = weights([past[k] for k in kept], came, 0 in kept, each)
+        w = w if crumbs else without_crumbs(w)
         return pooled([past[k] for k in kept], w), pooled([paths[k] for k in kept], w)
 
     def mended(before: FloatArray, after: FloatArray) -> FloatArray:
@@ -87,6 +88,7 @@ def variants(panel: Panel) -> dict[str, list[float]]:
         "as it is": mended(before, after),
         "no calibration": after,
         "tails learned too": Tails.tried(mended(before, before), came).applied(mended(before, after)),
+        "crumbs stay in the pool": mended(*pair(every, crumbs=True)),
         "equal weights": mended(pooled(past, alike), pooled(paths, alike)),
         "the best member on validation alone": np.sort(paths[best], axis=1),
     }

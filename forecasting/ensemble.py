@@ -7,15 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from forecasting.base import ForecastModel, Progress
+from forecasting.baselines.analogues import Analogues
+from forecasting.baselines.clock_ridge import ClockRidge
 from forecasting.baselines.common import Baseline, Draws
-from forecasting.baselines.last_value import LastValue, ScaledLastValue
+from forecasting.baselines.last_value import ScaledLastValue
 from forecasting.baselines.ridge import Ridge
 from forecasting.baselines.seasonal_naive import SeasonalNaive
 from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.errors import InputError
 from forecasting.forecaster import Forecaster
 from forecasting.panel import BoolArray, FloatArray, Panel
-from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing, worth
+from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing, without_crumbs, worth
 from forecasting.tails import Tails, Verdict, drifted, verdict
 from forecasting.windows import WindowBatch
 
@@ -28,24 +30,25 @@ FLOW_PRIOR = 0.5
 SILENT = 0.5  # of the forecasts that a specialist has no number for, where the flow has one: it is left out
 TRUST = 14.0  # windows, half an hour apart or more, with fewer of which the flow is believed rather than they
 FADE = 0.9  # what is left at an update of what was earned before
-SPECIALISTS = (Ridge, LastValue, ScaledLastValue, SeasonalNaive, WindowQuantiles)
+SPECIALISTS = (Ridge, ClockRidge, Analogues, ScaledLastValue, SeasonalNaive, WindowQuantiles)
 
 
 class Ensemble(Baseline):
     """The bundled flow pooled with specialists of the service, weighed by their forecasts of held-out rows.
 
-    Specialists are a ridge, the last value (its errors scaled by the window and not), the seasonal value and the
-    window's quantiles. Marginals are the pool's, recalibrated; how steps and indicators hang together is the flow's.
-    Weights are found by indicator and band of leads on the validation panels (without any: on the last 15 % of each
-    panel, after which the specialists learn all of it); with few held-out hours they stay near the flow. A specialist
-    that fails to learn, raises where it is judged, or has no number there for what the flow has one for is left out;
-    one that raises later is stood in for by the flow (`left_out` says why). `update` judges all members by the newer
-    rows before the specialists learn these.
-    `verdict` says whether the forecasts of the demand mean what they say.
+    Specialists are two ridges (of one the coefficients turn with the clock), what followed windows alike, the last
+    value with errors scaled by the window, the seasonal value and the window's quantiles. Marginals are the pool's,
+    recalibrated; how steps and indicators hang together is the flow's. Weights are found by indicator and band of
+    leads on the validation panels (without any: on the last 15 % of each panel, after which the specialists learn all
+    of it); with few held-out hours they stay near the flow, and what is worth next to nothing gets nothing. A
+    specialist that fails to learn, raises where it is judged, or has no number there for what the flow has one for is
+    left out; one that raises later is stood in for by the flow (`left_out` says why). `update` judges all members by
+    the newer rows before the specialists learn these. `verdict` says whether the forecasts of the demand mean what
+    they say.
     """
 
     method = "ensemble"
-    REVISION = 2
+    REVISION = 3
 
     def __init__(self, *, recalibrate: bool = True, tails: bool = False, flow: Forecaster | None = None) -> None:
         """``flow``: the model to pool with, shared; the bundled one by default. ``tails``: learn these too."""
@@ -233,7 +236,7 @@ class Ensemble(Baseline):
         prior /= prior.sum()
         if self._earned is None:
             return np.broadcast_to(prior, (horizon, len(self.indicators), len(prior)))
-        out: FloatArray = self._earned.weights(prior, TRUST)[bands(horizon)]
+        out: FloatArray = without_crumbs(self._earned.weights(prior, TRUST))[bands(horizon)]
         return out
 
 

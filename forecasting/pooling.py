@@ -16,13 +16,14 @@ import numpy as np
 
 from forecasting.panel import BoolArray, FloatArray, IntArray
 
-__all__ = ["Earned", "Levels", "arranged", "bands", "pooled", "sharing", "worth"]
+__all__ = ["Earned", "Levels", "arranged", "bands", "pooled", "sharing", "without_crumbs", "worth"]
 
 GRID = 32  # quantiles of a member by which distances are measured
 CAUTION = 0.1  # how much the prior weighs against the evidence of one window
 ALIKE_S = 1800.0  # windows that are nearer to each other than this tell the same
 STEPS = 300
 RATE = 3.0
+CRUMB = 0.05  # of a pool: less than that adds little to its middle and too much to its tails
 WINDOWS_AGAINST = 60.0  # windows that the levels as stated count as
 MIDDLE = (0.02, 0.98)  # levels that are recalibrated: what lies beyond has too few outcomes to learn from
 
@@ -35,11 +36,11 @@ def bands(horizon: int) -> IntArray:
 def worth(horizon: int, step_s: float, spacing_s: float) -> FloatArray:
     """(bands,) as how many windows one counts that starts ``spacing_s`` after the one before, at most one.
 
-    Windows that are nearer than half an hour, or than the lead, tell the same.
+    Windows that are nearer than half an hour, or than as many steps as the root of the lead, tell the same.
     """
     band = bands(horizon)
     lead = np.array([np.flatnonzero(band == b)[-1] + 1 for b in range(int(band[-1]) + 1)])
-    out: FloatArray = np.minimum(1.0, spacing_s / np.maximum(ALIKE_S, lead * step_s))
+    out: FloatArray = np.minimum(1.0, spacing_s / np.maximum(ALIKE_S, np.sqrt(lead) * step_s))
     return out
 
 
@@ -144,6 +145,13 @@ def pooled(members: Sequence[FloatArray], weights: FloatArray) -> FloatArray:
                 at += share
     out.sort(axis=-1)
     return np.moveaxis(out, -1, 1)
+
+
+def without_crumbs(weights: FloatArray) -> FloatArray:
+    """(..., members) weights without those below `CRUMB`, the others in proportion; the greatest stays in any case."""
+    kept = np.where((weights >= CRUMB) | (weights == weights.max(axis=-1, keepdims=True)), weights, 0.0)
+    out: FloatArray = kept / kept.sum(axis=-1, keepdims=True)
+    return out
 
 
 def sharing(weights: FloatArray, samples: int) -> BoolArray:

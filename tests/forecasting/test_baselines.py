@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.base import ForecastModel
+from forecasting.baselines.analogues import Analogues
 from forecasting.baselines.boosted_quantiles import BoostedQuantiles
+from forecasting.baselines.clock_ridge import ClockRidge
 from forecasting.baselines.common import (
     POOL_ROWS,
     draw_rows,
@@ -56,6 +58,8 @@ METHODS: dict[str, Factory] = {
     "seasonal_naive": SeasonalNaive,
     "window_quantiles": WindowQuantiles,
     "ridge": Ridge,
+    "clock_ridge": ClockRidge,
+    "analogues": Analogues,
     "boosted_quantiles": small_trees,
     "quantile_forest": small_forest,
     "ensemble": Ensemble,

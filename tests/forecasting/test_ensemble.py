@@ -37,7 +37,7 @@ def test_it_is_no_worse_than_its_best_member(panel: Panel) -> None:
     for member in whole._members:
         found = member.predict(windows, HORIZON, samples=100, seed=1).paths
         alone.append(float(np.nanmean(scores.crps(found, outcome))))
-    assert len(alone) == 6
+    assert len(alone) == 7
     assert crps(whole, windows, outcome) <= 1.01 * min(alone)
 
 
@@ -47,7 +47,8 @@ def test_weights_follow_whoever_forecasts_best() -> None:
     found = Ensemble().fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
     weights = {name: float(w.mean()) for name, w in found.weights.items()}
     assert sum(weights.values()) == pytest.approx(1.0)
-    assert weights["ridge"] > max(weights["last_value"], weights["seasonal_naive"], weights["window_quantiles"])
+    others = ("last_value_scaled", "seasonal_naive", "window_quantiles")
+    assert weights["ridge"] + weights["clock_ridge"] > max(weights[name] for name in others)
 
 
 def test_the_paths_hang_together_as_the_flows_do() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from forecasting import scores
 from forecasting.panel import FloatArray
-from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing, worth
+from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing, without_crumbs, worth
 
 FLAT = np.array([0.5, 0.5])
 
@@ -243,10 +243,17 @@ def test_believing_the_first_adds_windows_in_which_the_outcome_was_its_own() -> 
 
 def test_windows_that_lie_near_each_other_count_as_fewer() -> None:
     np.testing.assert_allclose(worth(6, 60.0, 60.0), [1 / 30, 1 / 30, 1 / 30])
-    np.testing.assert_allclose(worth(6, 600.0, 1200.0), [2 / 3, 2 / 3, 1 / 3])
+    np.testing.assert_allclose(worth(9, 1200.0, 1800.0), [1.0, 1.5 / 3**0.5, 1.5 / 7**0.5, 0.5])
     np.testing.assert_allclose(worth(1, 3600.0, 86_400.0), [1.0])
     rng = np.random.default_rng(10)
     members, y = [paths(rng, 0.0, 1.0), paths(rng, 1.0, 1.0)], outcomes(rng)
     whole, half = Earned.of(members, y), Earned.of(members, y, np.array([0.5, 0.25]))
     np.testing.assert_allclose(half.windows, whole.windows * [[0.5], [0.25]])
     np.testing.assert_allclose(half.crps, whole.crps)
+
+
+def test_crumbs_go_to_the_others_in_proportion() -> None:
+    found = without_crumbs(np.array([[0.6, 0.36, 0.04], [0.96, 0.02, 0.02]]))
+    np.testing.assert_allclose(found, [[0.625, 0.375, 0.0], [1.0, 0.0, 0.0]])
+    many = np.full(40, 1 / 40)  # all are crumbs
+    assert without_crumbs(many).sum() == pytest.approx(1.0)
