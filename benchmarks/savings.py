@@ -80,8 +80,8 @@ NOTES = {  # by objective: what a reader should know beside the figures
         "1.67 % at most.",
         "`burstgpt_all` (hourly, bursts of twenty times the mean) has no sane rule: whoever keeps 1 % there pays for "
         "hundreds of replicas at rest.",
-        "`levels` is `harmony` with levels of risk instead of prices, chosen by the same replay: what the price rule does "
-        "is the difference. `quantile` is one fixed level with feedback, chosen by nothing.",
+        "`levels` is `harmony` with levels of risk instead of prices, chosen by the same replay: what the price rule "
+        "does is the difference. `quantile` is one fixed level with feedback, chosen by nothing.",
     ),
     0.001: (
         "With a few thousand scored steps 0.1 % is a handful of violations, on the coarse traces one or two. What was "
@@ -89,9 +89,9 @@ NOTES = {  # by objective: what a reader should know beside the figures
         "realises more than chance allows on eight. Hours are not saved against a rule that was tuned in hindsight; "
         "without gentd26, where two of 577 scored steps were violated and half a violation is allowed, it is 0.986.",
         "The room that is left and how long a past is remembered were chosen on rows between 30 and 60 % of these "
-        "traces. On the scored part of 20 series that had not been looked at under this objective (the other containers "
-        "of Fisher and series of NAB), replayed without the first weeks' fixed level, 0.098 % was realised in the "
-        "median and 0.096 % of all steps (0.111 and 0.113 % before); hours 1.03 (1.04).",
+        "traces. On the scored part of 20 series that had not been looked at under this objective (the other "
+        "containers of Fisher and series of NAB), replayed without the first weeks' fixed level, 0.098 % was realised in "
+        "the median and 0.096 % of all steps (0.111 and 0.113 % before); hours 1.03 (1.04).",
     ),
 }
 
