@@ -254,6 +254,7 @@ STATUS = StatusSurface(
                     "unconstrained",
                     "wanted",
                     "held",
+                    "stood",
                     "held_for_s",
                     "why",
                     "tried",

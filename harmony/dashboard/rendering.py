@@ -71,6 +71,9 @@ LIMITS = {
 }
 WEIGHED = {
     "bill and violations": "the whole bill, and what the expected violated time is worth",
+    "bill, violations and changes": (
+        "the whole bill, what the expected violated time is worth, and the price of leaving what was asked for last"
+    ),
     "idle and missing": "what is expected to be lost to idle replicas, to missing ones and to switching",
 }
 

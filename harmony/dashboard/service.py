@@ -13,6 +13,7 @@ from harmony.dashboard.states import Ages
 from harmony.decision.bill import bill_per_hour
 from harmony.decision.past.tried import why_not
 from harmony.decision.rule import lead_window
+from harmony.decision.switching import weight_under
 from harmony.model.decision import Decision
 from harmony.serving import Snapshot, sentence
 from harmony.serving.further import Further, further
@@ -125,17 +126,18 @@ def page_of(snapshot: Snapshot, course: Course, ages: Ages, view: figures.View |
 def _weighed(decision: Decision) -> str:
     """What the rule weighed of every count beside its bill, for a heading; empty where it weighed nothing else."""
     if not math.isnan(decision.price):
-        return "bill and violations"
+        return "bill and violations" if decision.stood < 0 else "bill, violations and changes"
     return "" if decision.setting else "idle and missing"
 
 
 def _candidates(snapshot: Snapshot) -> list[Json]:
     """Every count that is shown with its bill and what was weighed, money per hour."""
     seen, decision = snapshot.record.observation, snapshot.record.decision
-    rows = []
+    rows, hourly = [], seen.objective.replica_price_per_hour
+    change = 0.0 if decision.stood < 0 else weight_under(seen.objective) * hourly
     for row in figures.shown_candidates(snapshot):
         bill = bill_per_hour(row["replicas"], seen)
-        violated = decision.price * row["violated_time"] * seen.objective.replica_price_per_hour
+        violated = decision.price * row["violated_time"] * hourly + change * abs(row["replicas"] - decision.stood)
         rows.append(row | {"bill": bill, "weighed": row["expected_cost"] if math.isnan(violated) else bill + violated})
     return rows
 

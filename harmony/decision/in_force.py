@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harmony.decision.rule import clip, decide, demand_paths, demand_quantiles, hold, reactive_floor
+from harmony.decision.switching import price_edges, weight_under
 from harmony.model.decision import Candidates, Decision, Reason
 from harmony.model.memory import TurnMemory
 from harmony.model.observation import Observation
@@ -100,9 +101,14 @@ def _by_setting(observation: Observation, decision: Decision, before: TurnMemory
     wanted, held = decision.wanted, decision.held
     if table is not None and not math.isnan(decision.price):
         cap = max(before.cap * objective.epsilon * NEARLY, float(table.violated_time.min()))
-        total = np.where(table.violated_time <= cap, table.replicas + decision.price * table.violated_time, np.inf)
+        counts = np.where(table.violated_time <= cap, table.replicas, np.inf)
+        weight = 0.0 if decision.stood < 0 else weight_under(objective)
+        least, most = (
+            int(table.replicas[np.argmin(counts + price * table.violated_time)])
+            for price in price_edges(decision.price, weight)
+        )
         need = wanted if math.isnan(observation.demand) else reactive_floor(observation)  # it knew the last demand
-        picked = clip(max(int(table.replicas[np.argmin(total)]), need), low, high)
+        picked = clip(max(clip(decision.stood, least, most), need), low, high)
         held = max(picked, held) if held > wanted else picked
         wanted = picked
     lost = before.expects_forecast and observation.forecast is None
@@ -119,6 +125,6 @@ def _was_unreachable(decision: Decision, low: int, high: int) -> bool:
 
 # What a decision says of its setting and budget, which are not found again from one observation.
 CARRIED = (
-    "setting", "price", "wanted", "held", "held_for_s", "budget_left", "burn_rate", "budget_least", "budget_most",
-    "tried", "why",
+    "setting", "price", "wanted", "held", "stood", "held_for_s", "budget_left", "burn_rate", "budget_least",
+    "budget_most", "tried", "why",
 )  # fmt: skip

@@ -135,6 +135,10 @@ class Decision:
     ] = math.nan
     wanted: Annotated[int, About("What was asked for before the hold; -1 where it was not asked.")] = -1
     held: Annotated[int, About("What the hold made of that; -1 where it was not asked.")] = -1
+    stood: Annotated[
+        int,
+        About("What was asked for last, from which the price of a change was weighed; -1 where it was not weighed."),
+    ] = -1
     held_for_s: Annotated[
         float,
         About(

@@ -206,6 +206,7 @@ class HarmonyPolicy:
             price=setting.knob if setting is not None and setting.rule == "price" else math.nan,
             wanted=-1 if blind else wanted,
             held=-1 if blind else held,
+            stood=-1 if guess is None else guess.stood,
             held_for_s=max(0.0, until_s - observation.now_s) if until_s == until_s else math.nan,
             budget_left=past.budget.left if math.isfinite(past.budget.left) else math.nan,
             burn_rate=past.budget.burn_rate(),

@@ -17,8 +17,8 @@ __all__ = ["Further", "further"]
 LAID_OUT = frozenset(
     {
         "replicas", "current", "reason", "violation_probability", "expected_cost", "candidates", "unconstrained",
-        "bound_by", "quantiles", "model", "setting", "price", "wanted", "held", "held_for_s", "budget_left",
-        "burn_rate", "why", "budget_least", "budget_most", "tried",
+        "bound_by", "quantiles", "model", "setting", "price", "wanted", "held", "stood", "held_for_s",
+        "budget_left", "burn_rate", "why", "budget_least", "budget_most", "tried",
     }
 )  # fmt: skip
 

@@ -243,6 +243,8 @@ def _forecast(said: Said) -> str:
     at = int(candidates.replicas.searchsorted(decision.replicas))
     if not math.isnan(decision.price):
         worth = f"a violated hour is worth {amount(decision.price)} replica-hours"
+        if decision.stood >= 0:
+            worth += f"; what changes cost was weighed from {decision.stood}"
         if at == 0:
             return f"no count that was weighed is worth less; {worth}."
         return f"with {_fewer(said, candidates, at - 1, window)}, and {worth}."

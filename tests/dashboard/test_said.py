@@ -122,6 +122,21 @@ def test_what_is_weighed_is_named_and_is_what_the_rule_weighs(web: httpx.Client,
     assert "Price of an hour one replica short" in plain
 
 
+def test_where_changes_have_a_price_it_is_weighed_from_what_stood(web: httpx.Client, site: Site) -> None:
+    looked = builders.seen(
+        objective=Objective(epsilon=0.05, demand="requests", max_replicas=20, price_per_gpu_hour=2.0, switch_price=0.25)
+    )
+    turn = builders.record(looked)
+    changes = {"setting": RIDGE, "price": 92.8, "held": 14, "wanted": 14, "stood": 14}
+    priced = builders.snapshot(record=replace(turn, decision=replace(turn.decision, **changes)))  # type: ignore[arg-type]
+    for row in page_of(priced, Course([]), Ages(builders.NOON_S)).candidates:
+        without = 2.0 * (row["replicas"] + 92.8 * row["violated_time"])
+        assert row["weighed"] == pytest.approx(without + 0.25 * abs(row["replicas"] - 14))
+    page = shown(web, site, priced)
+    assert "bill, violations and changes" in page
+    assert "what changes cost was weighed from 14" in page
+
+
 def test_prices_change_nothing_where_a_setting_decides() -> None:
     """Which is why the page does not ask what if they were others."""
     priced = deciding(setting=RIDGE, price=92.8, held=15, wanted=15)

@@ -80,7 +80,7 @@ def test_a_table_cut_at_the_highest_demand_has_the_cut_pick_as_its_cheapest(seed
     rng = np.random.default_rng(seed)
     counts = np.sort(rng.integers(1, 60, RISKS.size)).astype(float)
     picked = float(priced(counts[None], RISKS, np.array([price]))[0, 0])
-    cut, risks = _cut(counts, RISKS, float(most), picked)
+    cut, risks = _cut(counts, RISKS, float(most), picked, picked)
     assert np.all(np.diff(cut) >= 0.0)
     assert np.all(np.diff(risks) <= 0.0)
     assert cut[-1] <= max(most, counts[-1])

@@ -42,6 +42,7 @@ from harmony.decision.past.portfolio import (
 )
 from harmony.decision.past.selection import MEMORY_S, Families, Tally, Verdict, choose, families_of, verdict
 from harmony.decision.past.turn_rows import FORECASTS, TurnRows
+from harmony.decision.switching import hull_risk, price_edges, standing, weight_of
 from harmony.decision.tails import quantiles
 from harmony.model.objective import Behavior
 
@@ -105,7 +106,8 @@ class TurnRow(NamedTuple):
 class Guess(NamedTuple):
     """What a setting says now: the count before holding, the held one, and its table: ascending counts, risks.
 
-    `least` is the count at the most risk that one decision may take.
+    `least` is the count at the most risk that one decision may take; `stood` the one from which changes were weighed,
+    -1 where they were not.
     """
 
     wanted: int
@@ -113,6 +115,14 @@ class Guess(NamedTuple):
     counts: FloatArray
     risks: FloatArray
     least: int = 0
+    stood: int = -1
+
+
+class _Banded(NamedTuple):
+    """Of a forecaster's settings where changes have a price: the upper edges to go on from, and what was set."""
+
+    upper: Packed
+    set: Packed
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -121,8 +131,8 @@ class _Learned:
 
     `features` give level and offset; `fits` are the specialists'. Of every expert and target, `scores` (n, 1) are the
     newest standardised residuals, of decisions in rows before `scored`, and `tables` (risks,) their quantiles; of each
-    of their rules, `carry` has the newest counts before holding, packed; `limited` is
-    what the user's limits remember of every setting, None without any.
+    of their rules, `carry` has the newest counts before holding, packed (where changes have a price the lower edges,
+    and `banded` the rest); `limited` is what the user's limits remember of every setting, None without any.
     """
 
     scored: int = 0
@@ -132,6 +142,7 @@ class _Learned:
     tables: Mapping[tuple[Expert, Target], FloatArray] = field(default_factory=dict)
     scores: Mapping[tuple[Expert, Target], Blocks] = field(default_factory=dict)
     carry: Mapping[tuple[Expert, Target, RuleName], Packed] = field(default_factory=dict)
+    banded: Mapping[tuple[Expert, Target], _Banded] = field(default_factory=dict)
     limited: Limited | None = None
 
 
@@ -377,15 +388,19 @@ class OwnPast:
             return None
         risks = least_risks(self.cap)
         allowed = counts[:, -risks.size :]
-        picked = _by_rule(setting.rule, allowed, risks, np.array([setting.knob]))[0, 0]
+        knobs, stood = np.array([setting.knob]), -1
+        if setting.rule == "price" and self._weight > 0.0 and self.recent:
+            knobs, stood = np.append(*price_edges(knobs, self._weight)), max(self.recent[-setting.hold :])
+        edges = _by_rule(setting.rule, allowed, risks, knobs)[0]
         table, stated = counts[0], RISKS
         if setting.ceiling:
             highest = self._ceiling(now, now + 1)[0]
-            table, stated = _cut(table, stated, highest, picked)
-            picked = min(picked, highest)
+            table, stated = _cut(table, stated, highest, edges[0], edges[-1])
+            edges = np.minimum(edges, highest)
+        picked = edges[0] if stood < 0 else min(max(stood, edges[0]), edges[-1])
         wanted = self._bounded(max(int(picked), int(self._floor(now, now + 1)[0])))
         before = self.recent[-(setting.hold - 1) :] if setting.hold > 1 else ()
-        return Guess(wanted, max((wanted, *before)), table, stated, int(min(allowed[0, 0], table[-1])))
+        return Guess(wanted, max((wanted, *before)), table, stated, int(min(allowed[0, 0], table[-1])), stood)
 
     def _counts_now(self, expert: Expert, target: Target, now: int) -> FloatArray | None:
         """(1, risks) replicas of an expert at every risk for the newest row; None where it has no forecast."""
@@ -408,6 +423,11 @@ class OwnPast:
     def _bounded(self, count: int) -> int:
         return min(max(count, self.least), self.most)
 
+    @property
+    def _weight(self) -> float:
+        """What a change of one replica weighs in the choice of a single count."""
+        return weight_of(self.prices.switch * self.grid.step_s / 3600.0)
+
     # ---- reviewing ------------------------------------------------------------------------------------------
     def _reviewed(self) -> OwnPast:
         """Tally the rows since the last review, learn from them, choose again."""
@@ -428,7 +448,7 @@ class OwnPast:
         start, k = self.reviewed, self.grid.lead_steps
         load = self.history.demand(start, stop) / self.history.capacity(start, stop)
         piece = Piece(load, k, self.least, self.most, self.measure, self.prices)
-        carry, allowed = dict(self.learned.carry), least_risks(self.cap).size
+        carry, banded, allowed = dict(self.learned.carry), dict(self.learned.banded), least_risks(self.cap).size
         done: dict[tuple[Expert, Target], list[FloatArray]] = {}
         for expert in self.portfolio.experts:
             for target in TARGETS:
@@ -437,11 +457,13 @@ class OwnPast:
                 if counts is None and other is not None and (other, target) in done:
                     done[expert, target] = done[other, target]
                     carry |= {(expert, target, r): carry[other, target, r] for r in self.portfolio.rules}
+                    banded |= {(expert, target): banded[other, target]} if (other, target) in banded else {}
                     continue
                 if other is not None:
                     counts = _filled(counts, self._counts(other, target, bases, start, stop, allowed))
-                done[expert, target], carried = self._held(piece, expert, target, counts)
+                done[expert, target], carried, band = self._held(piece, expert, target, counts)
                 carry |= {(expert, target, rule): rows for rule, rows in carried.items()}
+                banded |= {} if band is None else {(expert, target): band}
         columns = [block for expert in self.portfolio.experts for target in TARGETS for block in done[expert, target]]
         margins = np.asarray(self.portfolio.margins)
         for thumb in self.portfolio.thumbs:
@@ -455,7 +477,8 @@ class OwnPast:
         scores = {id(block): piece.score(block) for block in columns}  # some stand in for others
         cost, missed = (np.concatenate(parts) for parts in zip(*(scores[id(b)] for b in columns), strict=True))
         tally = self.tally.plus(cost, missed, stop - start, piece.weight, int(piece.known.sum()), memory)
-        return replace(self, tally=tally, reviewed=stop, learned=replace(self.learned, carry=carry, limited=after))
+        learned = replace(self.learned, carry=carry, banded=banded, limited=after)
+        return replace(self, tally=tally, reviewed=stop, learned=learned)
 
     def _under_limits(self, columns: list[FloatArray], rows: int) -> tuple[list[FloatArray], Limited | None]:
         """What would have been set of the counts in ``columns``, whose last ``rows`` are new; and what goes on."""
@@ -470,15 +493,20 @@ class OwnPast:
 
     def _held(
         self, piece: Piece, expert: Expert, target: Target, counts: FloatArray | None
-    ) -> tuple[list[FloatArray], dict[RuleName, Packed]]:
+    ) -> tuple[list[FloatArray], dict[RuleName, Packed], _Banded | None]:
         """Counts of every rule and hold of one expert and target on a piece; and those that go on into the next."""
         start, rows, k = self.reviewed, piece.load.size, self.grid.lead_steps
         floor = self._floor(start, start + rows)
         holds = self.portfolio.holds(self.grid, target)
         out: list[FloatArray] = []
         carried: dict[RuleName, Packed] = {}
+        band: _Banded | None = None
         for rule in self.portfolio.rules:
             knobs = np.asarray(self.portfolio.knobs(rule, self.cap))
+            if rule == "price" and self._weight > 0.0:
+                blocks, carried[rule], band = self._banded(piece, expert, target, counts)
+                out += blocks
+                continue
             wanted = self._or_blind(counts, least_risks(self.cap), rule, knobs, start, start + rows)
             kept = self.learned.carry.get((expert, target, rule))
             before = np.empty((0, len(knobs)), dtype=np.uint8) if kept is None else kept.array
@@ -490,7 +518,38 @@ class OwnPast:
                     ceilings = self._ceiling(start - len(before), start + rows).astype(np.float32)
                     cut = np.minimum(whole, ceilings[:, None])
                 out += [held(cut, hold)[-(rows + k) :] for hold in holds]
-        return out, carried
+        return out, carried, band
+
+    def _banded(
+        self, piece: Piece, expert: Expert, target: Target, counts: FloatArray | None
+    ) -> tuple[list[FloatArray], Packed, _Banded]:
+        """`_held` of the price rule where changes have a price: counts that stand between two held edges.
+
+        To hold the edges is to hold the counts: one falls when nothing within the hold asked for it, or was worth it.
+        """
+        start, rows, k = self.reviewed, piece.load.size, self.grid.lead_steps
+        holds, ceilings = self.portfolio.holds(self.grid, target), self.portfolio.ceilings
+        prices = np.asarray(self.portfolio.prices)
+        floor = self._floor(start, start + rows)[:, None]
+        kept, before = self.learned.carry.get((expert, target, "price")), self.learned.banded.get((expert, target))
+        lows = np.empty((0, prices.size), dtype=np.uint8) if kept is None else kept.array
+        highs = lows if before is None else before.upper.array
+        edges: list[FloatArray] = []
+        carried: list[Packed] = []
+        for knobs, old in zip(price_edges(prices, self._weight), (lows, highs), strict=True):
+            wanted = self._or_blind(counts, least_risks(self.cap), "price", knobs, start, start + rows)
+            whole = np.concatenate([old, np.maximum(wanted, floor).astype(np.float32)])
+            carried.append(Packed.of(_short(whole[-(max(holds) - 1 + k) :])))
+            most = self._ceiling(start - len(old), start + rows).astype(np.float32)[:, None]
+            cuts = [np.minimum(whole, most) if ceiling else whole for ceiling in ceilings]
+            every = [held(cut, hold)[len(old) :] for cut in cuts for hold in holds]
+            edges.append(np.clip(np.concatenate(every, axis=1), self.least, self.most))
+        lower, upper = edges
+        was = lower[:0] if before is None else before.set.array.astype(np.float32)
+        now = standing(lower, upper, was[-1] if len(was) else lower[0])
+        whole = np.concatenate([was, now])
+        columns = np.split(whole, len(ceilings) * len(holds), axis=1)
+        return columns, carried[0], _Banded(carried[1], Packed.of(_short(whole[-k:])))
 
     def _or_blind(
         self, counts: FloatArray | None, risks: FloatArray, rule: RuleName, knobs: FloatArray, start: int, stop: int
@@ -696,16 +755,21 @@ def _by_rule(rule: str, counts: FloatArray, risks: FloatArray, knobs: FloatArray
     return np.asarray(counts[:, np.searchsorted(-risks, -knobs * (1 + 1e-9))])
 
 
-def _cut(counts: FloatArray, risks: FloatArray, most: float, picked: float) -> tuple[FloatArray, FloatArray]:
+def _cut(
+    counts: FloatArray, risks: FloatArray, most: float, picked: float, upper: float
+) -> tuple[FloatArray, FloatArray]:
     """A table of ascending ``counts`` that ends at ``most``, which states no more risk than what was ``picked``.
 
     What lies beyond is not believed in, so a count that is cut risks what the forecast's own choice would have; and
-    the table's cheapest count is the one that was picked, or ``most`` instead of it.
+    the table's cheapest count is the one that was picked, or ``most`` instead of it. Where changes have a price that
+    holds for both edges, ``picked`` and ``upper``; without one these are the same.
     """
     if most >= counts[-1]:
         return counts, risks
     within = int(np.searchsorted(counts, most, side="left"))
     least = risks[max(0, int(np.searchsorted(counts, max(most, picked), side="right")) - 1)]
+    if picked <= most < upper:
+        least = hull_risk(counts, risks, most)
     return np.append(counts[:within], most), np.append(risks[:within], least)
 
 
