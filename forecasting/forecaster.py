@@ -463,10 +463,14 @@ class Forecaster:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Forecaster:
-        """Read a model folder, or a bundled one by name ("base"); raises `ArtefactError` for one that is not whole."""
+        """Read a model folder, or a bundled one by name ("base"); raises `ArtefactError` for one that is not whole.
+
+        A bundled name is always that model, whatever lies in the working directory; a folder of that name is "./base".
+        """
         source = Path(folder)
         bundled = _BUNDLED / str(folder)
-        if not source.exists() and len(source.parts) == 1:
+        named = isinstance(folder, str) and folder == source.name and bundled.is_dir()
+        if named or (not source.exists() and len(source.parts) == 1):
             if not bundled.is_dir():
                 known = sorted(p.name for p in _BUNDLED.glob("*") if p.is_dir()) if _BUNDLED.is_dir() else []
                 raise ArtefactError(f"no model folder or bundled model {str(folder)!r}; {suggest(str(folder), known)}")

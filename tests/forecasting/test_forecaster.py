@@ -325,3 +325,16 @@ def test_a_model_is_not_judged_on_rows_that_are_there_as_history(
     # 60 rows of history, of which there may be no more than that: then it is half of what there is.
     Forecaster(SMALL, QUICK).fit([panel(200)], lookback=60, horizon=4, validation=[panel(rows, seed=1)])
     assert len(seen[0]) == judged
+
+
+def test_a_bundled_name_is_that_model_whatever_lies_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = Forecaster.base().version
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    assert Forecaster.load("base").version == Forecaster.base().version == version
+    with pytest.raises(ArtefactError, match=r"no model in base"):
+        Forecaster.load("./base")
+    with pytest.raises(ArtefactError, match=r"no model in base"):
+        Forecaster.load(Path("base"))
