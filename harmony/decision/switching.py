@@ -19,8 +19,8 @@ __all__ = ["hull_risk", "price_edges", "standing", "weight_of", "weight_under"]
 
 Price = TypeVar("Price", float, FloatArray)
 
-STANDS_S = 3600.0  # a change is set against what it saves in an hour, as in the plain price rule
-MOST = 0.5  # a count that costs as much to leave as it costs in an hour would never be left
+STANDS_S = 1800.0  # a change is set against what it saves in this time
+MOST = 0.5  # a count that costs as much to leave as it costs in that time would never be left
 
 
 def weight_of(replica_hours: float) -> float:

@@ -53,8 +53,8 @@ def test_what_is_nearest_between_the_edges_is_the_cheapest(seed: int, price: flo
     assert total[int(got - every[0])] == pytest.approx(total.min(), rel=1e-9)
 
 
-def test_no_change_weighs_more_than_half_of_what_it_saves_in_an_hour() -> None:
-    assert weight_of(5 / 60) == pytest.approx(5 / 60)
+def test_no_change_weighs_more_than_half_of_what_it_saves_in_half_an_hour() -> None:
+    assert weight_of(5 / 60) == pytest.approx(5 / 30)
     assert weight_of(7.0) == MOST
 
 
