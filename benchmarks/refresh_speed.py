@@ -47,7 +47,7 @@ PAGE = f"""# What learning on line costs
 85 % and scores up to 200 windows of the rest, the bundled model and what is in force among the scored. Seconds of one core,
 medians of {TIMED} services, by steps ahead; the budget is {Schedule().budget_s:g} s. Memory of what {FLEET:,} services
 hold if each has a model of its own, the shared one left out, and forecasts of one tick for all of them, 12 steps ahead with
-200 paths: both measured on {KEPT}. Made beside other work on the same cores, which makes seconds dearer.
+200 paths: both measured on {KEPT}. Other work on the same cores makes seconds dearer.
 
 | what is learned | {" | ".join(f"{h} ahead" for h in HORIZONS)} | {FLEET:,} services, 12 ahead, of an hour | memory of {FLEET:,} | forecasts of {FLEET:,} |
 |---|{"---:|" * len(HORIZONS)}---:|---:|---:|
