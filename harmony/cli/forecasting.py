@@ -357,23 +357,24 @@ def _print_explanation(why: Explanation) -> None:
     console.print(f"\n{why.sentence}", highlight=False, soft_wrap=True)
     if why.beyond_habit is not None:
         console.print(why.beyond_habit.sentence, highlight=False, soft_wrap=True)
-    groups: list[tuple[str, dict[str, float]]] = [
-        ("expert", why.experts),
-        ("indicator", why.indicators),
-        ("level", {str(level): share for level, share in why.levels.items()}),
-        ("past", {s.label: s.share for s in why.past}),
-    ]
+    made_of: dict[str, dict[str, float]] = {
+        "expert": why.experts,
+        "indicator": why.indicators,
+        "level": {str(level): share for level, share in why.levels.items()},
+    }
+    looked_at: dict[str, dict[str, float]] = {"past": {s.label: s.share for s in why.past}}
     if why.beyond_habit is not None:
-        groups.append(("beyond habit", {s.label: s.share for s in why.beyond_habit.stretches}))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title, _ in groups:
-        table.add_column(title)
-        table.add_column("share", justify="right")
-    columns = [[(name, f"{share:.1%}") for name, share in shares.items()] for _, shares in groups]
-    for row in range(max(map(len, columns))):
-        cells = [column[row] if row < len(column) else ("", "") for column in columns]
-        table.add_row(*(text for cell in cells for text in cell))
-    console.print(table, highlight=False)
+        looked_at["beyond habit"] = {s.label: s.share for s in why.beyond_habit.stretches}
+    for groups in (made_of, looked_at):  # two tables, for all five side by side are wider than a terminal
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for title in groups:
+            table.add_column(title)
+            table.add_column("share", justify="right")
+        columns = [[(name, f"{share:.1%}") for name, share in shares.items()] for shares in groups.values()]
+        for row in range(max(map(len, columns))):
+            cells = [column[row] if row < len(column) else ("", "") for column in columns]
+            table.add_row(*(text for cell in cells for text in cell))
+        console.print(table, "", sep="\n", highlight=False)
 
 
 # ---- shared -----------------------------------------------------------------------------------------------------
