@@ -10,10 +10,20 @@ import importlib
 from forecasting.base import ForecastModel
 from forecasting.errors import UsageError, suggest
 
-__all__ = ["BENCHMARK", "DEFAULT_METHOD", "OWN_METHODS", "create_method", "method_names", "method_summary"]
+__all__ = [
+    "BENCHMARK",
+    "DEFAULT_METHOD",
+    "OWN_EXPERTS",
+    "OWN_METHODS",
+    "create_method",
+    "method_names",
+    "method_summary",
+]
 
 DEFAULT_METHOD = "harmony"
-OWN_METHODS = frozenset({DEFAULT_METHOD, "harmony_base", "ensemble"})
+OWN_EXPERTS = frozenset({"clock_ridge", "analogues"})
+"""Members of the product's ensemble that were made for it."""
+OWN_METHODS = frozenset({DEFAULT_METHOD, "harmony_base", "ensemble"}) | OWN_EXPERTS
 """What is not a rival of the product."""
 BENCHMARK = "ridge"
 """What others' scores are told relative to."""
@@ -29,6 +39,8 @@ _HOMES: dict[str, str] = {
     "ridge": "forecasting.baselines.ridge:Ridge",
     "boosted_quantiles": "forecasting.baselines.boosted_quantiles:BoostedQuantiles",
     "ensemble": "forecasting.ensemble:Ensemble",
+    "clock_ridge": "forecasting.baselines.clock_ridge:ClockRidge",
+    "analogues": "forecasting.baselines.analogues:Analogues",
     "quantile_forest": "forecasting.baselines.quantile_forest:QuantileForest",
     "auto_ets": "forecasting.baselines.classical:AutoEts",
     "auto_arima": "forecasting.baselines.classical:AutoArima",

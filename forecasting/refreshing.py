@@ -43,7 +43,16 @@ __all__ = [
     "shared_model",
 ]
 
-QUICK = ("ensemble", "ridge", "last_value", "last_value_scaled", "seasonal_naive", "window_quantiles")
+QUICK = (
+    "ensemble",
+    "ridge",
+    "clock_ridge",
+    "analogues",
+    "last_value",
+    "last_value_scaled",
+    "seasonal_naive",
+    "window_quantiles",
+)
 """Methods that learn a service within the budget."""
 SAMPLES = 100  # paths of a scored forecast
 WEIGHED = 0.15  # of what an ensemble learns, the newest, its members are weighed by

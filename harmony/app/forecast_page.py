@@ -11,7 +11,7 @@ import numpy as np
 
 from forecasting.comparing import Ratio, bootstrap_ratio, mean_ratio, or_last
 from forecasting.errors import DataError, UsageError
-from forecasting.methods import BENCHMARK, OWN_METHODS, method_names
+from forecasting.methods import BENCHMARK, OWN_EXPERTS, OWN_METHODS, method_names
 from forecasting.panel import FloatArray
 from forecasting.series_scores import SeriesScores
 from harmony.app.datasets import DATASETS
@@ -151,7 +151,7 @@ def _asked(bench: Sequence[Line]) -> str:
 def _horizon(horizon: int, by_set: Mapping[str, Table]) -> list[str]:
     found = {m for table in by_set.values() for m in table} - {BENCHMARK}
     methods = sorted(found, key=_order)
-    own = [m for m in methods if m in OWN_METHODS]
+    own = [m for m in methods if m in OWN_METHODS - OWN_EXPERTS]
     parts = [f"## Horizon {horizon}", "", f"CRPS over that of `{BENCHMARK}`:", ""]
     parts += _matrix(by_set, methods, lambda t, m: _ratio(t[m], t[BENCHMARK]))
     parts += ["", f"Loss of the 0.99 quantile over that of `{BENCHMARK}`:", ""]

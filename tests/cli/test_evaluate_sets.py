@@ -169,7 +169,7 @@ def test_a_table_a_set_and_only_the_series_asked_for(
         (["nassa", "--data", "DATA"], "no data set 'nassa'; did you mean 'nasa' or 'nab'?"),
         (["nasa", "--data", "nowhere"], "nowhere: no such folder"),
         (["nasa", "--data", "DATA"], "jul1995_1min.csv.gz: no such file; nasa is read from web_nasa/"),
-        (["burstgpt", "--data", "DATA", "-m", "rigde"], "did you mean 'ridge'?"),
+        (["burstgpt", "--data", "DATA", "-m", "rigde"], "did you mean 'ridge'"),
         (["burstgpt", "--data", "DATA", "-m", "ridge", "-s", "some"], "no series some; known: conversation, all"),
         (["burstgpt", "--data", "DATA", "-m", "ridge", "--horizon", "90"], "fewer than the horizon 90"),
         (["burstgpt", "--data", "DATA", "-m", "ridge", "--jobs", "0"], "jobs 0: expected 1 or more"),
@@ -269,6 +269,22 @@ def test_the_product_stands_beside_the_best_rival_of_each_set(
         "by part: 80 % within 3 points on 2 of 2, 95 % within 2 points on 0 of 2, 99 % within 0.7 points on 2" in page
     )
     assert "the 0.999 quantile within a factor 2 on 2 of 2" in page
+
+
+def test_an_expert_of_the_product_has_a_row_and_is_no_rival(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in kept.glob("*.jsonl"):
+        told = [json.loads(text) for text in path.read_text().splitlines()]
+        for line in [json.loads(json.dumps(one)) for one in told if one["asked"]["method"] == "ridge"]:
+            for name, factor in (("harmony", 0.9), ("clock_ridge", 0.5)):
+                crps = [None if v is None else factor * v for v in line["window_crps"]]
+                told.append(line | {"asked": line["asked"] | {"method": name}, "window_crps": crps})
+        (tmp_path / path.name).write_text("".join(json.dumps(one) + "\n" for one in told))
+    page = page_of(tmp_path, capsys)
+    assert row_of(page, "CRPS over", "`clock_ridge`")[1] == "**0.50** (0.50–0.50)"
+    assert row_of(page, "`harmony` beside the best rival", "burstgpt")[1:3] == ["`ridge`", "0.90 (0.90–0.90)"]
+    assert "`clock_ridge` beside the best rival" not in page
 
 
 def test_scores_kept_before_intervals_were_counted_by_part_are_read_and_leave_the_cell_empty(

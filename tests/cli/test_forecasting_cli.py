@@ -124,7 +124,7 @@ def test_evaluate_scores_traces_of_ones_own(fisher: str, tmp_path: Path, capsys:
         (["fisher", "."], ".: no fisher series there; expected container1.csv.gz, container2.csv.gz, ..."),
         (["traces", "."], ".: no traces series there; expected CSV or Parquet files"),
         (["fisher", "DIR", "--series", "container3"], "no series 'container3'; did you mean 'container"),
-        (["fisher", "DIR", "--method", "rigde"], "no forecasting method 'rigde'; did you mean 'ridge'?"),
+        (["fisher", "DIR", "--method", "rigde"], "no forecasting method 'rigde'; did you mean 'ridge'"),
         (["fisher", "DIR", "-m", "ridge", "--lookback", "0"], "lookback 0: expected 1 or more"),
         (["fisher", "DIR", "-m", "ridge", "--horizon", "-2"], "horizon -2: expected 1 or more"),
         (
@@ -292,7 +292,7 @@ def test_forecast_prints_a_table(trace: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "rige"], "--model rige: neither a model folder nor a method; did you mean 'ridge'?"),
+        (["--model", "rige"], "--model rige: neither a model folder nor a method; did you mean 'ridge'"),
         (["--quantiles", "0,1"], "--quantiles '0,1': expected numbers between 0 and 1"),
         (["--quantiles", "a"], "--quantiles 'a'"),
         (["--horizon", "0"], "--horizon 0: expected 1 or more"),

@@ -8,7 +8,7 @@ import pytest
 
 from forecasting.base import ForecastModel
 from forecasting.errors import UsageError
-from forecasting.methods import DEFAULT_METHOD, OWN_METHODS, create_method, method_names
+from forecasting.methods import BENCHMARK, DEFAULT_METHOD, OWN_EXPERTS, OWN_METHODS, create_method, method_names
 from forecasting.windows import WindowBatch
 from tests.forecasting.builders import wavy
 
@@ -37,12 +37,21 @@ def test_every_method_is_fresh_and_answers_to_its_name(name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_near_ones() -> None:
-    with pytest.raises(UsageError, match=r"no forecasting method 'rigde'; did you mean 'ridge'\?"):
+    with pytest.raises(UsageError, match=r"no forecasting method 'rigde'; did you mean 'ridge'"):
         create_method("rigde")
 
 
 def test_the_products_own_are_known_methods() -> None:
     assert set(method_names()) > OWN_METHODS
+
+
+def test_every_member_of_the_ensemble_is_a_method_and_those_made_for_it_are_no_rivals() -> None:
+    from forecasting.ensemble import Ensemble
+
+    panel = wavy(400)
+    members = Ensemble().fit([panel], lookback=24, horizon=2).weights.keys()
+    assert OWN_EXPERTS < members <= set(method_names())
+    assert BENCHMARK in members - OWN_METHODS
 
 
 def test_the_bundled_model_forecasts_as_it_comes_whatever_it_is_given_to_learn() -> None:
@@ -62,7 +71,8 @@ def test_the_bundled_model_forecasts_as_it_comes_whatever_it_is_given_to_learn()
 def test_baselines_and_scores_import_no_torch() -> None:
     code = (
         "import sys, scoringrules, forecasting.evaluation, forecasting.methods as m;"
-        "[m.create_method(n) for n in m.method_names() if n not in m.OWN_METHODS and n not in sys.argv];"
+        "deep = m.OWN_METHODS - m.OWN_EXPERTS;"
+        "[m.create_method(n) for n in m.method_names() if n not in deep and n not in sys.argv];"
         "sys.exit('torch' in sys.modules)"
     )
     others = {"auto_ets", "auto_arima", "flair", "fracast", "patch_transformer"}  # of an extra; some are networks

@@ -19,7 +19,7 @@ from forecasting.fleet import FleetForecaster, Wanted
 from forecasting.online import Online
 from forecasting.panel import Indicator, Panel
 from forecasting.recalibrated import Recalibrated
-from forecasting.refreshing import Outcome, Schedule, Standing, calibration_of, method_of, refreshed
+from forecasting.refreshing import QUICK, Outcome, Schedule, Standing, calibration_of, method_of, refreshed
 from forecasting.windows import WindowBatch
 from tests.forecasting.stand_ins import DEMAND, HOUR, START_S, STEP_S, Around, panel, walk, wave
 
@@ -64,6 +64,16 @@ def test_where_learning_anew_is_better_it_replaces() -> None:
     assert (found.outcome, found.learned, found.number) == (Outcome.REPLACED, 9, 9)
     assert found.version.startswith("ridge 1+")
     assert "learned anew" in found.why
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_every_quick_method_learns_a_service_and_says_who_it_is(name: str) -> None:
+    found = method_of(name, Around())(panel(wave()), HORIZON, lambda: None)
+    assert found.name == name
+    windows = WindowBatch.of(panel(wave()), [700, 799], 144, horizon=HORIZON)
+    paths = found.predict(windows, HORIZON, samples=20, seed=0).paths
+    assert paths.shape == (2, 20, HORIZON, 1)
+    assert np.isfinite(paths).all()
 
 
 def test_after_a_change_of_regime_the_newly_learned_one_replaces_the_old() -> None:
