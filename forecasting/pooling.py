@@ -38,10 +38,14 @@ def worth(horizon: int, step_s: float, spacing_s: float) -> FloatArray:
 
     Windows that are nearer than half an hour, or than as many steps as the root of the lead, tell the same.
     """
-    band = bands(horizon)
-    lead = np.array([np.flatnonzero(band == b)[-1] + 1 for b in range(int(band[-1]) + 1)])
+    lead = _last_leads(bands(horizon))
     out: FloatArray = np.minimum(1.0, spacing_s / np.maximum(ALIKE_S, np.sqrt(lead) * step_s))
     return out
+
+
+def _last_leads(band: IntArray) -> FloatArray:
+    """(bands,) the last lead of each."""
+    return np.array([np.flatnonzero(band == b)[-1] + 1.0 for b in range(int(band[-1]) + 1)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +187,8 @@ class Levels:
 
     Attributes:
         below: (bands, indicators, GRID) quantiles of the levels at which outcomes lay.
-        windows: (bands, indicators) windows that were counted.
+        windows: (bands, indicators) windows that were counted, each as one over the root of the lead: the farther
+            ahead, the longer a spell in which all outcomes lie high or low.
     """
 
     below: FloatArray
@@ -197,6 +202,7 @@ class Levels:
         level = ((rising < y).mean(axis=1) + (rising <= y).mean(axis=1)) / 2
         level[np.isnan(outcome) | np.isnan(rising).any(axis=1)] = np.nan
         band = bands(horizon)
+        root = np.sqrt(_last_leads(band))
         below = np.empty((int(band[-1]) + 1, indicators, GRID))
         windows = np.zeros(below.shape[:2])
         at = (np.arange(GRID) + 0.5) / GRID
@@ -204,7 +210,7 @@ class Levels:
             for i in range(indicators):
                 some = level[:, band == b, i]
                 some = some[~np.isnan(some)]
-                windows[b, i] = some.size / (band == b).sum()
+                windows[b, i] = some.size / (band == b).sum() / root[b]
                 below[b, i] = np.quantile(some, at) if some.size else at
         return cls(below, windows)
 

@@ -65,15 +65,17 @@ class Tails:
 
     @classmethod
     def tried(cls, rising: FloatArray, outcome: FloatArray) -> Self:
-        """The same where it pays: the tail of the older half has to lower the quantile loss on the newer half.
+        """The same where it pays: the tail of either half has to lower the quantile loss on the other half.
 
         Windows are in time order. A series that jumps between plateaus has no such tail, whatever is fitted to it.
         """
         half, whole = len(outcome) // 2, cls.of(rising, outcome)
-        if half < LEAST_TRIED:
-            return whole.only(np.zeros(whole.mean.shape, dtype=np.bool_))
-        after = cls.of(rising[:half], outcome[:half]).applied(rising[half:])
-        return whole.only(_loss(after, outcome[half:]) < _loss(rising[half:], outcome[half:]))
+        pays = np.full(whole.mean.shape, half >= LEAST_TRIED)
+        for learned, other in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
+            if pays.any():
+                after = cls.of(rising[learned], outcome[learned]).applied(rising[other])
+                pays &= _loss(after, outcome[other]) < _loss(rising[other], outcome[other])
+        return whole.only(pays)
 
     def and_newer(self, newer: Tails, kept: FloatArray) -> Tails:
         """Both together, the older fading to the shares ``kept`` (bands, indicators)."""

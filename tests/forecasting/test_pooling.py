@@ -143,7 +143,7 @@ def test_too_wide_a_forecast_is_narrowed_and_too_narrow_a_one_widened() -> None:
         before = scores.coverage(stated, later, (0.8,)).mean()
         after = scores.coverage(Levels.of(stated, y).applied(stated), later, (0.8,)).mean()
         assert abs(before - 0.8) > 0.1
-        assert abs(after - 0.8) < 0.04
+        assert abs(after - 0.8) < 0.06  # sixty windows speak for what is stated, more so farther ahead
 
 
 def test_levels_of_few_outcomes_change_little_and_of_none_nothing() -> None:
@@ -153,6 +153,16 @@ def test_levels_of_few_outcomes_change_little_and_of_none_nothing() -> None:
     np.testing.assert_allclose(Levels.of(stated, np.full_like(y, np.nan)).applied(stated), stated)
     few, more = (np.abs(Levels.of(stated[:n], y[:n]).applied(stated) - stated).mean() for n in (3, 50))
     assert few < 0.5 * more
+
+
+def test_levels_farther_ahead_take_more_windows_to_move() -> None:
+    rng = np.random.default_rng(7)
+    stated = np.sort(np.repeat(paths(rng, 0.0, 3.0, 200, 100)[:, :, :1], 15, axis=2), axis=1)
+    y = np.repeat(outcomes(rng, windows=200)[:, :1], 15, axis=1)  # every lead has the same outcome
+    found = Levels.of(stated, y)
+    np.testing.assert_allclose(found.windows[:, 0], 200 / np.sqrt([1, 3, 7, 15]))
+    moved = np.abs(found.applied(stated) - stated).mean(axis=(0, 1, 3))
+    assert (np.diff(moved[[0, 1, 3, 7]]) < 0).all()
 
 
 @settings(deadline=None)

@@ -76,6 +76,18 @@ def test_where_nothing_came_or_nothing_moves_nothing_changes() -> None:
     assert np.isnan(still.applied(absent)).all()
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_a_tail_of_one_half_alone_is_not_believed(later: bool) -> None:
+    rng = np.random.default_rng(8)
+    rising = normal(rng, 600)
+    outcome = rising[:, 100].copy()  # always the middle
+    half = slice(300, None) if later else slice(300)
+    outcome[half] = heavy(rng, rising[half])
+    np.testing.assert_array_equal(Tails.tried(rising, outcome).applied(rising), rising)
+    both = heavy(rng, rising)
+    assert (Tails.tried(rising, both).applied(rising)[:, -1] > rising[:, -1]).mean() > 0.9
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), samples=st.integers(1, 60), horizon=st.integers(1, 4))
 def test_samples_still_rise(seed: int, samples: int, horizon: int) -> None:
