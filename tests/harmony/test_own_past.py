@@ -14,7 +14,8 @@ from forecasting.errors import UsageError
 from forecasting.panel import Indicator, Panel
 from forecasting.specialists import LeadGrid
 from harmony.decision.budget import ErrorBudget
-from harmony.decision.past.own_past import Keeping, OwnPast, TurnRow, _cut
+from harmony.decision.past.bands import cut_at
+from harmony.decision.past.own_past import Keeping, OwnPast, TurnRow
 from harmony.decision.past.portfolio import RISKS, Portfolio, held, least_risks, priced, ready_of, thumb_counts
 from harmony.decision.past.selection import Tally, choose, verdict
 from harmony.model.decision import Decision
@@ -80,7 +81,7 @@ def test_a_table_cut_at_the_highest_demand_has_the_cut_pick_as_its_cheapest(seed
     rng = np.random.default_rng(seed)
     counts = np.sort(rng.integers(1, 60, RISKS.size)).astype(float)
     picked = float(priced(counts[None], RISKS, np.array([price]))[0, 0])
-    cut, risks = _cut(counts, RISKS, float(most), picked, picked)
+    cut, risks = cut_at(float(most), counts, RISKS, picked, picked)
     assert np.all(np.diff(cut) >= 0.0)
     assert np.all(np.diff(risks) <= 0.0)
     assert cut[-1] <= max(most, counts[-1])

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from forecasting.specialists import LeadGrid
 from harmony.decision.budget import ErrorBudget
-from harmony.decision.past import own_past
-from harmony.decision.past.own_past import OwnPast, TurnRow, _cut
+from harmony.decision.past import bands
+from harmony.decision.past.bands import banded, cut_at
+from harmony.decision.past.own_past import OwnPast, TurnRow
 from harmony.decision.past.piece import Prices
 from harmony.decision.past.portfolio import RISKS, Portfolio, held, priced
 from harmony.decision.switching import MOST, hull_risk, price_edges, standing, weight_of
@@ -64,7 +65,7 @@ def test_a_table_cut_at_the_highest_demand_has_the_cut_edges(seed: int, price: f
     """So a decision is found again from the table that it told of."""
     counts, risks = a_table(np.random.default_rng(seed))
     edges = edges_of(counts, risks, price, weight)
-    cut, stated = _cut(counts, risks, float(most), *edges)
+    cut, stated = cut_at(float(most), counts, risks, *edges)
     assert np.all(np.diff(cut) >= 0.0)
     assert np.all(np.diff(stated) <= 0.0)
     for edge, at in zip(edges, price_edges(price, weight), strict=True):
@@ -112,6 +113,27 @@ def test_a_higher_price_of_changes_never_moves_more_replicas(seed: int, a: float
     assert (moved[2] <= moved[1]).all()
 
 
+@LAWS
+@given(seeds, st.integers(1, 59), st.sampled_from([(1,), (3, 7)]), st.integers(1, 4))
+def test_a_past_in_pieces_is_followed_as_at_once(seed: int, cut: int, holds: tuple[int, ...], lead: int) -> None:
+    """With a ceiling and without: what goes on from a piece is all that the next one needs."""
+    rng = np.random.default_rng(seed)
+    lower, upper = some_edges(rng)
+    most = np.maximum.accumulate(rng.integers(1, 12, len(lower))).astype(float)
+    asked = {"holds": holds, "ceilings": (False, True), "bounds": (2, 9), "lead_steps": lead}
+    none = lower[:0]
+    whole = banded([(none, lower), (none, upper)], most, was=None, **asked)[0]
+    first, lows, on = banded([(none, lower[:cut]), (none, upper[:cut])], most[:cut], was=None, **asked)
+    edges = [(lows.array, lower[cut:]), (on.upper.array, upper[cut:])]
+    then = banded(edges, most[max(0, cut - len(lows.array)) :], was=on.set.array, **asked)[0]
+    for at_once, before, after in zip(whole, first, then, strict=True):
+        assert at_once.min() >= 2
+        assert at_once.max() <= 9
+        again = np.concatenate([before, after[len(on.set.array) :]])
+        np.testing.assert_array_equal(again, at_once)
+        np.testing.assert_array_equal(after[: len(on.set.array)], at_once[max(0, cut - lead) : cut])
+
+
 # ---- replayed and live ---------------------------------------------------------------------------------------
 def daily(n: int, seed: int) -> np.ndarray:
     at = np.arange(n)
@@ -134,7 +156,7 @@ def test_the_replay_sets_what_is_set_live_turn_by_turn(monkeypatch: pytest.Monke
     recent: list[tuple[int, ...]] = [(20,)] * len(tried)
     counts: list[list[int]] = [[] for _ in tried]
     replayed: list[np.ndarray] = []
-    monkeypatch.setattr(own_past, "standing", lambda *a: replayed.append(standing(*a)) or replayed[-1])
+    monkeypatch.setattr(bands, "standing", lambda *a: replayed.append(standing(*a)) or replayed[-1])
     for i, d in enumerate(demand[850:], 850):
         past = past.seen(i * STEP_S, TurnRow(float(d), 100.0), review=i == 999)
         for j, (at, setting) in enumerate(tried if i < 999 else ()):

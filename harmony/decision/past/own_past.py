@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,11 @@ from scipy.special import ndtri
 from forecasting.panel import FloatArray
 from forecasting.specialists import TARGETS, Features, LeadGrid, Predict, Target, fit_specialists, targets_of
 from harmony.decision.budget import RARE, ErrorBudget
+from harmony.decision.past.bands import Banded, banded, cut_at
 from harmony.decision.past.blocks import Blocks
 from harmony.decision.past.evidence import Ladder, drawn_together, ladders_of, memory_misses
 from harmony.decision.past.limited import Limited, limited
-from harmony.decision.past.packed import Packed
+from harmony.decision.past.packed import Packed, shortest
 from harmony.decision.past.piece import NO_PRICES, Measure, Piece, Prices
 from harmony.decision.past.portfolio import (
     RISKS,
@@ -42,7 +43,7 @@ from harmony.decision.past.portfolio import (
 )
 from harmony.decision.past.selection import MEMORY_S, Families, Tally, Verdict, choose, families_of, verdict
 from harmony.decision.past.turn_rows import FORECASTS, TurnRows
-from harmony.decision.switching import hull_risk, price_edges, standing, weight_of
+from harmony.decision.switching import price_edges, weight_of
 from harmony.decision.tails import quantiles
 from harmony.model.objective import Behavior
 
@@ -67,7 +68,6 @@ SCORE_BLOCK = 512
 SHORT_MOST = 6e4  # what a short number holds
 
 Expert = tuple[Base, ...]
-Counts = npt.NDArray[Any]
 
 
 class Keeping(NamedTuple):
@@ -118,13 +118,6 @@ class Guess(NamedTuple):
     stood: int = -1
 
 
-class _Banded(NamedTuple):
-    """Of a forecaster's settings where changes have a price: the upper edges to go on from, and what was set."""
-
-    upper: Packed
-    set: Packed
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class _Learned:
     """What was learned at the last review.
@@ -142,7 +135,7 @@ class _Learned:
     tables: Mapping[tuple[Expert, Target], FloatArray] = field(default_factory=dict)
     scores: Mapping[tuple[Expert, Target], Blocks] = field(default_factory=dict)
     carry: Mapping[tuple[Expert, Target, RuleName], Packed] = field(default_factory=dict)
-    banded: Mapping[tuple[Expert, Target], _Banded] = field(default_factory=dict)
+    banded: Mapping[tuple[Expert, Target], Banded] = field(default_factory=dict)
     limited: Limited | None = None
 
 
@@ -395,7 +388,7 @@ class OwnPast:
         table, stated = counts[0], RISKS
         if setting.ceiling:
             highest = self._ceiling(now, now + 1)[0]
-            table, stated = _cut(table, stated, highest, edges[0], edges[-1])
+            table, stated = cut_at(highest, table, stated, edges[0], edges[-1])
             edges = np.minimum(edges, highest)
         picked = edges[0] if stood < 0 else min(max(stood, edges[0]), edges[-1])
         wanted = self._bounded(max(int(picked), int(self._floor(now, now + 1)[0])))
@@ -448,7 +441,7 @@ class OwnPast:
         start, k = self.reviewed, self.grid.lead_steps
         load = self.history.demand(start, stop) / self.history.capacity(start, stop)
         piece = Piece(load, k, self.least, self.most, self.measure, self.prices)
-        carry, banded, allowed = dict(self.learned.carry), dict(self.learned.banded), least_risks(self.cap).size
+        carry, bands, allowed = dict(self.learned.carry), dict(self.learned.banded), least_risks(self.cap).size
         done: dict[tuple[Expert, Target], list[FloatArray]] = {}
         for expert in self.portfolio.experts:
             for target in TARGETS:
@@ -457,13 +450,13 @@ class OwnPast:
                 if counts is None and other is not None and (other, target) in done:
                     done[expert, target] = done[other, target]
                     carry |= {(expert, target, r): carry[other, target, r] for r in self.portfolio.rules}
-                    banded |= {(expert, target): banded[other, target]} if (other, target) in banded else {}
+                    bands |= {(expert, target): bands[other, target]} if (other, target) in bands else {}
                     continue
                 if other is not None:
                     counts = _filled(counts, self._counts(other, target, bases, start, stop, allowed))
                 done[expert, target], carried, band = self._held(piece, expert, target, counts)
                 carry |= {(expert, target, rule): rows for rule, rows in carried.items()}
-                banded |= {} if band is None else {(expert, target): band}
+                bands |= {} if band is None else {(expert, target): band}
         columns = [block for expert in self.portfolio.experts for target in TARGETS for block in done[expert, target]]
         margins = np.asarray(self.portfolio.margins)
         for thumb in self.portfolio.thumbs:
@@ -477,7 +470,7 @@ class OwnPast:
         scores = {id(block): piece.score(block) for block in columns}  # some stand in for others
         cost, missed = (np.concatenate(parts) for parts in zip(*(scores[id(b)] for b in columns), strict=True))
         tally = self.tally.plus(cost, missed, stop - start, piece.weight, int(piece.known.sum()), memory)
-        learned = replace(self.learned, carry=carry, banded=banded, limited=after)
+        learned = replace(self.learned, carry=carry, banded=bands, limited=after)
         return replace(self, tally=tally, reviewed=stop, learned=learned)
 
     def _under_limits(self, columns: list[FloatArray], rows: int) -> tuple[list[FloatArray], Limited | None]:
@@ -493,14 +486,14 @@ class OwnPast:
 
     def _held(
         self, piece: Piece, expert: Expert, target: Target, counts: FloatArray | None
-    ) -> tuple[list[FloatArray], dict[RuleName, Packed], _Banded | None]:
+    ) -> tuple[list[FloatArray], dict[RuleName, Packed], Banded | None]:
         """Counts of every rule and hold of one expert and target on a piece; and those that go on into the next."""
         start, rows, k = self.reviewed, piece.load.size, self.grid.lead_steps
         floor = self._floor(start, start + rows)
         holds = self.portfolio.holds(self.grid, target)
         out: list[FloatArray] = []
         carried: dict[RuleName, Packed] = {}
-        band: _Banded | None = None
+        band: Banded | None = None
         for rule in self.portfolio.rules:
             knobs = np.asarray(self.portfolio.knobs(rule, self.cap))
             if rule == "price" and self._weight > 0.0:
@@ -511,7 +504,7 @@ class OwnPast:
             kept = self.learned.carry.get((expert, target, rule))
             before = np.empty((0, len(knobs)), dtype=np.uint8) if kept is None else kept.array
             whole = np.concatenate([before, np.maximum(wanted, floor[:, None]).astype(np.float32)])
-            carried[rule] = Packed.of(_short(whole[-(max(holds) - 1 + k) :]))
+            carried[rule] = Packed.of(shortest(whole[-(max(holds) - 1 + k) :]))
             for ceiling in self.portfolio.ceilings:
                 cut = whole
                 if ceiling:
@@ -522,34 +515,27 @@ class OwnPast:
 
     def _banded(
         self, piece: Piece, expert: Expert, target: Target, counts: FloatArray | None
-    ) -> tuple[list[FloatArray], Packed, _Banded]:
-        """`_held` of the price rule where changes have a price: counts that stand between two held edges.
-
-        To hold the edges is to hold the counts: one falls when nothing within the hold asked for it, or was worth it.
-        """
-        start, rows, k = self.reviewed, piece.load.size, self.grid.lead_steps
-        holds, ceilings = self.portfolio.holds(self.grid, target), self.portfolio.ceilings
+    ) -> tuple[list[FloatArray], Packed, Banded]:
+        """`_held` of the price rule where changes have a price: counts that stand between two held edges."""
+        start, stop = self.reviewed, self.reviewed + piece.load.size
         prices = np.asarray(self.portfolio.prices)
-        floor = self._floor(start, start + rows)[:, None]
+        floor = self._floor(start, stop)[:, None]
         kept, before = self.learned.carry.get((expert, target, "price")), self.learned.banded.get((expert, target))
         lows = np.empty((0, prices.size), dtype=np.uint8) if kept is None else kept.array
         highs = lows if before is None else before.upper.array
-        edges: list[FloatArray] = []
-        carried: list[Packed] = []
-        for knobs, old in zip(price_edges(prices, self._weight), (lows, highs), strict=True):
-            wanted = self._or_blind(counts, least_risks(self.cap), "price", knobs, start, start + rows)
-            whole = np.concatenate([old, np.maximum(wanted, floor).astype(np.float32)])
-            carried.append(Packed.of(_short(whole[-(max(holds) - 1 + k) :])))
-            most = self._ceiling(start - len(old), start + rows).astype(np.float32)[:, None]
-            cuts = [np.minimum(whole, most) if ceiling else whole for ceiling in ceilings]
-            every = [held(cut, hold)[len(old) :] for cut in cuts for hold in holds]
-            edges.append(np.clip(np.concatenate(every, axis=1), self.least, self.most))
-        lower, upper = edges
-        was = lower[:0] if before is None else before.set.array.astype(np.float32)
-        now = standing(lower, upper, was[-1] if len(was) else lower[0])
-        whole = np.concatenate([was, now])
-        columns = np.split(whole, len(ceilings) * len(holds), axis=1)
-        return columns, carried[0], _Banded(carried[1], Packed.of(_short(whole[-k:])))
+        wanted = (
+            np.maximum(self._or_blind(counts, least_risks(self.cap), "price", knobs, start, stop), floor)
+            for knobs in price_edges(prices, self._weight)
+        )
+        return banded(
+            list(zip((lows, highs), wanted, strict=True)),
+            self._ceiling(start - max(len(lows), len(highs)), stop),
+            self.portfolio.holds(self.grid, target),
+            self.portfolio.ceilings,
+            (self.least, self.most),
+            None if before is None else before.set.array,
+            self.grid.lead_steps,
+        )
 
     def _or_blind(
         self, counts: FloatArray | None, risks: FloatArray, rule: RuleName, knobs: FloatArray, start: int, stop: int
@@ -755,24 +741,6 @@ def _by_rule(rule: str, counts: FloatArray, risks: FloatArray, knobs: FloatArray
     return np.asarray(counts[:, np.searchsorted(-risks, -knobs * (1 + 1e-9))])
 
 
-def _cut(
-    counts: FloatArray, risks: FloatArray, most: float, picked: float, upper: float
-) -> tuple[FloatArray, FloatArray]:
-    """A table of ascending ``counts`` that ends at ``most``, which states no more risk than what was ``picked``.
-
-    What lies beyond is not believed in, so a count that is cut risks what the forecast's own choice would have; and
-    the table's cheapest count is the one that was picked, or ``most`` instead of it. Where changes have a price that
-    holds for both edges, ``picked`` and ``upper``; without one these are the same.
-    """
-    if most >= counts[-1]:
-        return counts, risks
-    within = int(np.searchsorted(counts, most, side="left"))
-    least = risks[max(0, int(np.searchsorted(counts, max(most, picked), side="right")) - 1)]
-    if picked <= most < upper:
-        least = hull_risk(counts, risks, most)
-    return np.append(counts[:within], most), np.append(risks[:within], least)
-
-
 def _filled(counts: FloatArray | None, others: FloatArray | None) -> FloatArray | None:
     """``counts`` (rows, risks), those of another expert where they are absent."""
     if counts is None or others is None:
@@ -790,10 +758,3 @@ def _target(setting: PortfolioSetting) -> Target:
 
 def _rule(setting: PortfolioSetting) -> RuleName:
     return "price" if setting.rule == "price" else "quantile"
-
-
-def _short(counts: FloatArray) -> Counts:
-    """A copy of whole ``counts``, in the shortest type that holds them."""
-    most = counts.max(initial=0.0)
-    kind = np.uint8 if most <= 0xFF else np.uint16 if most <= 0xFFFF else np.float32
-    return counts.astype(kind)
