@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.base_scores import of_the_largest
 from benchmarks.zero_shot import FIRST_S, HORIZON, LEAST_ROWS, LOOKBACK, SAMPLES, TEST, WINDOWS
 from forecasting import scores
 from forecasting.base import ForecastModel
@@ -26,8 +27,6 @@ from forecasting.forecaster import Forecaster
 from forecasting.panel import Indicator, IntArray, Panel
 from forecasting.windows import WindowBatch
 from harmony.app.datasets import chosen, read_dataset
-
-LEVEL = 0.99
 
 
 def scored(model: ForecastModel, panel: Panel, ends: IntArray, rows: int, *, seasons: bool) -> tuple[float, float]:
@@ -38,10 +37,7 @@ def scored(model: ForecastModel, panel: Panel, ends: IntArray, rows: int, *, sea
     paths = model.predict(windows, HORIZON, samples=SAMPLES, only=panel.names[:1]).paths[..., 0]
     truth = panel.values[ends[:, None] + np.arange(1, HORIZON + 1), 0]
     spread = float(np.nanmean(scores.crps(paths[..., None], truth[..., None])))
-    whole = ~np.isnan(truth).any(axis=1) & ~np.isnan(paths).any(axis=(1, 2))
-    stated, reached = np.quantile(paths[whole].max(axis=2), LEVEL, axis=1), truth[whole].max(axis=1)
-    loss = np.where(reached > stated, LEVEL * (reached - stated), (1 - LEVEL) * (stated - reached))
-    return spread, float(loss.mean())
+    return spread, of_the_largest(paths, truth)[0]
 
 
 def compared(panel: Panel, models: dict[str, Forecaster], choose: bool) -> dict[str, list[float]]:
