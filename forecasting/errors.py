@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
-__all__ = ["ArtefactError", "DataError", "HarmonyError", "InputError", "UsageError", "suggest"]
+__all__ = ["ArtefactError", "DataError", "HarmonyError", "InputError", "UsageError", "suggest", "what_is"]
 
 
 class HarmonyError(Exception):
@@ -54,3 +55,16 @@ def suggest(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
         return ""
     shown = ", ".join(known[:12])
     return f"known: {shown}{', ...' if len(known) > 12 else ''}"
+
+
+def what_is(path: Path) -> str:
+    """What stands at ``path``, in words such as ``a folder`` or ``a pipe``; empty where nothing does."""
+    kinds = (
+        (path.is_file, "a file"),
+        (path.is_dir, "a folder"),
+        (path.is_char_device, "a device"),
+        (path.is_block_device, "a device"),
+        (path.is_fifo, "a pipe"),
+        (path.is_socket, "a socket"),
+    )
+    return next((words for holds, words in kinds if holds()), "")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forecasting.errors import DataError, suggest
+from forecasting.errors import DataError, suggest, what_is
 
 if TYPE_CHECKING:
     from forecasting.panel import Panel
@@ -33,7 +33,8 @@ def read_series(
     Raises `DataError` for a missing folder, a folder without series or a ``wanted`` name that is not there.
     """
     if not directory.is_dir():
-        raise DataError(f"{directory}: no such folder; {dataset} is read from a folder of trace files")
+        found = f"is {kind}, no folder" if (kind := what_is(directory)) else "no such folder"
+        raise DataError(f"{directory}: {found}; {dataset} is read from a folder of trace files")
     files = {_stem(p): p for p in sorted(directory.iterdir(), key=_natural) if _is_trace(p)}
     files = {name: p for name, p in files.items() if name.startswith(_PREFIXES.get(dataset, ""))}
     if not files:

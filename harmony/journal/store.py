@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from forecasting.errors import DataError
+from forecasting.errors import DataError, what_is
 from harmony.journal.cells import checked, json_object, shortened
 from harmony.journal.connecting import connect, journal_url, shown
 from harmony.journal.errors import JournalError, JournalUnavailable, translated
@@ -105,7 +105,9 @@ class JournalStore:
         where = shown(address)
         is_file = address.get_backend_name() == "sqlite"
         if is_file and read_only and not Path(str(address.database)).is_file():
-            raise JournalError(f"journal {where}: there is no such file")
+            kind = what_is(Path(str(address.database)))
+            found = f"that is {kind}; expected the file of a journal" if kind else "there is no such file"
+            raise JournalError(f"journal {where}: {found}")
         engine = connect(address, read_only=read_only)
         store = cls(
             engine,

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from forecasting.errors import DataError, UsageError, suggest
+from forecasting.errors import DataError, UsageError, suggest, what_is
 from forecasting.panel import FloatArray
 from simulator.traces.dialect import PLAIN, Dialect
 from simulator.traces.limits import MOST_BYTES, MOST_COLUMNS, check_columns, unpacked
@@ -119,6 +119,8 @@ def find_file(path: Path) -> Path:
         return path
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name one trace file in it")
+    if kind := what_is(path):
+        raise DataError(f"{path}: is {kind}; expected a trace in a file (CSV, TSV or Parquet; gzip is unpacked)")
     folder = path.parent
     if not folder.is_dir():
         raise DataError(f"{path}: no such file (nor folder {folder})")

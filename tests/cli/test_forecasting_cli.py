@@ -121,6 +121,7 @@ def test_evaluate_scores_traces_of_ones_own(fisher: str, tmp_path: Path, capsys:
     [
         (["fischer", "."], "no dataset 'fischer'; did you mean 'fisher'?"),
         (["fisher", "nowhere"], "nowhere: no such folder; fisher is read from a folder of trace files"),
+        (["traces", "/dev/null"], "/dev/null: is a device, no folder; traces is read from a folder of trace files"),
         (["fisher", "."], ".: no fisher series there; expected container1.csv.gz, container2.csv.gz, ..."),
         (["traces", "."], ".: no traces series there; expected CSV or Parquet files"),
         (["fisher", "DIR", "--series", "container3"], "no series 'container3'; did you mean 'container"),

@@ -306,6 +306,8 @@ def test_addresses_are_refused_without_repeating_them(tmp_path: Path) -> None:
         JournalStore.open(str(tmp_path / "no" / "folder" / "j.db"))
     with pytest.raises(JournalError, match="no such file"):
         JournalStore.open(str(tmp_path / "none.db"), read_only=True)
+    with pytest.raises(JournalError, match="that is a device; expected the file of a journal"):
+        JournalStore.open("/dev/null", read_only=True)
     (tmp_path / "text.db").write_text("this is no database, whatever its name says " * 50)
     with pytest.raises(JournalError, match="no SQLite database"):
         JournalStore.open(str(tmp_path / "text.db"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,6 +193,11 @@ def test_files_that_are_not_there_or_not_what_they_say(write: Write, tmp_path: P
         load_trace(tmp_path / "nowhere" / "usage.csv")
     with pytest.raises(DataError, match="is a folder"):
         load_trace(tmp_path)
+    with pytest.raises(DataError, match=r"/dev/null: is a device; expected a trace in a file \(CSV, TSV or Parquet"):
+        load_trace("/dev/null")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"pipe.csv: is a pipe; expected"):
+        load_trace(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match=r"named .gz but is not gzip"):
         load_trace(write(GOOD, "usage.csv.gz"))
     with pytest.raises(DataError, match="broken gzip"):
