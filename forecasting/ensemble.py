@@ -50,8 +50,8 @@ class Ensemble(Baseline):
     method = "ensemble"
     REVISION = 4
 
-    def __init__(self, *, recalibrate: bool = True, tails: bool = True, flow: Forecaster | None = None) -> None:
-        """``flow``: the model to pool with, shared; the bundled one by default. ``tails``: where they pay."""
+    def __init__(self, *, recalibrate: bool = True, tails: bool = False, flow: Forecaster | None = None) -> None:
+        """``flow``: the model to pool with, shared; the bundled one by default. ``tails``: learn these too."""
         super().__init__()
         self.recalibrate = recalibrate
         self.tails = tails
