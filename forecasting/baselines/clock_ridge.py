@@ -67,6 +67,7 @@ class ClockRidge(Baseline):
     """
 
     method = "clock_ridge"
+    REVISION = 2
 
     def __init__(self, *, cap: float | None = 2.0) -> None:
         super().__init__(cap=cap)
@@ -269,7 +270,10 @@ class ClockRidge(Baseline):
                 # A jump is a jump: what was missed by many widths is as large in a window of any width.
                 jump = np.abs(noise[..., 0]) > JUMP
                 found = points[:, None] + np.where(jump, noise[..., 1], width[:, None] * noise[..., 0])
-                paths[known, :, :, i] = np.clip(self._from(found, k), self._low[k] - wide[k], self._high[k] + wide[k])
+                # Bounds move with an indicator that has left all that was learned, so that it is followed there.
+                now = self._from(last[known], k)[:, None, None]
+                low, high = np.minimum(self._low[k], now) - wide[k], np.maximum(self._high[k], now) + wide[k]
+                paths[known, :, :, i] = np.clip(self._from(found, k), low, high)
         return paths
 
 

@@ -107,3 +107,13 @@ def test_training_windows_are_thinned_evenly_up_to_the_newest() -> None:
     assert not np.isnan(targets).any()
     np.testing.assert_array_equal(targets[-1, :, 0], [97.0, 97.0, 99.0])
     assert thinned([panel.rows(0, 12)], 10, 3, 20) == (None, None)
+
+
+def test_an_indicator_that_has_left_all_that_was_learned_is_followed() -> None:
+    rng = np.random.default_rng(0)
+    memory = 1e4 + np.cumsum(rng.normal(size=1200)) * 3
+    model = ClockRidge().fit([panel_of(memory[:, None])], lookback=48, horizon=2)
+    fallen = panel_of(memory[:, None] - memory.min() + 10.0)  # restarted: far below, and moving as before
+    paths = model.predict(WindowBatch.of(fallen, [400, 700], 48), 2, samples=100).paths
+    now = fallen.values[[400, 700], 0]
+    assert np.abs(np.median(paths[:, :, 0, 0], axis=1) - now).max() < 30.0
