@@ -13,6 +13,7 @@ from forecasting.baselines.common import Baseline, Draws
 from forecasting.baselines.last_value import ScaledLastValue
 from forecasting.baselines.ridge import Ridge
 from forecasting.baselines.seasonal_naive import SeasonalNaive
+from forecasting.baselines.seasonal_shape import SeasonalShape
 from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.errors import InputError
 from forecasting.forecaster import Forecaster
@@ -30,13 +31,14 @@ FLOW_PRIOR = 0.5
 SILENT = 0.5  # of the forecasts that a specialist has no number for, where the flow has one: it is left out
 TRUST = 14.0  # windows, half an hour apart or more, with fewer of which the flow is believed rather than they
 FADE = 0.9  # what is left at an update of what was earned before
-SPECIALISTS = (Ridge, ClockRidge, Analogues, ScaledLastValue, SeasonalNaive, WindowQuantiles)
+SPECIALISTS = (Ridge, ClockRidge, SeasonalShape, Analogues, ScaledLastValue, SeasonalNaive, WindowQuantiles)
 
 
 class Ensemble(Baseline):
     """The bundled flow pooled with specialists of the service, weighed by their forecasts of held-out rows.
 
-    Specialists are two ridges (of one the coefficients turn with the clock), what followed windows alike, the last
+    Specialists are two ridges (of one the coefficients turn with the clock), a smoothed level with the usual day and
+    week, what followed windows alike, the last
     value with errors scaled by the window, the seasonal value and the window's quantiles. Marginals are the pool's,
     recalibrated; how steps and indicators hang together is the flow's. Weights are found by indicator and band of
     leads on the validation panels (without any: on the last 15 % of each panel, after which the specialists learn all

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 DEFAULT_METHOD = "harmony"
-OWN_EXPERTS = frozenset({"clock_ridge", "analogues"})
+OWN_EXPERTS = frozenset({"clock_ridge", "seasonal_shape", "analogues"})
 """Members of the product's ensemble that were made for it."""
 OWN_METHODS = frozenset({DEFAULT_METHOD, "harmony_base", "ensemble"}) | OWN_EXPERTS
 """What is not a rival of the product."""
@@ -40,6 +40,7 @@ _HOMES: dict[str, str] = {
     "boosted_quantiles": "forecasting.baselines.boosted_quantiles:BoostedQuantiles",
     "ensemble": "forecasting.ensemble:Ensemble",
     "clock_ridge": "forecasting.baselines.clock_ridge:ClockRidge",
+    "seasonal_shape": "forecasting.baselines.seasonal_shape:SeasonalShape",
     "analogues": "forecasting.baselines.analogues:Analogues",
     "quantile_forest": "forecasting.baselines.quantile_forest:QuantileForest",
     "auto_ets": "forecasting.baselines.classical:AutoEts",

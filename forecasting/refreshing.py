@@ -47,6 +47,7 @@ QUICK = (
     "ensemble",
     "ridge",
     "clock_ridge",
+    "seasonal_shape",
     "analogues",
     "last_value",
     "last_value_scaled",

@@ -81,16 +81,7 @@ class ClockRidge(Baseline):
     def _learn(
         self, panels: Sequence[Panel], validation: Sequence[Panel], rng: np.random.Generator, progress: Progress | None
     ) -> None:
-        days = max(len(p) for p in panels) * self.step_s / DAY_S
-        self._daily, self._weekly = days >= DAYS_KNOWN, days >= WEEKS_KNOWN
-        values = np.concatenate([p.values for p in panels])
-        seen = ~np.isnan(values)
-        mean = np.where(seen, values, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-        steps = np.concatenate([np.diff(p.values, axis=0) for p in panels])
-        both = ~np.isnan(steps)
-        rough = np.sqrt((np.where(both, steps, 0.0) ** 2).sum(axis=0) / np.maximum(both.sum(axis=0), 1))
-        self._floor = np.where(rough > 0, OFFSET * rough, 1.0)
-        self._root = np.where((self._low >= 0) & (self._high > self._low), OFFSET * mean, np.nan)
+        self._prepare(panels)
         windows, targets = thinned(panels, self.lookback, self.horizon, FIT_ROWS)
         self._fits = {seasons: [None] * len(self.indicators) for seasons in (False, True)}
         if windows is None or targets is None:
@@ -101,6 +92,19 @@ class ClockRidge(Baseline):
             about = self._about(windows, k)
             for seasons, fits in self._fits.items():
                 fits[k] = self._fit_one(windows, targets[:, :, k], about, k, seasons)
+
+    def _prepare(self, panels: Sequence[Panel]) -> None:
+        """What is read of the clock, and the scale of each indicator."""
+        days = max(len(p) for p in panels) * self.step_s / DAY_S
+        self._daily, self._weekly = days >= DAYS_KNOWN, days >= WEEKS_KNOWN
+        values = np.concatenate([p.values for p in panels])
+        seen = ~np.isnan(values)
+        mean = np.where(seen, values, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+        steps = np.concatenate([np.diff(p.values, axis=0) for p in panels])
+        both = ~np.isnan(steps)
+        rough = np.sqrt((np.where(both, steps, 0.0) ** 2).sum(axis=0) / np.maximum(both.sum(axis=0), 1))
+        self._floor = np.where(rough > 0, OFFSET * rough, 1.0)
+        self._root = np.where((self._low >= 0) & (self._high > self._low), OFFSET * mean, np.nan)
 
     def _fit_one(
         self, windows: WindowBatch, targets: FloatArray, about: FloatArray, column: int, seasons: bool

@@ -31,6 +31,7 @@ from forecasting.baselines.patch_transformer import PatchTransformer
 from forecasting.baselines.quantile_forest import QuantileForest
 from forecasting.baselines.ridge import Ridge
 from forecasting.baselines.seasonal_naive import SeasonalNaive
+from forecasting.baselines.seasonal_shape import SeasonalShape
 from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.ensemble import Ensemble
 from forecasting.errors import DataError, UsageError
@@ -59,6 +60,7 @@ METHODS: dict[str, Factory] = {
     "window_quantiles": WindowQuantiles,
     "ridge": Ridge,
     "clock_ridge": ClockRidge,
+    "seasonal_shape": SeasonalShape,
     "analogues": Analogues,
     "boosted_quantiles": small_trees,
     "quantile_forest": small_forest,
