@@ -15,6 +15,7 @@ from forecasting.baselines.ridge import Ridge
 from forecasting.baselines.seasonal_naive import SeasonalNaive
 from forecasting.baselines.seasonal_shape import SeasonalShape
 from forecasting.baselines.window_quantiles import WindowQuantiles
+from forecasting.chance_zeros import ChanceZeros
 from forecasting.errors import InputError
 from forecasting.forecaster import Forecaster
 from forecasting.panel import BoolArray, FloatArray, Panel
@@ -22,7 +23,7 @@ from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing
 from forecasting.tails import Tails, Verdict, drifted, verdict
 from forecasting.windows import WindowBatch
 
-__all__ = ["Ensemble"]
+__all__ = ["SPECIALISTS", "Ensemble"]
 
 HELD_OUT = 0.15
 JUDGED = 300  # windows by which members are weighed
@@ -31,7 +32,15 @@ FLOW_PRIOR = 0.5
 SILENT = 0.5  # of the forecasts that a specialist has no number for, where the flow has one: it is left out
 TRUST = 14.0  # windows, half an hour apart or more, with fewer of which the flow is believed rather than they
 FADE = 0.9  # what is left at an update of what was earned before
-SPECIALISTS = (Ridge, ClockRidge, SeasonalShape, Analogues, ScaledLastValue, SeasonalNaive, WindowQuantiles)
+SPECIALISTS: tuple[type[Baseline], ...] = (
+    Ridge,
+    ClockRidge,
+    SeasonalShape,
+    Analogues,
+    ScaledLastValue,
+    SeasonalNaive,
+    WindowQuantiles,
+)
 
 
 class Ensemble(Baseline):
@@ -45,12 +54,14 @@ class Ensemble(Baseline):
     of it); with few held-out hours they stay near the flow, and what is worth next to nothing gets nothing. A
     specialist that fails to learn, raises where it is judged, or has no number there for what the flow has one for is
     left out; one that raises later is stood in for by the flow (`left_out` says why). `update` judges all members by
-    the newer rows before the specialists learn these. `verdict` says whether the forecasts of the demand mean what
-    they say.
+    the newer rows before the specialists learn these. Zeros that come by chance (`ChanceZeros`) are hidden from all
+    members and put back into the forecast. `verdict` says whether the forecasts of the demand mean what they say.
     """
 
     method = "ensemble"
-    REVISION = 4
+    REVISION = 5
+    specialists = SPECIALISTS
+    judged = JUDGED
 
     def __init__(self, *, recalibrate: bool = True, tails: bool = False, flow: Forecaster | None = None) -> None:
         """``flow``: the model to pool with, shared; the bundled one by default. ``tails``: learn these too."""
@@ -64,6 +75,7 @@ class Ensemble(Baseline):
         self._earned: Earned | None = None
         self._levels: Levels | None = None
         self._tails: Tails | None = None
+        self._zeros: ChanceZeros | None = None
         self._verdict = Verdict(False, "nothing was judged yet")
 
     @property
@@ -84,10 +96,13 @@ class Ensemble(Baseline):
         seed = int(rng.integers(2**31))
         self._earned, self._levels, self._tails, self.left_out = None, None, None, {}
         self._verdict = Verdict(False, "no held-out windows")
+        self._zeros = ChanceZeros.of(panels)
+        panels, validation = self._zeros.hidden(panels), self._zeros.hidden(validation)
         least = self.lookback + self.horizon
         cuts = [max(least, round((1 - HELD_OUT) * len(p))) for p in panels]
         known = panels if validation else [p.rows(0, cut) for p, cut in zip(panels, cuts, strict=True)]
         judged = [self._with_past(p, panels) for p in validation] or list(zip(panels, cuts, strict=True))
+        self._fit_flow(known, validation, seed, progress)
         self._fit_specialists(known, validation, seed, progress)
         self._judge(judged, seed)
         if not validation:
@@ -95,6 +110,7 @@ class Ensemble(Baseline):
 
     def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
         seed = int(rng.integers(2**31))
+        panels = self._zeros.hidden(panels) if self._zeros else panels
         self._judge([(p, self.lookback) for p in panels], seed)
         for member in self._members[:0:-1]:
             try:
@@ -102,17 +118,22 @@ class Ensemble(Baseline):
             except Exception as error:  # noqa: BLE001 (whatever one expert raises, the others forecast)
                 self._leave_out(member, error)
 
+    def _fit_flow(
+        self, panels: Sequence[Panel], validation: Sequence[Panel], seed: int, progress: Progress | None
+    ) -> None:
+        """The flow is taken as it is given."""
+
     def _fit_specialists(
         self, panels: Sequence[Panel], validation: Sequence[Panel], seed: int, progress: Progress | None
     ) -> None:
         before = {m.name: m for m in self._members}
         self._members = [self._flow]
-        for done, make in enumerate(SPECIALISTS):
+        for done, make in enumerate(self.specialists):
             member: ForecastModel = make()
             if member.name in self.left_out:
                 continue
             if progress is not None:
-                progress(done, len(SPECIALISTS), f"{self.name}: {member.name}")
+                progress(done, len(self.specialists), f"{self.name}: {member.name}")
             try:
                 member.fit(panels, lookback=self.lookback, horizon=self.horizon, validation=validation, seed=seed)
             except Exception as error:  # noqa: BLE001 (as above)
@@ -153,7 +174,7 @@ class Ensemble(Baseline):
         ``parts``: panels, and the first row of each that is forecast.
         """
         ends = [np.arange(first - 1, len(p) - self.horizon) for p, first in parts]
-        thin = max(1, -(-sum(map(len, ends)) // JUDGED))
+        thin = max(1, -(-sum(map(len, ends)) // self.judged))
         paths, outcomes = [], []
         for (panel, _), rows in zip(parts, ends, strict=True):
             if not len(rows):
@@ -193,13 +214,15 @@ class Ensemble(Baseline):
         some = sharing(weights, draws.samples)
         some[0] = True  # the flow says how steps and indicators hang together, whatever its share is
         seed = int(draws.rng.integers(2**31))
-        members = self._each(windows, draws.horizon, draws.samples, seed, names, some)
+        shown = self._zeros.hidden_in(windows) if self._zeros else windows
+        members = self._each(shown, draws.horizon, draws.samples, seed, names, some)
         rising = pooled(members, weights[..., some])
         if self._levels is not None:
             rising = self._levels.columns(draws.columns).applied(rising)
         if self._tails is not None:
             rising = self._tails.columns(draws.columns).applied(rising)
-        return arranged(rising, members[0])
+        paths = arranged(rising, members[0])
+        return self._zeros.put_back(paths, windows, draws.columns, draws.rng) if self._zeros else paths
 
     def _experts(self, windows: int, horizon: int, columns: list[int]) -> dict[str, FloatArray]:
         shape = (windows, horizon, len(columns))

@@ -23,7 +23,7 @@ __all__ = [
 DEFAULT_METHOD = "harmony"
 OWN_EXPERTS = frozenset({"clock_ridge", "seasonal_shape", "analogues"})
 """Members of the product's ensemble that were made for it."""
-OWN_METHODS = frozenset({DEFAULT_METHOD, "harmony_base", "ensemble"}) | OWN_EXPERTS
+OWN_METHODS = frozenset({DEFAULT_METHOD, "harmony_base", "ensemble", "ensemble_fitted"}) | OWN_EXPERTS
 """What is not a rival of the product."""
 BENCHMARK = "ridge"
 """What others' scores are told relative to."""
@@ -39,6 +39,7 @@ _HOMES: dict[str, str] = {
     "ridge": "forecasting.baselines.ridge:Ridge",
     "boosted_quantiles": "forecasting.baselines.boosted_quantiles:BoostedQuantiles",
     "ensemble": "forecasting.ensemble:Ensemble",
+    "ensemble_fitted": "forecasting.fitted_ensemble:FittedEnsemble",
     "clock_ridge": "forecasting.baselines.clock_ridge:ClockRidge",
     "seasonal_shape": "forecasting.baselines.seasonal_shape:SeasonalShape",
     "analogues": "forecasting.baselines.analogues:Analogues",

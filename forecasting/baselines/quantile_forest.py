@@ -95,7 +95,7 @@ class QuantileForest(Baseline):
         designs, targets = [], []
         for chunk in training_chunks(panels, self.lookback, self.horizon):
             number = chunk.first + np.arange(len(chunk.windows))
-            last, scale, terms = window_terms(chunk.windows, column, self.lookback, self._floor[column])
+            last, scale, terms = self._terms(chunk.windows, column)
             after = (chunk.targets[:, :, column] - last[:, None]) / scale[:, None]
             # A step that was not observed is taken for the one before it, so that the path stays whole.
             after = fill_forward(after[:, :, None])[:, :, 0]
@@ -120,12 +120,16 @@ class QuantileForest(Baseline):
         first = np.cumsum(count, axis=1) - count
         return _Forest(trees, target, np.argsort(leaves, axis=1, kind="stable"), first, count)
 
+    def _terms(self, windows: WindowBatch, column: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Last values, spreads, and what trees see of one indicator in each window."""
+        return window_terms(windows, column, self.lookback, self._floor[column])
+
     def _paths(self, windows: WindowBatch, draws: Draws) -> FloatArray:
         tree = draws.rng.permutation(np.arange(draws.samples) % self.trees)
         share = draws.rng.random((len(self.indicators), draws.samples))
         out = np.empty((len(windows), draws.samples, draws.horizon, len(draws.columns)))
         for i, k in enumerate(draws.columns):
-            last, scale, terms = window_terms(windows, k, self.lookback, self._floor[k])
+            last, scale, terms = self._terms(windows, k)
             forest = self._forests[k]
             if forest.trees is None:
                 rows = np.zeros((len(windows), draws.samples), dtype=np.int64)

@@ -32,6 +32,7 @@ from forecasting.baselines.quantile_forest import QuantileForest
 from forecasting.baselines.ridge import Ridge
 from forecasting.baselines.seasonal_naive import SeasonalNaive
 from forecasting.baselines.seasonal_shape import SeasonalShape
+from forecasting.baselines.wide_forest import WideForest
 from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.ensemble import Ensemble
 from forecasting.errors import DataError, UsageError
@@ -52,6 +53,10 @@ def small_forest() -> QuantileForest:
     return QuantileForest(trees=20)
 
 
+def small_wide_forest() -> WideForest:
+    return WideForest(trees=20)
+
+
 Factory = Callable[[], ForecastModel]
 METHODS: dict[str, Factory] = {
     "last_value": LastValue,
@@ -64,6 +69,7 @@ METHODS: dict[str, Factory] = {
     "analogues": Analogues,
     "boosted_quantiles": small_trees,
     "quantile_forest": small_forest,
+    "wide_forest": small_wide_forest,
     "ensemble": Ensemble,
 }
 # By the package of the extra `evaluate` that each needs: under the laws wherever it is installed.
