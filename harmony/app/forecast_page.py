@@ -157,7 +157,7 @@ def _horizon(horizon: int, by_set: Mapping[str, Table]) -> list[str]:
     parts += ["", f"Loss of the 0.99 quantile over that of `{BENCHMARK}`:", ""]
     parts += _matrix(by_set, methods, lambda t, m: _over(t, m, BENCHMARK, "pinball_99"))
     for one in own:
-        parts += ["", *_verdicts(one, by_set)]
+        parts += ["", *_verdicts(one, by_set), "", *_beside_each(one, by_set)]
     parts += ["", *_all_methods(by_set, [BENCHMARK, *methods]), ""]
     return parts
 
@@ -244,6 +244,33 @@ def _verdicts(own: str, by_set: Mapping[str, Table]) -> list[str]:
     ]
 
 
+def _beside_each(own: str, by_set: Mapping[str, Table]) -> list[str]:
+    """One of the product's own beside every rival by itself."""
+    rows: dict[str, list[str]] = {}
+    for rival in sorted({m for table in by_set.values() for m in table} - OWN_METHODS, key=_order):
+        both = [table for table in by_set.values() if own in table and rival in table]
+        if not both:
+            continue
+        crps = [_ratio(table[own], table[rival]) for table in both]
+        p99 = [_over(table, own, rival, "pinball_99") for table in both]
+        rows[f"`{rival}`"] = [
+            str(len(both)),
+            _range([one.value for one in crps]),
+            str(sum(one.value <= 1 for one in crps)),
+            str(sum(one.low > 1 for one in crps)),
+            _range(p99),
+            str(sum(one <= 1 for one in p99)),
+        ]
+    head = ["rival", "sets", "CRPS over its", "at or below on", "behind beyond chance on", "0.99 loss over its",
+            "at or below on"]  # fmt: skip
+    return [
+        f"`{own}` beside each rival by itself, on the sets that both were run on: geometric means, in brackets the "
+        "least and the largest of a set; *beyond chance*: the whole interval of a set's ratio lies above 1:",
+        "",
+        *_markdown(head, rows),
+    ]
+
+
 def _all_methods(by_set: Mapping[str, Table], methods: Sequence[str]) -> list[str]:
     """Means over all sets, of the methods that were run on each."""
     common = list(by_set.values())
@@ -297,6 +324,13 @@ def _slashes(shares: Sequence[float]) -> str:
 
 def _cell(ratio: Ratio) -> str:
     return f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+
+
+def _range(values: Sequence[float]) -> str:
+    """The geometric mean, the least and the largest."""
+    keyed = {str(i): value for i, value in enumerate(values)}
+    mean = mean_ratio(keyed, dict.fromkeys(keyed, 1.0))
+    return f"{mean:.2f} ({min(values):.2f}–{max(values):.2f})"
 
 
 def _markdown(head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
