@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as everywhere in the product: pieces are too small for more
 
 import numpy as np
 import torch

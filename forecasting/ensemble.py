@@ -26,6 +26,7 @@ from forecasting.windows import WindowBatch
 __all__ = ["SPECIALISTS", "Ensemble"]
 
 HELD_OUT = 0.15
+ANEW = 1000  # rows: so few are learned anew, for the newest tell much of what there is, and it takes no time
 JUDGED = 300  # windows by which members are weighed
 SAMPLES = 100  # paths of each of these
 FLOW_PRIOR = 0.5
@@ -50,16 +51,17 @@ class Ensemble(Baseline):
     week, what followed windows alike, the last
     value with errors scaled by the window, the seasonal value and the window's quantiles. Marginals are the pool's,
     recalibrated; how steps and indicators hang together is the flow's. Weights are found by indicator and band of
-    leads on the validation panels (without any: on the last 15 % of each panel, after which the specialists learn all
-    of it); with few held-out hours they stay near the flow, and what is worth next to nothing gets nothing. A
-    specialist that fails to learn, raises where it is judged, or has no number there for what the flow has one for is
-    left out; one that raises later is stood in for by the flow (`left_out` says why). `update` judges all members by
-    the newer rows before the specialists learn these. Zeros that come by chance (`ChanceZeros`) are hidden from all
-    members and put back into the forecast. `verdict` says whether the forecasts of the demand mean what they say.
+    leads on the validation panels (without any: on the last 15 % of each panel, which specialists then learn too); with
+    few held-out hours they stay near the flow, and what is worth next to nothing gets nothing. A specialist that fails
+    to learn, raises where it is judged, or has no number there for what the flow has one for is left out; one that
+    raises later is stood in for by the flow (`left_out` says why). `update` judges all members by the newer rows before
+    the specialists learn these; after `slim`, which lets go of specialists without any weight, it is refused. Zeros
+    that come by chance (`ChanceZeros`) are hidden from all members and put back into the forecast. `verdict` says
+    whether the forecasts of the demand mean what they say.
     """
 
     method = "ensemble"
-    REVISION = 5
+    REVISION = 6
     specialists = SPECIALISTS
     judged = JUDGED
 
@@ -73,6 +75,7 @@ class Ensemble(Baseline):
         self.history = self._flow.lookback
         self._members: list[ForecastModel] = [self._flow]
         self._earned: Earned | None = None
+        self._settled: tuple[Earned | None, FloatArray] | None = None  # the weights, and of what they are
         self._levels: Levels | None = None
         self._tails: Tails | None = None
         self._zeros: ChanceZeros | None = None
@@ -105,16 +108,26 @@ class Ensemble(Baseline):
         self._fit_flow(known, validation, seed, progress)
         self._fit_specialists(known, validation, seed, progress)
         self._judge(judged, seed)
-        if not validation:
+        if validation:
+            return
+        if sum(map(len, panels)) <= ANEW:
             self._fit_specialists(panels, (), seed, progress)
+        else:
+            self._learn_on(panels, [cut - self.horizon + 1 for cut in cuts], seed)
 
-    def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
+    def _learn_more(self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator) -> None:
         seed = int(rng.integers(2**31))
         panels = self._zeros.hidden(panels) if self._zeros else panels
-        self._judge([(p, self.lookback) for p in panels], seed)
+        firsts = [max(self.lookback, rows) for rows in past] if past else [self.lookback] * len(panels)
+        self._judge(list(zip(panels, firsts, strict=True)), seed)
+        self._learn_on(panels, past, seed)
+
+    def _learn_on(self, panels: Sequence[Panel], past: Sequence[int] | None, seed: int) -> None:
+        """Specialists learn what lies behind the ``past`` rows of panels, on top of what they know."""
         for member in self._members[:0:-1]:
             try:
-                member.update(panels, seed=seed)
+                if isinstance(member, Baseline):
+                    member.update(panels, seed=seed, past=past)
             except Exception as error:  # noqa: BLE001 (whatever one expert raises, the others forecast)
                 self._leave_out(member, error)
 
@@ -185,10 +198,11 @@ class Ensemble(Baseline):
             outcomes.append(panel.values[some[:, None] + np.arange(1, self.horizon + 1)])
         if not paths:
             return
-        members = [np.concatenate(parts) for parts in zip(*paths, strict=True)]
+        members = paths[0] if len(paths) == 1 else [np.concatenate(parts) for parts in zip(*paths, strict=True)]
         outcome = np.concatenate(outcomes)
+        heard = ~_absent(members[0])
         for k in range(len(members) - 1, 0, -1):
-            silent = np.isnan(members[k]).any(axis=1)[~np.isnan(members[0]).any(axis=1)]
+            silent = _absent(members[k])[heard]
             name = self._members[k].name
             if name in self.left_out or (silent.size and silent.mean() > SILENT):
                 self._leave_out(self._members[k], self.left_out.get(name, f"no number in {silent.mean():.0%}"))
@@ -250,19 +264,37 @@ class Ensemble(Baseline):
         return found
 
     def _let_go(self) -> None:
+        """Of specialists without a weight nothing is ever drawn, so they go; weights stay what they were with them."""
+        weights = self._by_band()
+        kept = [k for k in range(len(self._members)) if k == 0 or weights[..., k].any()]
+        self._earned, self._settled = None, (None, weights[..., kept])
+        self._members = [self._members[k] for k in kept]
         for member in self._members[1:]:
             if isinstance(member, Baseline):
                 member.slim()
 
     def _weights(self, horizon: int) -> FloatArray:
         """(horizon, indicators, members); the prior where nothing was judged."""
-        others = len(self._members) - 1
-        prior = np.array([FLOW_PRIOR, *[(1 - FLOW_PRIOR) / max(1, others)] * others])
+        return self._by_band()[bands(horizon)]
+
+    def _by_band(self) -> FloatArray:
+        """(bands, indicators, members) the weights, found once for what was earned."""
+        count = len(self._members)
+        if self._settled is not None and self._settled[0] is self._earned and self._settled[1].shape[-1] == count:
+            return self._settled[1]
+        prior = np.array([FLOW_PRIOR, *[(1 - FLOW_PRIOR) / max(1, count - 1)] * (count - 1)])
         prior /= prior.sum()
         if self._earned is None:
-            return np.broadcast_to(prior, (horizon, len(self.indicators), len(prior)))
-        out: FloatArray = without_crumbs(self._earned.weights(prior, TRUST))[bands(horizon)]
-        return out
+            found = np.tile(prior, (len(set(bands(self.horizon))), len(self.indicators), 1))
+        else:
+            found = without_crumbs(self._earned.weights(prior, TRUST))
+        self._settled = self._earned, found
+        return found
+
+
+def _absent(paths: FloatArray) -> BoolArray:
+    """(windows, horizon, indicators) where a sample is absent."""
+    return np.asarray(np.isnan(paths.min(axis=1)))
 
 
 def _said(error: Exception) -> str:

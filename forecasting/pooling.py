@@ -8,8 +8,9 @@ A pool keeps plateaus where they are, which an average of quantiles does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from forecasting.panel import BoolArray, FloatArray, IntArray
 __all__ = ["Earned", "Levels", "arranged", "bands", "pooled", "sharing", "without_crumbs", "worth"]
 
 GRID = 32  # quantiles of a member by which distances are measured
+AT_ONCE = 400_000  # samples of a member: so many of all members a processor has at hand
 CAUTION = 0.1  # how much the prior weighs against the evidence of one window
 ALIKE_S = 1800.0  # windows that are nearer to each other than this tell the same
 STEPS = 300
@@ -69,22 +71,35 @@ class Earned:
         A cell of a window counts where its outcome and all members are there, as ``each`` (bands,) windows (1).
         """
         horizon, indicators = outcome.shape[1:]
-        grids = np.stack([_grid(m) for m in members])  # (members, GRID, windows, horizon, indicators)
-        seen = ~(np.isnan(outcome) | np.isnan(grids).any(axis=(0, 1)))
-        near = np.where(seen, np.abs(grids - outcome).mean(axis=1), 0.0)  # (members, windows, horizon, indicators)
-        count = len(members)
-        apart = np.zeros((count, count, *seen.shape[1:]))
-        for j in range(count):
-            for k in range(j, count):
-                apart[j, k] = apart[k, j] = np.where(seen, _distance(grids[j], grids[k]), 0.0).sum(axis=0)
+        count, cells = len(members), (horizon, indicators)
+        near, apart, seen = np.zeros((count, *cells)), np.zeros((count, count, *cells)), np.zeros(cells)
+        for part in _parts(members[0]):
+            y = outcome[part]
+            grids = [_grid(m[part]) for m in members]  # (windows, horizon, indicators, GRID) each
+            there = ~np.isnan(y)
+            for grid in grids:
+                there &= ~np.isnan(grid[..., 0])
+            seen += there.sum(axis=0)
+            middle = np.where(there, y, 0.0)[..., None]
+            grids = [np.where(there[..., None], grid - middle, 0.0) for grid in grids]
+            own = [_apart(grid) for grid in grids]
+            for j in range(count):
+                near[j] += np.abs(grids[j]).mean(axis=-1).sum(axis=0)
+                apart[j, j] += own[j].sum(axis=0) / GRID**2
+                for k in range(j + 1, count):
+                    both = np.concatenate([grids[j], grids[k]], axis=-1)
+                    both.sort(axis=-1)
+                    between = ((_apart(both) - own[j] - own[k]) / (2 * GRID**2)).sum(axis=0)
+                    apart[j, k] += between
+                    apart[k, j] += between
         band = bands(horizon)
         shape = (int(band[-1]) + 1, indicators)
         out = cls(np.zeros((*shape, count)), np.zeros((*shape, count, count)), np.zeros(shape))
         share = (1.0 if each is None else each) / np.bincount(band)
         for h, b in enumerate(band):
-            out.near[b] += near[:, :, h].sum(axis=1).T * share[b]
+            out.near[b] += near[:, h].T * share[b]
             out.apart[b] += np.moveaxis(apart[:, :, h], -1, 0) * share[b]
-            out.windows[b] += seen[:, h].sum(axis=0) * share[b]
+            out.windows[b] += seen[h] * share[b]
         return out
 
     def without(self, member: int) -> Earned:
@@ -138,16 +153,18 @@ def pooled(members: Sequence[FloatArray], weights: FloatArray) -> FloatArray:
     """
     windows, samples, horizon, indicators = members[0].shape
     shares = _shares(weights, samples)
-    first = _rising(members[0])
-    rising = [first, *(_standing_in(_rising(m), first) for m in members[1:])]
+    some = [k for k in range(len(members)) if shares[..., k].any()]
     out = np.empty((windows, horizon, indicators, samples))
-    for h, i in np.ndindex(horizon, indicators):
-        at = 0
-        for member, share in zip(rising, shares[h, i], strict=True):
-            if share:
-                out[:, h, i, at : at + share] = member[:, h, i, _spread(int(share), samples)]
-                at += share
-    out.sort(axis=-1)
+    for part in _parts(members[0]):
+        first = _rising(members[0][part])
+        rising = [first if k == 0 else _standing_in(_rising(members[k][part]), first) for k in some]
+        for h, i in np.ndindex(horizon, indicators):
+            at = 0
+            for member, share in zip(rising, shares[h, i, some], strict=True):
+                if share:
+                    out[part, h, i, at : at + share] = member[:, h, i, _spread(int(share), samples)]
+                    at += share
+        out[part].sort(axis=-1)
     return np.moveaxis(out, -1, 1)
 
 
@@ -245,12 +262,17 @@ class Levels:
         return np.moveaxis(out, -1, 1)
 
 
-def _distance(a: FloatArray, b: FloatArray) -> FloatArray:
-    """E|A - B| of two rising grids (GRID, ...) of equally likely values."""
-    total = np.zeros(a.shape[1:])
-    for value in a:
-        total += np.abs(b - value).sum(axis=0)
-    return total / (len(a) * len(b))
+def _parts(paths: FloatArray) -> Iterator[slice]:
+    """Windows some at a time."""
+    size = max(1, AT_ONCE // max(1, paths[:1].size))
+    return (slice(first, first + size) for first in range(0, len(paths), size))
+
+
+def _apart(rising: FloatArray) -> FloatArray:
+    """(...,) the sum of all distances between two of the rising values (..., count)."""
+    count = rising.shape[-1]
+    out: FloatArray = rising @ (2.0 * (2 * np.arange(count) - count + 1))
+    return out
 
 
 def _cells(paths: FloatArray) -> FloatArray:
@@ -277,15 +299,17 @@ def _order(cells: FloatArray) -> IntArray:
 
 
 def _grid(paths: FloatArray) -> FloatArray:
-    """(GRID, windows, horizon, indicators) quantiles of paths (windows, samples, ...), NaN where a sample is absent."""
+    """(windows, horizon, indicators, GRID) quantiles of paths (windows, samples, ...), NaN where a sample is absent."""
     rising = _rising(paths)
     samples = rising.shape[-1]
     place = (np.arange(GRID) + 0.5) / GRID * (samples - 1)
     left = place.astype(np.int64)
     low, high = rising[..., left], rising[..., np.minimum(left + 1, samples - 1)]
-    found = low + (high - low) * (place - left)
-    found[np.isnan(rising[..., -1])] = np.nan
-    return np.ascontiguousarray(np.moveaxis(found, -1, 0))
+    found: FloatArray = low + (high - low) * (place - left)
+    absent = np.isnan(rising[..., -1])
+    if absent.any():
+        found[absent] = np.nan
+    return found
 
 
 def _standing_in(rising: FloatArray, first: FloatArray) -> FloatArray:
@@ -304,6 +328,9 @@ def _shares(weights: FloatArray, samples: int) -> IntArray:
     return out
 
 
+@lru_cache(maxsize=1024)
 def _spread(share: int, samples: int) -> IntArray:
-    """``share`` positions spread evenly over ``samples`` rising ones."""
-    return np.minimum(((np.arange(share) + 0.5) / share * samples).astype(np.int64), samples - 1)
+    """``share`` positions, read-only, spread evenly over ``samples`` rising ones."""
+    out: IntArray = np.minimum(((np.arange(share) + 0.5) / share * samples).astype(np.int64), samples - 1)
+    out.flags.writeable = False  # shared by all who ask alike
+    return out

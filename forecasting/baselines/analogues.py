@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from forecasting.base import Progress
-from forecasting.baselines.common import Baseline, Draws, IntArray, fill_forward, local_spread, spread_floor
+from forecasting.baselines.common import Baseline, Draws, IntArray, fill_forward, halved, local_spread, spread_floor
 from forecasting.baselines.thinned import thinned
 from forecasting.panel import FloatArray, Panel
 from forecasting.windows import DAY_S, WindowBatch
@@ -73,8 +73,8 @@ class Analogues(Baseline):
         self._floor = spread_floor(local_spread(windows.values), FLOOR)
         self._past = [self._gathered(windows, targets[:, :, k], k, None) for k in range(len(self.indicators))]
 
-    def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
-        windows, targets = thinned(panels, self.lookback, self.horizon, FIT_ROWS)
+    def _learn_more(self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator) -> None:
+        windows, targets = thinned(panels, self.lookback, self.horizon, FIT_ROWS, past)
         if windows is not None and targets is not None:
             self._past = [self._gathered(windows, targets[:, :, k], k, past) for k, past in enumerate(self._past)]
 
@@ -162,9 +162,10 @@ class Analogues(Baseline):
 def _alike(points: FloatArray, past: FloatArray, at: FloatArray) -> IntArray:
     """(batch, samples) row numbers of past points near each point, at levels ``at`` (samples,) of their weights."""
     near = min(len(past), max(NEAREST, round(ALIKE * np.sqrt(len(past)))))
-    square = (points**2).sum(axis=1)[:, None] + (past**2).sum(axis=1) - 2 * points @ past.T
+    square = points @ (-2.0 * past.T)  # less the squares of the points themselves
+    square += (past**2).sum(axis=1)
     rows = np.argpartition(square, near - 1, axis=1)[:, :near]
-    distance = np.maximum(np.take_along_axis(square, rows, axis=1), 0.0)
+    distance = np.maximum(np.take_along_axis(square, rows, axis=1) + (points**2).sum(axis=1)[:, None], 0.0)
     weight = 1 - (1 - EDGE) * distance / np.maximum(distance.max(axis=1, keepdims=True), 1e-12)
     below = np.cumsum(weight, axis=1) / weight.sum(axis=1, keepdims=True)
     # one search for all windows: those of window w lie between w and w + 1
@@ -176,7 +177,5 @@ def _alike(points: FloatArray, past: FloatArray, at: FloatArray) -> IntArray:
 
 
 def _slim(past: _Past) -> _Past:
-    if len(past.points) <= SLIM_ROWS:
-        return past
-    some = np.linspace(0, len(past.points) - 1, SLIM_ROWS).astype(np.int64)
-    return past._replace(points=past.points[some], paths=past.paths[some])
+    some = np.linspace(0, len(past.points) - 1, min(len(past.points), SLIM_ROWS)).astype(np.int64)
+    return past._replace(points=halved(past.points[some]), paths=halved(past.paths[some]))

@@ -12,6 +12,7 @@ from forecasting.baselines.common import (
     Baseline,
     Draws,
     IntArray,
+    behind,
     draw_rows,
     local_spread,
     spread_floor,
@@ -92,9 +93,9 @@ class BoostedQuantiles(Baseline):
             self._tails.append(tails)
         self._ranks = tidy_pool(np.stack(ranks, axis=2))
 
-    def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
+    def _learn_more(self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator) -> None:
         """Trees do not grow on: they are grown again from all panels so far."""
-        self._learn([*self._panels, *panels], (), rng, None)
+        self._learn([*self._panels, *behind(panels, past, self.lookback)], (), rng, None)
 
     def _training_rows(
         self, panels: Sequence[Panel], column: int, rng: np.random.Generator

@@ -71,14 +71,14 @@ class _Classical(Baseline):
             self._models.append(None if still else self._model(season).fit(rows / self._units[-1]))
         self._pool = tidy_pool(self._residuals(panels))
 
-    def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
+    def _learn_more(self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator) -> None:
         """The models stay as they were estimated; their newer errors are added."""
-        self._pool = join_pools(self._pool, self._residuals(panels))
+        self._pool = join_pools(self._pool, self._residuals(panels, past))
 
-    def _residuals(self, panels: Sequence[Panel]) -> FloatArray:
+    def _residuals(self, panels: Sequence[Panel], past: Sequence[int] | None = None) -> FloatArray:
         columns = list(range(len(self.indicators)))
         parts = [np.empty((0, self.horizon, len(columns)))]
-        for chunk in training_chunks(panels, self.lookback, self.horizon):
+        for chunk in training_chunks(panels, self.lookback, self.horizon, past=past):
             rows = np.arange(0, len(chunk.windows), max(1, chunk.total // JUDGED))
             some = WindowBatch(
                 values=chunk.windows.values[rows],

@@ -5,28 +5,34 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from forecasting.base import Progress
 from forecasting.distribution import ForecastBatch
 from forecasting.errors import DataError, UsageError, suggest
 from forecasting.explaining import Explanation, explain
 from forecasting.panel import FloatArray, Indicator, IntArray, Level, Panel
-from forecasting.windows import SEASONS_S, WindowBatch
+from forecasting.windows import SEASONS_S, WindowBatch, season_rows
 
 __all__ = [
+    "PART_ROWS",
     "POOL_ROWS",
     "Baseline",
     "Draws",
     "IntArray",
     "TrainingChunk",
+    "behind",
     "draw_rows",
     "fill_forward",
+    "halved",
     "join_pools",
     "last_seen",
     "local_spread",
+    "pool_every",
+    "rolling",
     "slim_pool",
     "spread_floor",
     "tidy_pool",
@@ -38,6 +44,7 @@ __all__ = [
 POOL_ROWS = 10_000
 SLIM_ROWS = 1_000
 CHUNK_ROWS = 4096
+PART_ROWS = 1024  # whose terms a processor has at hand
 
 
 class TrainingChunk(NamedTuple):
@@ -56,22 +63,49 @@ class TrainingChunk(NamedTuple):
     total: int
 
 
+def rolling(panel: Panel, lookback: int) -> FloatArray:
+    """(rows - lookback + 1, lookback, indicators) all windows of a panel; a view, which holds no row twice."""
+    whole: FloatArray = sliding_window_view(np.ascontiguousarray(panel.values.T), lookback, axis=1).transpose(1, 2, 0)
+    return whole
+
+
 def training_chunks(
-    panels: Sequence[Panel], lookback: int, horizon: int, *, size: int = CHUNK_ROWS
+    panels: Sequence[Panel],
+    lookback: int,
+    horizon: int,
+    *,
+    past: Sequence[int] | None = None,
+    size: int = CHUNK_ROWS,
 ) -> Iterator[TrainingChunk]:
     """All windows of the panels that have a full lookback behind and a full horizon ahead, in time order.
 
-    Panels that are too short for one window are passed over. Nothing larger than ``size`` windows is held at once.
+    ``past``: rows at the beginning of each panel that only serve as input (``lookback``). Panels that are too short for
+    one window are passed over. Windows are views, ``size`` of them at a time.
     """
-    counts = [max(0, len(p) - lookback - horizon + 1) for p in panels]
+    starts = [max(0, rows - lookback) for rows in past or [0] * len(panels)]
+    counts = [max(0, len(p) - lookback - horizon + 1 - start) for p, start in zip(panels, starts, strict=True)]
     total, first = sum(counts), 0
-    for panel, count in zip(panels, counts, strict=True):
-        for lo in range(0, count, size):
-            ends = np.arange(lo, min(lo + size, count)) + lookback - 1
-            windows = WindowBatch.of(panel, ends, lookback, horizon=horizon)
+    for panel, start, count in zip(panels, starts, counts, strict=True):
+        whole = rolling(panel, lookback) if count else None
+        for lo in range(start, start + count, size):
+            assert whole is not None
+            ends = np.arange(lo, min(lo + size, start + count)) + lookback - 1
+            windows = WindowBatch(
+                values=whole[lo : lo + len(ends)],
+                indicators=panel.indicators,
+                end_s=panel.times_s[ends],
+                step_s=panel.step_s,
+                calendar=panel.calendar,
+                seasonal=panel.earlier(ends[:, None, None] + season_rows(horizon, panel.step_s)),
+            )
             targets = panel.values[ends[:, None] + np.arange(1, horizon + 1)]
-            yield TrainingChunk(windows, targets, first + lo, total)
+            yield TrainingChunk(windows, targets, first + lo - start, total)
         first += count
+
+
+def behind(panels: Sequence[Panel], past: Sequence[int] | None, lookback: int) -> list[Panel]:
+    """Panels without what lies more than a lookback before the end of their ``past`` rows."""
+    return [p.rows(max(0, rows - lookback), len(p)) for p, rows in zip(panels, past or [0] * len(panels), strict=True)]
 
 
 def fill_forward(values: FloatArray) -> FloatArray:
@@ -100,8 +134,10 @@ def local_spread(values: FloatArray) -> FloatArray:
     """(batch, indicators) standard deviation of the readings in each window, 0 where fewer than two were seen."""
     absent = np.isnan(values)
     if not absent.any():
-        whole: FloatArray = values - values.mean(axis=1, keepdims=True)
-        spread: FloatArray = np.sqrt(np.einsum("btk,btk->bk", whole, whole) / values.shape[1])
+        spread = np.empty((values.shape[0], values.shape[2]))
+        for k in range(values.shape[2]):  # one after the other each is at hand in full
+            away = values[:, :, k] - values[:, :, k].mean(axis=1, keepdims=True)
+            spread[:, k] = np.sqrt(np.einsum("bt,bt->b", away, away) / values.shape[1])
         return spread
     seen = ~absent
     count = np.maximum(seen.sum(axis=1), 1)
@@ -135,16 +171,28 @@ def tidy_pool(pool: FloatArray) -> FloatArray:
     return np.ascontiguousarray(fill_forward(flat[None])[0].reshape(-1, *pool.shape[1:]))
 
 
-def join_pools(pool: FloatArray, newer: FloatArray) -> FloatArray:
-    """The newest `POOL_ROWS` vectors of a tidy pool followed by newer residuals (rows, ...)."""
+def join_pools(pool: FloatArray, newer: FloatArray, *, every: int = 1) -> FloatArray:
+    """The newest `POOL_ROWS` vectors of a tidy pool followed by ``every`` so manieth of newer residuals (rows, ...)."""
+    newer = newer[(len(newer) - 1) % every :: every]
     return tidy_pool(np.concatenate([pool, newer]).reshape(-1, *pool.shape[1:])[-POOL_ROWS:])
 
 
+def pool_every(past: Sequence[int] | None, lookback: int, horizon: int) -> int:
+    """One in how many windows of ``past`` rows stands in a pool, so that newer ones can stand in it as densely."""
+    older = sum(max(0, rows - lookback - horizon + 1) for rows in past or ())
+    return max(1, older // POOL_ROWS)
+
+
 def slim_pool(pool: FloatArray) -> FloatArray:
-    """At most `SLIM_ROWS` vectors of a pool, evenly thinned."""
-    if len(pool) <= SLIM_ROWS:
-        return pool
-    return pool[np.linspace(0, len(pool) - 1, SLIM_ROWS).astype(np.int64)]
+    """At most `SLIM_ROWS` vectors of a pool, evenly thinned, in half the bytes: errors need no more than six digits."""
+    if len(pool) > SLIM_ROWS:
+        pool = pool[np.linspace(0, len(pool) - 1, SLIM_ROWS).astype(np.int64)]
+    return halved(pool)
+
+
+def halved(values: FloatArray) -> FloatArray:
+    """Numbers of half the bytes; whatever is worked out with them and others has the digits of the others."""
+    return cast("FloatArray", values.astype(np.float32))
 
 
 def draw_rows(rows: int, samples: int, rng: np.random.Generator) -> IntArray:
@@ -241,10 +289,12 @@ class Baseline(ABC):
         self._sign(panels, seed)
         return self
 
-    def update(self, panels: Sequence[Panel], *, seed: int = 0) -> Self:
-        """Learn from newer rows; each panel begins with up to ``lookback`` rows of history that only serve as input.
+    def update(self, panels: Sequence[Panel], *, seed: int = 0, past: Sequence[int] | None = None) -> Self:
+        """Learn from newer rows; each panel begins with rows of history that only serve as input.
 
-        Panels too short for one window change nothing but the highest value seen. Raises `UsageError` before `fit`.
+        These are up to ``lookback`` rows, or as many as ``past`` says of each panel: more of them also tell what was a
+        day and a week before. Panels too short for one window change nothing but the highest value seen. Raises
+        `UsageError` before `fit`.
         """
         self._check_fitted()
         if self._is_slim:
@@ -252,7 +302,7 @@ class Baseline(ABC):
         for panel in panels:
             self._check_panel(panel)
         self._see(panels)
-        self._learn_more(panels, np.random.default_rng(seed))
+        self._learn_more(panels, past, np.random.default_rng(seed))
         self._sign(panels, seed)
         return self
 
@@ -307,7 +357,9 @@ class Baseline(ABC):
     ) -> None:
         """Learn from checked panels."""
 
-    def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:  # noqa: B027
+    def _learn_more(  # noqa: B027
+        self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator
+    ) -> None:
         """Learn from checked newer panels; by default there is nothing to learn."""
 
     def _let_go(self) -> None:  # noqa: B027

@@ -8,12 +8,14 @@ import numpy as np
 
 from forecasting.base import Progress
 from forecasting.baselines.common import (
+    PART_ROWS,
     Baseline,
     Draws,
     draw_rows,
     join_pools,
     last_seen,
     local_spread,
+    pool_every,
     slim_pool,
     spread_floor,
     tidy_pool,
@@ -47,19 +49,20 @@ class LastValue(Baseline):
         self, panels: Sequence[Panel], validation: Sequence[Panel], rng: np.random.Generator, progress: Progress | None
     ) -> None:
         if self.scaled:
-            spreads = [local_spread(c.windows.values) for c in training_chunks(panels, self.lookback, self.horizon)]
-            self._floor = spread_floor(np.concatenate(spreads), self.floor)
+            chunks = training_chunks(panels, self.lookback, self.horizon, size=PART_ROWS)
+            self._floor = spread_floor(np.concatenate([local_spread(c.windows.values) for c in chunks]), self.floor)
         self._pool = tidy_pool(self._residuals(panels))
 
-    def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
-        self._pool = join_pools(self._pool, self._residuals(panels))
+    def _learn_more(self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator) -> None:
+        every = pool_every(past, self.lookback, self.horizon)
+        self._pool = join_pools(self._pool, self._residuals(panels, past), every=every)
 
     def _let_go(self) -> None:
         self._pool = slim_pool(self._pool)
 
-    def _residuals(self, panels: Sequence[Panel]) -> FloatArray:
+    def _residuals(self, panels: Sequence[Panel], past: Sequence[int] | None = None) -> FloatArray:
         parts = [np.empty((0, self.horizon, len(self.indicators)))]
-        for chunk in training_chunks(panels, self.lookback, self.horizon):
+        for chunk in training_chunks(panels, self.lookback, self.horizon, past=past, size=PART_ROWS):
             residual = chunk.targets - last_seen(chunk.windows.values)[:, None]
             parts.append(residual / self._scale(chunk.windows)[:, None])
         return np.concatenate(parts)

@@ -11,6 +11,8 @@ from forecasting.panel import FloatArray
 
 __all__ = ["Moments", "solve"]
 
+FEW = 5  # penalties
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -82,11 +84,11 @@ def solve(moments: Moments, penalties: FloatArray) -> FloatArray:
 
 
 def _penalised(correlation: FloatArray, joint: FloatArray, penalties: FloatArray) -> FloatArray:
-    """(penalties, groups, terms, targets) solutions: one factorisation for a single penalty, a shared one for many."""
-    if len(penalties) == 1:
-        loaded = correlation + penalties[0] * np.eye(correlation.shape[1])
-        one: FloatArray = np.linalg.solve(loaded, joint)[None]
-        return one
+    """(penalties, groups, terms, targets) solutions: a factorisation each for few penalties, a shared one for many."""
+    if len(penalties) <= FEW:
+        loaded = correlation + penalties[:, None, None, None] * np.eye(correlation.shape[1])
+        each: FloatArray = np.linalg.solve(loaded, joint[None]).astype(np.float64, copy=False)
+        return each
     values, vectors = np.linalg.eigh(correlation)
     turned = np.swapaxes(vectors, 1, 2) @ joint
     weights = np.maximum(values, 0.0)[None, :, :, None] + penalties[:, None, None, None]

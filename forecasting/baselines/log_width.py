@@ -21,10 +21,10 @@ FARTHEST = (-4.0, 3.0)  # from the typical width, in logarithms
 def width_terms(values: FloatArray, floor: float) -> FloatArray:
     """(batch, terms) logarithms of the spread and the roughness of (batch, rows) windows over several spans."""
     terms = []
+    squares = np.diff(values, axis=1) ** 2
     for span in sorted({min(s, values.shape[1]) for s in (*SPANS, values.shape[1])}):
         part = values[:, -span:]
-        steps = np.diff(part, axis=1)
-        rough = np.sqrt((steps**2).mean(axis=1)) if steps.shape[1] else np.zeros(len(part))
+        rough = np.sqrt(squares[:, 1 - span :].mean(axis=1)) if span > 1 else np.zeros(len(part))
         terms += [part.std(axis=1), rough]
     terms.append(np.abs(values[:, -1] - values[:, max(-2, -values.shape[1])]))
     out: FloatArray = np.log(np.maximum(np.stack(terms, axis=1), floor))

@@ -12,6 +12,7 @@ from forecasting.baselines.common import (
     Baseline,
     Draws,
     IntArray,
+    behind,
     fill_forward,
     local_spread,
     spread_floor,
@@ -87,9 +88,9 @@ class QuantileForest(Baseline):
                 progress(k, len(self.indicators), f"{self.name}: {indicator.name}")
             self._forests.append(self._grow(panels, k, int(rng.integers(2**31))))
 
-    def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
+    def _learn_more(self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator) -> None:
         """Trees do not grow on: they are grown again from all panels so far."""
-        self._learn([*self._panels, *panels], (), rng, None)
+        self._learn([*self._panels, *behind(panels, past, self.lookback)], (), rng, None)
 
     def _grow(self, panels: Sequence[Panel], column: int, seed: int) -> _Forest:
         designs, targets = [], []

@@ -18,8 +18,10 @@ def roughness(values: FloatArray) -> FloatArray:
     """(batch, indicators) root mean square of the changes from row to row; 0 where fewer than two rows were seen."""
     if values.shape[1] < 2:
         return np.zeros((values.shape[0], values.shape[2]))
-    steps = np.nan_to_num(np.diff(fill_forward(values), axis=1))
-    out: FloatArray = np.sqrt((steps**2).mean(axis=1))
+    out = np.empty((values.shape[0], values.shape[2]))
+    for k in range(values.shape[2]):  # one after the other each is at hand in full
+        steps = np.nan_to_num(np.diff(fill_forward(values[:, :, k : k + 1])[:, :, 0], axis=1))
+        out[:, k] = np.sqrt(np.einsum("bt,bt->b", steps, steps) / steps.shape[1])
     return out
 
 
@@ -38,11 +40,13 @@ class LocalScale:
     def __init__(self, spreads: FloatArray, residuals: FloatArray, *, floor: float, fixed: int | None = None) -> None:
         self.floors = np.stack([spread_floor(spreads[:, i], floor) for i in range(2)])
         logs = np.log(np.maximum(spreads, self.floors))
-        size = np.abs(residuals)
+        seen = ~np.isnan(residuals)
+        size, count = np.where(seen, np.abs(residuals), 0.0).sum(axis=1), np.maximum(seen.sum(axis=(0, 1)), 1)
         loss = np.empty((len(RULES), residuals.shape[2]))
         for i, powers in enumerate(RULES):
             widths = np.einsum("p,bpk->bk", powers, logs)
-            loss[i] = widths.mean(axis=0) + np.log(_mean(size * np.exp(-widths)[:, None]))
+            mean = (size * np.exp(-widths)).sum(axis=0) / count
+            loss[i] = widths.mean(axis=0) + np.log(np.maximum(mean, 1e-300))
         best = np.argmin(np.nan_to_num(loss, nan=np.inf), axis=0) if fixed is None else np.full(loss.shape[1], fixed)
         self.powers: FloatArray = RULES[best]
 
@@ -61,11 +65,3 @@ class LocalScale:
         logs = np.log(np.maximum(spreads, self.floors[:, which]))
         out: FloatArray = np.exp(np.einsum("kp,bpk->bk", self.powers[which], logs))
         return out
-
-
-def _mean(values: FloatArray) -> FloatArray:
-    """(indicators,) means over rows and steps of what is there; a tiny number where nothing is or all is 0."""
-    seen = ~np.isnan(values)
-    total = np.where(seen, values, 0.0).sum(axis=(0, 1))
-    out: FloatArray = np.maximum(total / np.maximum(seen.sum(axis=(0, 1)), 1), 1e-300)
-    return out

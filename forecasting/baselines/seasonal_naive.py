@@ -8,12 +8,14 @@ import numpy as np
 
 from forecasting.base import Progress
 from forecasting.baselines.common import (
+    PART_ROWS,
     Baseline,
     Draws,
     IntArray,
     draw_rows,
     fill_forward,
     join_pools,
+    pool_every,
     slim_pool,
     tidy_pool,
     training_chunks,
@@ -47,9 +49,10 @@ class SeasonalNaive(Baseline):
         self._order = self._season_order(panels)
         self._pools = {with_seasons: tidy_pool(self._residuals(panels, with_seasons)) for with_seasons in (False, True)}
 
-    def _learn_more(self, panels: Sequence[Panel], rng: np.random.Generator) -> None:
+    def _learn_more(self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator) -> None:
+        every = pool_every(past, self.lookback, self.horizon)
         for with_seasons, pool in self._pools.items():
-            self._pools[with_seasons] = join_pools(pool, self._residuals(panels, with_seasons))
+            self._pools[with_seasons] = join_pools(pool, self._residuals(panels, with_seasons, past), every=every)
 
     def _let_go(self) -> None:
         self._pools = {with_seasons: slim_pool(pool) for with_seasons, pool in self._pools.items()}
@@ -66,11 +69,11 @@ class SeasonalNaive(Baseline):
         mean = np.where(np.asarray(count) > 0, total / np.maximum(count, 1), np.inf)
         return np.argsort(mean, axis=0, kind="stable")
 
-    def _residuals(self, panels: Sequence[Panel], with_seasons: bool) -> FloatArray:
+    def _residuals(self, panels: Sequence[Panel], with_seasons: bool, past: Sequence[int] | None = None) -> FloatArray:
         columns = list(range(len(self.indicators)))
         parts = [
             chunk.targets - self._points(chunk.windows, self.horizon, columns, with_seasons)
-            for chunk in training_chunks(panels, self.lookback, self.horizon)
+            for chunk in training_chunks(panels, self.lookback, self.horizon, past=past, size=PART_ROWS)
         ]
         return np.concatenate([np.empty((0, self.horizon, len(columns))), *parts])
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from forecasting.base import Progress
-from forecasting.baselines.clock_ridge import ClockRidge
+from forecasting.baselines.clock_ridge import ClockRidge, Terms
 from forecasting.baselines.common import fill_forward
 from forecasting.baselines.shapes import Shape
-from forecasting.panel import BoolArray, FloatArray, Panel
+from forecasting.panel import FloatArray, Panel
 from forecasting.windows import WindowBatch
 
 __all__ = ["SeasonalShape"]
 
 SHARES = (0.6, 0.3, 0.15, 0.07, 0.03, 0.012)  # of the newest value in exponential averages
 LEADS = 6  # whose shape is read, evenly over the horizon
+ON_GRID = 1e-6  # of a step
 LEVEL = 0.05  # share of the average that the shape grows with
 
 
@@ -44,11 +46,11 @@ class SeasonalShape(ClockRidge):
         ]
         super()._learn(panels, validation, rng, progress)
 
-    def _terms(self, windows: WindowBatch, column: int, seasons: bool) -> tuple[FloatArray, FloatArray, BoolArray]:
+    def _terms(self, windows: WindowBatch, column: int, others: FloatArray, *, seasons: bool) -> Terms:
         values = self._to(fill_forward(windows.values[:, :, column : column + 1])[:, :, 0], column)
         last, age = values[:, -1], np.arange(values.shape[1])[::-1]
         shape, end = self._shapes[column], windows.end_s[:, None]
-        beside = values - shape.at(end - self.step_s * age)
+        beside = values - (_usual(shape, windows.end_s, self.step_s, len(age)) if shape else 0.0)
         weights = (1 - np.array(SHARES)) ** age[:, None]
         terms = [
             np.ones((len(last), 1)),
@@ -61,10 +63,21 @@ class SeasonalShape(ClockRidge):
             ahead = shape.at(end + self.step_s * leads) - now
             level = (1 - LEVEL) ** age
             terms += [ahead, now, (beside @ (level / level.sum()))[:, None] * ahead]
-        known = ~np.isnan(last)
+        known, plain = {False: ~np.isnan(last)}, sum(part.shape[1] for part in terms)
         if seasons and windows.seasonal is not None:
-            ago = windows.seasonal[:, :, : self.horizon, column]
-            ago = self._to(np.where(np.isnan(ago), fill_forward(ago), ago), column)
-            known = known & ~np.isnan(ago).any(axis=(1, 2))
+            ago = self._ago(windows.seasonal, column)
+            known[True] = known[False] & ~np.isnan(ago).any(axis=(1, 2))
             terms.append(ago.mean(axis=2) - last[:, None])
-        return last, np.concatenate(terms, axis=1), known
+        return Terms(last, np.concatenate(terms, axis=1), known, plain)
+
+
+def _usual(shape: Shape, end_s: FloatArray, step_s: float, rows: int) -> FloatArray:
+    """(batch, rows) what is usual at the times of windows; times of one grid are looked up once, however often read."""
+    first = float(end_s.min()) if len(end_s) else 0.0
+    at = np.rint((end_s - first) / step_s).astype(np.int64)
+    count = rows + int(at.max(initial=0))
+    if count >= end_s.size * rows or np.abs(first + step_s * at - end_s).max() > ON_GRID * step_s:
+        return shape.at(end_s[:, None] - step_s * np.arange(rows)[::-1])
+    times: FloatArray = first + step_s * np.arange(1.0 - rows, count - rows + 1)
+    out: FloatArray = sliding_window_view(shape.at(times), rows)[at]
+    return out

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from forecasting import scores
 from forecasting.baselines.ridge import Ridge
 from forecasting.distribution import ForecastBatch
 from forecasting.ensemble import Ensemble
-from forecasting.errors import DataError
+from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray, Panel
 from forecasting.pooling import sharing
 from forecasting.windows import WindowBatch
@@ -169,6 +171,27 @@ def test_a_member_without_a_share_is_not_asked_and_the_forecast_is_the_same(monk
     assert not found.left_out
     monkeypatch.setattr("forecasting.ensemble.sharing", lambda weights, _: np.ones(weights.shape[-1], dtype=bool))
     assert np.array_equal(found.predict(windows, HORIZON, samples=20, seed=3).paths, few, equal_nan=True)
+
+
+def test_slim_lets_go_of_who_has_no_weight_and_forecasts_the_same() -> None:
+    panel = wavy(3000)
+    train, judged, _, windows, _ = split(panel)
+    found = Ensemble().fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
+    idle = {name for name, weight in found.weights.items() if not weight.any()}
+    assert idle, "one of the members has no weight"
+    weights, size = found.weights, len(pickle.dumps(found))
+    before = found.predict(windows, HORIZON, samples=200, seed=3).paths
+    found.slim()
+    assert set(found.weights) == set(weights) - idle
+    for name, weight in found.weights.items():
+        np.testing.assert_array_equal(weight, weights[name])
+    after = found.predict(windows, HORIZON, samples=200, seed=3).paths
+    assert np.nanmean(np.abs(after - before)) < 0.02 * np.nanstd(before), "of errors few are kept, in few digits"
+    assert len(pickle.dumps(found)) - len(pickle.dumps(Ensemble())) < 0.5 * (size - len(pickle.dumps(Ensemble())))
+    with pytest.raises(UsageError, match="fit it anew"):
+        found.update([judged])
+    again = found.fit([train], lookback=LOOKBACK, horizon=HORIZON, validation=[judged])
+    np.testing.assert_array_equal(again.predict(windows, HORIZON, samples=200, seed=3).paths, before)
 
 
 def test_a_day_in_which_nothing_happened_is_no_reason_to_leave_the_flow() -> None:

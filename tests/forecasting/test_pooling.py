@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from forecasting import scores
 from forecasting.panel import FloatArray
-from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing, without_crumbs, worth
+from forecasting.pooling import GRID, Earned, Levels, arranged, bands, pooled, sharing, without_crumbs, worth
 
 FLAT = np.array([0.5, 0.5])
 
@@ -74,6 +74,32 @@ def test_what_was_earned_lately_outweighs_what_has_faded() -> None:
     even, faded = old.and_newer(new).weights(FLAT), old.and_newer(new, 0.1).weights(FLAT)
     assert (faded[..., 1] > even[..., 1]).all()
     assert (faded[..., 1] > 0.8).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**31), st.sampled_from([1.0, 1e9]))
+def test_distances_are_those_of_all_pairs_of_quantiles(seed: int, far: float) -> None:
+    rng = np.random.default_rng(seed)
+    members = [np.round(far + rng.normal(k, 1 + k, (3, GRID, 1, 2)), 1) for k in range(3)]  # ties, and a far level
+    y = far + rng.normal(size=(3, 1, 2))
+    found = Earned.of(members, y)
+    levels = (np.arange(GRID) + 0.5) / GRID
+    at = [np.quantile(m, levels, axis=1) for m in members]
+    for j, a in enumerate(at):
+        np.testing.assert_allclose(found.near[0, :, j], np.abs(a - y).mean(axis=0).sum(axis=0)[0], rtol=1e-6)
+        for k, b in enumerate(at):
+            pairs = np.abs(a[:, None] - b[None]).mean(axis=(0, 1)).sum(axis=0)[0]
+            np.testing.assert_allclose(found.apart[0, :, j, k], pairs, rtol=1e-6, atol=1e-9)
+
+
+def test_what_is_worked_out_some_windows_at_a_time_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(7)
+    members, y = [paths(rng, c, 1.0) for c in (0.0, 0.5)], outcomes(rng)
+    weights = np.broadcast_to([0.4, 0.6], (3, 2, 2))
+    whole, pool = Earned.of(members, y), pooled(members, weights)
+    monkeypatch.setattr("forecasting.pooling.AT_ONCE", 1000)
+    np.testing.assert_allclose(Earned.of(members, y).apart, whole.apart, rtol=1e-12)
+    np.testing.assert_array_equal(pooled(members, weights), pool)
 
 
 def test_absent_outcomes_and_forecasts_count_for_nothing() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forecasting import scores
 from forecasting.baselines.ridge import Ridge
-from forecasting.baselines.seasonal_shape import SeasonalShape
+from forecasting.baselines.seasonal_shape import SeasonalShape, _usual
 from forecasting.baselines.shapes import Shape
 from forecasting.panel import FloatArray
 from forecasting.windows import WindowBatch
@@ -101,3 +101,11 @@ def test_few_days_are_enough_where_many_coefficients_take_more() -> None:
     best = scores.crps(rng.poisson((30 + 60 * wave(rows))[ends[:, None] + np.arange(1, 7)], (100, len(ends), 6))
                        .transpose(1, 0, 2)[..., None].astype(float), outcome).mean()  # fmt: skip
     assert loss["seasonal_shape"] < 1.15 * best
+
+
+def test_times_of_one_grid_are_looked_up_once_with_the_same_outcome() -> None:
+    shape = Shape(wave(DAY), np.random.default_rng(2).normal(size=(7, DAY)))
+    for ends in (np.arange(900, 1500), np.array([40, 3000, 41]), np.arange(900, 1500) + 0.3 * (np.arange(600) % 2)):
+        end_s = MONDAY + STEP * ends
+        expected = shape.at(end_s[:, None] - STEP * np.arange(50)[::-1])
+        np.testing.assert_array_equal(_usual(shape, end_s, STEP, 50), expected)
