@@ -61,7 +61,7 @@ class Ensemble(Baseline):
     """
 
     method = "ensemble"
-    REVISION = 6
+    REVISION = 7
     specialists = SPECIALISTS
     judged = JUDGED
 
@@ -110,10 +110,9 @@ class Ensemble(Baseline):
         self._judge(judged, seed)
         if validation:
             return
-        if sum(map(len, panels)) <= ANEW:
-            self._fit_specialists(panels, (), seed, progress)
-        else:
-            self._learn_on(panels, [cut - self.horizon + 1 for cut in cuts], seed)
+        few = sum(map(len, panels)) <= ANEW
+        anew = [m for m in self._members[1:] if few or not (isinstance(m, Baseline) and m.adds_up)]
+        self._learn_on(panels, [cut - self.horizon + 1 for cut in cuts], seed, anew)
 
     def _learn_more(self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator) -> None:
         seed = int(rng.integers(2**31))
@@ -122,11 +121,15 @@ class Ensemble(Baseline):
         self._judge(list(zip(panels, firsts, strict=True)), seed)
         self._learn_on(panels, past, seed)
 
-    def _learn_on(self, panels: Sequence[Panel], past: Sequence[int] | None, seed: int) -> None:
-        """Specialists learn what lies behind the ``past`` rows of panels, on top of what they know."""
+    def _learn_on(
+        self, panels: Sequence[Panel], past: Sequence[int] | None, seed: int, anew: Sequence[ForecastModel] = ()
+    ) -> None:
+        """Specialists learn what lies behind the ``past`` rows of panels, some of them all of it ``anew``."""
         for member in self._members[:0:-1]:
             try:
-                if isinstance(member, Baseline):
+                if member in anew:
+                    member.fit(panels, lookback=self.lookback, horizon=self.horizon, seed=seed)
+                elif isinstance(member, Baseline):
                     member.update(panels, seed=seed, past=past)
             except Exception as error:  # noqa: BLE001 (whatever one expert raises, the others forecast)
                 self._leave_out(member, error)
@@ -139,21 +142,16 @@ class Ensemble(Baseline):
     def _fit_specialists(
         self, panels: Sequence[Panel], validation: Sequence[Panel], seed: int, progress: Progress | None
     ) -> None:
-        before = {m.name: m for m in self._members}
         self._members = [self._flow]
         for done, make in enumerate(self.specialists):
             member: ForecastModel = make()
-            if member.name in self.left_out:
-                continue
             if progress is not None:
                 progress(done, len(self.specialists), f"{self.name}: {member.name}")
             try:
                 member.fit(panels, lookback=self.lookback, horizon=self.horizon, validation=validation, seed=seed)
             except Exception as error:  # noqa: BLE001 (as above)
-                if self._earned is None:
-                    self.left_out[member.name] = _said(error)
-                    continue
-                member = before[member.name]  # it was weighed, and knows all but the newest rows
+                self.left_out[member.name] = _said(error)
+                continue
             self._members.append(member)
 
     def _leave_out(self, member: ForecastModel, why: Exception | str) -> None:

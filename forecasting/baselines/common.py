@@ -227,6 +227,8 @@ class Baseline(ABC):
 
     method: str
     REVISION = 1
+    adds_up = True
+    """Whether `update` gets as far as learning all rows anew, or nearly so."""
     history = 0
     """Rows that it can make use of beyond the lookback, where whoever asks gives them."""
 

@@ -31,6 +31,7 @@ class SeasonalShape(ClockRidge):
     """
 
     method = "seasonal_shape"
+    adds_up = False  # the shape stays as it was learned
 
     def __init__(self, *, cap: float | None = 2.0) -> None:
         super().__init__(cap=cap)

@@ -111,6 +111,9 @@ def test_without_validation_the_ensembles_specialists_know_all_rows(rows: int) -
             np.testing.assert_allclose(b.terms, a.terms, rtol=1e-9, atol=1e-6)
     anew = np.array_equal(ridge._pools[True], whole._pools[True])
     assert anew == (rows <= ANEW), "few rows are learned anew, of many those held out are added"
+    shaped = SeasonalShape().fit([panel], lookback=LOOKBACK, horizon=HORIZON)
+    shape = next(m for m in found._members if isinstance(m, SeasonalShape))
+    np.testing.assert_array_equal(shape._shapes[0].day, shaped._shapes[0].day)
     assert found._earned is not None
     held = rows - round((1 - HELD_OUT) * rows) - HORIZON + 1
     assert found._earned.windows.max() <= held
