@@ -115,6 +115,7 @@ class Forecaster:
 
         Raises `DataError` if no panel is long enough for one window.
         """
+        _check_panels(panels, validation)
         if not panels:
             raise DataError("fit needs at least one panel")
         started = Forecaster.load(self._start) if self._start else None
@@ -135,6 +136,7 @@ class Forecaster:
         """A short fine-tune on newer rows; kept only where it scores better on the held-out last 15 % of them."""
         if not self._nets:
             raise DataError("this forecaster knows nothing yet: fit or load it before update")
+        _check_panels(panels)
         config = self.config
         fresh = series_stats(panels, config.near(config.lookback))
         self._stats = {**self._stats, **fresh}
@@ -288,6 +290,8 @@ class Forecaster:
             raise DataError("this forecaster knows nothing yet: fit it, or load one (Forecaster.base())")
         if horizon < 1 or samples < 1:
             raise DataError(f"horizon {horizon} and samples {samples} must be 1 or more")
+        if isinstance(only, str) or (only is not None and not len(only)):
+            raise DataError(f"only is {only!r}; expected a list of names such as ['load'], or None for all")
         names = [i.name for i in windows.indicators]
         for name in only or ():
             if name not in names:
@@ -550,6 +554,17 @@ class Forecaster:
 def _of_all(progress: Progress, member: int, members: int) -> Progress:
     """What one member tells, as a part of all members' work."""
     return lambda done, total, note: progress(member * total + done, members * total, note)
+
+
+def _check_panels(*groups: Sequence[Panel]) -> None:
+    """`DataError` where something else than a list of panels is to be learned from."""
+    for group in groups:
+        for panel in (group,) if isinstance(group, Panel) or hasattr(group, "columns") else group:
+            if panel is group or not isinstance(panel, Panel):
+                raise DataError(
+                    f"a {type(panel).__name__} cannot be learned from; expected a list of panels, such as "
+                    f"{'[panel]' if isinstance(panel, Panel) else '[Panel.of(frame)]'}"
+                )
 
 
 def _noise(samples: int, cells: int, seed: int) -> Tensor:

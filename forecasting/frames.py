@@ -38,7 +38,7 @@ class Frame(Protocol):
 
 def is_long(frame: Frame) -> bool:
     """Whether the frame has a row per service and time (``unique_id``), not one per time."""
-    return _SERVICE in list(frame.columns)
+    return _SERVICE in _names(frame)
 
 
 def panel_of(frame: Frame, *, demand: str | None = None, step_s: float | None = None, name: str = "frame") -> Panel:
@@ -59,7 +59,7 @@ def panel_of(frame: Frame, *, demand: str | None = None, step_s: float | None = 
         if len(found) != 1:
             raise DataError(f"the frame holds {len(found)} services (unique_id); expected one, or use panels_of")
         return next(iter(found.values()))
-    names = [str(c) for c in frame.columns]
+    names = _names(frame)
     stamps, used = _times(frame, names)
     wanted = [c for c in names if c != used]
     return _panel(stamps, _numbers(frame, wanted), _demand_first(wanted, demand), wanted, step_s, name)
@@ -70,11 +70,14 @@ def panels_of(frame: Frame, *, demand: str | None = None, step_s: float | None =
 
     ``y`` is the demand unless ``demand`` names another column; otherwise as `panel_of`.
     """
-    names = [str(c) for c in frame.columns]
+    names = _names(frame)
     if _SERVICE not in names:
         raise DataError(f"no column {_SERVICE!r}: expected unique_id, ds, y; the columns are: {', '.join(names[:12])}")
     stamps, used = _times(frame, names)
-    services = np.asarray([str(s) for s in frame[_SERVICE].to_numpy()])
+    column = frame[_SERVICE]
+    if (column.is_null() if hasattr(column, "is_null") else column.isna()).any():
+        raise DataError(f"column {_SERVICE!r} has a row without a service; name it or drop it first")
+    services = np.asarray([str(s) for s in column.to_numpy()])
     wanted = [c for c in names if c not in (used, _SERVICE)]
     if demand is None and _READING in wanted:
         demand = _READING
@@ -83,6 +86,19 @@ def panels_of(frame: Frame, *, demand: str | None = None, step_s: float | None =
         service: _panel(stamps[services == service], values[services == service], order, wanted, step_s, service)
         for service in dict.fromkeys(services.tolist())
     }
+
+
+def _names(frame: Frame) -> list[str]:
+    """The columns' names; `DataError` for a frame that is not there yet, and for names by which no column is found."""
+    if hasattr(frame, "collect"):
+        raise DataError(f"a {type(frame).__name__} holds no rows yet; give what its collect() makes")
+    names = list(frame.columns)
+    for at, name in enumerate(names):
+        if not isinstance(name, str):
+            raise DataError(f"column {at + 1} is named {name!r}; expected text: rename it")
+        if name in names[:at]:
+            raise DataError(f"two columns are named {name!r}; names must be unique")
+    return names
 
 
 def _demand_first(names: Sequence[str], demand: str | None) -> list[str]:

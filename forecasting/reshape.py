@@ -46,7 +46,10 @@ def coarsened(windows: WindowBatch, factor: int) -> WindowBatch:
     """Means over ``factor`` rows, counted back from the newest; steps are ``factor`` times as long."""
     count = windows.lookback // factor
     if count < 1:
-        raise DataError(f"a window of {windows.lookback} rows is too short to forecast {factor} times the horizon")
+        raise DataError(
+            f"a window of {windows.lookback} rows is too short for a forecast {factor:,} times as long as the model "
+            f"was trained for; expected at most {windows.lookback:,} times"
+        )
 
     def blocks(x: FloatArray) -> FloatArray:
         seen = ~np.isnan(x)

@@ -145,7 +145,7 @@ def _one_folder(what: Sequence[str], choice: Choice, reading: TraceSettings, dem
     from harmony.cli.showing import progress
 
     if what[0] not in FOLDERS and what[0] not in {*DATASETS, ALL}:
-        raise UsageError(f"no dataset {what[0]!r}; {suggest(what[0], FOLDERS)}")
+        raise UsageError(f"no dataset {what[0]!r}; {suggest(what[0], dict.fromkeys((*FOLDERS, *DATASETS)))}")
     if what[0] not in FOLDERS or len(what) != 2:
         raise UsageError(
             f"{' '.join(what)}: expected fisher or traces and one folder, or known sets and --data FOLDER, which holds "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,10 @@ Horizon = Annotated[int, typer.Option(help="Steps ahead.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Demand = Annotated[str | None, typer.Option(help="Column that replicas are counted for.")]
+
+
+MOST_NUMBERS = 100_000_000
+"""Samples x steps x indicators of a forecast: its paths are held in memory."""
 
 
 # ---- harmony train ----------------------------------------------------------------------------------------------
@@ -167,10 +172,7 @@ def forecast(
     from forecasting.fleet import forecast_rows
 
     levels = _levels(quantiles)
-    if out is not None and out.suffix not in (".csv", ".parquet"):
-        raise UsageError(f"--out {out}: expected a file that ends in .csv or .parquet")
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise UsageError(f"--plot {plot}: expected a file that ends in .png or .svg")
+    _check_paths(out, plot)
     for what, number in (
         ("--lookback", 1 if lookback is None else lookback),
         ("--horizon", horizon),
@@ -181,6 +183,7 @@ def forecast(
     panel = noted(reading.load(trace, demand)).panel
     for name in only or ():
         panel.position(name)
+    _check_size(samples, horizon, len(panel.names))
     with _progress("fit") as report:
         fitted = _model(model, panel, LOOKBACK if lookback is None else lookback, horizon, seed, report)
     last = [len(panel) - 1]
@@ -190,7 +193,7 @@ def forecast(
     if plot is not None:
         _plot_forecast(plot, panel, found, levels)
     judged: Verdict | None = getattr(fitted, "verdict", None)
-    named = (only or panel.names[:1]) if explain else ()
+    named = _explainable(found, only or panel.names[:1]) if explain else []
     why = [explained(fitted, panel, horizon, name, seed=seed, lookback=lookback) for name in named]
     if as_json:
         told: dict[str, Any] = {"explanations": [e.to_json() for e in why]} if explain else {}
@@ -200,6 +203,40 @@ def forecast(
     print(_verdict_line(judged), end="")
     for found_why in why:
         _print_explanation(found_why)
+
+
+def _check_paths(out: Path | None, plot: Path | None) -> None:
+    """`UsageError` for a file that cannot be written: before the fit, which may take minutes."""
+    from forecasting.errors import UsageError
+
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"--out {out}: expected a file that ends in .csv or .parquet")
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise UsageError(f"--plot {plot}: expected a file that ends in .png or .svg")
+    for option, path in (("--out", out), ("--plot", plot)):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{option} {path}: there is no folder {path.parent}")
+
+
+def _check_size(samples: int, horizon: int, indicators: int) -> None:
+    """`UsageError` for paths that no memory would hold."""
+    from forecasting.errors import UsageError
+
+    numbers = samples * horizon * indicators
+    if numbers > MOST_NUMBERS:
+        raise UsageError(
+            f"--samples {samples} over --horizon {horizon} of {indicators} indicators are {numbers:,} numbers; "
+            f"expected at most {MOST_NUMBERS:,}"
+        )
+
+
+def _explainable(found: ForecastDistribution, names: Sequence[str]) -> list[str]:
+    """Those of which there is a forecast; of the others a note says that there is none."""
+    known = [name for name in names if (found.of(name) == found.of(name)).any()]
+    for name in names:
+        if name not in known:
+            print(f"note: {name} is absent all through the window: no forecast of it to explain", file=sys.stderr)
+    return known
 
 
 def _levels(text: str) -> list[float]:

@@ -20,8 +20,12 @@ JITTER = 0.01
 
 _LOCAL = (
     "; these times have no offset and were read as UTC: if they are local times, an hour comes twice when daylight "
-    "saving ends, so write them with their offset (2026-10-25T02:30:00+02:00)"
+    "saving ends, so name their zone (--timezone Europe/Berlin) or write them with their offset "
+    "(2026-10-25T02:30:00+02:00)"
 )
+_REPEATS = "; give a step to average rows of one time into (--step), or choose the rows of one service (--where)"
+_CHANGES = (3, 4, 9, 10)
+"""Months in which daylight saving begins, north or south."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def regular_grid(times: ParsedTimes, table: Located, columns: int, *, meta_step:
         raise DataError(
             f"{table.name}, {table.where(row)}: {here} {what} the row before it; "
             f"expected times in ascending order, one row each{_LOCAL if times.local else ''}"
+            f"{_REPEATS if gaps[row - 1] == 0 else ''}"
         )
     step, multiples = _find_step(gaps, times, table, columns)
     position = np.concatenate([[0], np.cumsum(multiples)])
@@ -86,7 +91,22 @@ def regular_grid(times: ParsedTimes, table: Located, columns: int, *, meta_step:
     notes: tuple[str, ...] = ()
     if count > len(seconds):
         notes = (f"{count - len(seconds)} of {count} steps are missing in the file; their rows are absent",)
+        notes += _hour_left_out(times, gaps, step)
     return Grid(float(seconds[0]), step, position, count, notes)
+
+
+def _hour_left_out(times: ParsedTimes, gaps: FloatArray, step: float) -> tuple[str, ...]:
+    """What to say where times without an offset leave out the hour that daylight saving takes; nothing elsewhere."""
+    if not times.local:
+        return ()
+    for row in np.flatnonzero(np.abs(gaps - step - 3600.0) < 1.0).tolist():
+        missing = datetime.fromtimestamp(float(times.seconds[row]) + step, tz=UTC)
+        if missing.month in _CHANGES and missing.weekday() == 6 and missing.hour < 4:  # a Sunday, in the night
+            return (
+                f"no times between {missing:%Y-%m-%d %H:%M} and an hour later, as when daylight saving begins; they "
+                "have no offset and were read as UTC: if they are local, name their zone (--timezone Europe/Berlin)",
+            )
+    return ()
 
 
 def _find_step(

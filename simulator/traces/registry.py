@@ -159,6 +159,9 @@ def _resolve(source: str | Path) -> Path:
     name = str(source)
     if name in BUNDLED:
         return BUNDLED[name]
+    if name == "-" or "://" in name:
+        what = "the standard input" if name == "-" else "an address"
+        raise DataError(f"{name}: {what} is not read as a trace; save it in a file first, and name that")
     path = Path(source)
     if isinstance(source, str) and path.name == name and not path.suffix and not path.exists():
         folder = [p.name for p in Path.cwd().iterdir() if p.is_file() and not p.name.startswith(".")]

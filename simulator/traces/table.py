@@ -377,8 +377,52 @@ def numeric_times(values: FloatArray, table: Located, unit: str = "") -> ParsedT
     largest = float(np.abs(values).max(initial=0.0))
     if unit == "s":
         return ParsedTimes(values, calendar=largest >= 1e8)
+    _refuse_dates(values, table)
     scale = next((s for least, s in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3)) if largest >= least), 1.0)
     return ParsedTimes(values / scale, calendar=largest >= 1e8)
+
+
+_DATE_DIGITS = {8: "YYYYMMDD", 10: "YYYYMMDDhh", 12: "YYYYMMDDhhmm", 14: "YYYYMMDDhhmmss"}
+_SHEET_DAYS = (25_569.0, 73_050.0)
+"""1970 and 2100 as spreadsheets count days."""
+
+
+def _refuse_dates(values: FloatArray, table: Located) -> None:
+    """`DataError` for dates written without separators, and days of a spreadsheet: as seconds they mean nothing."""
+    if len(values) < 2:
+        return
+    if (written := _written_dates(values)) is not None:
+        raise DataError(
+            f"{table.name}, {table.where(0)}: the time {values[0]:.0f} looks like {written}, not like seconds; "
+            "expected 2026-01-05T00:00:00Z or seconds since 1970"
+        )
+    gap = float(np.median(np.diff(values)))
+    if _SHEET_DAYS[0] <= values.min() and values.max() <= _SHEET_DAYS[1] and 0 < gap < 1:
+        in_days, in_milliseconds = gap * 86_400.0, gap * 1_000.0  # days have about eight decimals in a cell
+        if abs(in_days - round(in_days)) < 0.1 and abs(in_milliseconds - round(in_milliseconds)) > 1e-3:
+            raise DataError(
+                f"{table.name}, {table.where(0)}: the time {values[0]:.10g} looks like days as spreadsheets count "
+                f"them, in steps of {in_days:.0f} s; write the cells as dates, such as 2026-01-05T00:00:00Z"
+            )
+
+
+def _written_dates(values: FloatArray) -> str | None:
+    """How dates are written as whole numbers, where all of them can be read so; None where not."""
+    digits = len(f"{abs(float(values[0])):.0f}")
+    if digits not in _DATE_DIGITS or (values != np.floor(values)).any():
+        return None
+    rest = values / 10.0 ** (digits - 8)
+    days = np.floor(rest)
+    if not ((days >= 19_700_101) & (days < 21_000_101)).all():
+        return None
+    clock = values - days * 10.0 ** (digits - 8)
+    parts = [(days // 100 % 100, 1, 12), (days % 100, 1, 31)]
+    for most in (23, 59, 59)[: (digits - 8) // 2]:
+        digits -= 2
+        unit = 10.0 ** (digits - 8)
+        parts.append((clock // unit % 100, 0, most))
+    fit = all(((part >= low) & (part <= high)).all() for part, low, high in parts)
+    return _DATE_DIGITS[len(f"{abs(float(values[0])):.0f}")] if fit else None
 
 
 def parse_meta(name: str, text: str) -> dict[str, Any]:

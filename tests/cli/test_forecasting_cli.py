@@ -298,6 +298,10 @@ def test_forecast_prints_a_table(trace: str, capsys: pytest.CaptureFixture[str])
         (["--quantiles", "a"], "--quantiles 'a'"),
         (["--horizon", "0"], "--horizon 0: expected 1 or more"),
         (["--samples", "0"], "--samples 0: expected 1 or more"),
+        (
+            ["--samples", "1000000000"],
+            "--samples 1000000000 over --horizon 12 of 2 indicators are 24,000,000,000 numbers",
+        ),
         (["--lookback", "-1"], "--lookback -1: expected 1 or more"),
         (["--only", "cpus"], "no indicator 'cpus'; did you mean 'cpu' or 'rps'?"),
         (["--lookback", "260"], "260 rows are too few for a lookback of 260"),
@@ -307,6 +311,21 @@ def test_forecast_answers_mistakes_in_one_line(
     arguments: list[str], message: str, trace: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in complaint(["forecast", trace, "--model", "ridge", *arguments], capsys)
+
+
+def test_what_is_absent_is_forecast_as_absent_and_not_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "dying.csv"
+    path.write_text("t,rps,cpu\n" + "".join(f"{60 * i},{'' if i > 40 else i},{i % 7}\n" for i in range(100)))
+    arguments = ["forecast", str(path), "--model", "last_value", "--lookback", "12", "--horizon", "1", "--explain"]
+    assert run([*arguments, "--only", "rps", "--only", "cpu", "--json"]) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert [why["indicator"] for why in told["explanations"]] == ["cpu"]
+    assert told["indicators"]["rps"]["quantiles"]["0.5"] == [None]
+    assert "rps is absent all through the window" in shown.err
+    assert "cpu is forecast from" in output([*arguments, "--only", "cpu"], capsys)
 
 
 def test_a_folder_that_is_no_model_is_refused(trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +342,8 @@ def test_a_plot_shows_what_was_seen_and_the_fan(trace: str, tmp_path: Path, caps
     assert all(f">{text}</text>" in drawn for text in ("rps", "cpu", "seen", "0.05 to 0.95", "0.5"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fan.png", "fan.svg"]
     assert "ends in .png or .svg" in complaint([*arguments, "--plot", "fan.gif"], capsys)
-    assert "cannot be written" in complaint([*arguments, "--plot", str(tmp_path / "no" / "fan.svg")], capsys)
+    for option, name in (("--plot", "fan.svg"), ("--out", "fan.csv")):
+        assert "there is no folder" in complaint([*arguments, option, str(tmp_path / "no" / name)], capsys)
 
 
 def test_what_moved_a_forecast_is_said_in_words_and_numbers(trace: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,40 @@ def test_predict_takes_a_panel_and_every_frame() -> None:
         base.predict([1.0, 2.0], 4)  # type: ignore[call-overload]
 
 
+ODD: list[tuple[Any, str]] = [
+    (pl.LazyFrame({"ds": minutes(0, 1), "y": [1.0, 2.0]}), "a LazyFrame holds no rows yet; give what its collect"),
+    (pd.DataFrame([[1.0], [2.0]], index=pd.to_datetime(minutes(0, 1))), "column 1 is named 0; expected text"),
+    (
+        pd.DataFrame([[1.0, 2.0]] * 2, index=pd.to_datetime(minutes(0, 1)), columns=["a", "a"]),
+        "two columns are named 'a'",
+    ),
+    (pl.DataFrame({"unique_id": ["a", None], "ds": minutes(0, 1), "y": [1.0, 2.0]}), "a row without a service"),
+    (pd.DataFrame({"unique_id": ["a", None], "ds": minutes(0, 1), "y": [1.0, 2.0]}), "a row without a service"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Determining the column names")
+@pytest.mark.parametrize(("frame", "message"), ODD, ids=[message[:20] for _, message in ODD])
+def test_frames_by_whose_names_nothing_is_found_are_told(frame: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Forecaster.base().predict(frame, 2)
+
+
+def test_only_lists_of_panels_are_learned_from() -> None:
+    frame = pl.DataFrame({"ds": minutes(*range(200)), "y": [float(m % 30) for m in range(200)]})
+    for learn in (lambda what: Forecaster().fit(what, lookback=24, horizon=2), Forecaster.base().update):
+        for what, message in (
+            ([frame], r"a DataFrame cannot .* list of panels, such as \[Panel.of\(frame\)\]"),
+            (frame, r"a DataFrame cannot .* list of panels, such as \[Panel.of\(frame\)\]"),
+            (Panel.of(frame), r"a Panel cannot .* such as \[panel\]"),
+        ):
+            with pytest.raises(DataError, match=message):
+                learn(what)
+    for only in ("y", []):
+        with pytest.raises(DataError, match=r"only is .*; expected a list of names"):
+            Forecaster.base().predict(frame, 2, only=only)
+
+
 def test_what_was_always_zero_is_foretold_without_dust() -> None:
     stamps = [START + timedelta(minutes=m) for m in range(200)]
     found = Forecaster.base().predict(pl.DataFrame({"ds": stamps, "never_seen": [0.0] * 200}), 6, samples=50)

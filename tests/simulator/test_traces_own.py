@@ -100,6 +100,69 @@ def test_all_of_them_say_the_same(name: str, tmp_path: Path) -> None:
     assert panel.values[:, 0].tolist() == LOAD
 
 
+DATES = {"%Y%m%d": 86_400, "%Y%m%d%H": 3600, "%Y%m%d%H%M": 60, "%Y%m%d%H%M%S": 1}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("form", DATES)
+def test_dates_without_separators_are_not_taken_for_seconds(form: str, kind: str, tmp_path: Path) -> None:
+    """As milliseconds 20260105000000 would be in the year 2612, and the step half a second."""
+    stamps = [int(datetime.strftime(START + timedelta(seconds=DATES[form] * i), form)) for i in range(100)]
+    path = tmp_path / f"t.{kind}"
+    frame = pl.DataFrame({"time": stamps, "rps": LOAD[:100]})
+    frame.write_csv(path) if kind == "csv" else frame.write_parquet(path)
+    with pytest.raises(DataError, match=rf"the time {stamps[0]} looks like YYYYMMDD(hh(mm(ss)?)?)?, not like seconds"):
+        load_trace(path)
+
+
+@pytest.mark.parametrize("step_s", [60, 300, 900, 3600])
+def test_days_of_a_spreadsheet_are_not_taken_for_seconds(step_s: int, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(lines("time,rps", *(f"{46027 + i * step_s / 86400:.8f},{v}" for i, v in enumerate(LOAD))))
+    with pytest.raises(DataError, match=f"days as spreadsheets count them, in steps of {step_s} s"):
+        load_trace(path)
+
+
+@given(
+    st.integers(0, 4 * 10**9), st.sampled_from([0.001, 0.5, 1, 15, 57, 60, 300, 600, 3600]), st.sampled_from([1, 1000])
+)
+def test_seconds_stay_seconds(start: int, step_s: float, scale: int) -> None:
+    """Whatever start and step, in seconds and milliseconds: what counts evenly is no list of dates."""
+    from simulator.traces.table import TextTable, numeric_times
+
+    values = (start + np.arange(120) * step_s) * scale
+    found = numeric_times(values, TextTable("t.csv", "time,rps\n0,1\n"))
+    assert len(found.seconds) == 120
+
+
+def test_the_hour_that_daylight_saving_takes_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    start = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    local = [(start + timedelta(minutes=5 * i)).astimezone(ZoneInfo("Europe/Berlin")) for i in range(ROWS)]
+    path.write_text(lines("time,rps", *(f"{t:%Y-%m-%d %H:%M},{v}" for t, v in zip(local, LOAD, strict=True))))
+    (note,) = [n for n in load_trace(path).notes if "daylight saving" in n]
+    assert note.startswith("no times between 2026-03-29 02:00 and an hour later")
+    zoned = load_trace(path, timezone="Europe/Berlin")
+    assert (len(zoned.panel), zoned.panel.start_s, zoned.notes) == (ROWS, start.timestamp(), ())
+    path.write_text(lines("time,rps", *(f"{t.astimezone(UTC):%Y-%m-%d %H:%M}Z,5" for t in local[:100] + local[112:])))
+    assert not any("daylight" in n for n in load_trace(path).notes)  # these say which zone they are in
+
+
+def test_what_is_no_file_is_told_so() -> None:
+    for name, what in (("-", "the standard input"), ("http://prometheus:9090/api", "an address")):
+        with pytest.raises(DataError, match=f"{what} is not read as a trace; save it in a file first"):
+            load_trace(name)
+
+
+def test_a_time_that_comes_twice_says_what_can_be_done(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(lines("time,pod,rps", *(f"{60 * i},{pod},{5 + i}" for i in range(20) for pod in ("a", "b"))))
+    with pytest.raises(DataError, match=r"repeats the time of .* \(--step\), or choose the rows of one service"):
+        load_trace(path, columns=["rps"])
+    assert load_trace(path, where={"pod": "a"}).panel.step_s == 60
+    assert load_trace(path, columns=["rps"], step_s=60).panel.column("rps").tolist() == [5.0 + i for i in range(20)]
+
+
 def test_sorting_is_told_and_can_be_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "shuffled.csv")
     assert load_trace(path).notes[0].startswith(f"sorted {ROWS} rows by time: ")
