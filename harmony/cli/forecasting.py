@@ -193,11 +193,14 @@ def forecast(
     if plot is not None:
         _plot_forecast(plot, panel, found, levels)
     judged: Verdict | None = getattr(fitted, "verdict", None)
+    left_out = _left_out(fitted)
     named = _explainable(found, only or panel.names[:1]) if explain else []
     why = [explained(fitted, panel, horizon, name, seed=seed, lookback=lookback) for name in named]
     if as_json:
         told: dict[str, Any] = {"explanations": [e.to_json() for e in why]} if explain else {}
-        _print_json(_forecast_json(trace, found, levels, calendar=panel.calendar) | told | _verdict_json(judged))
+        _print_json(
+            _forecast_json(trace, found, levels, calendar=panel.calendar) | told | left_out | _verdict_json(judged)
+        )
         return
     _print_forecast(trace, found, levels, calendar=panel.calendar)
     print(_verdict_line(judged), end="")
@@ -228,6 +231,14 @@ def _check_size(samples: int, horizon: int, indicators: int) -> None:
             f"--samples {samples} over --horizon {horizon} of {indicators} indicators are {numbers:,} numbers; "
             f"expected at most {MOST_NUMBERS:,}"
         )
+
+
+def _left_out(fitted: ForecastModel) -> dict[str, dict[str, str]]:
+    """The members that failed and why, as JSON has them, and a note of each; empty where all forecast."""
+    failed: dict[str, str] = getattr(fitted, "left_out", {})
+    for name, why in failed.items():
+        print(f"note: {name} has no part in this forecast: {why}", file=sys.stderr)
+    return {"left_out": failed} if failed else {}
 
 
 def _explainable(found: ForecastDistribution, names: Sequence[str]) -> list[str]:

@@ -328,6 +328,22 @@ def test_what_is_absent_is_forecast_as_absent_and_not_explained(
     assert "cpu is forecast from" in output([*arguments, "--only", "cpu"], capsys)
 
 
+def test_a_member_that_fails_is_named(
+    trace: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from forecasting.baselines.analogues import Analogues
+
+    def refuse(self: Analogues, *_: object, **__: object) -> Analogues:
+        raise ValueError("no past like this")
+
+    monkeypatch.setattr(Analogues, "fit", refuse)
+    arguments = ["forecast", trace, "--model", "ensemble", "--lookback", "24", "--horizon", "2", "--json"]
+    assert run(arguments) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["left_out"] == {"analogues": "ValueError: no past like this"}
+    assert "note: analogues has no part in this forecast: ValueError: no past like this" in shown.err
+
+
 def test_a_folder_that_is_no_model_is_refused(trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "harmony: " in complaint(["forecast", trace, "--model", str(tmp_path)], capsys)
 
