@@ -77,11 +77,8 @@ def variants(panel: Panel) -> dict[str, list[float]]:
         w = w if crumbs else without_crumbs(w)
         return pooled([past[k] for k in kept], w), pooled([paths[k] for k in kept], w)
 
-    def leveled(before: FloatArray, after: FloatArray) -> FloatArray:
-        return Levels.of(before, came).applied(after)
-
     def mended(before: FloatArray, after: FloatArray) -> FloatArray:
-        return Tails.tried(leveled(before, before), came).applied(leveled(before, after))
+        return Levels.of(before, came).applied(after)
 
     every = range(len(names))
     before, after = pair(every)
@@ -90,7 +87,7 @@ def variants(panel: Panel) -> dict[str, list[float]]:
     found = {
         "as it is": mended(before, after),
         "no calibration": after,
-        "levels without tails": leveled(before, after),
+        "tails learned too": Tails.tried(mended(before, before), came).applied(mended(before, after)),
         "crumbs stay in the pool": mended(*pair(every, crumbs=True)),
         "equal weights": mended(pooled(past, alike), pooled(paths, alike)),
         "the best member on validation alone": np.sort(paths[best], axis=1),
