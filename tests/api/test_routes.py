@@ -255,6 +255,9 @@ def test_ad_hoc_forecast_of_a_posted_history(world: World) -> None:
             {**HISTORY, "values": []},
             {**HISTORY, "horizon": 0},
             {**HISTORY, "start": "2026-03-01T12:00:00"},
+            {**HISTORY, "start": "20260105"},  # would be a day of 1970
+            {**HISTORY, "start": "20260105120000"},  # and one of the year 2612
+            {**HISTORY, "indicators": [{"name": "a", "kind": "counter"}], "values": [[5.0], [-1.0]]},
             {**HISTORY, "values": [["1", 2]]},
             {**HISTORY, "indicators": [{"name": "a"}, {"name": "a"}]},
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, field_validator, model_validator
 
 from harmony.api.models.base import Model, Number, Request
 
@@ -97,12 +97,23 @@ class AdHocRequest(Request):
     paths: int = Field(0, ge=0, le=50, description="How many sample paths to return.")
     explain: bool = Field(False, description="Also say what moved the forecast of the first indicator.")
 
+    @field_validator("start", mode="before")
+    @classmethod
+    def _no_bare_digits(cls, start: object) -> object:
+        """20260105 as text is a date to whoever wrote it, and 1970-08-23 to a reader of seconds."""
+        if isinstance(start, str) and start.strip().lstrip("+-").replace(".", "", 1).isdecimal():
+            raise ValueError("expected ISO 8601 with its offset, such as 2026-03-01T12:00:00Z")
+        return start
+
     @model_validator(mode="after")
     def _fits(self) -> AdHocRequest:
         width = len(self.indicators)
         for at, row in enumerate(self.values):
             if len(row) != width:
                 raise ValueError(f"values[{at}] has {len(row)} numbers, expected one per indicator ({width})")
+        for at, indicator in enumerate(self.indicators):
+            if indicator.kind == "counter" and any((row[at] or 0) < 0 for row in self.values):
+                raise ValueError(f"values of {indicator.name}: a counter is never negative; is it a gauge?")
         names = [indicator.name for indicator in self.indicators]
         if len(set(names)) < width:
             raise ValueError("indicator names must be unique")
