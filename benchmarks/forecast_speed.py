@@ -66,9 +66,12 @@ def main() -> None:
     models: dict[str, Forecaster | Ensemble] = dict.fromkeys(loads, model)
     if args.experts:
         batch = windows(200, 11, 144, 12)
-        wall, cpu = time.perf_counter(), time.process_time()
-        models["fleet, experts included"] = Ensemble(flow=model).fit([walk(LEARNED, 11)], lookback=144, horizon=12)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        took = []
+        for _ in range(args.repeats):
+            wall, cpu = time.perf_counter(), time.process_time()
+            models["fleet, experts included"] = Ensemble(flow=model).fit([walk(LEARNED, 11)], lookback=144, horizon=12)
+            took.append((time.perf_counter() - wall, time.process_time() - cpu))
+        wall, cpu = min(took)
         loads["fleet, experts included"] = loads["fleet"]
         found["learning"] = {"wall_seconds": round(wall, 3), "cpu_seconds": round(cpu, 3), "threads": args.threads}
         if not args.json:

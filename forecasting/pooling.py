@@ -154,17 +154,16 @@ def pooled(members: Sequence[FloatArray], weights: FloatArray) -> FloatArray:
     windows, samples, horizon, indicators = members[0].shape
     shares = _shares(weights, samples)
     some = [k for k in range(len(members)) if shares[..., k].any()]
+    first = _rising(members[0])
+    rising = [first if k == 0 else _standing_in(_rising(members[k]), first) for k in some]
     out = np.empty((windows, horizon, indicators, samples))
-    for part in _parts(members[0]):
-        first = _rising(members[0][part])
-        rising = [first if k == 0 else _standing_in(_rising(members[k][part]), first) for k in some]
-        for h, i in np.ndindex(horizon, indicators):
-            at = 0
-            for member, share in zip(rising, shares[h, i, some], strict=True):
-                if share:
-                    out[part, h, i, at : at + share] = member[:, h, i, _spread(int(share), samples)]
-                    at += share
-        out[part].sort(axis=-1)
+    for h, i in np.ndindex(horizon, indicators):
+        at = 0
+        for member, share in zip(rising, shares[h, i, some], strict=True):
+            if share:
+                out[:, h, i, at : at + share] = member[:, h, i].take(_spread(int(share), samples), axis=-1)
+                at += share
+    out.sort(axis=-1)
     return np.moveaxis(out, -1, 1)
 
 

@@ -11,6 +11,7 @@ __all__ = ["LogWidth", "width_terms"]
 SPANS = (6, 24, 72)  # rows, and the whole window
 PENALTY = 0.1
 STEPS = 12
+SETTLED = 1e-5  # a step that changes widths by no more is the last
 STRIDE = 0.7  # the most that a coefficient changes in a step
 OUTLIER = 5.0  # widths: a miss beyond counts as that
 LEAST = 1e-3  # of the mean miss: less than that counts as that
@@ -51,8 +52,15 @@ class LogWidth:
         scoring = np.linalg.inv(own.T @ own / len(own) + np.diag(penalty[:, 0]))
         found = np.zeros((own.shape[1], misses.shape[1]))
         for _ in range(STEPS):
-            off = 1 - np.minimum(size * np.exp(-np.clip(own @ found, *FARTHEST)), OUTLIER)
-            found -= np.clip(scoring @ (own.T @ off / len(own) + penalty * found), -STRIDE, STRIDE)
+            off = own @ found
+            np.clip(off, *FARTHEST, out=off)
+            np.exp(np.negative(off, out=off), out=off)
+            off *= size
+            np.subtract(1, np.minimum(off, OUTLIER, out=off), out=off)
+            step = np.clip(scoring @ (own.T @ off / len(own) + penalty * found), -STRIDE, STRIDE)
+            found -= step
+            if np.abs(step).max() < SETTLED:
+                break
         self._typical: FloatArray = np.log(mean)
         self._coefficients: FloatArray = found
 
