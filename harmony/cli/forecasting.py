@@ -194,6 +194,7 @@ def forecast(
         _plot_forecast(plot, panel, found, levels)
     judged: Verdict | None = getattr(fitted, "verdict", None)
     left_out = _left_out(fitted)
+    _say_stale(panel, found.names)
     named = _explainable(found, only or panel.names[:1]) if explain else []
     why = [explained(fitted, panel, horizon, name, seed=seed, lookback=lookback) for name in named]
     if as_json:
@@ -231,6 +232,20 @@ def _check_size(samples: int, horizon: int, indicators: int) -> None:
             f"--samples {samples} over --horizon {horizon} of {indicators} indicators are {numbers:,} numbers; "
             f"expected at most {MOST_NUMBERS:,}"
         )
+
+
+def _say_stale(panel: Panel, names: Sequence[str]) -> None:
+    """A note of every indicator whose newest rows are absent: forecasts of it are too sure of themselves."""
+    for name in names:
+        column = panel.column(name)
+        seen = (column == column).nonzero()[0]
+        rows = len(panel) - 1 - int(seen[-1]) if len(seen) else 0
+        if rows:
+            print(
+                f"note: the newest {rows:,} rows of {name} are absent: its forecast goes on from what was seen "
+                "last, and is less sure than its quantiles say",
+                file=sys.stderr,
+            )
 
 
 def _left_out(fitted: ForecastModel) -> dict[str, dict[str, str]]:

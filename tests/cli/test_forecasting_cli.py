@@ -325,6 +325,8 @@ def test_what_is_absent_is_forecast_as_absent_and_not_explained(
     assert [why["indicator"] for why in told["explanations"]] == ["cpu"]
     assert told["indicators"]["rps"]["quantiles"]["0.5"] == [None]
     assert "rps is absent all through the window" in shown.err
+    assert "note: the newest 59 rows of rps are absent" in shown.err
+    assert "rows of cpu" not in shown.err
     assert "cpu is forecast from" in output([*arguments, "--only", "cpu"], capsys)
 
 
