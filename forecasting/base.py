@@ -72,6 +72,6 @@ class ForecastModel(Protocol):
         ...
 
 
-def rows_read(model: ForecastModel) -> int:
+def rows_read(model: object) -> int:
     """Rows of history to give the model: what it says itself (`lookback`, 0 before it was fitted), else `LOOKBACK`."""
     return int(getattr(model, "lookback", 0)) or LOOKBACK

@@ -7,6 +7,7 @@ from typing import Self
 
 from forecasting.base import Progress
 from forecasting.distribution import ForecastBatch
+from forecasting.door import FromReadings
 from forecasting.forecaster import Forecaster
 from forecasting.panel import Panel
 from forecasting.windows import WindowBatch
@@ -14,7 +15,7 @@ from forecasting.windows import WindowBatch
 __all__ = ["BundledForecaster"]
 
 
-class BundledForecaster:
+class BundledForecaster(FromReadings):
     """The bundled model as it comes: it learns nothing of the series that it forecasts."""
 
     name = "harmony_base"
@@ -49,14 +50,7 @@ class BundledForecaster:
         """Nothing is learned."""
         return self
 
-    def predict(
-        self,
-        windows: WindowBatch,
-        horizon: int,
-        *,
-        samples: int = 100,
-        seed: int = 0,
-        only: Sequence[str] | None = None,
+    def _of_windows(
+        self, windows: WindowBatch, horizon: int, *, samples: int, seed: int, only: Sequence[str] | None
     ) -> ForecastBatch:
-        """Joint sample paths; see `Forecaster.predict`."""
         return self._model.predict(windows, horizon, samples=samples, seed=seed, only=only)

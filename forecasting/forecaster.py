@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from forecasting.artefact import Artefact, load_artefact, save_artefact
 from forecasting.base import Progress
 from forecasting.calibration import Width, cell_widths, fitted_widths, with_widths
 from forecasting.config import ModelConfig, TrainingConfig
-from forecasting.distribution import ForecastBatch, ForecastDistribution, LogProb
+from forecasting.distribution import ForecastBatch, LogProb
+from forecasting.door import FromReadings
 from forecasting.errors import ArtefactError, DataError, InputError, UsageError, suggest
 from forecasting.explaining import Explanation, explain
 from forecasting.features import NetworkInputs, SeriesStats, make_inputs, series_stats
-from forecasting.fleet import forecast_rows
 from forecasting.flow import FlowContext, JointFlow
-from forecasting.frames import Frame, is_long, panel_of, panels_of
+from forecasting.frames import Frame
 from forecasting.network import EXPERTS, ForecastNet
 from forecasting.panel import FloatArray, Panel
 from forecasting.reading import read_parts
@@ -41,7 +41,7 @@ _MOST_VALUES = 64_000_000
 _HELD_OUT = 0.15
 
 
-class Forecaster:
+class Forecaster(FromReadings):
     """Joint probabilistic forecasts of all indicators of a service: fit, update, predict, save, load.
 
     Args:
@@ -215,77 +215,13 @@ class Forecaster:
         )
 
     # ---- forecasting ----------------------------------------------------------------------------------------
-    @overload
-    def predict(
-        self,
-        windows: WindowBatch,
-        horizon: int,
-        *,
-        samples: int = 100,
-        seed: int = 0,
-        only: Sequence[str] | None = None,
-    ) -> ForecastBatch: ...
+    def _of_windows(
+        self, windows: WindowBatch, horizon: int, *, samples: int, seed: int, only: Sequence[str] | None
+    ) -> ForecastBatch:
+        """What `predict` makes of windows: ``only`` returns the very paths that the full forecast has for those.
 
-    @overload
-    def predict(
-        self,
-        windows: Panel,
-        horizon: int,
-        *,
-        samples: int = 100,
-        seed: int = 0,
-        only: Sequence[str] | None = None,
-    ) -> ForecastDistribution: ...
-
-    @overload
-    def predict(
-        self,
-        windows: Frame,
-        horizon: int,
-        *,
-        samples: int = 100,
-        seed: int = 0,
-        only: Sequence[str] | None = None,
-    ) -> ForecastDistribution | dict[str, ForecastDistribution]: ...
-
-    def predict(
-        self,
-        windows: WindowBatch | Panel | Frame,
-        horizon: int,
-        *,
-        samples: int = 100,
-        seed: int = 0,
-        only: Sequence[str] | None = None,
-    ) -> ForecastBatch | ForecastDistribution | dict[str, ForecastDistribution]:
-        """Joint sample paths (batch, samples, horizon, indicators) in the indicators' units.
-
-        Instead of a batch of windows it takes what was read of a service, and forecasts from its last row on: a `Panel`
-        or a wide pandas or polars frame gives one distribution, a long frame (``unique_id, ds, y``) one per service, by
-        its ``unique_id``. `forecasting.frames` says how frames are read.
-
-        The same base noise serves every window, so a window's paths do not depend on what else is in the batch, and
-        ``only`` returns the very paths that the full forecast has for those indicators. Beyond the trained horizon
-        the window is averaged to a coarser grid and every coarse step is repeated.
-
-        Raises `DataError` for an unknown name in ``only``, a frame that cannot be read, or before anything was learned.
+        Beyond the trained horizon the window is averaged to a coarser grid and every coarse step is repeated.
         """
-        if isinstance(windows, Panel):
-            panel = windows.counters_as_rates()
-            if not len(panel):
-                raise DataError(f"{panel.name}: no rows to forecast from")
-            return forecast_rows(self, panel, [len(panel) - 1], horizon, samples=samples, seed=seed, only=only)[0]
-        if not isinstance(windows, WindowBatch):
-            if not hasattr(windows, "columns"):
-                raise DataError(
-                    f"a {type(windows).__name__} cannot be forecast from; expected a Panel, a pandas or polars frame, "
-                    "or a WindowBatch"
-                )
-            if not is_long(windows):
-                return self.predict(panel_of(windows), horizon, samples=samples, seed=seed, only=only)
-            return {
-                service: self.predict(panel, horizon, samples=samples, seed=seed, only=only)
-                for service, panel in panels_of(windows).items()
-            }
         if not self._nets:
             raise DataError("this forecaster knows nothing yet: fit it, or load one (Forecaster.base())")
         if horizon < 1 or samples < 1:
@@ -312,7 +248,7 @@ class Forecaster:
     def _predict(
         self, windows: WindowBatch, horizon: int, samples: int, seed: int, wanted: Sequence[int]
     ) -> ForecastBatch:
-        """`predict` within the trained horizon; ``wanted`` are column positions."""
+        """`_of_windows` within the trained horizon; ``wanted`` are column positions."""
         order = sorted(range(len(windows.indicators)), key=lambda i: (int(windows.indicators[i].level), i))
         if not self.config.compat_zero_mask and wanted:
             # With true masks nothing flows up the levels, so columns of lower levels need not be read at all.

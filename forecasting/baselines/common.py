@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self, cast
 
@@ -12,8 +12,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from forecasting.base import Progress
 from forecasting.distribution import ForecastBatch
+from forecasting.door import FromReadings
 from forecasting.errors import DataError, UsageError, suggest
 from forecasting.explaining import Explanation, explain
+from forecasting.frames import Frame
 from forecasting.panel import FloatArray, Indicator, IntArray, Level, Panel
 from forecasting.windows import SEASONS_S, WindowBatch, season_rows
 
@@ -214,7 +216,7 @@ class Draws(NamedTuple):
     columns: list[int]
 
 
-class Baseline(ABC):
+class Baseline(FromReadings):
     """A forecaster with everything but its idea: checks, selection of indicators, limits, naming.
 
     A subclass gives `method`, `_learn`, `_learn_more` and `_paths`. Random numbers are drawn once for all windows (not
@@ -308,14 +310,8 @@ class Baseline(ABC):
         self._sign(panels, seed)
         return self
 
-    def predict(
-        self,
-        windows: WindowBatch,
-        horizon: int,
-        *,
-        samples: int = 100,
-        seed: int = 0,
-        only: Sequence[str] | None = None,
+    def _of_windows(
+        self, windows: WindowBatch, horizon: int, *, samples: int, seed: int, only: Sequence[str] | None
     ) -> ForecastBatch:
         """Joint sample paths for every window; see `forecasting.base.ForecastModel.predict`.
 
@@ -338,7 +334,7 @@ class Baseline(ABC):
         )
 
     def explain(
-        self, windows: WindowBatch | Panel, horizon: int, indicator: str | None = None, *, seed: int = 0
+        self, windows: WindowBatch | Panel | Frame, horizon: int, indicator: str | None = None, *, seed: int = 0
     ) -> Explanation:
         """What moved the forecast of one indicator (the first by default); see `forecasting.explaining.explain`."""
         return explain(self, windows, horizon, indicator, seed=seed)
@@ -359,12 +355,10 @@ class Baseline(ABC):
     ) -> None:
         """Learn from checked panels."""
 
-    def _learn_more(  # noqa: B027
-        self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator
-    ) -> None:
+    def _learn_more(self, panels: Sequence[Panel], past: Sequence[int] | None, rng: np.random.Generator) -> None:
         """Learn from checked newer panels; by default there is nothing to learn."""
 
-    def _let_go(self) -> None:  # noqa: B027
+    def _let_go(self) -> None:
         """Keep what forecasting needs; by default there is no more than that."""
 
     @abstractmethod

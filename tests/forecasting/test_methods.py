@@ -4,10 +4,13 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from forecasting.base import ForecastModel
-from forecasting.errors import UsageError
+from forecasting.base import ForecastModel, rows_read
+from forecasting.distribution import ForecastDistribution
+from forecasting.door import FromReadings
+from forecasting.errors import DataError, UsageError
 from forecasting.methods import BENCHMARK, DEFAULT_METHOD, OWN_EXPERTS, OWN_METHODS, create_method, method_names
 from forecasting.windows import WindowBatch
 from tests.forecasting.builders import wavy
@@ -34,6 +37,25 @@ def test_every_method_is_fresh_and_answers_to_its_name(name: str) -> None:
     assert isinstance(method, ForecastModel)
     assert method.name == name
     assert create_method(name) is not method
+
+
+@pytest.mark.parametrize("name", ["harmony_base", "last_value", "ridge", "ensemble"])
+def test_every_method_forecasts_from_windows_panels_and_frames_alike(name: str) -> None:
+    panel = wavy(300)
+    method = create_method(name).fit([panel], lookback=24, horizon=3)
+    assert isinstance(method, FromReadings)
+    window = WindowBatch.of(panel, [len(panel) - 1], rows_read(method), horizon=3)
+    expected = method.predict(window, 3, samples=20, seed=4)[0]
+    dates = pd.to_datetime(panel.times_s, unit="s")
+    wide = pd.DataFrame({n: panel.column(n) for n in panel.names}).assign(ds=dates)
+    found = [method.predict(source, 3, samples=20, seed=4) for source in (panel, wide)]
+    long = method.predict(wide.assign(unique_id="a"), 3, samples=20, seed=4)
+    assert isinstance(long, dict)
+    for one in (*found, long["a"]):
+        assert isinstance(one, ForecastDistribution)
+        np.testing.assert_array_equal(one.paths, expected.paths)
+    with pytest.raises(DataError, match="a list cannot be forecast from; expected a Panel"):
+        method.predict([panel], 3)
 
 
 def test_an_unknown_name_is_answered_with_near_ones() -> None:
