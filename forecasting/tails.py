@@ -145,13 +145,16 @@ def verdict(rising: FloatArray, outcome: FloatArray, name: str, *, tails: bool =
 
     Windows are in time order; ``name`` is what the reason calls the indicator, which should be the only one. An outcome
     on a plateau of the forecast lies on all of its levels at once and counts at each by its part (Czado, Gneiting and
-    Held 2009).
+    Held 2009). The count in the reason is always that of all windows.
     """
     seen = ~(np.isnan(outcome).any(axis=(1, 2)) | np.isnan(rising).any(axis=(1, 2, 3)))
     rising, outcome = rising[seen], outcome[seen]
     count, horizon = outcome.shape[:2]
     if count < LEAST_WINDOWS:
         return Verdict(False, f"only {count} held-out windows of {name}, fewer than the {LEAST_WINDOWS} that it takes")
+    if np.ptp(outcome) == 0 and np.allclose(rising, outcome.flat[0]):
+        stays = f"{name} did not move in {count} held-out windows, and its forecasts say that it stays"
+        return Verdict(True, f"{stays}: how wide they would be if it moved was not tried")
     half = count // 2
     levels = Levels.of(rising[:half], outcome[:half])
     older, newer = levels.applied(rising[:half]), levels.applied(rising[half:])
@@ -166,9 +169,11 @@ def verdict(rising: FloatArray, outcome: FloatArray, name: str, *, tails: bool =
     chance = 2 * np.sqrt(NOMINAL * (1 - NOMINAL) / blocks)
     most = FACTOR * (1 - EXTREME) + 2 * np.sqrt((1 - EXTREME) / blocks)
     figures = (
-        f"of the {count - half} newest held-out windows of {name}, central {NOMINAL:.0%} intervals held {held:.0%} "
+        f"on the newer half of {count} held-out windows of {name}, central {NOMINAL:.0%} intervals held {held:.0%} "
         f"and {above:.1%} lay above the {EXTREME} quantile"
     )
+    if np.ptp(outcome) == 0:
+        figures += "; it did not move in any of them"
     if abs(moved) > max(DRIFT, 2 * np.sqrt(1 / 12 / blocks)):
         way = "higher" if moved > 0 else "lower"
         return Verdict(False, f"{figures}; they drift: their levels are {abs(moved):.0%} {way} than before")

@@ -128,9 +128,10 @@ def test_a_verdict_has_figures_and_a_reason() -> None:
     outcome = np.take_along_axis(rising, rng.integers(200, size=(400, 1, 1, 1)), axis=1)[:, 0]
     right = verdict(rising, outcome, "rps")
     assert right.calibrated
-    assert "of the 200 newest held-out windows of rps, central 80% intervals held" in right.reason
+    assert "on the newer half of 400 held-out windows of rps, central 80% intervals held" in right.reason
     few = verdict(rising[:39], outcome[:39], "rps")
     assert (few.calibrated, "only 39 held-out windows" in few.reason) == (False, True)
+    assert "of 40 held-out windows" in verdict(rising[:40], outcome[:40], "rps").reason  # one more, counted alike
     later = outcome + np.where(np.arange(400) < 200, 0.0, 1.0)[:, None, None] * rising.std(axis=1)
     moved = verdict(rising, later, "rps")
     assert (moved.calibrated, "drift" in moved.reason, "higher" in moved.reason) == (False, True, True)
@@ -148,3 +149,18 @@ def test_a_plateau_is_on_all_of_its_levels_at_once() -> None:
     rising = np.sort(np.where(rng.random((300, 200, 1, 1)) < 0.9, 10.0, rng.uniform(20, 30, (300, 200, 1, 1))), axis=1)
     outcome = np.where(rng.random((300, 1, 1)) < 0.9, 10.0, rng.uniform(20, 30, (300, 1, 1)))
     assert verdict(rising, outcome, "rps").calibrated
+
+
+def test_what_never_moved_is_said_not_to_have_moved() -> None:
+    flat = np.full((50, 200, 1, 1), 7.0)
+    stays = verdict(flat, flat[:, 0], "rps")
+    assert stays.calibrated
+    assert "rps did not move in 50 held-out windows" in stays.reason
+    assert "%" not in stays.reason  # no figures that look like evidence
+    wide = np.sort(np.random.default_rng(7).normal(7.0, 1.0, (50, 200, 1, 1)), axis=1)
+    unsure = verdict(wide, flat[:, 0], "rps")
+    assert unsure.reason.endswith("it did not move in any of them")
+    elsewhere = verdict(flat + 1, flat[:, 0], "rps")
+    assert not elsewhere.calibrated
+    moved = verdict(wide, wide[:, 100], "rps")
+    assert "did not move" not in moved.reason
