@@ -44,9 +44,14 @@ class AdHoc:
 
     def _make(self, request: AdHocRequest) -> AdHocForecast:
         panel = panel_of(request)
-        found = summary(self._forecast(panel, request.horizon, request.samples), request)
+        made = self._forecast(panel, request.horizon, request.samples)
+        found = summary(made, request)
         if self._explain is None or not request.explain:
             return found
+        name = panel.names[0]
+        if np.isnan(made.of(name)).all():
+            note = f"{name} is absent all through the window: there is no forecast of it to explain"
+            return found.model_copy(update={"explanation_note": note})
         why = self._explain(panel, request.horizon).to_json()
         return found.model_copy(update={"explanation": ForecastExplanation.model_validate(why)})
 

@@ -234,6 +234,20 @@ def test_what_if_that_contradicts_itself_says_so(world: World) -> None:
 
 
 # ---- ad-hoc forecasts -------------------------------------------------------------------------------------------
+def test_an_absent_demand_costs_its_explanation_and_not_the_forecast_of_the_rest(world: World) -> None:
+    absent = HISTORY | {"values": [[None, v] for _, v in HISTORY["values"]]}
+    with world.client("read") as client:
+        answer = client.post("/api/v1/forecast", json=absent | {"explain": True})
+        assert answer.status_code == 200
+        found = models.AdHocForecast.model_validate(answer.json())
+        assert found.explanation is None
+        assert found.explanation_note == "rps is absent all through the window: there is no forecast of it to explain"
+        assert found.indicators[0].quantiles["0.5"] == [None] * 4
+        assert all(v is not None for v in found.indicators[1].quantiles["0.5"])
+        for asked in (HISTORY | {"explain": True}, absent):
+            assert client.post("/api/v1/forecast", json=asked).json()["explanation_note"] is None
+
+
 def test_ad_hoc_forecast_of_a_posted_history(world: World) -> None:
     with world.client("read") as client:
         found = models.AdHocForecast.model_validate(client.post("/api/v1/forecast", json=HISTORY).json())
@@ -257,6 +271,8 @@ def test_ad_hoc_forecast_of_a_posted_history(world: World) -> None:
             {**HISTORY, "start": "2026-03-01T12:00:00"},
             {**HISTORY, "start": "20260105"},  # would be a day of 1970
             {**HISTORY, "start": "20260105120000"},  # and one of the year 2612
+            {**HISTORY, "start": 20260105},
+            {**HISTORY, "start": 1772366400.5},
             {**HISTORY, "indicators": [{"name": "a", "kind": "counter"}], "values": [[5.0], [-1.0]]},
             {**HISTORY, "values": [["1", 2]]},
             {**HISTORY, "indicators": [{"name": "a"}, {"name": "a"}]},

@@ -100,8 +100,9 @@ class AdHocRequest(Request):
     @field_validator("start", mode="before")
     @classmethod
     def _no_bare_digits(cls, start: object) -> object:
-        """20260105 as text is a date to whoever wrote it, and 1970-08-23 to a reader of seconds."""
-        if isinstance(start, str) and start.strip().lstrip("+-").replace(".", "", 1).isdecimal():
+        """20260105, quoted or not, is a date to whoever wrote it, and 1970-08-23 to a reader of seconds."""
+        bare = isinstance(start, str) and start.strip().lstrip("+-").replace(".", "", 1).isdecimal()
+        if bare or isinstance(start, (int, float)):
             raise ValueError("expected ISO 8601 with its offset, such as 2026-03-01T12:00:00Z")
         return start
 
@@ -186,3 +187,4 @@ class AdHocForecast(Model):
     samples: int
     indicators: list[QuantileRow]
     explanation: ForecastExplanation | None = Field(default=None, description="Where it was asked for.")
+    explanation_note: str | None = Field(default=None, description="Why there is none, where it was asked for.")
