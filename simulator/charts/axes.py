@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-__all__ = ["amount_label", "duration_label", "moment", "percent_label", "time_ticks"]
+__all__ = ["DAY", "amount_label", "duration_label", "moment", "percent_label", "time_ticks"]
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 STEPS_S = (

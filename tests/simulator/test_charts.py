@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from forecasting.distribution import ForecastDistribution
+from forecasting.panel import Indicator, Panel
 from simulator.charts.axes import amount_label, duration_label, moment, percent_label, time_ticks
+from simulator.charts.forecast import forecast_figure
 from simulator.charts.palette import KNOWN, ROLES, policy_styles
 from simulator.charts.svg import draw
 from simulator.charts.thinning import bin_edges, bin_extremes, bins_with, extreme_rows
@@ -228,3 +231,27 @@ def test_a_wobble_of_a_fall_is_no_rise() -> None:
     demand[2_000] += 60.0  # what the steepest gain is, halfway down
     found = busiest_window(replace(result, demand=demand, scored_from=1_300))
     assert found is None
+
+
+# ---- a forecast -------------------------------------------------------------------------------------------------
+def forecast_axes(absent: int, *, calendar: bool = True) -> list[Any]:
+    """Of a picture after ``absent`` rows of ten minutes in which nothing was read."""
+    values = 50 + 10 * np.sin(np.arange(1000) / 20)[:, None]
+    values[len(values) - absent :] = np.nan
+    panel = Panel(values, (Indicator("rps"),), 1.6e9, 600.0, calendar=calendar)
+    paths = np.full((5, 6, 1), 50.0)
+    found = ForecastDistribution(paths, panel.indicators, float(panel.times_s[-1]), 600.0)
+    return list(draw(lambda: forecast_figure(panel, found, [0.1, 0.5, 0.9])).axes)
+
+
+@pytest.mark.parametrize(("absent", "rows", "visible"), [(0, 36, 36), (10, 36, 26), (300, 445, 145), (1000, 36, 0)])
+def test_what_was_seen_last_is_in_the_picture_after_an_outage(absent: int, rows: int, visible: int) -> None:
+    seen = forecast_axes(absent)[0].lines[0]
+    assert seen.get_label() == "seen"
+    drawn = np.asarray(seen.get_ydata())
+    assert (len(drawn), int(np.isfinite(drawn).sum())) == (rows, visible)
+
+
+def test_the_axis_says_utc_where_there_is_a_calendar() -> None:
+    assert forecast_axes(0)[-1].get_xlabel() == "UTC"
+    assert forecast_axes(0, calendar=False)[-1].get_xlabel() == ""
