@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from forecasting.baselines.window_quantiles import WindowQuantiles
 from forecasting.chance_zeros import ChanceZeros
 from forecasting.errors import InputError
 from forecasting.forecaster import Forecaster
-from forecasting.panel import BoolArray, FloatArray, Panel
+from forecasting.panel import BoolArray, FloatArray, IntArray, Panel
 from forecasting.pooling import Earned, Levels, arranged, bands, pooled, sharing, without_crumbs, worth
+from forecasting.stale import Made
 from forecasting.tails import Tails, Verdict, drifted, verdict
 from forecasting.windows import WindowBatch
 
@@ -32,6 +33,7 @@ SAMPLES = 100  # paths of each of these
 FLOW_PRIOR = 0.5
 SILENT = 0.5  # of the forecasts that a specialist has no number for, where the flow has one: it is left out
 TRUST = 14.0  # windows, half an hour apart or more, with fewer of which the flow is believed rather than they
+HARDLY = 3  # times as far ahead as newest rows are absent: a step is hardly farther by these
 FADE = 0.9  # what is left at an update of what was earned before
 SPECIALISTS: tuple[type[Baseline], ...] = (
     Ridge,
@@ -236,6 +238,42 @@ class Ensemble(Baseline):
         paths = arranged(rising, members[0])
         return self._zeros.put_back(paths, windows, draws.columns, draws.rng) if self._zeros else paths
 
+    def _later(
+        self, windows: WindowBatch, rows: int, horizon: int, samples: int, seed: int, only: Sequence[str]
+    ) -> Made:
+        """As any baseline's within the fitted horizon, beyond it the flow stands in.
+
+        Where that is hardly farther than what was asked, the forecast of the next steps stands: specialists may be
+        far better than the flow, and their errors hardly grow from there.
+        """
+        near = max(0, self.horizon - rows)
+        if near >= horizon:
+            return super()._later(windows, rows, horizon, samples, seed, only)
+        shown = self._zeros.hidden_in(windows) if self._zeros else windows
+        flow = self._flow.predict(shown, horizon, samples=samples, seed=seed, only=only).paths
+        columns = self._columns(only)
+        paths = (
+            flow
+            if not self._zeros
+            else self._zeros.put_back(flow.copy(), windows, columns, np.random.default_rng(seed))
+        )
+        paths = np.sort(paths, axis=1)
+        shares = {m.name: np.zeros((len(windows), horizon, len(columns))) for m in self._members}
+        shares[self._flow.name] += 1.0
+
+        def take(steps: IntArray, own: FloatArray, weights: Mapping[str, FloatArray]) -> None:
+            paths[:, :, steps] = np.sort(own, axis=1)
+            for name, share in shares.items():
+                share[:, steps] = weights[name]
+
+        hardly = np.arange(max(near, HARDLY * rows - 1), horizon)
+        if len(hardly):
+            as_is = self.predict_as_is(windows, horizon, samples=samples, seed=seed, only=only)
+            take(hardly, as_is.paths[:, :, hardly], {n: w[:, hardly] for n, w in (as_is.experts or {}).items()})
+        if near:
+            take(np.arange(near), *super()._later(windows, rows, near, samples, seed, only))
+        return arranged(paths, flow), shares
+
     def _experts(self, windows: int, horizon: int, columns: list[int]) -> dict[str, FloatArray]:
         shape = (windows, horizon, len(columns))
         return {name: np.broadcast_to(w[:horizon, columns], shape) for name, w in self.weights.items()}
@@ -250,12 +288,13 @@ class Ensemble(Baseline):
         some: BoolArray | None = None,
     ) -> list[FloatArray]:
         """Paths of ``some`` members (all); of a specialist that raises they are NaN, for which the flow stands in."""
-        found = [self._flow.predict(windows, horizon, samples=samples, seed=seed, only=only).paths]
+        found = [self._flow.predict_as_is(windows, horizon, samples=samples, seed=seed, only=only).paths]
         for k, member in enumerate(self._members[1:], start=1):
             if some is not None and not some[k]:
                 continue
             try:
-                found.append(member.predict(windows, horizon, samples=samples, seed=seed, only=only).paths)
+                ask = member.predict_as_is if isinstance(member, Baseline) else member.predict
+                found.append(ask(windows, horizon, samples=samples, seed=seed, only=only).paths)
             except Exception as error:  # noqa: BLE001 (as above)
                 self.left_out[member.name] = _said(error)
                 found.append(np.full_like(found[0], np.nan))

@@ -24,10 +24,11 @@ from forecasting.features import NetworkInputs, SeriesStats, make_inputs, series
 from forecasting.flow import FlowContext, JointFlow
 from forecasting.frames import Frame
 from forecasting.network import EXPERTS, ForecastNet
-from forecasting.panel import FloatArray, Panel
+from forecasting.panel import FloatArray, IntArray, Panel
 from forecasting.reading import read_parts
 from forecasting.reshape import coarsened, columns, ordered, rows
 from forecasting.scope import one_thread, seeded
+from forecasting.stale import Made, Unseen, later, moved_back, replaced, unseen
 from forecasting.training import Examples, examples_of, train
 from forecasting.windows import WindowBatch
 
@@ -220,8 +221,29 @@ class Forecaster(FromReadings):
     ) -> ForecastBatch:
         """What `predict` makes of windows: ``only`` returns the very paths that the full forecast has for those.
 
-        Beyond the trained horizon the window is averaged to a coarser grid and every coarse step is repeated.
+        Beyond the trained horizon the window is averaged to a coarser grid and every coarse step is repeated. Where the
+        newest k rows of an indicator are absent, it is forecast k steps further from the last row seen
+        (`forecasting.stale`).
         """
+        wanted = self._wanted(windows, horizon, samples, only)
+        found = self._whole(windows, horizon, samples, seed, wanted)
+        stale = unseen(windows, wanted)
+        return self._from_last_seen(found, windows, stale, samples, seed, wanted) if stale.any() else found
+
+    def predict_as_is(
+        self,
+        windows: WindowBatch,
+        horizon: int,
+        *,
+        samples: int = 100,
+        seed: int = 0,
+        only: Sequence[str] | None = None,
+    ) -> ForecastBatch:
+        """`predict` that takes absent newest rows for rows like any others: who hides some of what is there asks so."""
+        return self._whole(windows, horizon, samples, seed, self._wanted(windows, horizon, samples, only))
+
+    def _wanted(self, windows: WindowBatch, horizon: int, samples: int, only: Sequence[str] | None) -> list[int]:
+        """The columns of what is asked for, once it is checked."""
         if not self._nets:
             raise DataError("this forecaster knows nothing yet: fit it, or load one (Forecaster.base())")
         if horizon < 1 or samples < 1:
@@ -232,18 +254,60 @@ class Forecaster(FromReadings):
         for name in only or ():
             if name not in names:
                 raise DataError(f"no indicator {name!r} among the windows' columns; {suggest(name, names)}")
-        wanted = [names.index(n) for n in (names if only is None else only)]
+        return [names.index(n) for n in (names if only is None else only)]
+
+    def _whole(
+        self, windows: WindowBatch, horizon: int, samples: int, seed: int, wanted: Sequence[int]
+    ) -> ForecastBatch:
+        """`predict` of checked windows whose newest rows are taken as they are."""
         factor = -(-horizon // self.config.horizon)
-        if factor > 1:
-            coarse = self.predict(
-                coarsened(windows, factor), -(-horizon // factor), samples=samples, seed=seed, only=only
-            )
-            paths = np.repeat(coarse.paths, factor, axis=2)[:, :, :horizon]
-            experts = {n: np.repeat(w, factor, axis=1)[:, :horizon] for n, w in (coarse.experts or {}).items()}
-            return dataclasses.replace(
-                coarse, paths=paths, step_s=windows.step_s, origin_s=windows.end_s.copy(), experts=experts
-            )
-        return self._predict(windows, horizon, samples, seed, wanted)
+        if factor == 1:
+            return self._predict(windows, horizon, samples, seed, wanted)
+        coarse = self._whole(coarsened(windows, factor), -(-horizon // factor), samples, seed, wanted)
+        paths = np.repeat(coarse.paths, factor, axis=2)[:, :, :horizon]
+        experts = {n: np.repeat(w, factor, axis=1)[:, :horizon] for n, w in (coarse.experts or {}).items()}
+        return dataclasses.replace(
+            coarse, paths=paths, step_s=windows.step_s, origin_s=windows.end_s.copy(), experts=experts
+        )
+
+    def _from_last_seen(
+        self,
+        found: ForecastBatch,
+        windows: WindowBatch,
+        stale: IntArray,
+        samples: int,
+        seed: int,
+        wanted: Sequence[int],
+    ) -> ForecastBatch:
+        """``found``, but where newest rows are absent (`unseen`) what follows these in a forecast from the rows before.
+
+        Indicators that were last seen at different times are forecast apart from each other.
+        """
+        horizon, most = found.paths.shape[2], self.config.horizon
+
+        def forecast(part: WindowBatch, group: Unseen) -> Made:
+            def made(moved: WindowBatch, steps: int) -> Made:
+                batch = self._whole(moved, steps, samples, seed, [wanted[c] for c in group.columns])
+                return batch.paths, batch.experts or {}
+
+            return later(made, part, group.rows, horizon, most)
+
+        def log_prob_of(i: int) -> LogProb:
+            def log_prob(values: FloatArray) -> float:
+                total = 0.0
+                for k in np.unique(stale[i]).tolist():
+                    if k + horizon > most:
+                        raise DataError(f"no density {k + horizon} steps after the last reading; expected up to {most}")
+                    moved = moved_back(rows(windows, i), k)
+                    density = self._predict(moved, k + horizon, 1, seed, wanted)[0].log_prob
+                    own = np.where(stale[i] == k, values, np.nan)
+                    total += density(np.concatenate([np.full((k, len(wanted)), np.nan), own]))
+                return total
+
+            return log_prob
+
+        paths, experts = replaced(found.paths, found.experts or {}, windows, stale, forecast)
+        return dataclasses.replace(found, paths=paths, experts=experts, log_prob_of=log_prob_of)
 
     def _predict(
         self, windows: WindowBatch, horizon: int, samples: int, seed: int, wanted: Sequence[int]

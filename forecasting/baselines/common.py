@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from forecasting.errors import DataError, UsageError, suggest
 from forecasting.explaining import Explanation, explain
 from forecasting.frames import Frame
 from forecasting.panel import FloatArray, Indicator, IntArray, Level, Panel
+from forecasting.stale import Made, Unseen, moved_back, replaced, unseen
 from forecasting.windows import SEASONS_S, WindowBatch, season_rows
 
 __all__ = [
@@ -315,9 +317,35 @@ class Baseline(FromReadings):
     ) -> ForecastBatch:
         """Joint sample paths for every window; see `forecasting.base.ForecastModel.predict`.
 
+        Where the newest k rows of an indicator are absent, it is forecast k steps further from the last row seen, or as
+        far as was fitted.
+
         Raises `UsageError` before `fit` or for a horizon beyond the fitted one, `DataError` for windows that do not
         fit what was learned.
         """
+        found = self.predict_as_is(windows, horizon, samples=samples, seed=seed, only=only)
+        columns = self._columns(only)
+        stale = unseen(windows, columns)
+        if not stale.any():
+            return found
+
+        def forecast(part: WindowBatch, group: Unseen) -> Made:
+            names = [self.indicators[columns[c]].name for c in group.columns]
+            return self._later(part, group.rows, horizon, samples, seed, names)
+
+        paths, experts = replaced(found.paths, found.experts or {}, windows, stale, forecast)
+        return dataclasses.replace(found, paths=paths, experts=experts)
+
+    def predict_as_is(
+        self,
+        windows: WindowBatch,
+        horizon: int,
+        *,
+        samples: int = 100,
+        seed: int = 0,
+        only: Sequence[str] | None = None,
+    ) -> ForecastBatch:
+        """`predict` that takes absent newest rows for rows like any others: who hides some of what is there asks so."""
         self._check_fitted()
         self._check_windows(windows, horizon, samples)
         columns = self._columns(only)
@@ -332,6 +360,18 @@ class Baseline(FromReadings):
             model=f"{self.name} {self.version}",
             experts=self._experts(len(windows), horizon, columns),
         )
+
+    def _later(
+        self, windows: WindowBatch, rows: int, horizon: int, samples: int, seed: int, only: Sequence[str]
+    ) -> Made:
+        """Paths and weights of windows without their ``rows`` newest rows, as farther forecasts from those before.
+
+        Beyond the fitted horizon its last step stands.
+        """
+        steps = min(rows + horizon, self.horizon)
+        found = self.predict_as_is(moved_back(windows, rows), steps, samples=samples, seed=seed, only=only)
+        at = np.minimum(np.arange(rows, rows + horizon), steps - 1)
+        return found.paths[:, :, at], {name: w[:, at] for name, w in (found.experts or {}).items()}
 
     def explain(
         self, windows: WindowBatch | Panel | Frame, horizon: int, indicator: str | None = None, *, seed: int = 0

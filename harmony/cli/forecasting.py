@@ -235,15 +235,14 @@ def _check_size(samples: int, horizon: int, indicators: int) -> None:
 
 
 def _say_stale(panel: Panel, names: Sequence[str]) -> None:
-    """A note of every indicator whose newest rows are absent: forecasts of it are too sure of themselves."""
+    """A note of every indicator whose newest rows are absent: forecasts of it begin that much farther ahead."""
     for name in names:
         column = panel.column(name)
         seen = (column == column).nonzero()[0]
         rows = len(panel) - 1 - int(seen[-1]) if len(seen) else 0
         if rows:
             print(
-                f"note: the newest {rows:,} rows of {name} are absent: its forecast goes on from what was seen "
-                "last, and is less sure than its quantiles say",
+                f"note: the newest {rows:,} rows of {name} are absent: its forecast goes on from what was seen last",
                 file=sys.stderr,
             )
 

@@ -109,7 +109,7 @@ def test_an_expert_that_raises_or_has_no_number_is_left_out_and_said(
     panel = wavy(600)
     windows = WindowBatch.of(panel, [500, 550], 144, horizon=HORIZON)
     whole = Ensemble().fit([panel], lookback=LOOKBACK, horizon=HORIZON)
-    monkeypatch.setattr(Ridge, "predict", broken)
+    monkeypatch.setattr(Ridge, "predict_as_is", broken)
     later = whole.predict(windows, HORIZON, samples=20).paths
     assert np.isfinite(later).all(), "the flow stands in for who breaks after it was weighed"
     assert ("ridge" in whole.left_out) == (broken is _raises)
@@ -166,7 +166,7 @@ def test_a_member_without_a_share_is_not_asked_and_the_forecast_is_the_same(monk
     assert idle, "one of the members is not worth a twentieth"
     with monkeypatch.context() as patch:
         for member in idle:
-            patch.setattr(member, "predict", _raises)
+            patch.setattr(member, "predict_as_is", _raises)
         assert np.array_equal(found.predict(windows, HORIZON, samples=20, seed=3).paths, few, equal_nan=True)
     assert not found.left_out
     monkeypatch.setattr("forecasting.ensemble.sharing", lambda weights, _: np.ones(weights.shape[-1], dtype=bool))
