@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import overload
@@ -14,6 +15,8 @@ from forecasting.panel import Panel
 from forecasting.windows import WindowBatch
 
 __all__ = ["FromReadings"]
+
+SAID = 5  # services left out whose reasons are said
 
 
 class FromReadings(ABC):
@@ -65,7 +68,8 @@ class FromReadings(ABC):
 
         Instead of a batch of windows it takes what was read of a service, and forecasts from its last row on: a `Panel`
         or a wide pandas or polars frame gives one distribution, a long frame (``unique_id, ds, y``) one per service, by
-        its ``unique_id``. `forecasting.frames` says how frames are read.
+        its ``unique_id``. `forecasting.frames` says how frames are read. A service of a long frame that cannot be
+        forecast is left out, and a warning says why; the others go on.
 
         The same base noise serves every window, so a window's paths do not depend on what else is in the batch.
         ``only`` names the indicators wanted; equal inputs and seed give equal paths.
@@ -88,10 +92,20 @@ class FromReadings(ABC):
             )
         if not is_long(windows):
             return self.predict(panel_of(windows), horizon, samples=samples, seed=seed, only=only)
-        return {
-            service: self.predict(panel, horizon, samples=samples, seed=seed, only=only)
-            for service, panel in panels_of(windows).items()
-        }
+        found: dict[str, ForecastDistribution] = {}
+        left_out: dict[str, DataError] = {}
+        for service, panel in panels_of(windows, left_out=left_out).items():
+            try:
+                found[service] = self.predict(panel, horizon, samples=samples, seed=seed, only=only)
+            except DataError as error:
+                left_out[service] = error
+        if left_out and not found:
+            raise next(iter(left_out.values()))
+        if left_out:
+            first = "; ".join(f"{service}: {error}" for service, error in list(left_out.items())[:SAID])
+            more = f"; and {len(left_out) - SAID} more" if len(left_out) > SAID else ""
+            warnings.warn(f"services without a forecast: {first}{more}", stacklevel=2)
+        return found
 
     @abstractmethod
     def _of_windows(

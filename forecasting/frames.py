@@ -65,10 +65,17 @@ def panel_of(frame: Frame, *, demand: str | None = None, step_s: float | None = 
     return _panel(stamps, _numbers(frame, wanted), _demand_first(wanted, demand), wanted, step_s, name)
 
 
-def panels_of(frame: Frame, *, demand: str | None = None, step_s: float | None = None) -> dict[str, Panel]:
+def panels_of(
+    frame: Frame,
+    *,
+    demand: str | None = None,
+    step_s: float | None = None,
+    left_out: dict[str, DataError] | None = None,
+) -> dict[str, Panel]:
     """The panel of every service of a long frame, by its ``unique_id`` in the order in which they appear.
 
-    ``y`` is the demand unless ``demand`` names another column; otherwise as `panel_of`.
+    ``y`` is the demand unless ``demand`` names another column; otherwise as `panel_of`. ``left_out`` takes the services
+    whose own rows cannot be read, and why; without it they raise.
     """
     names = _names(frame)
     if _SERVICE not in names:
@@ -82,10 +89,16 @@ def panels_of(frame: Frame, *, demand: str | None = None, step_s: float | None =
     if demand is None and _READING in wanted:
         demand = _READING
     values, order = _numbers(frame, wanted), _demand_first(wanted, demand)
-    return {
-        service: _panel(stamps[services == service], values[services == service], order, wanted, step_s, service)
-        for service in dict.fromkeys(services.tolist())
-    }
+    found = {}
+    for service in dict.fromkeys(services.tolist()):
+        own = services == service
+        try:
+            found[service] = _panel(stamps[own], values[own], order, wanted, step_s, service)
+        except DataError as error:
+            if left_out is None:
+                raise
+            left_out[service] = error
+    return found
 
 
 def _names(frame: Frame) -> list[str]:

@@ -138,10 +138,11 @@ def evaluate(
 def _one_folder(what: Sequence[str], choice: Choice, reading: TraceSettings, demand: str | None) -> EvaluationReport:
     """``fisher DIR`` or ``traces DIR``."""
     from forecasting.errors import UsageError, suggest
+    from forecasting.evaluation import PROTOCOLS, Settings
     from forecasting.evaluation import evaluate as run_evaluation
     from forecasting.methods import DEFAULT_METHOD
     from harmony.app.datasets import ALL, DATASETS
-    from harmony.cli.series import read_series
+    from harmony.cli.series import long_enough, read_series
     from harmony.cli.showing import progress
 
     if what[0] not in FOLDERS and what[0] not in {*DATASETS, ALL}:
@@ -155,13 +156,16 @@ def _one_folder(what: Sequence[str], choice: Choice, reading: TraceSettings, dem
         raise UsageError("several --horizon go with --data; give one")
     dataset, directory = what
     panels = read_series(dataset, Path(directory), choice.series, reading, demand, raw=dataset == "fisher")
+    lookback, horizon = 72 if choice.lookback is None else choice.lookback, (choice.horizons or [1])[0]
+    if dataset == "traces" and not choice.series:
+        panels = long_enough(panels, Settings(PROTOCOLS[FOLDERS[dataset]], lookback, horizon))
     with progress("evaluate") as report:
         return run_evaluation(
             panels,
             methods=choice.methods or [DEFAULT_METHOD],
             protocol=FOLDERS[dataset],
-            lookback=72 if choice.lookback is None else choice.lookback,
-            horizon=(choice.horizons or [1])[0],
+            lookback=lookback,
+            horizon=horizon,
             samples=200 if choice.samples is None else choice.samples,
             windows=choice.windows,
             seed=choice.seed,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forecasting.errors import DataError, suggest, what_is
 
 if TYPE_CHECKING:
+    from forecasting.evaluation import Settings
     from forecasting.panel import Panel
     from harmony.app.settings import TraceSettings
 
-__all__ = ["read_series"]
+__all__ = ["long_enough", "read_series"]
 
 # What the files of a data set are called; others may be called anything.
 _PREFIXES = {"fisher": "container"}
@@ -30,6 +33,8 @@ def read_series(
 ) -> dict[str, Panel]:
     """The series by name; with ``raw`` counters stay levels, as recorded.
 
+    Of a folder of anything a file that cannot be read is left out, which a note says, unless it is ``wanted`` by name.
+
     Raises `DataError` for a missing folder, a folder without series or a ``wanted`` name that is not there.
     """
     if not directory.is_dir():
@@ -43,7 +48,39 @@ def read_series(
     for name in wanted or ():
         if name not in files:
             raise DataError(f"{directory}: no series {name!r}; {suggest(name, files)}")
-    return {name: reading.load(str(files[name]), demand, raw=raw).panel for name in dict.fromkeys(wanted or files)}
+    strict = bool(wanted) or dataset in _PREFIXES  # asked for by name, or a known set, whose mean is over all of it
+    return _each(
+        dict.fromkeys(wanted or files), lambda name: reading.load(str(files[name]), demand, raw=raw).panel, strict
+    )
+
+
+def long_enough(panels: Mapping[str, Panel], settings: Settings) -> dict[str, Panel]:
+    """Those with rows enough to be scored; a note of each other, unless there is no other: that is a `DataError`."""
+    from forecasting.evaluation import Split
+
+    def checked(name: str) -> Panel:
+        Split.of(panels[name], settings)
+        return panels[name]
+
+    return _each(panels, checked, strict=False)
+
+
+def _each(names: Iterable[str], made: Callable[[str], Panel], strict: bool) -> dict[str, Panel]:
+    """What can be ``made`` of each name; a note of each that cannot. Raises if ``strict``, or where nothing can."""
+    found: dict[str, Panel] = {}
+    failed: list[DataError] = []
+    for name in names:
+        try:
+            found[name] = made(name)
+        except DataError as error:
+            if strict:
+                raise
+            failed.append(error)
+    if failed and not found:
+        raise failed[0]
+    for why in failed:
+        print(f"note: left out: {why}", file=sys.stderr)
+    return found
 
 
 def _is_trace(path: Path) -> bool:

@@ -116,6 +116,24 @@ def test_evaluate_scores_traces_of_ones_own(fisher: str, tmp_path: Path, capsys:
     assert set(said["methods"]["ridge"]["series"]) == {"mine"}
 
 
+def test_a_file_that_cannot_be_read_is_left_out_of_a_folder_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("this is\nno trace\n")
+    arguments = ["evaluate", "traces", str(tmp_path), "-m", "last_value", "--lookback", "12", "--json"]
+    assert "bad.csv: no time column" in complaint(arguments, capsys)  # nothing else is there
+    lines = write_trace(tmp_path / "mine.csv").read_text().splitlines()
+    (tmp_path / "short.csv").write_text("\n".join(lines[:6]))
+    assert run(arguments) == 0
+    shown = capsys.readouterr()
+    assert set(json.loads(shown.out)["methods"]["last_value"]["series"]) == {"mine"}
+    assert "note: left out: bad.csv: no time column" in shown.err
+    assert "note: left out: short: 5 rows leave 3 for training" in shown.err
+    for name in ("bad", "short"):
+        assert name in complaint([*arguments, "--series", "mine", "--series", name], capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -113,6 +113,26 @@ def test_predict_takes_a_panel_and_every_frame() -> None:
         base.predict([1.0, 2.0], 4)  # type: ignore[call-overload]
 
 
+def test_a_service_that_cannot_be_read_costs_no_other_its_forecast() -> None:
+    stamps, load = minutes(*range(60)), [20.0 + m % 30 for m in range(60)]
+    whole = {"unique_id": ["chat"] * 60, "ds": stamps, "y": load}
+    more = {"unique_id": ["new", *whole["unique_id"]], "ds": [START, *stamps], "y": [1.0, *load]}
+    base = Forecaster.base()
+    expected = base.predict(pl.DataFrame(whole), 2, samples=10)
+    with pytest.warns(UserWarning, match="services without a forecast: new: .*do not say what the step is"):
+        found = base.predict(pl.DataFrame(more), 2, samples=10)
+    assert isinstance(found, dict)
+    assert isinstance(expected, dict)
+    assert list(found) == ["chat"]
+    np.testing.assert_array_equal(found["chat"].paths, expected["chat"].paths)
+    with pytest.raises(DataError, match=r"new: .*do not say what the step is"):
+        base.predict(pl.DataFrame(more)[:1], 2)  # nobody is left
+    with pytest.raises(DataError, match="do not say what the step is"):
+        panels_of(pl.DataFrame(more))
+    with pytest.raises(DataError, match="no indicator 'z'"):
+        base.predict(pl.DataFrame(whole), 2, only=["z"])
+
+
 ODD: list[tuple[Any, str]] = [
     (pl.LazyFrame({"ds": minutes(0, 1), "y": [1.0, 2.0]}), "a LazyFrame holds no rows yet; give what its collect"),
     (pd.DataFrame([[1.0], [2.0]], index=pd.to_datetime(minutes(0, 1))), "column 1 is named 0; expected text"),
