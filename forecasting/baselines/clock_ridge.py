@@ -29,6 +29,7 @@ CLIP = 5.0  # standard deviations
 JUMP = 6.0  # widths
 DOUBT = 3.0  # a window that is missed by more than this many widths counts for less
 NARROW = 0.2  # of the median width: windows are not counted for more than those of this width
+SEASON_ROWS = 2  # windows per term, at least, for a fit that reads the seasons
 SINGLE_LAGS, LAG_BLOCK = 12, 6
 MEANS = (6, 18, 36, 72, 144)
 CLOCK_MEANS = 2  # means that turn with the clock: over 4 and 24 rows
@@ -133,8 +134,10 @@ class ClockRidge(Baseline):
         known = terms.known[seasons] & ~np.isnan(away).any(axis=1)
         if known.sum() < 2 * FOLDS or self._high[column] <= self._low[column]:
             return None
-        about, away = about[known], away[known]
         values = terms.values[known, : None if seasons else terms.plain]
+        if seasons and len(values) < SEASON_ROWS * values.shape[1]:
+            return None  # the hours just after the first day say nothing of other hours: better without seasons
+        about, away = about[known], away[known]
         middle, spread = _middle_and_spread(values)
         design = _bounded(values, middle, spread)
         first = away - design @ _solved(Moments.of(design, away), FIRST_PENALTY)
