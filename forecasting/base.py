@@ -9,7 +9,7 @@ from forecasting.distribution import ForecastBatch
 from forecasting.panel import Panel
 from forecasting.windows import WindowBatch
 
-__all__ = ["LOOKBACK", "ForecastModel", "Progress", "rows_read"]
+__all__ = ["LOOKBACK", "ForecastModel", "Progress", "as_is", "rows_read"]
 
 LOOKBACK = 144
 """Rows of history that a forecast reads where neither the model nor the caller says otherwise."""
@@ -70,6 +70,16 @@ class ForecastModel(Protocol):
         deciding needs demand alone, and sampling less is faster.
         """
         ...
+
+
+def as_is(model: ForecastModel) -> Callable[..., ForecastBatch]:
+    """`predict` as loops ask for it: absent newest rows do not make a forecast wider.
+
+    While demand is absent a loop holds its count. A forecast that grew with the outage would raise all counts as soon
+    as Prometheus is away, and not because anything was seen.
+    """
+    ask: Callable[..., ForecastBatch] = getattr(model, "predict_as_is", model.predict)
+    return ask
 
 
 def rows_read(model: object) -> int:

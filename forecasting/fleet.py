@@ -13,13 +13,22 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from forecasting.base import ForecastModel, rows_read
+from forecasting.base import ForecastModel, as_is, rows_read
 from forecasting.distribution import ForecastBatch, ForecastDistribution
 from forecasting.panel import Indicator
 from forecasting.recalibrated import Recalibrated
 from forecasting.windows import RowSource, WindowBatch
 
-__all__ = ["CHUNK", "HORIZONS", "FleetForecaster", "Forecasts", "Wanted", "forecast_rows", "nobody", "rounded"]
+__all__ = [
+    "CHUNK",
+    "HORIZONS",
+    "FleetForecaster",
+    "Forecasts",
+    "Wanted",
+    "forecast_rows",
+    "nobody",
+    "rounded",
+]
 
 CHUNK = 256  # services in one batch: what one failure or a cancellation costs, and the memory of its sample paths
 HORIZONS = (6, 12, 24, 48, 96, 192, 384)  # horizons are rounded up to these, so that few batches serve all services
@@ -38,15 +47,17 @@ def forecast_rows(
     seed: int = 0,
     lookback: int | None = None,
     only: Sequence[str] | None = None,
+    held: bool = False,
 ) -> ForecastBatch:
     """Joint forecasts of one service from each of ``rows`` on, each made of the rows up to it and none later.
 
-    ``lookback``: rows of history given to the model, by default what it reads; ``only`` as in `ForecastModel.predict`.
-    Whatever the model raises is raised.
+    ``lookback``: rows of history given to the model, by default what it reads; ``only`` as in `ForecastModel.predict`;
+    ``held``: for a loop (`forecasting.base.as_is`). Whatever the model raises is raised.
     """
     read = rows_read(model) if lookback is None else lookback
     windows = WindowBatch.of(source, rows, read, horizon=horizon)
-    return model.predict(windows, horizon, samples=samples, seed=seed, only=only)
+    ask = as_is(model) if held else model.predict
+    return ask(windows, horizon, samples=samples, seed=seed, only=only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,4 +184,4 @@ class FleetForecaster:
         lookback = rows_read(model)
         windows = WindowBatch.concat([WindowBatch.of(s, [s.row_at(now_s)], lookback, horizon=horizon) for s in sources])
         only = (sources[0].indicators[0].name,) if self._demand_only else None
-        return model.predict(windows, horizon, samples=self._samples, seed=self._seed, only=only)
+        return as_is(model)(windows, horizon, samples=self._samples, seed=self._seed, only=only)

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from forecasting.base import ForecastModel, rows_read
+from forecasting.base import ForecastModel, as_is, rows_read
 from forecasting.distribution import ForecastBatch, ForecastDistribution
 from forecasting.errors import DataError, UsageError
 from forecasting.panel import FloatArray, Panel
@@ -50,7 +50,7 @@ class Recalibrated:
         ends = ends[:: max(1, -(-len(ends) // LEARNED))]
         windows = WindowBatch.of(panel, ends, lookback, horizon=horizon)
         name = panel.names[0]
-        paths = model.predict(windows, horizon, samples=SAMPLES, seed=seed, only=[name]).paths
+        paths = as_is(model)(windows, horizon, samples=SAMPLES, seed=seed, only=[name]).paths
         outcome = panel.values[ends[:, None] + np.arange(1, horizon + 1), :1]
         return cls(model, Levels.of(np.sort(paths, axis=1), outcome), name)
 
@@ -91,6 +91,18 @@ class Recalibrated:
     ) -> ForecastBatch:
         """Joint sample paths, the demand's at its own levels; see `ForecastModel.predict`."""
         return self.applied(self.model.predict(windows, horizon, samples=samples, seed=seed, only=only))
+
+    def predict_as_is(
+        self,
+        windows: WindowBatch,
+        horizon: int,
+        *,
+        samples: int = 100,
+        seed: int = 0,
+        only: Sequence[str] | None = None,
+    ) -> ForecastBatch:
+        """`predict` that takes absent newest rows for rows like any others, as loops do."""
+        return self.applied(as_is(self.model)(windows, horizon, samples=samples, seed=seed, only=only))
 
     def applied(self, batch: ForecastBatch) -> ForecastBatch:
         """The shared model's forecasts as this service's; densities are not known any more."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forecasting.base import LOOKBACK, ForecastModel, rows_read
+from forecasting.base import LOOKBACK, ForecastModel, as_is, rows_read
 from forecasting.baselines.common import Baseline
 from forecasting.errors import UsageError, suggest
 from forecasting.methods import create_method
@@ -292,10 +292,10 @@ def _scores(
     outcome = rows.values[ends[:, None] + np.arange(1, horizon + 1)]
     lookback = max(rows_read(m) for m in (shared, old, new) if m is not None)
     windows = WindowBatch.of(rows, ends, lookback, horizon=horizon)
-    paths = [new.predict(windows, horizon, samples=SAMPLES).paths]
+    paths = [as_is(new)(windows, horizon, samples=SAMPLES).paths]
     for model in (shared, old):
         try:
-            found = None if model is None else model.predict(windows, horizon, samples=SAMPLES).paths
+            found = None if model is None else as_is(model)(windows, horizon, samples=SAMPLES).paths
         except Exception:  # noqa: BLE001 (it is out of the race, and the challenger's figures say so)
             found = None
         paths.append(np.full_like(paths[0], np.nan) if found is None else found)

@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from forecasting.base import ForecastModel, rows_read
+from forecasting.base import ForecastModel, as_is, rows_read
 from forecasting.distribution import ForecastBatch
 from forecasting.errors import DataError, UsageError
 from forecasting.panel import Panel
@@ -66,6 +66,22 @@ class Specialised:
         only: Sequence[str] | None = None,
     ) -> ForecastBatch:
         """Joint sample paths of the demand; raises `DataError` where it is absent or another indicator is asked for."""
+        return self.model.predict(self._own(windows, only), horizon, samples=samples, seed=seed)
+
+    def predict_as_is(
+        self,
+        windows: WindowBatch,
+        horizon: int,
+        *,
+        samples: int = 100,
+        seed: int = 0,
+        only: Sequence[str] | None = None,
+    ) -> ForecastBatch:
+        """`predict` that takes absent newest rows for rows like any others, as loops do."""
+        return as_is(self.model)(self._own(windows, only), horizon, samples=samples, seed=seed)
+
+    def _own(self, windows: WindowBatch, only: Sequence[str] | None) -> WindowBatch:
+        """The demand's part of windows, without seasons that it has never learned."""
         names = [i.name for i in windows.indicators]
         if self.demand not in names or any(n != self.demand for n in (names if only is None else only)):
             raise DataError(f"{self.name} has learned {self.demand!r} alone; ask for only=[{self.demand!r}]")
@@ -73,4 +89,4 @@ class Specialised:
         if own.seasonal is not None:
             unknown = np.array([season_s > self._span_s for season_s in own.seasons_s])[None, :, None, None]
             own = dataclasses.replace(own, seasonal=np.where(unknown, np.nan, own.seasonal))
-        return self.model.predict(own, horizon, samples=samples, seed=seed)
+        return own

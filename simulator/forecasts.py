@@ -86,6 +86,7 @@ class BatchedForecasts:
                 seed=self._seed,
                 lookback=self._lookback if model is self.model else max(self._lookback, rows_read(model)),
                 only=self.panel.names[:1],
+                held=True,
             )
             made += replace(batch, log_prob_of=None)
         if self._on_batch is not None:

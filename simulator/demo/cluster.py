@@ -152,7 +152,7 @@ class DemoCluster:
         """One service's forecasts of the demand for all turns of the past, each from what was read before it."""
         service.turns_every(PAST_EVERY * STEP_S)
         source = self._readings.rows_of(service.number, demand_only=True)
-        return list(forecast_rows(self.model, source, rows, PAST_HORIZON))
+        return list(forecast_rows(self.model, source, rows, PAST_HORIZON, held=True))
 
     def _past_turn(self, service: DemoService, forecast: ForecastDistribution) -> None:
         service.consider(forecast if service.horizon() else None, with_past=True)

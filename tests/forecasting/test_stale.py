@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forecasting.base import as_is
 from forecasting.baselines.ridge import Ridge
 from forecasting.ensemble import Ensemble
 from forecasting.errors import DataError
 from forecasting.explaining import explain
+from forecasting.fleet import FleetForecaster, Wanted, forecast_rows
 from forecasting.forecaster import Forecaster
 from forecasting.panel import FloatArray
+from forecasting.recalibrated import Recalibrated
 from forecasting.stale import moved_back, unseen
 from forecasting.windows import DAY_S, WindowBatch
 from tests.forecasting.builders import panel_of, wavy
@@ -160,3 +163,19 @@ def test_explaining_takes_what_it_hides_for_no_outage(monkeypatch: pytest.Monkey
     told = explain(model, windows(6, [1700]), 6)
     monkeypatch.setattr(Forecaster, "predict", Forecaster.predict_as_is)
     assert explain(model, windows(6, [1700]), 6).past == told.past
+
+
+def test_loops_are_not_told_wider_forecasts_because_their_metrics_are_away() -> None:
+    values = wavy(700, 1).values.copy()
+    values[-24:] = np.nan
+    panel, base = panel_of(values), Forecaster.base()
+    horizon, last = 6, len(panel) - 1
+    asked = forecast_rows(base, panel, [last], horizon, only=["a"])[0].paths
+    held = forecast_rows(base, panel, [last], horizon, only=["a"], held=True)[0].paths
+    fleet = FleetForecaster(base).forecast([Wanted("s", panel, horizon)], panel.end_s).made["s"].paths
+    np.testing.assert_array_equal(fleet, held)
+    assert np.ptp(held[:, 0]) < 0.7 * np.ptp(asked[:, 0])
+    moved = Recalibrated.of(base, panel.rows(0, 600), horizon)
+    windows = WindowBatch.of(panel, [last], 144, horizon=horizon)
+    narrow, wide = (ask(windows, horizon, samples=200, only=["a"]).paths for ask in (as_is(moved), moved.predict))
+    assert np.ptp(narrow[0, :, 0]) < 0.7 * np.ptp(wide[0, :, 0])
