@@ -396,8 +396,10 @@ def _refuse_dates(values: FloatArray, table: Located) -> None:
             f"{table.name}, {table.where(0)}: the time {values[0]:.0f} looks like {written}, not like seconds; "
             "expected 2026-01-05T00:00:00Z or seconds since 1970"
         )
+    if not (_SHEET_DAYS[0] <= values.min() and values.max() <= _SHEET_DAYS[1]):
+        return
     gap = float(np.median(np.diff(values)))
-    if _SHEET_DAYS[0] <= values.min() and values.max() <= _SHEET_DAYS[1] and 0 < gap < 1:
+    if 0 < gap < 1:
         in_days, in_milliseconds = gap * 86_400.0, gap * 1_000.0  # days have about eight decimals in a cell
         if abs(in_days - round(in_days)) < 0.1 and abs(in_milliseconds - round(in_milliseconds)) > 1e-3:
             raise DataError(
