@@ -73,7 +73,7 @@ class ForecastModel(Protocol):
 
 
 def as_is(model: ForecastModel) -> Callable[..., ForecastBatch]:
-    """`predict` as loops ask for it: absent newest rows do not make a forecast wider.
+    """`predict` where absent newest rows do not make a forecast wider: as loops ask, and who hides rows on purpose.
 
     While demand is absent a loop holds its count. A forecast that grew with the outage would raise all counts as soon
     as Prometheus is away, and not because anything was seen.

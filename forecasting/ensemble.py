@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from forecasting.base import ForecastModel, Progress
+from forecasting.base import ForecastModel, Progress, as_is
 from forecasting.baselines.analogues import Analogues
 from forecasting.baselines.clock_ridge import ClockRidge
 from forecasting.baselines.common import Baseline, Draws
@@ -49,17 +49,17 @@ SPECIALISTS: tuple[type[Baseline], ...] = (
 class Ensemble(Baseline):
     """The bundled flow pooled with specialists of the service, weighed by their forecasts of held-out rows.
 
-    Specialists are two ridges (of one the coefficients turn with the clock), a smoothed level with the usual day and
-    week, what followed windows alike, the last
-    value with errors scaled by the window, the seasonal value and the window's quantiles. Marginals are the pool's,
-    recalibrated; how steps and indicators hang together is the flow's. Weights are found by indicator and band of
-    leads on the validation panels (without any: on the last 15 % of each panel, which specialists then learn too); with
-    few held-out hours they stay near the flow, and what is worth next to nothing gets nothing. A specialist that fails
-    to learn, raises where it is judged, or has no number there for what the flow has one for is left out; one that
-    raises later is stood in for by the flow (`left_out` says why). `update` judges all members by the newer rows before
-    the specialists learn these; after `slim`, which lets go of specialists without any weight, it is refused. Zeros
-    that come by chance (`ChanceZeros`) are hidden from all members and put back into the forecast. `verdict` says
-    whether the forecasts of the demand mean what they say.
+    Specialists are two ridges (of one the coefficients turn with the clock), a smoothed level with the usual day
+    and week, what followed windows alike, the last value with errors scaled by the window, the seasonal value and
+    the window's quantiles. Marginals are the pool's, recalibrated; how steps and indicators hang together is the
+    flow's. Weights are found by indicator and band of leads on the validation panels (without any: on the last 15 %
+    of each panel, which specialists then learn too); with few held-out hours they stay near the flow, and what is
+    worth next to nothing gets nothing. A specialist that fails to learn, raises where it is judged, or has no
+    number there for what the flow has one for is left out; one that raises later is stood in for by the flow
+    (`left_out` says why). `update` judges all members by the newer rows before the specialists learn these; after
+    `slim`, which lets go of specialists without any weight, it is refused. Zeros that come by chance
+    (`ChanceZeros`) are hidden from all members and put back into the forecast. `verdict` says whether the forecasts
+    of the demand mean what they say.
     """
 
     method = "ensemble"
@@ -293,8 +293,7 @@ class Ensemble(Baseline):
             if some is not None and not some[k]:
                 continue
             try:
-                ask = member.predict_as_is if isinstance(member, Baseline) else member.predict
-                found.append(ask(windows, horizon, samples=samples, seed=seed, only=only).paths)
+                found.append(as_is(member)(windows, horizon, samples=samples, seed=seed, only=only).paths)
             except Exception as error:  # noqa: BLE001 (as above)
                 self.left_out[member.name] = _said(error)
                 found.append(np.full_like(found[0], np.nan))

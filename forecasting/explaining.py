@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forecasting.base import ForecastModel, rows_read
+from forecasting.base import ForecastModel, as_is, rows_read
 from forecasting.errors import DataError, suggest
 from forecasting.frames import Frame, is_long, panel_of
 from forecasting.panel import FloatArray, IntArray, Panel
@@ -142,7 +142,7 @@ def explain(
         raise DataError(f"{wanted} is absent all through the window: there is no forecast of it to explain")
     stretches = _stretches(windows)
     hidden, at = _occluded(windows, stretches)
-    ask = getattr(model, "predict_as_is", model.predict)  # what is hidden is no outage
+    ask = as_is(model)  # what is hidden is no outage
     found = ask(hidden, horizon, samples=samples, seed=seed, only=[wanted])
     moved = _moved(np.sort(found.paths[..., 0], axis=1))
     table = np.zeros((len(names), len(stretches)))
